@@ -1,0 +1,205 @@
+// Package httpclient is the only way in which the broker talks to a provider or
+// a token issuer. It bounds what a hostile or broken server can do to us: no
+// redirect is followed (a credential would follow with it), every body is cut
+// at a limit, every exchange ends within a timeout, cookies and proxies are off,
+// and link-local addresses (cloud metadata services) are never dialled.
+package httpclient
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// MaxBody is the most that is read of any answer, in bytes.
+const MaxBody = 1 << 20
+
+// DefaultTimeout bounds one exchange, from dialling to the last byte.
+const DefaultTimeout = 10 * time.Second
+
+// Options configure a Client; the zero value is safe.
+type Options struct {
+	// CAPEM, when set, replaces the system's roots.
+	CAPEM string
+	// Certificate, when set, is presented to servers that ask (RFC 8705).
+	Certificate *tls.Certificate
+	// Timeout bounds one exchange; zero means DefaultTimeout.
+	Timeout time.Duration
+	// AllowHTTP permits plain http beyond loopback.
+	AllowHTTP bool
+}
+
+// Client sends single requests. It is safe for concurrent use. It repeats a POST
+// only where net/http knows that nothing of it was written to a dead connection.
+type Client struct {
+	http      *http.Client
+	timeout   time.Duration
+	allowHTTP bool
+}
+
+// Response is an answer read whole, at most MaxBody of it.
+type Response struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// Error is a failed exchange. It never holds the request's body or headers.
+type Error struct {
+	// Sent is false only if the server certainly did not get the request, so
+	// that repeating it cannot mint twice.
+	Sent bool
+	// Partial is what had arrived of the answer's body when it broke off, at
+	// most MaxBody: a token in it has been seen and must be killed.
+	Partial []byte
+	Err     error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap gives the transport's error.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ErrBodyTooLarge means that the answer went past MaxBody.
+var ErrBodyTooLarge = fmt.Errorf("the answer is larger than %d bytes", MaxBody)
+
+// New makes a Client. It fails only if CAPEM holds no certificate.
+func New(o Options) (*Client, error) {
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.CAPEM != "" {
+		tlsConfig.RootCAs = x509.NewCertPool()
+		if !tlsConfig.RootCAs.AppendCertsFromPEM([]byte(o.CAPEM)) {
+			return nil, errors.New("ca_pem holds no PEM certificate")
+		}
+	}
+	if o.Certificate != nil {
+		tlsConfig.Certificates = []tls.Certificate{*o.Certificate}
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
+	}
+	dialer := &net.Dialer{Timeout: o.Timeout, Control: refuseLinkLocal}
+	return &Client{
+		timeout:   o.Timeout,
+		allowHTTP: o.AllowHTTP,
+		http: &http.Client{
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{
+				DialContext:            dialer.DialContext,
+				TLSClientConfig:        tlsConfig,
+				TLSHandshakeTimeout:    o.Timeout,
+				ForceAttemptHTTP2:      true,
+				MaxIdleConnsPerHost:    64,
+				MaxResponseHeaderBytes: 64 << 10,
+				IdleConnTimeout:        60 * time.Second,
+			},
+		},
+	}, nil
+}
+
+// refuseLinkLocal judges the address that a name resolved to, so that a
+// provider's DNS cannot point the broker at a metadata service.
+func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("cannot tell the address %q", address)
+	}
+	if isLinkLocal(ap.Addr()) {
+		return fmt.Errorf("refusing to connect to the link-local address %s", ap.Addr())
+	}
+	return nil
+}
+
+func isLinkLocal(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a == awsIMDSv6
+}
+
+// The AWS metadata service's IPv6 address is unique-local, not link-local.
+var awsIMDSv6 = netip.MustParseAddr("fd00:ec2::254")
+
+// CheckURL says why raw cannot be a URL to which secrets are sent, or nil:
+// absolute https (http for loopback, or anywhere with allowHTTP), with a host,
+// without user info, query or fragment, and not link-local.
+func CheckURL(raw string, allowHTTP bool) error {
+	if len(raw) > 2048 {
+		return errors.New("is longer than 2048 characters")
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return errors.New("is not a URL")
+	}
+	host := u.Hostname()
+	switch {
+	case u.Scheme != "https" && u.Scheme != "http":
+		return errors.New("must be an https URL")
+	case host == "" || u.Opaque != "":
+		return errors.New("has no host")
+	case u.User != nil:
+		return errors.New("must not hold user information")
+	case u.Fragment != "" || strings.Contains(raw, "#"):
+		return errors.New("must not have a fragment")
+	case u.RawQuery != "" || u.ForceQuery:
+		return errors.New("must not have a query")
+	}
+	addr, addrErr := netip.ParseAddr(host)
+	if addrErr == nil && isLinkLocal(addr) {
+		return errors.New("must not be a link-local address")
+	}
+	loopback := strings.EqualFold(host, "localhost") || (addrErr == nil && addr.Unmap().IsLoopback())
+	if u.Scheme == "http" && !loopback && !allowHTTP {
+		return errors.New("must be https (plain http needs allow_http=true)")
+	}
+	return nil
+}
+
+// Do sends req once. A Response is returned for every status, redirects
+// included; an *Error otherwise. The request's context bounds it further.
+func (c *Client) Do(req *http.Request) (*Response, error) {
+	if err := CheckURL(stripQuery(req.URL), c.allowHTTP); err != nil {
+		return nil, &Error{Err: fmt.Errorf("the URL %s", err)}
+	}
+	ctx, cancel := context.WithTimeout(req.Context(), c.timeout)
+	defer cancel()
+	// From the moment a connection is there, bytes may have left: net/http
+	// writes in a goroutine of its own, so later hooks can come too late.
+	var connected atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	})
+	resp, err := c.http.Do(req.WithContext(ctx))
+	if err != nil {
+		var uerr *url.Error
+		if errors.As(err, &uerr) {
+			err = uerr.Err // the URL is the operator's affair, not the caller's
+		}
+		return nil, &Error{Sent: connected.Load(), Err: err}
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
+	if err == nil && len(body) > MaxBody {
+		err = ErrBodyTooLarge
+	}
+	if err != nil {
+		return nil, &Error{Sent: true, Partial: body[:min(len(body), MaxBody)], Err: err}
+	}
+	return &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
+}
+
+func stripQuery(u *url.URL) string {
+	bare := *u
+	bare.RawQuery = ""
+	return bare.String()
+}

@@ -1,0 +1,215 @@
+// Package provider says what the broker needs of a downstream system. A type of
+// provider is one folder below this one and one line in the catalog; it knows
+// its wire protocol and nothing of Vault, leases, roles or storage. What must
+// hold whatever the type (granted is within allowed, a failed kill is retried,
+// a child is recorded before it is handed out) is done once, by the caller.
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// Class says how a child token can be killed before it expires.
+type Class string
+
+// The revocation classes.
+const (
+	// ClassToken: this one token, and nothing else dies with it.
+	ClassToken Class = "token"
+	// ClassLever: only something larger than the token.
+	ClassLever Class = "lever"
+	// ClassExpiry: nothing can; it dies at its expiry.
+	ClassExpiry Class = "expiry"
+)
+
+// Type is one kind of downstream system. Its methods are safe for concurrent use.
+type Type interface {
+	// Name is the path segment and the value in a role's provider field.
+	Name() string
+	// Fields are the type's own fields beside the common ones. A field that holds
+	// a secret has DisplayAttrs.Sensitive and is of type string.
+	Fields() map[string]*framework.FieldSchema
+	// Parameters are the keys that a role's parameters may hold, with a
+	// description each; nil for none.
+	Parameters() map[string]string
+	// Configure judges what an operator wrote and pins the endpoints that
+	// discovery finds. It may use the network, and never sends a secret. Errors
+	// are *fault.Error.
+	Configure(ctx context.Context, change Change) (*Pinned, error)
+	// Open makes a Provider of what Configure accepted, without the network.
+	Open(cfg Config, parent Parent, deps Deps) (Provider, error)
+}
+
+// Config is a provider's stored configuration, without its secrets.
+type Config struct {
+	Name string
+	// Fields is a JSON object of the type's own fields that are not secret, by
+	// field name; durations are whole seconds; what was never written is absent.
+	Fields json.RawMessage
+	Pinned Pinned
+}
+
+// Parent is the parent credential: the secret fields by name, and what the
+// provider last said of them.
+type Parent struct {
+	Secrets map[string]secret.Text
+	// Refused is why the provider refused the credential for good, such as an
+	// invalid_grant on a refresh token; "" while it is not known to be refused.
+	// It holds no secret. Writing the credential clears it.
+	Refused string
+}
+
+// Change is one create or update as the operator wants it.
+type Change struct {
+	// Config is the whole configuration after the change. Its Pinned is the
+	// previous one, zero on create.
+	Config Config
+	Parent Parent
+	// Written are the names of the fields that this request brought: endpoints
+	// are discovered anew only if it brought one that names them.
+	Written map[string]bool
+	// AllowHTTP is the common field allow_http, for httpclient.CheckURL.
+	AllowHTTP bool
+	Client    *httpclient.Client
+}
+
+// Pinned is what Configure fixed for the life of this configuration.
+type Pinned struct {
+	// Destinations are the URLs to which a secret may be sent, sorted. A change
+	// here demands every stored secret anew.
+	Destinations []string `json:"destinations"`
+	// Account tells whose children these are (issuer, client and so on). While
+	// grants live it must not change, or they could not be killed any more.
+	Account string `json:"account"`
+	// Data is the type's own, such as discovered endpoints.
+	Data json.RawMessage `json:"data,omitempty"`
+}
+
+// Deps is what a Provider may use of the world.
+type Deps struct {
+	Client *httpclient.Client
+	Logger hclog.Logger
+	// Now is the clock.
+	Now func() time.Time
+	// SaveParent durably replaces the parent that Open was given or that was
+	// last saved. It fails with ErrParentChanged if an operator wrote another
+	// one meanwhile; that one then stands and nothing was stored.
+	SaveParent func(ctx context.Context, p Parent) error
+}
+
+// ErrParentChanged is SaveParent's answer when the stored parent is newer.
+var ErrParentChanged = errors.New("the parent credential was changed meanwhile")
+
+// Traits are the facts about an opened provider against which roles are judged
+// when they are written. They need no network.
+type Traits struct {
+	Class Class
+	// Askable are the dimensions that can be asked for, Checkable those of which
+	// the provider's answer is the proof. A role with a ceiling in a dimension
+	// that is neither is refused with the Hint of that dimension.
+	Askable, Checkable access.Dimensions
+	Hints              map[access.Dimension]string
+	// Ceiling is what the parent can grant at most, Unbounded where unknown.
+	Ceiling access.Access
+	// Levels orders the levels of the permissions dimension, lowest first.
+	Levels access.Levels
+	// Endless is true if a child may turn out to have no end that the broker can
+	// learn; with ClassExpiry such a provider can serve no role.
+	Endless bool
+}
+
+// Provider mints children of one parent credential. It is safe for concurrent
+// use, and holds no lock across a call.
+type Provider interface {
+	Traits() Traits
+	// Mint asks for exactly r.Access and never more than once: after an error
+	// that leaves open whether the provider minted, it does not repeat.
+	//
+	// A Child is returned whenever a token was seen, also beside an error: the
+	// caller then owns a live token that must be killed. Errors are *fault.Error:
+	// what the request itself caused is a 4xx code, a refused parent or a failed
+	// provider temporarily_unavailable, an answer that must not be handed out
+	// provider_violation. ErrAnswerLost is in the chain if the provider may have
+	// minted and the answer never arrived whole.
+	Mint(ctx context.Context, r Request) (*Child, error)
+}
+
+// ErrAnswerLost marks a mint that may have succeeded although no token was seen.
+var ErrAnswerLost = errors.New("the provider may have minted a token whose answer was lost")
+
+// Request is what to mint: already decided, exact values, no globs.
+type Request struct {
+	Access access.Access
+	// TTL is the life that is wanted, for providers that can be asked.
+	TTL time.Duration
+	// Parameters are the role's, with known keys only.
+	Parameters map[string]string
+	// GrantID names the child at providers whose children have names.
+	GrantID string
+}
+
+// Child is one token that a provider answered with.
+type Child struct {
+	Token secret.Text
+	// TokenType as in RFC 6749 7.1, such as "Bearer".
+	TokenType string
+	// ExpiresAt is zero if the provider gave it no end, or none that is known.
+	ExpiresAt time.Time
+	// SelfContained tokens are accepted offline until they expire, revoked or not.
+	SelfContained bool
+	// Granted is what the provider really granted in the dimensions of
+	// Confirmed; in the others it is what was asked for.
+	Granted   access.Access
+	Confirmed access.Dimensions
+	// Handle is what Revoke needs to kill the child without anything that may
+	// change (endpoint and token, say), versioned, never the parent. It is empty
+	// if the child cannot be killed.
+	Handle secret.Text
+	// IssuedTokenType as in RFC 8693 2.2.1, if it was an exchange.
+	IssuedTokenType string
+	// Extra is what the type adds to the creds response; never null, no secrets.
+	Extra map[string]any
+}
+
+// Revoker is a Provider whose children can be killed.
+type Revoker interface {
+	// Revoke kills the child, and returns nil if it was already gone. A handle
+	// written by any earlier version must still work.
+	Revoke(ctx context.Context, handle secret.Text) error
+}
+
+// Health is the outcome of a live check.
+type Health struct {
+	// Detail says in words what was proven.
+	Detail string
+	// Grants lists what the parent can grant, flat as in a creds response, where
+	// the provider says so.
+	Grants []string
+	// Children are tokens that the check could not help minting; the caller
+	// records and kills them.
+	Children []*Child
+}
+
+// Checker is a Provider whose parent credential can be proven to work.
+type Checker interface {
+	// Check returns an error if the credential does not work, and the Children
+	// that it minted in either case.
+	Check(ctx context.Context) (Health, error)
+}
+
+// Rotator is a Provider that can change its parent credential.
+type Rotator interface {
+	// Rotate makes the next credential the parent, proven to work before the old
+	// one is forgotten, and says in words what it did. Children as for Check.
+	Rotate(ctx context.Context) (Health, error)
+}
