@@ -8,11 +8,11 @@ type Dimension string
 
 // The dimensions, by the name of their creds parameter.
 const (
-	Scopes               Dimension = "scopes"
-	Audiences            Dimension = "audiences"
-	Resources            Dimension = "resources"
-	PermissionsDimension Dimension = "permissions"
-	DetailsDimension     Dimension = "authorization_details"
+	DimScopes      Dimension = "scopes"
+	DimAudiences   Dimension = "audiences"
+	DimResources   Dimension = "resources"
+	DimPermissions Dimension = "permissions"
+	DimDetails     Dimension = "authorization_details"
 )
 
 // Dimensions is a set of dimensions.
