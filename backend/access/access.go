@@ -90,6 +90,13 @@ func (a Access) IsUnbounded(d Dimension) bool {
 	}
 }
 
+// Enumerable reports whether what a allows in d can be listed: it is neither
+// unbounded nor written with globs. Nothing can be listed.
+func (a Access) Enumerable(d Dimension) bool {
+	s, _ := a.Set(d)
+	return !a.IsUnbounded(d) && s.enumerable()
+}
+
 // With returns a with dimension d replaced by from's. An unknown d changes
 // nothing.
 func (a Access) With(d Dimension, from Access) Access {

@@ -137,11 +137,13 @@ func (c clause) contains(v string) bool {
 // Values returns all members, sorted. It is nil and false if they cannot be
 // listed: the set is unbounded, or a glob is left in it.
 func (s Set) Values() (sorted []string, enumerable bool) {
-	if s.unbounded || len(s.clauses) > 0 {
+	if !s.enumerable() {
 		return nil, false
 	}
 	return slices.Clone(s.values), true
 }
+
+func (s Set) enumerable() bool { return !s.unbounded && len(s.clauses) == 0 }
 
 // Literals returns the members that are known by name, sorted: all of them if
 // the set is enumerable, else those that were written out beside its globs.
