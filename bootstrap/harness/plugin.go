@@ -1,0 +1,91 @@
+package harness
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// PluginPIDs are the plugin processes that this Vault runs. One process serves all
+// mounts.
+func (v *Vault) PluginPIDs(t TB) []int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil || len(stats) == 0 {
+		t.Fatalf("finding plugin processes needs /proc")
+	}
+	var pids []int
+	for _, path := range stats {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		// pid (name) state ppid …, where the name may hold anything.
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		fields := strings.Fields(string(stat)[strings.LastIndex(string(stat), ")")+1:])
+		if rest == "" || len(fields) < 2 || fields[0] == "Z" || fields[1] != strconv.Itoa(v.process.cmd.Process.Pid) {
+			continue
+		}
+		command, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if err != nil || !bytes.Contains(command, []byte(filepath.Base(PluginPath(t)))) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// KillPlugin ends this Vault's plugin processes without a last word, and returns
+// when they are gone. Vault starts a new one at the next request.
+func (v *Vault) KillPlugin(t TB) {
+	t.Helper()
+	killed := v.PluginPIDs(t)
+	if len(killed) == 0 {
+		t.Fatalf("this Vault runs no plugin process")
+	}
+	for _, pid := range killed {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatalf("killing the plugin: %v", err)
+		}
+	}
+	Eventually(t, stopTimeout, "the plugin is gone", func() error {
+		for _, pid := range v.PluginPIDs(t) {
+			for _, old := range killed {
+				if pid == old {
+					return fmt.Errorf("process %d lives", pid)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// PluginPeakMemory is the largest resident size, in bytes, that any of this Vault's
+// plugin processes has had.
+func (v *Vault) PluginPeakMemory(t TB) uint64 {
+	t.Helper()
+	var peak uint64
+	for _, pid := range v.PluginPIDs(t) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(status)) {
+			var kib uint64
+			if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
+				peak = max(peak, kib<<10)
+			}
+		}
+	}
+	if peak == 0 {
+		t.Fatalf("this Vault runs no plugin process")
+	}
+	return peak
+}

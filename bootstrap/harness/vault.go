@@ -1,0 +1,264 @@
+package harness
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// PluginName is the name under which the broker is registered.
+const PluginName = "vault-plugin-secrets-broker"
+
+// Storage says where a Vault keeps its data. The zero value is dev mode.
+type Storage string
+
+const (
+	Dev  Storage = ""     // in memory, unsealed, forgets everything when it stops
+	File Storage = "file" // survives Restart and Kill
+	Raft Storage = "raft" // integrated storage, also the storage of a Cluster
+)
+
+// VaultOptions configures StartVault. All of it is optional.
+type VaultOptions struct {
+	Storage       Storage
+	WithoutPlugin bool           // for what does not need the built plugin
+	Config        map[string]any // added to the server's configuration, such as default_lease_ttl
+	LogLevel      string         // default "info"
+	Dir           string         // default: the test's own temporary directory
+}
+
+// Vault is a running server. Its methods that act as a client act as root; As
+// gives the same to the holder of another token.
+type Vault struct {
+	*Session
+
+	Addr string
+	Dir  string
+
+	options   VaultOptions
+	nodeID    string
+	port      int
+	cluster   int
+	joins     string // address of a raft node to join
+	process   *server
+	unsealKey string
+	mounts    atomic.Int64
+}
+
+const devRootToken = "root"
+
+// StartVault starts a Vault that is initialised, unsealed and active, with the
+// plugin registered. It ends with the test.
+func StartVault(t TB, options VaultOptions) *Vault {
+	t.Helper()
+	v := newVault(t, options, "vault")
+	v.launch(t)
+	if options.Storage != Dev {
+		v.initialise(t)
+		v.Unseal(t)
+	}
+	v.awaitActive(t)
+	if !options.WithoutPlugin {
+		v.registerPlugin(t)
+	}
+	return v
+}
+
+func newVault(t TB, options VaultOptions, nodeID string) *Vault {
+	t.Helper()
+	if options.Dir == "" {
+		options.Dir = t.TempDir()
+	}
+	if options.LogLevel == "" {
+		options.LogLevel = "info"
+	}
+	port := freePort(t)
+	v := &Vault{
+		Addr:    "http://" + address(port),
+		Dir:     options.Dir,
+		options: options,
+		nodeID:  nodeID,
+		port:    port,
+		cluster: freePort(t),
+	}
+	v.Session = &Session{vault: v, Token: devRootToken}
+	return v
+}
+
+// launch starts the process and waits until it answers, sealed or not.
+func (v *Vault) launch(t TB) {
+	t.Helper()
+	config := filepath.Join(v.Dir, v.nodeID+".json")
+	content, err := json.MarshalIndent(v.configuration(t), "", "  ")
+	if err != nil {
+		t.Fatalf("vault configuration: %v", err)
+	}
+	if err := os.WriteFile(config, content, 0o600); err != nil {
+		t.Fatalf("vault configuration: %v", err)
+	}
+	args := []string{"server", "-config=" + config}
+	if v.options.Storage == Dev {
+		args = append(args, "-dev", "-dev-no-store-token", "-dev-root-token-id="+devRootToken, "-dev-listen-address="+address(v.port))
+	}
+	v.process = start(t, v.nodeID, v.Dir, nil, executable(t, "VAULT", "vault", "vault"), args...)
+	v.process.await(t, "it answers", func(ctx context.Context) error {
+		_, err := v.Client(t).Sys().HealthWithContext(ctx)
+		return err
+	})
+}
+
+func (v *Vault) configuration(t TB) map[string]any {
+	t.Helper()
+	config := map[string]any{
+		"disable_mlock": true,
+		"ui":            false,
+		"log_level":     v.options.LogLevel,
+		"api_addr":      v.Addr,
+	}
+	if !v.options.WithoutPlugin {
+		config["plugin_directory"] = filepath.Dir(PluginPath(t))
+	}
+	if v.options.Storage != Dev {
+		data := filepath.Join(v.Dir, v.nodeID+"-data")
+		if err := os.MkdirAll(data, 0o700); err != nil {
+			t.Fatalf("vault storage: %v", err)
+		}
+		storage := map[string]any{"path": data}
+		if v.options.Storage == Raft {
+			storage["node_id"] = v.nodeID
+			// Followers are noticed, and leaders replaced, in test time.
+			storage["performance_multiplier"] = 1
+		}
+		config["storage"] = map[string]any{string(v.options.Storage): storage}
+		config["cluster_addr"] = "http://" + address(v.cluster)
+		config["listener"] = []any{map[string]any{"tcp": map[string]any{
+			"address":         address(v.port),
+			"cluster_address": address(v.cluster),
+			"tls_disable":     true,
+		}}}
+	}
+	maps.Copy(config, v.options.Config)
+	return config
+}
+
+func (v *Vault) initialise(t TB) {
+	t.Helper()
+	answer, err := v.Client(t).Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
+	if err != nil {
+		t.Fatalf("vault init: %v", err)
+	}
+	v.unsealKey, v.Token = answer.KeysB64[0], answer.RootToken
+}
+
+// awaitActive waits until the server is unsealed and either leads or follows.
+func (v *Vault) awaitActive(t TB) {
+	t.Helper()
+	v.process.await(t, "it is active", func(ctx context.Context) error {
+		leader, err := v.Client(t).Sys().LeaderWithContext(ctx)
+		switch {
+		case err != nil:
+			return err
+		case leader.HAEnabled && leader.LeaderAddress == "":
+			return fmt.Errorf("no leader yet")
+		}
+		// Mounts come up after the leader is known.
+		_, err = v.Client(t).Sys().ListMountsWithContext(ctx)
+		return err
+	})
+}
+
+// Unseal unseals it with its one key and waits until it is active.
+func (v *Vault) Unseal(t TB) {
+	t.Helper()
+	// A raft follower learns what it unseals from its leader, a little later.
+	v.process.await(t, "it is unsealed", func(ctx context.Context) error {
+		status, err := v.Client(t).Sys().UnsealWithContext(ctx, v.unsealKey)
+		if err == nil && status.Sealed {
+			err = fmt.Errorf("still sealed")
+		}
+		return err
+	})
+	v.awaitActive(t)
+}
+
+// Seal seals it. Leases stop expiring until Unseal.
+func (v *Vault) Seal(t TB) {
+	t.Helper()
+	if err := v.Client(t).Sys().Seal(); err != nil {
+		t.Fatalf("vault seal: %v", err)
+	}
+}
+
+// Stop ends the server as an operator would.
+func (v *Vault) Stop(TB) { v.process.stop() }
+
+// Kill ends the server and its plugins without a last word, as a power cut would.
+func (v *Vault) Kill(TB) { v.process.kill() }
+
+// Restart ends the server, unless Stop or Kill did, and starts it again on the same
+// data and address.
+func (v *Vault) Restart(t TB) {
+	t.Helper()
+	if v.options.Storage == Dev {
+		t.Fatalf("a Vault in dev mode forgets everything: start it with Storage: harness.File")
+	}
+	v.process.stop()
+	v.launch(t)
+	v.Unseal(t)
+}
+
+// LogFile is where the server's output goes; the plugin's log lines are in it.
+func (v *Vault) LogFile() string { return v.process.log }
+
+// PluginPath is the built plugin: BROKER_PLUGIN, or what `make build` makes.
+func PluginPath(t TB) string {
+	t.Helper()
+	return executable(t, "BROKER_PLUGIN", PluginName, "build")
+}
+
+func (v *Vault) registerPlugin(t TB) {
+	t.Helper()
+	path := PluginPath(t)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("plugin: %v", err)
+	}
+	sum := sha256.Sum256(content)
+	err = v.Client(t).Sys().RegisterPlugin(&api.RegisterPluginInput{
+		Name:    PluginName,
+		Type:    api.PluginTypeSecrets,
+		Command: filepath.Base(path),
+		SHA256:  hex.EncodeToString(sum[:]),
+	})
+	if err != nil {
+		t.Fatalf("registering %s: %v\n%s", path, err, v.process.tail())
+	}
+}
+
+// Enable mounts the broker at path, or at one that nobody else has if path is
+// empty. The mount lives as long as the test.
+func (v *Vault) Enable(t TB, path string) *Mount {
+	t.Helper()
+	if path == "" {
+		path = fmt.Sprintf("broker-%d", v.mounts.Add(1))
+	}
+	if err := v.Client(t).Sys().Mount(path, &api.MountInput{Type: PluginName}); err != nil {
+		t.Fatalf("enabling the broker at %s: %v\n%s", path, err, v.process.tail())
+	}
+	t.Cleanup(func() {
+		// The end of the server ends the mount too; what fails here is the
+		// business of tests that are about it.
+		if v.process.alive() {
+			_ = v.Client(t).Sys().Unmount(path)
+		}
+	})
+	return v.Mount(path)
+}
