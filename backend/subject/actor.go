@@ -1,0 +1,54 @@
+package subject
+
+import (
+	"encoding/json"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// CheckActor judges the actor token against the subject token's may_act (RFC
+// 8693 4.4): every member of may_act must be a claim of the actor's token with
+// the same value. Where may_act has no iss, its sub is one of the subject's own
+// issuer, because a sub identifies no one without its issuer. A subject token
+// without may_act says nothing about actors; whether one is allowed is then the
+// role's affair alone.
+//
+// The error is access_denied and names claims, not values.
+func CheckActor(subject, actor *Token) *fault.Error {
+	if subject.MayAct == nil {
+		return nil
+	}
+	if len(subject.MayAct) == 0 {
+		return fault.New(fault.AccessDenied, "the subject token's may_act names no one who may act")
+	}
+	if _, named := subject.MayAct["iss"]; !named && actor.Issuer != subject.Issuer {
+		return fault.New(fault.AccessDenied,
+			"the subject token's may_act names an actor of its own issuer, and the actor token is from another")
+	}
+	for _, claim := range sortedKeys(subject.MayAct) {
+		if !sameScalar(subject.MayAct[claim], actor.Claims[claim]) {
+			return fault.New(fault.AccessDenied,
+				"the actor token is not that of the party that the subject token's may_act names (%s differs)", shown(claim))
+		}
+	}
+	return nil
+}
+
+// sameScalar compares strings, booleans and numbers by value. What has a
+// structure is never the same: no rule says how it would identify anyone.
+func sameScalar(a, b any) bool {
+	switch a := a.(type) {
+	case string, bool:
+		return a == b
+	case json.Number:
+		n, ok := b.(json.Number)
+		if !ok {
+			return false
+		}
+		x, xok := canonicalNumber(string(a))
+		y, yok := canonicalNumber(string(n))
+		return xok && yok && x == y
+	default:
+		return false
+	}
+}

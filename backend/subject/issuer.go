@@ -1,0 +1,237 @@
+// Package subject verifies the tokens on whose behalf a child token is asked
+// for (RFC 8693's subject and actor tokens) and judges their claims: which
+// issuers are trusted, whether a token is theirs, what its claims must hold and
+// whether the login behind it is good enough (RFC 9470).
+//
+// It follows RFC 7519 and the practices of RFC 8725: algorithms are listed and
+// never taken from the token (3.1), every token is bound to one issuer whose
+// keys alone may verify it (3.8), the audience is compared (3.9), keys and URLs
+// that a token's header carries are ignored (3.10) and its type is checked
+// (3.11). JSON is read strictly: UTF-8, no duplicate members, bounded depth.
+//
+// The package knows nothing of Vault and stores nothing. The clock is passed in,
+// and the only I/O is fetching discovery documents and key sets. Replays of a
+// jti are for the caller to remember, see Token.ReplayKey.
+package subject
+
+import (
+	"strings"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+)
+
+// The defaults and bounds of an issuer's settings.
+const (
+	// DefaultClockSkew is what the clock_skew field means when it was not written.
+	DefaultClockSkew = 30 * time.Second
+	// MaxClockSkew is the largest tolerance that may be set.
+	MaxClockSkew = 5 * time.Minute
+	// DefaultMaxLifetime holds where max_subject_lifetime is zero. Workload
+	// tokens live for minutes to an hour and users' tokens for a day at most;
+	// what lives longer, the operator should have named.
+	DefaultMaxLifetime = 24 * time.Hour
+
+	maxAudiences  = 64
+	maxPEM        = 256 << 10
+	maxIdentifier = 2048 // bytes of an issuer, a subject, an audience or a jti
+)
+
+// IssuerConfig says who may vouch for subject tokens, as the operator wrote it.
+// It holds nothing secret. The zero value is no valid configuration.
+type IssuerConfig struct {
+	// Name is the operator's name for the issuer, as in issuers/<name>.
+	Name string `json:"name"`
+
+	// OIDCDiscoveryURL is the issuer's identifier: the discovery document is
+	// fetched below it and iss must equal it. Exactly one of OIDCDiscoveryURL,
+	// JWKSURL and JWKSPEM is set.
+	OIDCDiscoveryURL string `json:"oidc_discovery_url,omitempty"`
+	// JWKSURL is where the issuer's keys are fetched; needs BoundIssuer.
+	JWKSURL string `json:"jwks_url,omitempty"`
+	// JWKSPEM holds the keys themselves, as PEM or as a JSON Web Key Set; needs
+	// BoundIssuer.
+	JWKSPEM string `json:"jwks_pem,omitempty"`
+	// BoundIssuer is what iss must equal. Required beside JWKSURL and JWKSPEM: a
+	// key that is not tied to a name would vouch for whatever name a token bears
+	// (RFC 8725 3.8). Beside OIDCDiscoveryURL it may only repeat it.
+	BoundIssuer string `json:"bound_issuer,omitempty"`
+
+	// BoundAudiences: a token must be for at least one of them (RFC 8725 3.9).
+	// Required; compared exactly.
+	BoundAudiences []string `json:"bound_audiences"`
+	// AllowedAlgorithms are JWS algorithms; empty means DefaultAlgorithms.
+	AllowedAlgorithms []string `json:"allowed_algorithms,omitempty"`
+	// ClockSkew is by how much the issuer's clock may differ from ours, 0 to
+	// MaxClockSkew. Zero is no tolerance; a field's default is the caller's.
+	ClockSkew time.Duration `json:"clock_skew,omitempty"`
+	// MaxSubjectLifetime bounds exp - iat, or exp - now for a token without iat.
+	// Zero means DefaultMaxLifetime; there is no way to turn the bound off.
+	MaxSubjectLifetime time.Duration `json:"max_subject_lifetime,omitempty"`
+
+	// CAPEM, Timeout and AllowHTTP as for a provider, see ClientOptions.
+	CAPEM     string        `json:"ca_pem,omitempty"`
+	Timeout   time.Duration `json:"timeout,omitempty"`
+	AllowHTTP bool          `json:"allow_http,omitempty"`
+}
+
+// DefaultAlgorithms are allowed where an issuer names none: those that are
+// in wide use and have no known weakness. A fresh slice for each call.
+func DefaultAlgorithms() []string {
+	return []string{"ES256", "ES384", "RS256", "PS256", "EdDSA"}
+}
+
+// asymmetric are the algorithms that can be allowed. Neither none nor any HMAC
+// is among them: an HMAC would be keyed with what everyone knows, the public key
+// (RFC 8725 2.1), and could not tell the issuer from the verifier anyway.
+var asymmetric = map[string]jwa.SignatureAlgorithm{
+	"ES256": jwa.ES256, "ES384": jwa.ES384, "ES512": jwa.ES512,
+	"RS256": jwa.RS256, "RS384": jwa.RS384, "RS512": jwa.RS512,
+	"PS256": jwa.PS256, "PS384": jwa.PS384, "PS512": jwa.PS512,
+	"EdDSA": jwa.EdDSA,
+}
+
+// Validate says what is wrong with the configuration, as an *fault.Error with
+// invalid_request, or nil. It needs no network.
+func (c IssuerConfig) Validate() error {
+	for _, check := range []func(IssuerConfig) *fault.Error{
+		checkKeySource, checkBoundIssuer, checkBoundAudiences, checkAlgorithms, checkTimes,
+	} {
+		if err := check(c); err != nil {
+			return err
+		}
+	}
+	if _, err := httpclient.New(c.ClientOptions()); err != nil {
+		return invalid("%s", err)
+	}
+	return nil
+}
+
+// ClientOptions are the options of the client that reaches this issuer.
+func (c IssuerConfig) ClientOptions() httpclient.Options {
+	return httpclient.Options{CAPEM: c.CAPEM, Timeout: c.Timeout, AllowHTTP: c.AllowHTTP}
+}
+
+// IssuerURL is what a token's iss must equal.
+func (c IssuerConfig) IssuerURL() string {
+	if c.OIDCDiscoveryURL != "" {
+		return c.OIDCDiscoveryURL
+	}
+	return c.BoundIssuer
+}
+
+func checkKeySource(c IssuerConfig) *fault.Error {
+	set := 0
+	for _, v := range []string{c.OIDCDiscoveryURL, c.JWKSURL, c.JWKSPEM} {
+		if v != "" {
+			set++
+		}
+	}
+	if set != 1 {
+		return invalid("set exactly one of oidc_discovery_url, jwks_url and jwks_pem")
+	}
+	if c.JWKSURL != "" {
+		if err := httpclient.CheckURL(c.JWKSURL, c.AllowHTTP); err != nil {
+			return invalid("jwks_url %s", err)
+		}
+	}
+	if len(c.JWKSPEM) > maxPEM {
+		return invalid("jwks_pem is longer than %d bytes", maxPEM)
+	}
+	if c.OIDCDiscoveryURL == "" {
+		return nil
+	}
+	if err := httpclient.CheckURL(c.OIDCDiscoveryURL, c.AllowHTTP); err != nil {
+		return invalid("oidc_discovery_url %s", err)
+	}
+	if strings.Contains(c.OIDCDiscoveryURL, "/.well-known/") {
+		return invalid("oidc_discovery_url is the issuer itself; leave out /.well-known and what follows")
+	}
+	return nil
+}
+
+func checkBoundIssuer(c IssuerConfig) *fault.Error {
+	switch {
+	case c.OIDCDiscoveryURL != "":
+		if c.BoundIssuer != "" && c.BoundIssuer != c.OIDCDiscoveryURL {
+			return invalid("bound_issuer must be left out or equal oidc_discovery_url: " +
+				"discovery binds the keys to that one issuer")
+		}
+	case c.BoundIssuer == "":
+		return invalid("bound_issuer is required beside jwks_url and jwks_pem: " +
+			"set it to the iss of this issuer's tokens")
+	case !isIdentifier(c.BoundIssuer):
+		return invalid("bound_issuer must be at most %d bytes of printable characters", maxIdentifier)
+	}
+	return nil
+}
+
+func checkBoundAudiences(c IssuerConfig) *fault.Error {
+	if len(c.BoundAudiences) == 0 {
+		return invalid("bound_audiences is required: " +
+			"name the audience that tokens for this broker carry in aud")
+	}
+	if len(c.BoundAudiences) > maxAudiences {
+		return invalid("bound_audiences holds more than %d values", maxAudiences)
+	}
+	for _, a := range c.BoundAudiences {
+		if err := access.CheckTarget(a); err != nil {
+			return invalid("bound_audiences: %s", err)
+		}
+		if strings.Contains(a, "*") {
+			return invalid("bound_audiences are compared exactly: a value must not hold a *")
+		}
+	}
+	return nil
+}
+
+func checkAlgorithms(c IssuerConfig) *fault.Error {
+	if len(c.AllowedAlgorithms) > len(asymmetric) {
+		return invalid("allowed_algorithms names more algorithms than there are")
+	}
+	for _, a := range c.AllowedAlgorithms {
+		switch {
+		case strings.EqualFold(a, "none"):
+			return invalid("allowed_algorithms must not hold none: such a token is not signed")
+		case strings.HasPrefix(strings.ToUpper(a), "HS"):
+			return invalid("allowed_algorithms must not hold an HMAC: whoever can verify could also sign")
+		case asymmetric[a] == "":
+			return invalid("allowed_algorithms holds an unknown algorithm; " +
+				"known are ES256, ES384, ES512, RS256, RS384, RS512, PS256, PS384, PS512, EdDSA")
+		}
+	}
+	return nil
+}
+
+func checkTimes(c IssuerConfig) *fault.Error {
+	switch {
+	case c.ClockSkew < 0 || c.ClockSkew > MaxClockSkew:
+		return invalid("clock_skew must be from 0 to %s", MaxClockSkew)
+	case c.MaxSubjectLifetime < 0:
+		return invalid("max_subject_lifetime must not be negative")
+	case c.Timeout < 0:
+		return invalid("timeout must not be negative")
+	}
+	return nil
+}
+
+// algorithms are the allowed ones as jwx names them. Call it on a valid config.
+func (c IssuerConfig) algorithms() []jwa.SignatureAlgorithm {
+	names := c.AllowedAlgorithms
+	if len(names) == 0 {
+		names = DefaultAlgorithms()
+	}
+	algs := make([]jwa.SignatureAlgorithm, 0, len(names))
+	for _, n := range names {
+		algs = append(algs, asymmetric[n])
+	}
+	return algs
+}
+
+func invalid(format string, args ...any) *fault.Error {
+	return fault.New(fault.InvalidRequest, format, args...)
+}

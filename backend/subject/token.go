@@ -1,0 +1,255 @@
+package subject
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// Token is a subject or actor token whose signature and registered claims were
+// verified. It does not hold the token itself. Treat it as immutable: it may be
+// read by many goroutines.
+type Token struct {
+	// Issuer is iss; IssuerName is the operator's name for it.
+	Issuer, IssuerName string
+	// Subject is sub, never empty: who or what the token is about. It is unique
+	// only together with Issuer.
+	Subject string
+	// ID is jti, or "". See ReplayKey.
+	ID string
+	// Audience is aud as a list.
+	Audience []string
+
+	// ExpiresAt is exp. With a clock skew the token is accepted until
+	// AcceptedUntil, a little later; nothing that derives from the token may
+	// outlive ExpiresAt, so in that last moment it has no life left to give.
+	ExpiresAt, AcceptedUntil time.Time
+	// IssuedAt is iat, zero where there is none.
+	IssuedAt time.Time
+	// AuthTime is auth_time, when the user last logged in, zero where there is
+	// none (OpenID Connect Core 2).
+	AuthTime time.Time
+	// ACR and AMR say how the user logged in (OpenID Connect Core 2, RFC 8176).
+	ACR string
+	AMR []string
+
+	// HasScopes says that the token names its scopes at all, in scope (RFC 8693
+	// 4.2, RFC 9068 2.2.3) or scp. Scopes are those of RFC 6749's alphabet; where
+	// both claims are there, those that are in both. A token that names none,
+	// as an identity token, does not restrict them.
+	HasScopes bool
+	Scopes    []string
+
+	// MayAct is may_act, who may act for the subject (RFC 8693 4.4), or nil. See
+	// CheckActor. Actor is act, who already does (RFC 8693 4.1), or nil; only its
+	// outermost level counts.
+	MayAct, Actor map[string]any
+
+	// Claims are all claims, numbers as json.Number.
+	Claims map[string]any
+
+	clockSkew time.Duration
+}
+
+// ReplayKey names this one token for the memory of used ones, and says until
+// when it must be remembered: as long as the token could be accepted again. The
+// key is short, reveals nothing and is bound to the issuer, because a jti is
+// unique only there (RFC 7519 4.1.7). A token without jti is an *fault.Error
+// with invalid_grant: it cannot be told from its copies.
+func (t *Token) ReplayKey() (key string, until time.Time, err error) {
+	if t.ID == "" {
+		return "", time.Time{}, refuse("the token has no jti, and this role accepts each token once: " +
+			"have the issuer put a jti into its tokens")
+	}
+	// The length keeps two pairs of issuer and jti from joining to one text.
+	sum := sha256.Sum256([]byte(strconv.Itoa(len(t.Issuer)) + ":" + t.Issuer + t.ID))
+	return base64.RawURLEncoding.EncodeToString(sum[:]), t.AcceptedUntil, nil
+}
+
+// newToken reads the registered claims. It judges their types and nothing else:
+// a claim of the wrong type, null included, makes the whole token malformed,
+// because what it restricts could not be known.
+func newToken(claims map[string]any) (*Token, *fault.Error) {
+	r := reader{claims: claims}
+	t := &Token{
+		Issuer:    r.identifier("iss", true),
+		Subject:   r.identifier("sub", true),
+		ID:        r.identifier("jti", false),
+		Audience:  r.strings("aud", true),
+		ExpiresAt: r.date("exp", true),
+		IssuedAt:  r.date("iat", false),
+		AuthTime:  r.date("auth_time", false),
+		ACR:       r.identifier("acr", false),
+		AMR:       r.strings("amr", false),
+		MayAct:    r.object("may_act"),
+		Actor:     r.object("act"),
+		Claims:    claims,
+	}
+	t.Scopes, t.HasScopes = r.scopes()
+	if r.err != nil {
+		return nil, r.err
+	}
+	return t, nil
+}
+
+// reader reads typed claims and keeps the first error.
+type reader struct {
+	claims map[string]any
+	err    *fault.Error
+}
+
+func (r *reader) malformed(claim, what string) {
+	if r.err == nil {
+		r.err = refuse("the token's claim %s is not %s", claim, what)
+	}
+}
+
+// get gives the claim, and notes an error if it is missing and required.
+func (r *reader) get(claim string, required bool) (any, bool) {
+	v, ok := r.claims[claim]
+	if !ok && required && r.err == nil {
+		r.err = refuse("the token has no claim %s, which is required", claim)
+	}
+	return v, ok
+}
+
+func (r *reader) identifier(claim string, required bool) string {
+	v, ok := r.get(claim, required)
+	if !ok {
+		return ""
+	}
+	s, ok := v.(string)
+	if !ok || !isIdentifier(s) {
+		r.malformed(claim, "a string of printable characters of a plausible length")
+		return ""
+	}
+	return s
+}
+
+// isIdentifier bounds what names someone or something, and keeps out what would
+// break a log line. Spaces are allowed: GitHub's sub holds environments' names.
+func isIdentifier(s string) bool {
+	if s == "" || len(s) > maxIdentifier || !utf8.ValidString(s) {
+		return false
+	}
+	return strings.IndexFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) < 0
+}
+
+// strings reads a list of strings, or a single one (RFC 7519 4.1.3).
+func (r *reader) strings(claim string, required bool) []string {
+	v, ok := r.get(claim, required)
+	if !ok {
+		return nil
+	}
+	switch v := v.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		list := make([]string, 0, len(v))
+		for _, e := range v {
+			s, ok := e.(string)
+			if !ok {
+				r.malformed(claim, "a string or a list of strings")
+				return nil
+			}
+			list = append(list, s)
+		}
+		return list
+	}
+	r.malformed(claim, "a string or a list of strings")
+	return nil
+}
+
+func (r *reader) date(claim string, required bool) time.Time {
+	v, ok := r.get(claim, required)
+	if !ok {
+		return time.Time{}
+	}
+	date, ok := numericDate(v)
+	if !ok {
+		r.malformed(claim, "a NumericDate (a number of seconds since 1970)")
+	}
+	return date
+}
+
+func (r *reader) object(claim string) map[string]any {
+	v, ok := r.get(claim, false)
+	if !ok {
+		return nil
+	}
+	object, ok := v.(map[string]any)
+	if !ok {
+		r.malformed(claim, "an object")
+	}
+	return object
+}
+
+// scopes reads scope and scp. What is no scope-token is left out: it could be
+// nobody's scope, and leaving it out only narrows.
+func (r *reader) scopes() (scopes []string, given bool) {
+	for _, claim := range []string{"scope", "scp"} {
+		if _, ok := r.claims[claim]; !ok {
+			continue
+		}
+		var these []string
+		for _, part := range r.strings(claim, false) {
+			these = append(these, strings.Fields(part)...)
+		}
+		these = keep(these, func(s string) bool { return access.CheckScope(s) == nil })
+		if given {
+			these = keep(these, func(s string) bool { return contains(scopes, s) })
+		}
+		scopes, given = these, true
+	}
+	return scopes, given
+}
+
+// lastDate is the end of the year 9999, the last that RFC 3339 can say.
+const lastDate = 253402300799
+
+// numericDate reads a NumericDate (RFC 7519 2): seconds since 1970, fractions
+// allowed, as a JSON number and nothing else.
+func numericDate(v any) (time.Time, bool) {
+	n, ok := v.(json.Number)
+	if !ok || len(n) > 64 {
+		return time.Time{}, false
+	}
+	f, err := strconv.ParseFloat(string(n), 64)
+	if err != nil || f < 0 || f > lastDate {
+		return time.Time{}, false
+	}
+	whole, fraction := math.Modf(f)
+	return time.Unix(int64(whole), int64(fraction*1e9)).UTC(), true
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}
+
+func keep(list []string, ok func(string) bool) []string {
+	var kept []string
+	for _, v := range list {
+		if ok(v) {
+			kept = append(kept, v)
+		}
+	}
+	return kept
+}
+
+func refuse(format string, args ...any) *fault.Error {
+	return fault.New(fault.InvalidGrant, format, args...)
+}
