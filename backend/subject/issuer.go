@@ -23,6 +23,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 )
 
 // The defaults and bounds of an issuer's settings.
@@ -139,8 +140,8 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 			return invalid("jwks_url %s", err)
 		}
 	}
-	if len(c.JWKSPEM) > maxPEM {
-		return invalid("jwks_pem is longer than %d bytes", maxPEM)
+	if c.JWKSPEM != "" {
+		return checkKeys(c.JWKSPEM)
 	}
 	if c.OIDCDiscoveryURL == "" {
 		return nil
@@ -150,6 +151,34 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 	}
 	if strings.Contains(c.OIDCDiscoveryURL, "/.well-known/") {
 		return invalid("oidc_discovery_url is the issuer itself; leave out /.well-known and what follows")
+	}
+	return nil
+}
+
+// checkKeys refuses private keys beside what jwks refuses: the configuration is
+// no secret and can be read.
+func checkKeys(document string) *fault.Error {
+	if len(document) > maxPEM {
+		return invalid("jwks_pem is longer than %d bytes", maxPEM)
+	}
+	if _, err := jwks.Static([]byte(document)); err != nil {
+		return invalid("jwks_pem: %s", err)
+	}
+	if strings.Contains(document, "-----BEGIN ") {
+		return nil // jwks takes public keys and certificates only
+	}
+	set, err := decodeObject([]byte(document))
+	if err != nil {
+		return invalid("jwks_pem is not a JSON Web Key Set that can be trusted: %s", err)
+	}
+	keys, _ := set["keys"].([]any)
+	for _, key := range keys {
+		members, _ := key.(map[string]any)
+		for _, private := range []string{"d", "k"} { // RFC 7518 6.2.2, 6.3.2, 6.4
+			if _, present := members[private]; present {
+				return invalid("jwks_pem holds a private key: give the public ones only, and replace that key")
+			}
+		}
 	}
 	return nil
 }

@@ -9,33 +9,51 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
-// KeySet verifies the signature of a compact JWS with an issuer's own keys.
-// Implementers pick the key by the header's kid and alg among theirs, and take
-// neither keys nor URLs from the header. They need not look at the payload.
-type KeySet interface {
-	Verify(ctx context.Context, compact string, algs []jwa.SignatureAlgorithm) (payload []byte, err error)
+// keySet is what *jwks.Set does: it verifies a compact JWS with the issuer's own
+// keys, and its errors wrap jwks.ErrInvalid if the token is at fault.
+type keySet interface {
+	Verify(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm) ([]byte, jwks.Header, error)
 }
 
 // Issuer verifies tokens of one trusted issuer. It is immutable but for its
-// cached keys, and safe for concurrent use.
+// cached keys, and safe for concurrent use. Open is the only way to make one.
 type Issuer struct {
 	cfg  IssuerConfig
 	algs []jwa.SignatureAlgorithm
-	keys KeySet
+	keys keySet
 }
 
-// newIssuer opens a valid configuration over keys.
-func newIssuer(cfg IssuerConfig, keys KeySet) (*Issuer, error) {
+// Open makes an Issuer of a configuration and of the URL that Discover found for
+// it; for jwks_pem, jwksURL and client are not used. Nothing is fetched before
+// the first Verify. now is the clock by which cached keys age.
+//
+// Errors are *fault.Error with invalid_request.
+func Open(cfg IssuerConfig, jwksURL string, client *httpclient.Client, now func() time.Time) (*Issuer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	if cfg.MaxSubjectLifetime == 0 {
 		cfg.MaxSubjectLifetime = DefaultMaxLifetime
 	}
-	return &Issuer{cfg: cfg, algs: cfg.algorithms(), keys: keys}, nil
+	i := &Issuer{cfg: cfg, algs: cfg.algorithms()}
+	if cfg.JWKSPEM != "" {
+		keys, err := jwks.Static([]byte(cfg.JWKSPEM))
+		if err != nil { // Validate saw it already
+			return nil, invalid("jwks_pem: %s", err)
+		}
+		i.keys = keys
+		return i, nil
+	}
+	if err := httpclient.CheckURL(jwksURL, cfg.AllowHTTP); err != nil {
+		return nil, invalid("the URL of the issuer's keys %s: write the issuer again, which discovers it anew", err)
+	}
+	i.keys = jwks.New(func(ctx context.Context) ([]byte, error) { return get(ctx, client, jwksURL) }, now)
+	return i, nil
 }
 
 // Name is the operator's name for the issuer.
@@ -98,9 +116,9 @@ func (i *Issuer) Verify(ctx context.Context, raw secret.Text, now time.Time) (*T
 	if iss, _ := c.claims["iss"].(string); iss != i.URL() {
 		return nil, refuse("the token's iss is not that of the issuer %s", i.cfg.Name)
 	}
-	payload, err := i.keys.Verify(ctx, raw.Reveal(), i.algs)
+	payload, _, err := i.keys.Verify(ctx, raw.Reveal(), i.algs)
 	if err != nil {
-		return nil, i.keyFault(ctx, err)
+		return nil, i.keyFault(err)
 	}
 	if !bytes.Equal(payload, c.payload) { // the two parsers disagree: trust neither
 		return nil, refuse("the token is malformed")
@@ -159,18 +177,22 @@ func (i *Issuer) isFor(audience []string) bool {
 	return false
 }
 
-// keyFault tells the token's fault from ours. A caller that gave up is neither,
-// but must not be told that its token is bad.
-func (i *Issuer) keyFault(ctx context.Context, err error) *fault.Error {
-	var known *fault.Error
+// keyFault tells the token's fault from everything else: an issuer that cannot
+// be reached, or a caller who gave up, says nothing about the token.
+func (i *Issuer) keyFault(err error) *fault.Error {
 	switch {
-	case ctx.Err() != nil:
-		return fault.New(fault.TemporarilyUnavailable,
-			"the keys of the issuer %s were not had in time: retry", i.cfg.Name).Because(err)
-	case errors.As(err, &known) && known.Code == fault.TemporarilyUnavailable:
-		return known
+	case errors.Is(err, jwks.ErrUnknownKey):
+		return refuse("the token was signed by a key that is not among those of the issuer %s", i.cfg.Name).Because(err)
+	case errors.Is(err, jwks.ErrInvalid):
+		return refuse("the token's signature was not made by a key of the issuer %s", i.cfg.Name).Because(err)
 	}
-	return refuse("the token's signature was not made by a key of the issuer %s", i.cfg.Name).Because(err)
+	why := "retry"
+	var known *fault.Error
+	if errors.As(err, &known) { // get's, which holds no more than a status
+		why = known.Message
+	}
+	return fault.New(fault.TemporarilyUnavailable,
+		"the keys of the issuer %s could not be had: %s", i.cfg.Name, why).Because(err)
 }
 
 // ago rounds a duration for people.
