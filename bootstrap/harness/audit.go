@@ -29,7 +29,7 @@ func (v *Vault) EnableAudit(t TB) *Audit {
 // ShowInAudit lets response keys of this mount stand in the audit log in clear.
 func (m *Mount) ShowInAudit(t TB, keys ...string) {
 	t.Helper()
-	m.session.CLI(t, "secrets", "tune", "-audit-non-hmac-response-keys="+strings.Join(keys, ","), m.Path+"/")
+	m.Tune(t, Fields{"audit_non_hmac_response_keys": keys})
 }
 
 // Text is the whole log, to search it for what must not be there.

@@ -188,7 +188,7 @@ func TestRun(t *testing.T) {
 
 func TestDeathIsReportedWithTheLog(t *testing.T) {
 	err := Run(&bytes.Buffer{}, func(t TB) {
-		s := start(t, "mortal", t.TempDir(), nil, "/bin/sh", "-c", "echo famous last words; exit 3")
+		s := start(t, "mortal", t.TempDir(), "/bin/sh", "-c", "echo famous last words; exit 3")
 		s.await(t, "it answers", func(context.Context) error { return errors.New("no answer") })
 	})
 	for _, part := range []string{"mortal", "it answers", "exit status 3", "no answer", "famous last words"} {
@@ -208,4 +208,27 @@ func slow(t *testing.T) {
 func refresh(t *testing.T, endpoint string, client Credentials, token string) {
 	t.Helper()
 	postForm(t, endpoint, client, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}})
+}
+
+func TestCluster(t *testing.T) {
+	slow(t)
+	cluster := StartCluster(t, VaultOptions{WithoutPlugin: true})
+	first := cluster.Leader(t)
+	if err := first.Client(t).Sys().PutPolicy("kept", `path "x" {}`); err != nil {
+		t.Fatal(err)
+	}
+	second := cluster.StepDown(t)
+	if second == first {
+		t.Fatal("the leader did not change")
+	}
+	killed, third := cluster.KillLeader(t)
+	if killed != second || third == second {
+		t.Fatal("the leader did not change")
+	}
+	killed.Restart(t)
+	for _, node := range cluster.Nodes {
+		if rules, err := node.Client(t).Sys().GetPolicy("kept"); err != nil || rules == "" {
+			t.Fatalf("%s: %q, %v", node.nodeID, rules, err)
+		}
+	}
 }

@@ -66,7 +66,7 @@ func StartHydra(t TB, options HydraOptions) *Hydra {
 	if err := os.WriteFile(file, content, 0o600); err != nil {
 		t.Fatalf("hydra configuration: %v", err)
 	}
-	h.process = start(t, "hydra", dir, nil, executable(t, "", "hydra", "servers"), "serve", "all", "--dev", "--sqa-opt-out", "-c", file)
+	h.process = start(t, "hydra", dir, executable(t, "", "hydra", "servers"), "serve", "all", "--dev", "--sqa-opt-out", "-c", file)
 	h.process.await(t, "it is ready", answersOK(h.AdminURL+"/health/ready"))
 	h.process.await(t, "it answers", answersOK(h.URL+"/.well-known/openid-configuration"))
 	return h

@@ -32,7 +32,7 @@ type OP struct {
 // StartOP starts an OP that ends with the test.
 func StartOP(t TB) *OP {
 	t.Helper()
-	op := &OP{process: start(t, "op", t.TempDir(), nil, executable(t, "", "op", "servers"), "-verbose", "-redirect-uri", redirectURI)}
+	op := &OP{process: start(t, "op", t.TempDir(), executable(t, "", "op", "servers"), "-verbose", "-redirect-uri", redirectURI)}
 	op.process.await(t, "it says where it listens", func(context.Context) error {
 		log, err := os.Open(op.process.log)
 		if err != nil {

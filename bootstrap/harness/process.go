@@ -36,7 +36,7 @@ type server struct {
 
 // start runs a program until the end of the test. Its output is appended to a log
 // file in dir, and shown if the test fails.
-func start(t TB, name, dir string, env []string, program string, args ...string) *server {
+func start(t TB, name, dir, program string, args ...string) *server {
 	t.Helper()
 	s := &server{name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -47,7 +47,7 @@ func start(t TB, name, dir string, env []string, program string, args ...string)
 	s.cmd = exec.Command(program, args...)
 	s.cmd.Dir = dir
 	// The user's own VAULT_TOKEN, HTTP_PROXY and home directory have no say here.
-	s.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + os.TempDir()}, env...)
+	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + os.TempDir()}
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = processAttributes()
 

@@ -157,10 +157,10 @@ func (m *Mount) must(t TB, operation, path string, secret *api.Secret, err error
 	return secret
 }
 
-// Tune changes the mount's settings, such as DefaultLeaseTTL.
-func (m *Mount) Tune(t TB, input api.MountConfigInput) {
+// Tune changes the mount's settings, such as max_lease_ttl.
+func (m *Mount) Tune(t TB, settings Fields) {
 	t.Helper()
-	if err := m.session.Client(t).Sys().TuneMount(m.Path, input); err != nil {
+	if _, err := m.session.Client(t).Logical().Write("sys/mounts/"+m.Path+"/tune", settings); err != nil {
 		t.Fatalf("tuning %s: %v", m.Path, err)
 	}
 }

@@ -20,6 +20,7 @@ const PluginName = "vault-plugin-secrets-broker"
 // Storage says where a Vault keeps its data. The zero value is dev mode.
 type Storage string
 
+// The storages.
 const (
 	Dev  Storage = ""     // in memory, unsealed, forgets everything when it stops
 	File Storage = "file" // survives Restart and Kill
@@ -47,7 +48,6 @@ type Vault struct {
 	nodeID    string
 	port      int
 	cluster   int
-	joins     string // address of a raft node to join
 	process   *server
 	unsealKey string
 	mounts    atomic.Int64
@@ -108,7 +108,7 @@ func (v *Vault) launch(t TB) {
 	if v.options.Storage == Dev {
 		args = append(args, "-dev", "-dev-no-store-token", "-dev-root-token-id="+devRootToken, "-dev-listen-address="+address(v.port))
 	}
-	v.process = start(t, v.nodeID, v.Dir, nil, executable(t, "VAULT", "vault", "vault"), args...)
+	v.process = start(t, v.nodeID, v.Dir, executable(t, "VAULT", "vault", "vault"), args...)
 	v.process.await(t, "it answers", func(ctx context.Context) error {
 		_, err := v.Client(t).Sys().HealthWithContext(ctx)
 		return err

@@ -1,0 +1,80 @@
+# Needs Go, git, make and a C compiler. What else is needed is built from Go modules
+# by ./bootstrap/provision and kept in the user's cache directory.
+
+VERSION   ?= v0.1.0
+MODULE    := github.com/tokenbroker/vault-plugin-secrets-broker
+PLUGIN    := vault-plugin-secrets-broker
+FUZZTIME  ?= 5s
+PROVISION := go run ./bootstrap/provision
+
+# In the order in which they tell most for the time they take.
+STAGES := fmt-check vet lint unit fuzz acceptance
+
+.DEFAULT_GOAL := help
+.PHONY: help build vault servers demo dev test $(STAGES) race bench chaos golden fmt clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/vault-plugin-secrets-broker, the same bytes on every machine
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false \
+		-ldflags "-s -w -X $(MODULE)/backend.Version=$(VERSION)" \
+		-o bin/$(PLUGIN) ./cmd/$(PLUGIN)
+
+vault: ## bin/vault, built from its Go module; VAULT=/path takes an installed one
+	@$(PROVISION) vault
+
+servers: ## bin/hydra and bin/op, the authorization servers of demo and test
+	@$(PROVISION) hydra op
+
+demo: build vault servers ## broker a token from a real server, use it, revoke it, see it dead
+	@go run ./scripts/demo
+
+dev: build vault servers ## the same, left running, with the exports to use it
+	@go run ./scripts/demo -keep
+
+test: ## everything that CI runs
+	@begin=$$(date +%s); \
+	for stage in $(STAGES); do \
+		echo "==> $$stage"; start=$$(date +%s); \
+		$(MAKE) --no-print-directory $$stage || { echo "==> $$stage failed"; exit 1; }; \
+		echo "==> $$stage: ok, $$(($$(date +%s) - start)) s"; \
+	done; \
+	echo "==> test: ok, $$(($$(date +%s) - begin)) s"
+
+fmt-check: ## name the files that gofmt would change
+	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "not gofmt-clean, run 'make fmt':"; echo "$$files"; exit 1; }
+
+vet: ## go vet, also for the modules below bootstrap/ that have code
+	go vet ./...
+	cd bootstrap/op && go vet ./...
+
+lint: ## golangci-lint with .golangci.yml
+	@$(PROVISION) golangci-lint
+	bin/golangci-lint run
+
+unit: ## tests that need no server, under the race detector
+	CGO_ENABLED=1 go test -short -race ./...
+
+race: unit
+
+fuzz: ## every fuzz target for FUZZTIME
+	@./scripts/fuzz $(FUZZTIME)
+
+acceptance: build vault servers ## the built plugin in a real Vault against real servers
+	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/...
+
+bench: ## the benchmark
+	@echo "make bench: not built yet" >&2; exit 2
+
+chaos: ## the long fault run
+	@echo "make chaos: not built yet" >&2; exit 2
+
+golden: ## rewrite the golden files under testdata from what the code does now
+	UPDATE_GOLDEN=1 go test -short -count=1 ./...
+
+fmt: ## gofmt
+	gofmt -w .
+
+clean: ## remove what make has put into the checkout; the user's cache stays
+	rm -rf bin dist
