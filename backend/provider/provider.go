@@ -67,6 +67,9 @@ type Parent struct {
 	// invalid_grant on a refresh token; "" while it is not known to be refused.
 	// It holds no secret. Writing the credential clears it.
 	Refused string
+	// Serial counts the operator's writes of the credential. What a provider
+	// saves keeps the serial of the parent that it descends from.
+	Serial uint64
 }
 
 // Change is one create or update as the operator wants it.
@@ -101,10 +104,16 @@ type Deps struct {
 	Logger hclog.Logger
 	// Now is the clock.
 	Now func() time.Time
-	// SaveParent durably replaces the parent that Open was given or that was
-	// last saved. It fails with ErrParentChanged if an operator wrote another
-	// one meanwhile; that one then stands and nothing was stored.
+	// LoadParent reads the parent as it is stored now.
+	LoadParent func(ctx context.Context) (Parent, error)
+	// SaveParent durably replaces the parent with one that descends from it (same
+	// Serial). It fails with ErrParentChanged if an operator wrote another one
+	// meanwhile; that one then stands and nothing was stored.
 	SaveParent func(ctx context.Context, p Parent) error
+	// Turn waits until nobody else is changing this parent, across every Provider
+	// that was opened on it. What holds the turn loads the parent anew first. It
+	// is a queue of one parent's refreshes, not a lock on anything of the broker.
+	Turn func(ctx context.Context) (release func(), err error)
 }
 
 // ErrParentChanged is SaveParent's answer when the stored parent is newer.

@@ -1,0 +1,117 @@
+// Package backend is the Vault secrets engine: its paths, and what happens
+// behind each of them. One creds request is told from top to bottom in issue.go.
+package backend
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+)
+
+// Version is what the plugin reports to Vault; the build sets it.
+var Version = "v0.0.0-dev"
+
+// operationPrefix groups the paths in the OpenAPI document.
+const operationPrefix = "broker"
+
+const help = `
+The broker holds one parent credential per downstream system (a provider) and
+hands out child tokens: scoped, bound to an audience, short, leased, and killed
+at the provider when the lease ends. A role says which Vault identity may get
+what from which provider.
+
+  vault write broker/providers/oauth2/acme issuer=... client_id=... client_secret=...
+  vault write broker/roles/deploy provider=oauth2/acme scopes=repo:read ttl=10m
+  vault read  broker/creds/deploy
+`
+
+// broker is the engine of one mount. It is safe for concurrent use.
+type broker struct {
+	*framework.Backend
+	storage logical.Storage
+	now     func() time.Time
+
+	providers *registry
+	roles     *cache[*compiledRole]
+	ledger    *grant.Ledger
+}
+
+// Factory makes the engine of one mount. It touches neither storage nor the
+// system view: Vault also calls it where both refuse everything, to read the
+// plugin's version.
+func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+	b := newBroker(conf.StorageView, time.Now)
+	if err := b.Setup(ctx, conf); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func newBroker(storage logical.Storage, now func() time.Time) *broker {
+	b := &broker{
+		storage: storage,
+		now:     now,
+		roles:   newCache[*compiledRole](),
+		ledger:  grant.NewLedger(storage),
+	}
+	b.providers = newRegistry(b)
+	b.Backend = &framework.Backend{
+		Help:           strings.TrimSpace(help),
+		BackendType:    logical.TypeLogical,
+		RunningVersion: Version,
+		PathsSpecial: &logical.Paths{
+			SealWrapStorage: []string{providerPrefix},
+		},
+		Paths: framework.PathAppend(
+			b.pathProviders(),
+			b.pathRoles(),
+			b.pathCreds(),
+			b.pathGrants(),
+			b.pathSweep(),
+		),
+		Secrets:      []*framework.Secret{b.childToken()},
+		PeriodicFunc: b.periodic,
+		Invalidate:   b.invalidate,
+	}
+	return b
+}
+
+// HandleRequest judges the form of every request in one place and turns the
+// broker's errors into Vault's, before and after the framework routes it.
+func (b *broker) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	if err := b.checkInput(req); err != nil {
+		return nil, b.asLogical(req, err)
+	}
+	resp, err := b.Backend.HandleRequest(ctx, req)
+	return resp, b.asLogical(req, err)
+}
+
+// HandleExistenceCheck leaves the body aside: whether a name exists does not
+// depend on it, and a malformed one is HandleRequest's to refuse.
+func (b *broker) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
+	bare := *req
+	bare.Data = nil
+	return b.Backend.HandleExistenceCheck(ctx, &bare)
+}
+
+// invalidate drops what is kept in memory of a key that another node wrote.
+func (b *broker) invalidate(_ context.Context, key string) {
+	switch {
+	case strings.HasPrefix(key, providerPrefix):
+		b.providers.drop(strings.TrimPrefix(key, providerPrefix))
+		b.roles.clear()
+	case strings.HasPrefix(key, rolePrefix):
+		b.roles.drop(strings.TrimPrefix(key, rolePrefix))
+	}
+}
+
+// storageFault is a failure of Vault's storage: ours, not the caller's.
+func storageFault(err error) *fault.Error {
+	return fault.New(fault.TemporarilyUnavailable, "Vault's storage failed: try again").Because(err)
+}

@@ -1,0 +1,61 @@
+package decision
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// Answer is what the provider says it granted.
+type Answer struct {
+	// Granted is the provider's word in the dimensions of Confirmed, and what was
+	// asked for in the others.
+	Granted   access.Access
+	Confirmed access.Dimensions
+}
+
+// Accept judges what came back against what was asked for: unverified are the
+// dimensions that rest on the asking alone. The error, a provider_violation,
+// names what was granted beyond it.
+//
+// Audiences and resources that nobody asked for, in a role without a ceiling on
+// them, are the server's default (RFC 9068 section 3) and narrow the token; they
+// are accepted and shown. Everything else beyond what was asked is excess.
+func (p *Policy) Accept(asked access.Access, a Answer) (unverified []string, err *fault.Error) {
+	allowed := p.allowed(asked)
+	var excess []string
+	for _, dim := range access.AllDimensions() {
+		switch {
+		case a.Confirmed[dim]:
+			excess = append(excess, a.Granted.Only(dim).Excess(allowed)...)
+		case p.Bounded[dim] && !p.Askable[dim]:
+			return nil, fault.New(fault.ProviderViolation, "the provider did not show the token's %s, which could not be asked for: nothing proves that the role's ceiling holds, and the token is being killed", dim)
+		case p.Bounded[dim] || dim == access.DimScopes:
+			unverified = append(unverified, string(dim))
+		}
+	}
+	if len(excess) > 0 {
+		return nil, fault.New(fault.ProviderViolation, "the provider granted more than was allowed (%s): the token is being killed; bring the role or the provider's own settings in line", quoteAll(excess))
+	}
+	return unverified, nil
+}
+
+const maxNamed = 10
+
+// quoteAll shows at most maxNamed values, quoted: they may be a server's.
+func quoteAll(values []string) string {
+	shown := make([]string, 0, maxNamed)
+	for i, v := range values {
+		if i == maxNamed {
+			shown = append(shown, "and "+strconv.Itoa(len(values)-maxNamed)+" more")
+			break
+		}
+		if len(v) > 200 {
+			v = v[:200] + "…"
+		}
+		shown = append(shown, strconv.Quote(v))
+	}
+	return strings.Join(shown, ", ")
+}

@@ -1,0 +1,40 @@
+package decision
+
+import (
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// allowed is the ceiling against which an answer or an old grant is held:
+// without a ceiling on audiences or resources, the server's default stands.
+func (p *Policy) allowed(of access.Access) access.Access {
+	for _, dim := range []access.Dimension{access.DimAudiences, access.DimResources} {
+		if !p.Bounded[dim] {
+			of = of.With(dim, access.Everything())
+		}
+	}
+	return of
+}
+
+// StillCovers refuses the renewal of a grant that the role, as it is now, would
+// not make any more.
+func (p *Policy) StillCovers(granted access.Access) *fault.Error {
+	if excess := granted.Excess(p.allowed(p.Ceiling)); len(excess) > 0 {
+		return fault.New(fault.AccessDenied, "the role does not allow %s any more: read creds again", quoteAll(excess))
+	}
+	return nil
+}
+
+// Renew is how much longer a lease of the given age may live from now on: what
+// the caller wants next, or the role's or mount's ttl, within what is left of
+// every cap. Zero or less means that nothing is left.
+func (p *Policy) Renew(s Situation, increment, age time.Duration) (time.Duration, *fault.Error) {
+	d := &Decision{}
+	first := p.lifetime(s, Request{TTL: max(0, increment)}, d)
+	if !d.Allowed() {
+		return 0, d.Refusals[0]
+	}
+	return min(first.TTL, first.Max-age), nil
+}

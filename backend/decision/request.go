@@ -1,0 +1,114 @@
+package decision
+
+import (
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// Request is what the caller asks for. A nil field is a caller who is silent in
+// that dimension; an empty one asks for nothing in it, which is refused where
+// the role has a ceiling: to most servers, no audience at all means every
+// audience, so what looks like narrowing would widen.
+type Request struct {
+	Scopes, Audiences, Resources []string
+	Permissions                  map[string]string
+	Details                      *access.Details
+	// TTL is zero for a silent caller.
+	TTL time.Duration
+}
+
+// asked turns the request into access; named are the dimensions that it names.
+func (q Request) asked(levels access.Levels) (a access.Access, named access.Dimensions, bad []*fault.Error) {
+	named = access.Dimensions{}
+	set := func(d access.Dimension, values []string, check func(string) error) access.Set {
+		if values == nil {
+			return access.Set{}
+		}
+		named[d] = true
+		for _, v := range values {
+			if err := check(v); err != nil {
+				bad = append(bad, fault.New(fault.InvalidRequest, "%s: %s", d, err))
+				return access.Set{}
+			}
+		}
+		return access.Exactly(values...)
+	}
+	a.Scopes = set(access.DimScopes, q.Scopes, access.CheckScope)
+	a.Audiences = set(access.DimAudiences, q.Audiences, access.CheckTarget)
+	a.Resources = set(access.DimResources, q.Resources, access.CheckTarget)
+	if q.Permissions != nil {
+		named[access.DimPermissions] = true
+		p, err := access.NewPermissions(levels, q.Permissions)
+		if err != nil {
+			bad = append(bad, fault.New(fault.InvalidRequest, "permissions: %s", err))
+		}
+		a.Permissions = p
+	}
+	if q.Details != nil {
+		named[access.DimDetails] = true
+		a.Details = *q.Details
+	}
+	return a, named, bad
+}
+
+// narrow meets the request with the ceiling, dimension by dimension.
+func (p *Policy) narrow(q Request, d *Decision) {
+	asked, named, bad := q.asked(p.Levels)
+	if len(bad) > 0 {
+		d.refuse(bad...)
+		return
+	}
+	for _, dim := range access.AllDimensions() {
+		switch {
+		case named[dim]:
+			p.narrowNamed(dim, asked.Only(dim), d)
+		case p.Bounded[dim]:
+			p.narrowSilent(dim, d)
+		}
+	}
+}
+
+func (p *Policy) narrowNamed(dim access.Dimension, asked access.Access, d *Decision) {
+	if asked.IsNothing(dim) {
+		if p.Bounded[dim] {
+			d.refuse(fault.New(codeFor(dim), "an empty list of %s asks for nothing: name what you need, or leave the parameter out", dim))
+		}
+		return
+	}
+	excess := asked.Excess(p.Ceiling)
+	granted := asked.Meet(p.Ceiling)
+	switch {
+	case granted.IsNothing(dim):
+		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s that were asked for: the role allows none of them", dim))
+	case len(excess) > 0 && p.RefuseExcess:
+		d.refuse(fault.New(codeFor(dim), "the role does not allow %s: ask for less", quoteAll(excess)))
+	default:
+		d.Stripped = append(d.Stripped, excess...)
+		d.Access = d.Access.With(dim, granted)
+	}
+}
+
+// narrowSilent gives a silent caller the defaults, or the whole ceiling. A
+// ceiling with patterns has no whole that could be asked for.
+func (p *Policy) narrowSilent(dim access.Dimension, d *Decision) {
+	whole := p.Ceiling.Only(dim)
+	if dim == access.DimScopes && p.Defaults != nil {
+		whole.Scopes = p.Defaults.Meet(p.Ceiling.Scopes)
+	}
+	if !whole.IsNothing(dim) && !whole.Enumerable(dim) {
+		d.refuse(fault.New(codeFor(dim), "the role allows %s by pattern: name the ones you need", dim))
+		return
+	}
+	d.Access = d.Access.With(dim, whole)
+}
+
+// codeFor is the refusal of a dimension: RFC 8707's code for where a token is
+// good, RFC 6749's for what it may do.
+func codeFor(dim access.Dimension) fault.Code {
+	if dim == access.DimAudiences || dim == access.DimResources {
+		return fault.InvalidTarget
+	}
+	return fault.InvalidScope
+}

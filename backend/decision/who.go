@@ -1,0 +1,98 @@
+package decision
+
+import (
+	"net/netip"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// Caller is the Vault identity that asks, as Vault knew it at that moment.
+type Caller struct {
+	// EntityID is empty for a token without an entity, such as root's.
+	EntityID string
+	Name     string
+	Metadata map[string]string
+	// Groups are the names of all groups, inherited ones included. They are
+	// filled only if the policy asks (Who.NeedsGroups).
+	Groups   []string
+	Aliases  []Alias
+	Disabled bool
+	// RemoteAddr is the connection's address; invalid if unknown.
+	RemoteAddr netip.Addr
+}
+
+// Alias is one of an entity's names at an auth mount.
+type Alias struct {
+	Name, MountAccessor, MountType string
+	Metadata                       map[string]string
+}
+
+// Who is a role's terms on the caller. Terms that are not set do not bind; of
+// those that are, all must hold. The zero value admits every caller.
+type Who struct {
+	EntityIDs map[string]bool
+	Groups    map[string]bool
+	Metadata  map[string]string
+	CIDRs     []netip.Prefix
+}
+
+// NeedsGroups reports whether Check looks at the caller's groups.
+func (w *Who) NeedsGroups() bool { return len(w.Groups) > 0 }
+
+// asks reports whether a caller without an entity cannot be judged.
+func (w *Who) asks() bool {
+	return len(w.EntityIDs) > 0 || len(w.Groups) > 0 || len(w.Metadata) > 0
+}
+
+// Check returns every reason against the caller.
+func (w *Who) Check(c Caller) []*fault.Error {
+	reasons := w.CheckHolder(c)
+	if len(w.CIDRs) > 0 && !contains(w.CIDRs, c.RemoteAddr) {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the connection's address is not within the role's bound_cidrs"))
+	}
+	return reasons
+}
+
+// CheckHolder is Check without what belongs to one connection: what a renewal
+// and the sweep can judge again.
+func (w *Who) CheckHolder(c Caller) []*fault.Error {
+	if c.Disabled {
+		return []*fault.Error{fault.New(fault.AccessDenied, "the entity is disabled")}
+	}
+	if c.EntityID == "" && w.asks() {
+		return []*fault.Error{fault.New(fault.AccessDenied, "the role asks who is calling, and this token has no entity: log in with an auth method that gives one")}
+	}
+	var reasons []*fault.Error
+	if len(w.EntityIDs) > 0 && !w.EntityIDs[c.EntityID] {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity is not among the role's bound_entity_ids"))
+	}
+	if len(w.Groups) > 0 && !anyIn(w.Groups, c.Groups) {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity is in none of the role's bound_group_names"))
+	}
+	for key, want := range w.Metadata {
+		if got, ok := c.Metadata[key]; !ok || got != want {
+			reasons = append(reasons, fault.New(fault.AccessDenied, "the entity's metadata does not meet the role's bound_entity_metadata"))
+			break
+		}
+	}
+	return reasons
+}
+
+func anyIn(set map[string]bool, values []string) bool {
+	for _, v := range values {
+		if set[v] {
+			return true
+		}
+	}
+	return false
+}
+
+func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	for _, p := range prefixes {
+		if addr.IsValid() && p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,150 @@
+// Package grant is the ledger: one durable record for every child token that
+// the broker has handed out and that is not known to be dead.
+//
+// # What each write protects
+//
+// Record is the only write on the way of an issue. It happens after the
+// provider has answered and before the caller gets the token. Seen from a crash:
+//
+//   - before the provider answered: the token, if one was minted, was never
+//     seen. It lives until the provider's own expiry; nobody holds it.
+//   - after the answer, before Record returned: the same.
+//   - after Record, before Vault stored the lease: the record is without a
+//     lease. The sweep finds it when its lease would have ended and kills it.
+//   - after Vault stored the lease: the lease's end kills it, or the sweep.
+//
+// If Record itself fails, the caller kills the token before it answers, and if
+// that fails too keeps it in memory (Ledger.Adopt) and tries both again.
+//
+// Extend writes before a renewal is answered, so that a record never ends
+// earlier than its lease. Doom writes before a failed revocation is reported, so
+// that the retry survives a restart. Remove is written only once the provider
+// has confirmed, or the token has certainly expired; a crash before it repeats
+// the kill, which finds the token already gone.
+//
+// A provider whose children can be found again by name will write an intent
+// before the mint; the grant's id, made before the mint, is that name.
+package grant
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-uuid"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// NoHolder is the holder of all grants to callers without an entity.
+const NoHolder = "none"
+
+// ExpiryGrace is how long after its expiry a token is certainly dead: it covers
+// a provider whose clock is behind ours.
+const ExpiryGrace = time.Minute
+
+// Grant is one child token handed out: who, what exactly, until when, and how it
+// can be killed.
+type Grant struct {
+	// ID is "<holder>.<random>", so the record is found without an index.
+	ID string `json:"id"`
+	// Holder is the entity's id, or NoHolder.
+	Holder   string `json:"holder"`
+	Role     string `json:"role"`
+	Provider string `json:"provider"`
+	// Subject and Actor are identifiers, never tokens.
+	Subject string `json:"subject,omitempty"`
+	Actor   string `json:"actor,omitempty"`
+	// Access is what the provider granted, as values; Granted is the same, flat.
+	Access  Access   `json:"access"`
+	Granted []string `json:"granted,omitempty"`
+	// Facts are what a renewal judges again and cannot learn anew.
+	Facts Facts `json:"facts"`
+
+	IssuedAt time.Time `json:"issued_at"`
+	// ExpiresAt is the provider's end of the token; zero if it has none known.
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	// LeaseEnds is when Vault was told that the lease ends; MaxLease how far
+	// renewals may move it.
+	LeaseEnds time.Time `json:"lease_ends"`
+	MaxLease  time.Time `json:"max_lease"`
+
+	Class         provider.Class `json:"class"`
+	SelfContained bool           `json:"self_contained,omitempty"`
+	// Doom is set from the first failed revocation on.
+	Doom *Doom `json:"doom,omitempty"`
+	// Handle is what kills the token; empty for ClassExpiry.
+	Handle secret.Text `json:"-"`
+}
+
+// Access is the granted access as plain values.
+type Access struct {
+	Scopes      []string          `json:"scopes,omitempty"`
+	Audiences   []string          `json:"audiences,omitempty"`
+	Resources   []string          `json:"resources,omitempty"`
+	Permissions map[string]string `json:"permissions,omitempty"`
+	Details     json.RawMessage   `json:"authorization_details,omitempty"`
+}
+
+// Facts of the issue that a renewal needs again.
+type Facts struct {
+	RemoteAddr    string         `json:"remote_addr,omitempty"`
+	SubjectClaims map[string]any `json:"subject_claims,omitempty"`
+	// SubjectExpires bounds every renewal of a grant made on a subject's behalf.
+	SubjectExpires time.Time `json:"subject_expires,omitzero"`
+}
+
+// Doom is a revocation that has been decided and has not yet succeeded.
+type Doom struct {
+	Since    time.Time `json:"since"`
+	Cause    string    `json:"cause"`
+	Attempts int       `json:"attempts"`
+	Next     time.Time `json:"next"`
+	// Error is the last failure's public text.
+	Error string `json:"error,omitempty"`
+}
+
+// NewID makes the id of a grant to holder ("" is NoHolder).
+func NewID(holder string) (string, error) {
+	if holder == "" {
+		holder = NoHolder
+	}
+	random, err := uuid.GenerateUUID()
+	if err != nil {
+		return "", fmt.Errorf("cannot make a grant id: %w", err)
+	}
+	return holder + "." + strings.ReplaceAll(random, "-", ""), nil
+}
+
+// HolderOf is the holder that id encodes; false if id has not the form of one.
+func HolderOf(id string) (string, bool) {
+	holder, random, ok := strings.Cut(id, ".")
+	return holder, ok && holder != "" && random != "" && !strings.ContainsAny(id, "/")
+}
+
+// CertainlyExpired reports whether the token is dead of itself at now.
+func (g *Grant) CertainlyExpired(now time.Time) bool {
+	return !g.ExpiresAt.IsZero() && now.After(g.ExpiresAt.Add(ExpiryGrace))
+}
+
+// stored is the record's form in Vault's encrypted storage, the only place where
+// the handle is written out.
+type stored struct {
+	*Grant
+	Handle string `json:"handle,omitempty"`
+}
+
+func (g *Grant) encode() ([]byte, error) {
+	return json.Marshal(stored{Grant: g, Handle: g.Handle.Reveal()})
+}
+
+func decode(raw []byte) (*Grant, error) {
+	s := stored{Grant: &Grant{}}
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, fmt.Errorf("a grant's record cannot be read: %w", err)
+	}
+	s.Grant.Handle = secret.New(s.Handle)
+	return s.Grant, nil
+}

@@ -1,0 +1,299 @@
+package grant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// StoragePrefix is where the records live: <prefix><holder>/<random>.
+const StoragePrefix = "grant/"
+
+// ErrGone means that there is no such grant: it was never made, or is dead.
+var ErrGone = errors.New("no such grant")
+
+// Summary is what the ledger keeps in memory of each grant: enough to list,
+// count and choose, without a token or a handle.
+type Summary struct {
+	ID, Holder, Role, Provider string
+	Revocable                  bool
+	ExpiresAt, LeaseEnds       time.Time
+	// Doomed is set while a revocation is due; Next is its next attempt.
+	Doomed   bool
+	Next     time.Time
+	Attempts int
+}
+
+// Ledger keeps the records in storage and an index of them in memory. Only
+// Vault's active node writes, so the index is the truth once it is loaded. It is
+// safe for concurrent use. Its locks cover storage, never a provider.
+type Ledger struct {
+	storage logical.Storage
+	locks   []*locksutil.LockEntry
+
+	load   sync.Mutex // one loader at a time; never held together with mu
+	loaded bool
+
+	mu sync.RWMutex
+	// index is by holder, then by id.
+	index map[string]map[string]Summary
+	// adopted are grants whose record could not be written.
+	adopted map[string]*Grant
+}
+
+// NewLedger makes a Ledger on storage; nothing is read yet.
+func NewLedger(storage logical.Storage) *Ledger {
+	return &Ledger{
+		storage: storage,
+		locks:   locksutil.CreateLocks(),
+		index:   map[string]map[string]Summary{},
+		adopted: map[string]*Grant{},
+	}
+}
+
+// Load reads every record into the index, once; it is cheap afterwards. Records
+// made while it runs are not lost: both ways of adding are idempotent.
+func (l *Ledger) Load(ctx context.Context) error {
+	l.load.Lock()
+	defer l.load.Unlock()
+	if l.loaded {
+		return nil
+	}
+	holders, err := l.storage.List(ctx, StoragePrefix)
+	if err != nil {
+		return fmt.Errorf("cannot list the holders: %w", err)
+	}
+	for _, holder := range holders {
+		randoms, err := l.storage.List(ctx, StoragePrefix+holder)
+		if err != nil {
+			return fmt.Errorf("cannot list a holder's grants: %w", err)
+		}
+		for _, random := range randoms {
+			if err := l.loadOne(ctx, strings.TrimSuffix(holder, "/")+"."+random); err != nil {
+				return err
+			}
+		}
+	}
+	l.loaded = true
+	return nil
+}
+
+func (l *Ledger) loadOne(ctx context.Context, id string) error {
+	lock := locksutil.LockForKey(l.locks, id)
+	lock.Lock()
+	defer lock.Unlock()
+	g, err := l.read(ctx, id)
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	l.remember(g)
+	return nil
+}
+
+// Record writes a new grant. When it returns nil, the grant outlives a crash.
+func (l *Ledger) Record(ctx context.Context, g *Grant) error {
+	lock := locksutil.LockForKey(l.locks, g.ID)
+	lock.Lock()
+	defer lock.Unlock()
+	return l.write(ctx, g)
+}
+
+// Adopt keeps a grant in memory whose record could not be written and whose
+// token could not be killed either. Flush writes it when storage works again.
+func (l *Ledger) Adopt(g *Grant) {
+	l.mu.Lock()
+	l.adopted[g.ID] = g
+	l.mu.Unlock()
+	l.remember(g)
+}
+
+// Flush writes the adopted grants; the first failure ends it.
+func (l *Ledger) Flush(ctx context.Context) error {
+	l.mu.RLock()
+	waiting := make([]*Grant, 0, len(l.adopted))
+	for _, g := range l.adopted {
+		waiting = append(waiting, g)
+	}
+	l.mu.RUnlock()
+	for _, g := range waiting {
+		if err := l.Record(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Get reads one grant; ErrGone if there is none.
+func (l *Ledger) Get(ctx context.Context, id string) (*Grant, error) {
+	l.mu.RLock()
+	g := l.adopted[id]
+	l.mu.RUnlock()
+	if g != nil {
+		return g, nil
+	}
+	return l.read(ctx, id)
+}
+
+// Update reads the grant, lets change alter it and writes it back, as one step
+// towards other changes of the same grant. ErrGone if it is dead meanwhile: a
+// renewal must not bring back the record of a token that was killed. An error of
+// change is returned and nothing written.
+func (l *Ledger) Update(ctx context.Context, id string, change func(*Grant) error) (*Grant, error) {
+	lock := locksutil.LockForKey(l.locks, id)
+	lock.Lock()
+	defer lock.Unlock()
+	g, err := l.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	copied := *g
+	if err := change(&copied); err != nil {
+		return nil, err
+	}
+	return &copied, l.write(ctx, &copied)
+}
+
+// Remove forgets a grant whose token is dead. Forgetting one that is already
+// gone is no error.
+func (l *Ledger) Remove(ctx context.Context, id string) error {
+	lock := locksutil.LockForKey(l.locks, id)
+	lock.Lock()
+	defer lock.Unlock()
+	key, err := keyOf(id)
+	if err != nil {
+		return nil
+	}
+	if err := l.storage.Delete(ctx, key); err != nil {
+		return fmt.Errorf("cannot delete a grant's record: %w", err)
+	}
+	l.forget(id)
+	return nil
+}
+
+// Select lists the grants that match, ordered by id. A nil match takes all.
+func (l *Ledger) Select(ctx context.Context, match func(*Summary) bool) ([]Summary, error) {
+	if err := l.Load(ctx); err != nil {
+		return nil, err
+	}
+	l.mu.RLock()
+	var out []Summary
+	for _, grants := range l.index {
+		for _, s := range grants {
+			if match == nil || match(&s) {
+				out = append(out, s)
+			}
+		}
+	}
+	l.mu.RUnlock()
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out, nil
+}
+
+// OfHolder lists the holder's grants, ordered by id.
+func (l *Ledger) OfHolder(ctx context.Context, holder string) ([]Summary, error) {
+	if err := l.Load(ctx); err != nil {
+		return nil, err
+	}
+	l.mu.RLock()
+	out := make([]Summary, 0, len(l.index[holder]))
+	for _, s := range l.index[holder] {
+		out = append(out, s)
+	}
+	l.mu.RUnlock()
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out, nil
+}
+
+// Holders lists who holds grants, ordered.
+func (l *Ledger) Holders(ctx context.Context) ([]string, error) {
+	if err := l.Load(ctx); err != nil {
+		return nil, err
+	}
+	l.mu.RLock()
+	out := make([]string, 0, len(l.index))
+	for holder := range l.index {
+		out = append(out, holder)
+	}
+	l.mu.RUnlock()
+	sort.Strings(out)
+	return out, nil
+}
+
+func (l *Ledger) read(ctx context.Context, id string) (*Grant, error) {
+	key, err := keyOf(id)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := l.storage.Get(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read a grant's record: %w", err)
+	}
+	if entry == nil {
+		return nil, ErrGone
+	}
+	return decode(entry.Value)
+}
+
+func (l *Ledger) write(ctx context.Context, g *Grant) error {
+	key, err := keyOf(g.ID)
+	if err != nil {
+		return err
+	}
+	raw, err := g.encode()
+	if err != nil {
+		return fmt.Errorf("cannot encode a grant's record: %w", err)
+	}
+	if err := l.storage.Put(ctx, &logical.StorageEntry{Key: key, Value: raw}); err != nil {
+		return fmt.Errorf("cannot write a grant's record: %w", err)
+	}
+	l.mu.Lock()
+	delete(l.adopted, g.ID)
+	l.mu.Unlock()
+	l.remember(g)
+	return nil
+}
+
+func (l *Ledger) remember(g *Grant) {
+	s := Summary{
+		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider,
+		Revocable: !g.Handle.Empty(), ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
+	}
+	if g.Doom != nil {
+		s.Doomed, s.Next, s.Attempts = true, g.Doom.Next, g.Doom.Attempts
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.index[g.Holder] == nil {
+		l.index[g.Holder] = map[string]Summary{}
+	}
+	l.index[g.Holder][g.ID] = s
+}
+
+func (l *Ledger) forget(id string) {
+	holder, _ := HolderOf(id)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.adopted, id)
+	delete(l.index[holder], id)
+	if len(l.index[holder]) == 0 {
+		delete(l.index, holder)
+	}
+}
+
+func keyOf(id string) (string, error) {
+	holder, ok := HolderOf(id)
+	if !ok {
+		return "", ErrGone
+	}
+	return StoragePrefix + holder + "/" + strings.TrimPrefix(id, holder+"."), nil
+}

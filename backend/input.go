@@ -1,0 +1,191 @@
+package backend
+
+import (
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// Bounds on any request, before a handler sees it.
+const (
+	maxValue    = 64 << 10 // of one string, in bytes
+	maxElements = 1000     // of one list or map
+	maxDepth    = 16       // of nested JSON
+	maxName     = 128      // of a name in a path
+)
+
+// checkInput refuses what no handler should have to think about: fields that the
+// path does not have (the framework would ignore them with a warning), values of
+// the wrong type (the framework has no code of the contract for them), and sizes
+// beyond any use. Lists and maps may also come as JSON text.
+func (b *broker) checkInput(req *logical.Request) error {
+	switch req.Operation {
+	case logical.CreateOperation, logical.ReadOperation, logical.UpdateOperation,
+		logical.DeleteOperation, logical.ListOperation, logical.PatchOperation:
+	default:
+		return nil
+	}
+	path := b.Route(req.Path)
+	if path == nil {
+		return nil
+	}
+	for _, segment := range strings.Split(req.Path, "/") {
+		if len(segment) > maxName {
+			return fault.New(fault.InvalidRequest, "a name in the path is longer than %d characters", maxName)
+		}
+	}
+	if req.Operation == logical.ListOperation {
+		delete(req.Data, "list") // how a GET asks for a list
+	}
+	for name, value := range req.Data {
+		schema, ok := path.Fields[name]
+		if !ok || (schema.Query && req.Operation != logical.ListOperation && req.Operation != logical.DeleteOperation) {
+			return fault.New(fault.InvalidRequest, "unknown field %q: this path takes %s", short(name), fieldNames(path))
+		}
+		if err := checkSize(value, 0); err != nil {
+			return fault.New(fault.InvalidRequest, "%s: %s", name, err)
+		}
+		decoded, err := fromJSONText(schema.Type, value)
+		if err != nil {
+			return fault.New(fault.InvalidRequest, "%s: %s", name, err)
+		}
+		req.Data[name] = decoded
+		// The conversion's own error can hold the value, which may be a secret.
+		one := framework.FieldData{Raw: map[string]any{name: decoded}, Schema: path.Fields}
+		if one.Validate() != nil {
+			return fault.New(fault.InvalidRequest, "%s: not a valid %s", name, schema.Type)
+		}
+	}
+	return nil
+}
+
+func checkSize(value any, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("nested deeper than %d levels", maxDepth)
+	}
+	switch v := value.(type) {
+	case string:
+		if len(v) > maxValue {
+			return fmt.Errorf("longer than %d bytes", maxValue)
+		}
+	case []any:
+		if len(v) > maxElements {
+			return fmt.Errorf("more than %d elements", maxElements)
+		}
+		for _, e := range v {
+			if err := checkSize(e, depth+1); err != nil {
+				return err
+			}
+		}
+	case map[string]any:
+		if len(v) > maxElements {
+			return fmt.Errorf("more than %d members", maxElements)
+		}
+		for k, e := range v {
+			if len(k) > maxValue {
+				return fmt.Errorf("a member's name is longer than %d bytes", maxValue)
+			}
+			if err := checkSize(e, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fromJSONText decodes the JSON text of a list or map, which is the only way to
+// give one on the command line or in a query.
+func fromJSONText(t framework.FieldType, value any) (any, error) {
+	text, ok := value.(string)
+	if !ok {
+		return rejectForeign(t, value)
+	}
+	trimmed := strings.TrimSpace(text)
+	var want string
+	switch t {
+	case framework.TypeMap, framework.TypeKVPairs:
+		want = "{"
+	case framework.TypeSlice, framework.TypeCommaStringSlice:
+		want = "["
+	default:
+		return value, nil
+	}
+	if !strings.HasPrefix(trimmed, want) {
+		if t == framework.TypeMap || t == framework.TypeSlice {
+			return nil, fmt.Errorf("want JSON that begins with %s", want)
+		}
+		return value, nil
+	}
+	var decoded any
+	dec := json.NewDecoder(strings.NewReader(trimmed))
+	dec.UseNumber()
+	if err := dec.Decode(&decoded); err != nil || dec.More() {
+		return nil, fmt.Errorf("not valid JSON")
+	}
+	if err := checkSize(decoded, 0); err != nil {
+		return nil, err
+	}
+	return rejectForeign(t, decoded)
+}
+
+// rejectForeign refuses what the framework would convert by guesswork, such as a
+// map into a list of one, or a list of objects into text.
+func rejectForeign(t framework.FieldType, value any) (any, error) {
+	if value == nil {
+		return nil, fmt.Errorf("must not be null: leave the field out, or give an empty value to unset it")
+	}
+	switch t {
+	case framework.TypeCommaStringSlice:
+		list, ok := value.([]any)
+		if !ok {
+			if _, ok := value.([]string); ok {
+				return value, nil
+			}
+			return nil, fmt.Errorf("want a list of strings")
+		}
+		for _, e := range list {
+			if _, ok := e.(string); !ok {
+				return nil, fmt.Errorf("want a list of strings")
+			}
+		}
+	case framework.TypeKVPairs:
+		if m, ok := value.(map[string]any); ok {
+			for _, e := range m {
+				if _, ok := e.(string); !ok {
+					return nil, fmt.Errorf("want a map of strings")
+				}
+			}
+		}
+	case framework.TypeString:
+		switch value.(type) {
+		case []any, map[string]any, []string, bool:
+			return nil, fmt.Errorf("want a string")
+		}
+	}
+	return value, nil
+}
+
+func fieldNames(path *framework.Path) string {
+	names := make([]string, 0, len(path.Fields))
+	for name := range path.Fields {
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	sort.Strings(names)
+	return strings.Join(names, ", ")
+}
+
+func short(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "…"
+	}
+	return s
+}

@@ -1,0 +1,243 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// issue is one creds request from top to bottom.
+func (b *broker) issue(ctx context.Context, req *logical.Request, roleName string, q decision.Request) (*logical.Response, error) {
+	role, err := b.role(ctx, roleName)
+	if err != nil {
+		return nil, err
+	}
+	p, err := b.usableProvider(ctx, role)
+	if err != nil {
+		return nil, err
+	}
+	caller, err := b.callerOf(req, role.policy.Who.NeedsGroups())
+	if err != nil {
+		return nil, err
+	}
+	d := role.policy.Decide(b.situation(caller), q)
+	if !d.Allowed() {
+		return nil, d.Refusals[0]
+	}
+	// The id comes before the mint, so that a provider can name the child by it.
+	id, err := grant.NewID(caller.EntityID)
+	if err != nil {
+		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
+	}
+	child, err := b.mint(ctx, p, role, d, id)
+	if child == nil {
+		return nil, err
+	}
+	// From here on a live token is in our hands: every way out either records it
+	// or kills it, also when the caller has hung up.
+	ctx = context.WithoutCancel(ctx)
+	g := newGrant(id, caller, role, child)
+	var unverified []string
+	if err == nil {
+		unverified, err = b.judge(role, p, d, child, g)
+	}
+	if err == nil {
+		err = b.record(ctx, p, g)
+	}
+	if err != nil {
+		return nil, b.discardBecause(ctx, p, g, err)
+	}
+	return b.answerChild(role, d, child, g, unverified), nil
+}
+
+// usableProvider is the role's provider if it may serve the role now.
+func (b *broker) usableProvider(ctx context.Context, role *compiledRole) (*openProvider, error) {
+	p, err := b.providers.mustOpen(ctx, role.Provider)
+	if err != nil {
+		return nil, err
+	}
+	if p.settings.Disabled {
+		return nil, fault.New(fault.AccessDenied, "the provider %q is disabled", p.ref)
+	}
+	if !p.allowedRoles.MatchAny(role.name) {
+		return nil, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it", p.ref, role.name)
+	}
+	return p, nil
+}
+
+func (b *broker) situation(caller decision.Caller) decision.Situation {
+	return decision.Situation{
+		Now: b.now(), Caller: caller,
+		MountTTL: b.System().DefaultLeaseTTL(), MountMaxTTL: b.System().MaxLeaseTTL(),
+	}
+}
+
+// mint asks the provider. A caller who hangs up does not cut the call short: the
+// answer may hold a token that somebody has to kill.
+func (b *broker) mint(ctx context.Context, p *openProvider, role *compiledRole, d *decision.Decision, id string) (*provider.Child, error) {
+	if err := p.gate.waitMint(ctx); err != nil {
+		return nil, fault.New(fault.TemporarilyUnavailable, "the provider's rate_limit leaves no room in time: try again").Because(err)
+	}
+	mintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	defer cancel()
+	child, err := p.Mint(mintCtx, provider.Request{Access: d.Access, TTL: d.Lifetime.TTL, Parameters: role.Parameters, GrantID: id})
+	switch {
+	case child != nil && isParentSecret(p.parent, child.Token):
+		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
+		return nil, fault.New(fault.ProviderViolation, "the provider answered with the parent credential itself")
+	case err == nil && (child == nil || child.Token.Empty()):
+		child, err = nil, fault.New(fault.ProviderViolation, "the provider answered without a token")
+	}
+	if errors.Is(err, provider.ErrAnswerLost) {
+		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "provider", p.ref, "role", role.name, "error", err)
+	}
+	return child, err
+}
+
+// mintBudget bounds one mint with all its calls (token, introspection, keys),
+// within Vault's own default limit of 90 s on a request.
+const mintBudget = 80 * time.Second
+
+// judge checks what came back and fixes how long it lives.
+func (b *broker) judge(role *compiledRole, p *openProvider, d *decision.Decision, child *provider.Child, g *grant.Grant) ([]string, error) {
+	now := b.now()
+	if child.ExpiresAt.IsZero() && child.Handle.Empty() {
+		return nil, fault.New(fault.ProviderViolation, "the token has no end that is known and cannot be revoked: set assumed_lifetime or verify on the provider")
+	}
+	if !child.ExpiresAt.IsZero() && !child.ExpiresAt.After(now) {
+		return nil, fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
+	}
+	unverified, violation := role.policy.Accept(d.Access, decision.Answer{Granted: child.Granted, Confirmed: child.Confirmed})
+	if violation != nil {
+		return nil, violation
+	}
+	d.Lifetime = d.Lifetime.Until(now, child.ExpiresAt)
+	if d.Lifetime.TTL < time.Second {
+		return nil, fault.New(fault.ProviderViolation, "the provider's token lives less than a second")
+	}
+	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now.Add(d.Lifetime.TTL), now.Add(d.Lifetime.Max)
+	return unverified, nil
+}
+
+// record makes the grant durable, and makes sure that nothing that happened
+// while the provider was minting leaves it alive by mistake.
+func (b *broker) record(ctx context.Context, p *openProvider, g *grant.Grant) error {
+	if err := b.ledger.Record(ctx, g); err != nil {
+		return storageFault(err)
+	}
+	now, err := b.providers.mustOpen(ctx, p.ref)
+	if err != nil {
+		return err
+	}
+	if now.pinned.Account != p.pinned.Account || now.settings.Disabled {
+		return fault.New(fault.AccessDenied, "the provider was changed or disabled meanwhile: try again")
+	}
+	return nil
+}
+
+// newGrant is what is known of a child before it is judged.
+func newGrant(id string, caller decision.Caller, role *compiledRole, child *provider.Child) *grant.Grant {
+	holder, _ := grant.HolderOf(id)
+	g := &grant.Grant{
+		ID: id, Holder: holder, Role: role.name, Provider: role.Provider,
+		Access: values(child.Granted), Granted: child.Granted.Flat(),
+		ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
+		Class: provider.ClassExpiry, Handle: child.Handle,
+	}
+	if !child.Handle.Empty() {
+		g.Class = provider.ClassToken
+	}
+	if caller.RemoteAddr.IsValid() {
+		g.Facts.RemoteAddr = caller.RemoteAddr.String()
+	}
+	return g
+}
+
+func values(a access.Access) grant.Access {
+	v := grant.Access{Permissions: a.Permissions.Map()}
+	v.Scopes, _ = a.Scopes.Values()
+	v.Audiences, _ = a.Audiences.Values()
+	v.Resources, _ = a.Resources.Values()
+	if !a.Details.IsNothing() {
+		v.Details = a.Details.JSON()
+	}
+	return v
+}
+
+// answerChild makes the response: nothing in it is null, empty members are left
+// out, and the lease holds the grant's id and nothing else.
+func (b *broker) answerChild(role *compiledRole, d *decision.Decision, child *provider.Child, g *grant.Grant, unverified []string) *logical.Response {
+	expires := g.ExpiresAt
+	if expires.IsZero() {
+		expires = g.MaxLease
+	}
+	data := map[string]any{
+		"access_token":   child.Token.Reveal(),
+		"token_type":     child.TokenType,
+		"expires_at":     expires.UTC().Format(time.RFC3339),
+		"provider":       g.Provider,
+		"grant_id":       g.ID,
+		"revocation":     string(g.Class),
+		"self_contained": g.SelfContained,
+	}
+	for name, list := range map[string][]string{
+		"scopes": g.Access.Scopes, "audiences": g.Access.Audiences, "resources": g.Access.Resources,
+		"granted": g.Granted, "stripped": d.Stripped, "unverified": unverified,
+	} {
+		if len(list) > 0 {
+			data[name] = list
+		}
+	}
+	if len(g.Access.Permissions) > 0 {
+		data["permissions"] = g.Access.Permissions
+	}
+	var details []any
+	if json.Unmarshal(g.Access.Details, &details) == nil && len(details) > 0 {
+		data["authorization_details"] = details
+	}
+	for name, value := range child.Extra {
+		if _, taken := data[name]; !taken && value != nil {
+			data[name] = value
+		}
+	}
+	resp := b.Secret(childTokenType).Response(data, map[string]any{"grant_id": g.ID})
+	resp.Secret.TTL = d.Lifetime.TTL
+	resp.Secret.MaxTTL = d.Lifetime.Max
+	b.warn(resp, d, g)
+	return resp
+}
+
+func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Grant) {
+	if len(d.Stripped) > 0 {
+		resp.AddWarning("the role does not allow, and the token does not have: " + strings.Join(d.Stripped, ", "))
+	}
+	if d.Lifetime.Capped {
+		resp.AddWarning(fmt.Sprintf("the ttl was capped at %s by the %s", d.Lifetime.TTL.Truncate(time.Second), d.Lifetime.DecidedBy))
+	}
+	if g.Class == provider.ClassExpiry {
+		resp.AddWarning("nothing can revoke this token: it works until expires_at, also after the lease has ended")
+	}
+}
+
+// discardBecause kills a token that is not handed out, and says in the refusal
+// if it could not be killed at once.
+func (b *broker) discardBecause(ctx context.Context, p *openProvider, g *grant.Grant, why error) error {
+	if err := b.discard(ctx, p, g, "refused after the mint"); err != nil {
+		var f *fault.Error
+		if errors.As(why, &f) {
+			return fault.New(f.Code, "%s (grant %s: not dead yet, being retried)", f.Message, g.ID).Because(errors.Join(f.Cause, err))
+		}
+	}
+	return why
+}

@@ -1,0 +1,238 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+type grantSummary = grant.Summary
+
+// kill ends a grant at its provider and forgets it. It is the only way in which
+// a grant dies, whoever asks. Already gone is success; a failure is durable in
+// the outbox before it is reported.
+//
+// A token that nothing can kill stays in the ledger until it has expired, so
+// that nobody takes it for dead; for Vault's lease that is a success, because no
+// retry would do more.
+func (b *broker) kill(ctx context.Context, id, cause string) error {
+	g, err := b.ledger.Get(ctx, id)
+	if errors.Is(err, grant.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return storageFault(err)
+	}
+	return b.killGrant(ctx, g, cause)
+}
+
+func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) error {
+	if !g.CertainlyExpired(b.now()) {
+		if g.Handle.Empty() {
+			return nil
+		}
+		if err := b.revokeAtProvider(ctx, g); err != nil {
+			return b.intoOutbox(ctx, g, cause, err)
+		}
+	}
+	if err := b.ledger.Remove(ctx, g.ID); err != nil {
+		return storageFault(err) // the token is dead; the next attempt finds it so
+	}
+	b.Logger().Info("grant killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
+	return nil
+}
+
+// killBudget bounds one revocation with all its calls, well within the 90 s that
+// Vault gives a lease's end while it holds its state lock.
+const killBudget = 45 * time.Second
+
+func (b *broker) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
+	ctx, cancel := context.WithTimeout(ctx, killBudget)
+	defer cancel()
+	p, err := b.providers.mustOpen(ctx, g.Provider)
+	if err != nil {
+		return err
+	}
+	revoker, ok := p.Provider.(provider.Revoker)
+	if !ok {
+		return errNotRevocable
+	}
+	if err := p.gate.waitRevoke(ctx); err != nil {
+		return err
+	}
+	return revoker.Revoke(ctx, g.Handle)
+}
+
+// intoOutbox makes a failed revocation durable and says so.
+func (b *broker) intoOutbox(ctx context.Context, g *grant.Grant, cause string, failed error) error {
+	ctx = context.WithoutCancel(ctx)
+	now := b.now()
+	_, err := b.ledger.Update(ctx, g.ID, func(g *grant.Grant) error {
+		if g.Doom == nil {
+			g.Doom = &grant.Doom{Since: now, Cause: cause}
+		}
+		g.Doom.Attempts++
+		g.Doom.Next = now.Add(backoff(g.Doom.Attempts))
+		g.Doom.Error = publicText(failed)
+		return nil
+	})
+	if errors.Is(err, grant.ErrGone) {
+		return nil // somebody else's attempt succeeded meanwhile
+	}
+	if err != nil {
+		failed = errors.Join(failed, err)
+	}
+	return fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its provider %s could not revoke it (%s); the broker keeps trying", g.ID, g.Provider, publicText(failed)).Because(failed)
+}
+
+// backoff doubles from 5 s to 10 min, with jitter so that an outage's end is not
+// a burst.
+func backoff(attempts int) time.Duration {
+	d := 5 * time.Second << min(attempts-1, 7)
+	d = min(d, 10*time.Minute)
+	return d/2 + rand.N(d/2+1)
+}
+
+// publicText is what may stand in errors and records: a fault's own words, or
+// nothing of an error that nobody vetted.
+func publicText(err error) string {
+	var f *fault.Error
+	switch {
+	case errors.As(err, &f):
+		return f.Message
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timed out"
+	default:
+		return "failed"
+	}
+}
+
+// discard kills a child that will not be handed out. It was perhaps never
+// recorded: if it cannot be killed now it is recorded as doomed, and if even
+// that fails it is kept in memory until it can be.
+func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, cause string) error {
+	revoker, ok := p.Provider.(provider.Revoker)
+	failed := errNotRevocable
+	if ok && !g.Handle.Empty() {
+		killCtx, cancel := context.WithTimeout(ctx, killBudget)
+		defer cancel()
+		if failed = p.gate.waitRevoke(killCtx); failed == nil {
+			failed = revoker.Revoke(killCtx, g.Handle)
+		}
+	}
+	if failed == nil {
+		if err := b.ledger.Remove(ctx, g.ID); err != nil {
+			return storageFault(err)
+		}
+		return nil
+	}
+	now := b.now()
+	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now, now
+	g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(backoff(1)), Error: publicText(failed)}
+	if err := b.ledger.Record(ctx, g); err != nil {
+		b.ledger.Adopt(g)
+		return errors.Join(failed, err)
+	}
+	return failed
+}
+
+// checkGrant is the grant for a token that a live check had to mint: nobody's.
+func (b *broker) checkGrant(p *openProvider, child *provider.Child) *grant.Grant {
+	id, err := grant.NewID(grant.NoHolder)
+	if err != nil {
+		id = fmt.Sprintf("%s.check%d", grant.NoHolder, b.now().UnixNano())
+	}
+	g := &grant.Grant{
+		ID: id, Holder: grant.NoHolder, Provider: p.ref, ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
+		Access: values(child.Granted), Granted: child.Granted.Flat(), Class: provider.ClassExpiry, Handle: child.Handle,
+	}
+	if !child.Handle.Empty() {
+		g.Class = provider.ClassToken
+	}
+	return g
+}
+
+// tally counts what a kill of many did.
+type tally struct {
+	Revoked, Pending, ExpiryOnly int
+	// Residual is how long the last token that cannot be killed, or that is
+	// accepted offline, will be accepted still.
+	Residual time.Duration
+}
+
+func (t tally) data() map[string]any {
+	return map[string]any{
+		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly,
+		"residual_exposure_seconds": int64(t.Residual / time.Second),
+	}
+}
+
+func killFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"revoked":                   {Type: framework.TypeInt, Description: "Grants that are dead at the provider."},
+		"pending":                   {Type: framework.TypeInt, Description: "Grants whose revocation failed and is being retried."},
+		"expiry_only":               {Type: framework.TypeInt, Description: "Grants that nothing can kill before they expire."},
+		"residual_exposure_seconds": {Type: framework.TypeInt, Description: "How long the last of these tokens will still be accepted somewhere."},
+	}
+}
+
+// killParallel is how many revocations of one kill run at once.
+const killParallel = 32
+
+// killAll kills every grant that matches and counts the outcome.
+func (b *broker) killAll(ctx context.Context, cause string, match func(*grantSummary) bool) (tally, error) {
+	chosen, err := b.ledger.Select(ctx, match)
+	if err != nil {
+		return tally{}, storageFault(err)
+	}
+	outcomes := make([]error, len(chosen))
+	group := errgroup.Group{}
+	group.SetLimit(killParallel)
+	for i, s := range chosen {
+		group.Go(func() error {
+			outcomes[i] = b.kill(ctx, s.ID, cause)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	var t tally
+	for i, s := range chosen {
+		left := max(0, s.ExpiresAt.Sub(b.now()))
+		switch {
+		case outcomes[i] != nil:
+			t.Pending++
+		case !s.Revocable:
+			t.ExpiryOnly++
+			t.Residual = max(t.Residual, left)
+		default:
+			t.Revoked++
+		}
+	}
+	return t, nil
+}
+
+// revocableOf counts the grants of a provider that could be killed and live.
+func (b *broker) revocableOf(ctx context.Context, ref string) (int, error) {
+	now := b.now()
+	live, err := b.ledger.Select(ctx, func(s *grantSummary) bool {
+		return s.Provider == ref && s.Revocable && (s.ExpiresAt.IsZero() || s.ExpiresAt.Add(grant.ExpiryGrace).After(now))
+	})
+	if err != nil {
+		return 0, storageFault(err)
+	}
+	return len(live), nil
+}
+
+func killResponses() map[int][]framework.Response {
+	return map[int][]framework.Response{http.StatusOK: {{Description: "What the kill did.", Fields: killFields()}}}
+}

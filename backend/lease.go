@@ -1,0 +1,179 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+)
+
+const childTokenType = "broker_child_token"
+
+// childToken is the lease's side of a grant. The lease knows the grant's id; all
+// else is in the ledger, so it can be killed whatever changed since.
+func (b *broker) childToken() *framework.Secret {
+	return &framework.Secret{
+		Type: childTokenType,
+		Fields: map[string]*framework.FieldSchema{
+			"access_token": {Type: framework.TypeString, Description: "The child token."},
+		},
+		Renew:  b.renewLease,
+		Revoke: b.revokeLease,
+	}
+}
+
+func grantIDOf(req *logical.Request) (string, error) {
+	if req.Secret != nil {
+		if id, ok := req.Secret.InternalData["grant_id"].(string); ok {
+			return id, nil
+		}
+	}
+	return "", fault.New(fault.InvalidRequest, "the lease holds no grant id")
+}
+
+// revokeLease runs when the lease ends, by time or by hand. Vault repeats it
+// after an error, and finds the outbox's success.
+func (b *broker) revokeLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	id, err := grantIDOf(req)
+	if err != nil {
+		return nil, err
+	}
+	return nil, b.kill(ctx, id, "lease ended")
+}
+
+// renewLease judges holder and role again, over what was recorded at the issue,
+// and moves the lease's end within what issue allowed.
+func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	id, err := grantIDOf(req)
+	if err != nil {
+		return nil, err
+	}
+	g, err := b.ledger.Get(ctx, id)
+	if errors.Is(err, grant.ErrGone) {
+		return nil, fault.New(fault.AccessDenied, "the token of this lease is dead: read creds again")
+	}
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	role, err := b.role(ctx, g.Role)
+	if fault.CodeOf(err) == fault.InvalidRequest {
+		return nil, fault.New(fault.AccessDenied, "the role of this lease does not exist any more")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := b.mayRenew(ctx, role, g); err != nil {
+		return nil, err
+	}
+	ends, err := b.renewedEnd(role, g, req.Secret.Increment)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.ledger.Update(ctx, id, func(g *grant.Grant) error {
+		if g.Doom != nil {
+			return fault.New(fault.AccessDenied, "the token of this lease is being killed: read creds again")
+		}
+		g.LeaseEnds = ends
+		return nil
+	}); err != nil {
+		return nil, renewFault(err)
+	}
+	resp := &logical.Response{Secret: req.Secret}
+	resp.Secret.TTL = ends.Sub(b.now())
+	resp.Secret.MaxTTL = g.MaxLease.Sub(g.IssuedAt)
+	return resp, nil
+}
+
+func renewFault(err error) error {
+	var f *fault.Error
+	switch {
+	case errors.Is(err, grant.ErrGone):
+		return fault.New(fault.AccessDenied, "the token of this lease is dead: read creds again")
+	case errors.As(err, &f):
+		return f
+	default:
+		return storageFault(err)
+	}
+}
+
+// mayRenew is rule 8: who, and a ceiling that still covers what was granted.
+func (b *broker) mayRenew(_ context.Context, role *compiledRole, g *grant.Grant) error {
+	if role.Provider != g.Provider {
+		return fault.New(fault.AccessDenied, "the role serves another provider now: read creds again")
+	}
+	entityID := g.Holder
+	if entityID == grant.NoHolder {
+		entityID = ""
+	}
+	caller, gone, err := b.identify(entityID, role.policy.Who.NeedsGroups())
+	if err != nil {
+		return err
+	}
+	if gone {
+		return fault.New(fault.AccessDenied, "the holder's entity does not exist any more")
+	}
+	if reasons := role.policy.Who.CheckHolder(caller); len(reasons) > 0 {
+		return reasons[0]
+	}
+	granted, err := restore(g.Access, role.policy.Levels)
+	if err != nil {
+		return fault.New(fault.AccessDenied, "what was granted cannot be told any more: read creds again").Because(err)
+	}
+	if refusal := role.policy.StillCovers(granted); refusal != nil {
+		return refusal
+	}
+	return nil
+}
+
+// restore makes access of a record's values.
+func restore(v grant.Access, levels access.Levels) (access.Access, error) {
+	a := access.Access{
+		Scopes: access.Exactly(v.Scopes...), Audiences: access.Exactly(v.Audiences...), Resources: access.Exactly(v.Resources...),
+	}
+	var err error
+	if len(v.Permissions) > 0 {
+		if a.Permissions, err = access.NewPermissions(levels, v.Permissions); err != nil {
+			return a, err
+		}
+	}
+	if len(v.Details) > 0 {
+		a.Details, err = access.ParseDetails(v.Details)
+	}
+	return a, err
+}
+
+// renewedEnd is when the renewed lease ends: as far as the caller wants and the
+// role, the provider, the mount and the token itself allow.
+func (b *broker) renewedEnd(role *compiledRole, g *grant.Grant, increment time.Duration) (time.Time, error) {
+	now := b.now()
+	lifetime, refusal := role.policy.Renew(b.situation(decision.Caller{}), increment, now.Sub(g.IssuedAt))
+	if refusal != nil {
+		return time.Time{}, refusal
+	}
+	end := now.Add(lifetime)
+	for _, bound := range []time.Time{g.MaxLease, g.ExpiresAt} {
+		if !bound.IsZero() && end.After(bound) {
+			end = bound
+		}
+	}
+	if end.Sub(now) < time.Second {
+		return time.Time{}, fault.New(fault.AccessDenied, "the token ends at %s: read creds again", end.UTC().Format(time.RFC3339))
+	}
+	return end, nil
+}
+
+// endsBefore says in words until when an unkillable token lives.
+func endsBefore(g *grantSummary) string {
+	if g.ExpiresAt.IsZero() {
+		return "without an end that is known"
+	}
+	return fmt.Sprintf("until %s", g.ExpiresAt.UTC().Format(time.RFC3339))
+}

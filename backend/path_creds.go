@@ -1,0 +1,111 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+const credsHelp = `
+Hands out a child token of the role's provider: leased, and killed at the
+provider when the lease ends. The parameters can only narrow what the role
+allows; without any, the caller gets default_scopes, or else the role's whole
+ceiling.
+`
+
+func (b *broker) pathCreds() []*framework.Path {
+	fields := ceilingFields("Narrows the grant to these ", "")
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"role": {Type: framework.TypeString, Description: "Name of the role."},
+		"ttl":  {Type: framework.TypeDurationSecond, Description: "Life that is wanted of the lease; capped by role, provider, mount and token."},
+	})
+	op := &framework.PathOperation{
+		Callback: b.creds, Summary: "Get a leased child token.",
+		Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "The child token and what is known of it.", Fields: credsResponse()}}},
+		ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
+	}
+	return []*framework.Path{{
+		Pattern:         "creds/" + framework.GenericNameRegex("role") + "$",
+		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "generate", OperationSuffix: "credentials"},
+		HelpSynopsis:    "Hands out a leased child token.",
+		HelpDescription: strings.TrimSpace(credsHelp),
+		Fields:          fields,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation:   op,
+			logical.UpdateOperation: op,
+		},
+	}}
+}
+
+// credsResponse is the schema of what issue.go answers with.
+func credsResponse() map[string]*framework.FieldSchema {
+	text, list := framework.TypeString, framework.TypeStringSlice
+	return map[string]*framework.FieldSchema{
+		"access_token":          {Type: text, Description: "The child token."},
+		"token_type":            {Type: text, Description: "How to present it, as in RFC 6749 7.1."},
+		"expires_at":            {Type: framework.TypeTime, Description: "When the token is dead at the latest, RFC 3339."},
+		"scopes":                {Type: list, Description: "Scopes as granted."},
+		"audiences":             {Type: list, Description: "Audiences as granted."},
+		"resources":             {Type: list, Description: "Resources as granted."},
+		"permissions":           {Type: framework.TypeMap, Description: "Permissions as granted."},
+		"authorization_details": {Type: framework.TypeSlice, Description: "Authorization details as granted."},
+		"granted":               {Type: list, Description: "All of it flat, for the audit log."},
+		"stripped":              {Type: list, Description: "What was asked for beyond the role and dropped."},
+		"unverified":            {Type: list, Description: "Dimensions for which the provider's word was not checked."},
+		"provider":              {Type: text, Description: "The provider as <type>/<name>."},
+		"grant_id":              {Type: text, Description: "The grant's id, for grants/ and revoke/."},
+		"revocation":            {Type: text, Description: "token, lever or expiry: what can kill the token before it expires."},
+		"self_contained":        {Type: framework.TypeBool, Description: "True if services that verify offline accept the token until expires_at even after revocation."},
+	}
+}
+
+// creds parses the request; issue does the rest.
+func (b *broker) creds(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	q, err := parseRequest(req, d)
+	if err != nil {
+		return nil, err
+	}
+	return b.issue(ctx, req, d.Get("role").(string), q)
+}
+
+func parseRequest(req *logical.Request, d *framework.FieldData) (q decision.Request, err error) {
+	for name, into := range map[string]*[]string{"scopes": &q.Scopes, "audiences": &q.Audiences, "resources": &q.Resources} {
+		if v, ok := d.GetOk(name); ok {
+			*into = append([]string{}, v.([]string)...)
+		}
+	}
+	if v, ok := d.GetOk("permissions"); ok {
+		q.Permissions = maps.Clone(v.(map[string]string))
+		if q.Permissions == nil {
+			q.Permissions = map[string]string{}
+		}
+	}
+	if raw, ok := req.Data["authorization_details"]; ok {
+		text, err := json.Marshal(raw)
+		if err != nil {
+			return q, fault.New(fault.InvalidRequest, "authorization_details: not valid JSON")
+		}
+		details, err := access.ParseDetails(text)
+		if err != nil {
+			return q, fault.New(fault.InvalidRequest, "authorization_details: %s", err)
+		}
+		q.Details = &details
+	}
+	if v, ok := d.GetOk("ttl"); ok {
+		q.TTL = time.Duration(v.(int)) * time.Second
+		if q.TTL < 0 {
+			return q, fault.New(fault.InvalidRequest, "ttl must be positive")
+		}
+	}
+	return q, nil
+}

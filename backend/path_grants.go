@@ -1,0 +1,206 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sort"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+)
+
+// maxPage is how many entries one list answers with at the most.
+const maxPage = 1000
+
+const grantsHelp = `
+A grant is one child token handed out that is not known to be dead: who holds it,
+what exactly was granted, until when, and what can kill it. Never the token.
+`
+
+func pageFields(extra map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	fields := map[string]*framework.FieldSchema{
+		"after": {Type: framework.TypeString, Query: true, Description: "List what comes after this entry, which need not exist any more."},
+		"limit": {Type: framework.TypeInt, Query: true, Default: maxPage, Description: "How many entries at the most, 1000 by default and at most."},
+	}
+	for name, f := range extra {
+		fields[name] = f
+	}
+	return fields
+}
+
+func (b *broker) pathGrants() []*framework.Path {
+	list := func(callback framework.OperationFunc, summary string) map[logical.Operation]framework.OperationHandler {
+		return map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: &framework.PathOperation{
+				Callback: callback, Summary: summary, Responses: listResponses("role", "provider", "entity_id", "expires_at", "lease_ends", "pending"),
+				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
+			},
+		}
+	}
+	display := func(suffix string) *framework.DisplayAttributes {
+		return &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: suffix}
+	}
+	return []*framework.Path{
+		{
+			Pattern: "grants/?$", DisplayAttrs: display("grants"),
+			HelpSynopsis: "Lists the live grants.", HelpDescription: grantsHelp,
+			Fields: pageFields(nil), Operations: list(b.listGrants, "List live grants."),
+		},
+		{
+			Pattern: "grants/entity/?$", DisplayAttrs: display("grant-holders"),
+			HelpSynopsis: "Lists the holders of live grants.", HelpDescription: grantsHelp,
+			Fields: pageFields(nil), Operations: list(b.listHolders, "List who holds live grants."),
+		},
+		{
+			Pattern: "grants/entity/" + framework.GenericNameRegex("entity_id") + "/?$", DisplayAttrs: display("grants-of-entity"),
+			HelpSynopsis: "Lists one holder's live grants.", HelpDescription: grantsHelp,
+			Fields: pageFields(map[string]*framework.FieldSchema{
+				"entity_id": {Type: framework.TypeString, Description: "The holder: an entity's id, or none."},
+			}),
+			Operations: list(b.listGrantsOfEntity, "List an entity's live grants."),
+		},
+		{
+			Pattern: "grants/" + framework.GenericNameRegex("grant_id") + "$", DisplayAttrs: display("grant"),
+			HelpSynopsis: "Reads one live grant.", HelpDescription: grantsHelp,
+			Fields: map[string]*framework.FieldSchema{"grant_id": {Type: framework.TypeString, Description: "The grant's id, as in the creds response."}},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: &framework.PathOperation{
+					Callback: b.readGrant, Summary: "Read a grant.",
+					Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "The grant.", Fields: grantResponse()}}},
+					ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
+				},
+			},
+		},
+	}
+}
+
+func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	all, err := b.ledger.Select(ctx, nil)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	return grantPage(all, d)
+}
+
+func (b *broker) listGrantsOfEntity(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	all, err := b.ledger.OfHolder(ctx, d.Get("entity_id").(string))
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	return grantPage(all, d)
+}
+
+func (b *broker) listHolders(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	holders, err := b.ledger.Holders(ctx)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	from, to, err := page(len(holders), d, func(i int) string { return holders[i] })
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponse(holders[from:to]), nil
+}
+
+func grantPage(all []grant.Summary, d *framework.FieldData) (*logical.Response, error) {
+	from, to, err := page(len(all), d, func(i int) string { return all[i].ID })
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, 0, to-from)
+	info := map[string]any{}
+	for _, s := range all[from:to] {
+		keys = append(keys, s.ID)
+		about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "lease_ends": stamp(s.LeaseEnds), "pending": s.Doomed}
+		if s.Role != "" {
+			about["role"] = s.Role
+		}
+		if !s.ExpiresAt.IsZero() {
+			about["expires_at"] = stamp(s.ExpiresAt)
+		}
+		info[s.ID] = about
+	}
+	return logical.ListResponseWithInfo(keys, info), nil
+}
+
+// page finds the window of n ordered entries that after and limit ask for.
+func page(n int, d *framework.FieldData, at func(int) string) (from, to int, err error) {
+	limit := d.Get("limit").(int)
+	if limit < 1 || limit > maxPage {
+		return 0, 0, fault.New(fault.InvalidRequest, "limit must be between 1 and %d", maxPage)
+	}
+	if after := d.Get("after").(string); after != "" {
+		from = sort.Search(n, func(i int) bool { return at(i) > after })
+	}
+	return from, min(n, from+limit), nil
+}
+
+func (b *broker) readGrant(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	g, err := b.ledger.Get(ctx, d.Get("grant_id").(string))
+	if errors.Is(err, grant.ErrGone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	return &logical.Response{Data: showGrant(g)}, nil
+}
+
+// showGrant is everything about a grant but its handle.
+func showGrant(g *grant.Grant) map[string]any {
+	data := map[string]any{
+		"grant_id": g.ID, "entity_id": g.Holder, "provider": g.Provider,
+		"issued_at": stamp(g.IssuedAt), "lease_ends": stamp(g.LeaseEnds),
+		"revocation": string(g.Class), "self_contained": g.SelfContained, "pending": g.Doom != nil,
+	}
+	for name, value := range map[string]string{"role": g.Role, "subject": g.Subject, "actor": g.Actor, "remote_addr": g.Facts.RemoteAddr} {
+		if value != "" {
+			data[name] = value
+		}
+	}
+	if len(g.Granted) > 0 {
+		data["granted"] = g.Granted
+	}
+	if !g.ExpiresAt.IsZero() {
+		data["expires_at"] = stamp(g.ExpiresAt)
+	}
+	if g.Doom != nil {
+		data["cause"], data["attempts"] = g.Doom.Cause, g.Doom.Attempts
+		data["next_attempt"] = stamp(g.Doom.Next)
+		if g.Doom.Error != "" {
+			data["last_error"] = g.Doom.Error
+		}
+	}
+	return data
+}
+
+func grantResponse() map[string]*framework.FieldSchema {
+	text, when := framework.TypeString, framework.TypeTime
+	return map[string]*framework.FieldSchema{
+		"grant_id":       {Type: text, Description: "The grant's id."},
+		"entity_id":      {Type: text, Description: "The holder: an entity's id, or none."},
+		"role":           {Type: text, Description: "The role; absent for a token that a check had to mint."},
+		"provider":       {Type: text, Description: "The provider."},
+		"subject":        {Type: text, Description: "On whose behalf, if on somebody's."},
+		"actor":          {Type: text, Description: "Who acts, if an actor token said so."},
+		"remote_addr":    {Type: text, Description: "From where it was asked for."},
+		"granted":        {Type: framework.TypeStringSlice, Description: "What was granted, flat."},
+		"issued_at":      {Type: when, Description: "When it was issued."},
+		"lease_ends":     {Type: when, Description: "When its lease ends."},
+		"expires_at":     {Type: when, Description: "When the token expires at the provider, where that is known."},
+		"revocation":     {Type: text, Description: "token, lever or expiry."},
+		"self_contained": {Type: framework.TypeBool, Description: "True if it is accepted offline until expires_at even after revocation."},
+		"pending":        {Type: framework.TypeBool, Description: "True while a revocation that failed is being retried."},
+		"cause":          {Type: text, Description: "Why it is being killed."},
+		"attempts":       {Type: framework.TypeInt, Description: "Failed attempts to kill it."},
+		"next_attempt":   {Type: when, Description: "When the next attempt is due."},
+		"last_error":     {Type: text, Description: "Why the last attempt failed."},
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,294 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
+)
+
+const rolePrefix = "role/"
+
+const rolesHelp = `
+A role is the ceiling and the conditions under which a Vault identity may obtain
+a child token from a provider. Nothing beyond its ceilings is ever granted, and a
+dimension without a ceiling cannot be asked for. An update is partial; an empty
+value unsets a field.
+`
+
+func roleFields() map[string]*framework.FieldSchema {
+	fields := ceilingFields(
+		"The role's ceiling: ", " Patterns may be used: they are anchored, * crosses neither / nor :, ** does.")
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"name":                  {Type: framework.TypeString, Description: "Name of the role."},
+		"provider":              {Type: framework.TypeString, Description: "The provider as <type>/<name>. It must exist. Required."},
+		"mode":                  {Type: framework.TypeString, Default: role.ModeMint, AllowedValues: []any{role.ModeMint}, Description: "How a child comes about: mint, from the parent credential."},
+		"ttl":                   {Type: framework.TypeDurationSecond, Description: "Life of a lease when the caller names none; also the longest one if max_ttl is unset. Default: the mount's."},
+		"max_ttl":               {Type: framework.TypeDurationSecond, Description: "The longest life of a lease, renewals included. Default: ttl, or else the mount's limit."},
+		"default_scopes":        {Type: framework.TypeCommaStringSlice, Description: "The scopes for a caller who names none. Default: all of scopes."},
+		"on_excess":             {Type: framework.TypeString, Default: role.Strip, AllowedValues: []any{role.Strip, role.Refuse}, Description: "What happens to a request beyond a ceiling: strip drops the excess and says so, refuse refuses the request."},
+		"parameters":            {Type: framework.TypeKVPairs, Description: "Fixed values that only this type of provider knows."},
+		"bound_entity_ids":      {Type: framework.TypeCommaStringSlice, Description: "Ids of the entities that may use the role. Default: any."},
+		"bound_group_names":     {Type: framework.TypeCommaStringSlice, Description: "Names of groups, one of which the entity must be in, inherited membership included. Default: any."},
+		"bound_entity_metadata": {Type: framework.TypeKVPairs, Description: "Metadata that the entity must have, all of it, exactly. Default: any."},
+		"require_revocable":     {Type: framework.TypeBool, Description: "Refuses a provider whose tokens cannot be killed before they expire."},
+	})
+	return fields
+}
+
+// ceilingFields are the dimensions, on a role as ceilings and on creds as
+// requests that can only narrow.
+func ceilingFields(lead, tail string) map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"scopes":                {Type: framework.TypeCommaStringSlice, Description: lead + "OAuth scopes, as a list or comma-separated." + tail},
+		"audiences":             {Type: framework.TypeCommaStringSlice, Description: lead + "audiences, the services that shall accept the token." + tail},
+		"resources":             {Type: framework.TypeCommaStringSlice, Description: lead + "resources (RFC 8707), or what the provider calls so." + tail},
+		"permissions":           {Type: framework.TypeKVPairs, Description: lead + "permissions as a map of name to level, for providers that have them."},
+		"authorization_details": {Type: framework.TypeSlice, Description: lead + "authorization details (RFC 9396), as a JSON array of objects."},
+	}
+}
+
+func (b *broker) pathRoles() []*framework.Path {
+	fields := roleFields()
+	write := &framework.PathOperation{
+		Callback: b.writeRole, Summary: "Create or update a role.",
+		Responses:                   map[int][]framework.Response{http.StatusNoContent: {{Description: "Written."}}},
+		ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
+	}
+	return []*framework.Path{
+		{
+			Pattern:         "roles/?$",
+			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "roles"},
+			HelpSynopsis:    "Lists the roles.",
+			HelpDescription: strings.TrimSpace(rolesHelp),
+			Fields:          map[string]*framework.FieldSchema{},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: &framework.PathOperation{Callback: b.listRoles, Summary: "List the roles.", Responses: listResponses("nothing")},
+			},
+		},
+		{
+			Pattern:         "roles/" + framework.GenericNameRegex("name") + "$",
+			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "role"},
+			HelpSynopsis:    "Manages a role: who may get what from which provider.",
+			HelpDescription: strings.TrimSpace(rolesHelp),
+			Fields:          fields,
+			ExistenceCheck: func(ctx context.Context, _ *logical.Request, d *framework.FieldData) (bool, error) {
+				r, err := b.readRole(ctx, d.Get("name").(string))
+				return r != nil, err
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.CreateOperation: write,
+				logical.UpdateOperation: write,
+				logical.ReadOperation:   &framework.PathOperation{Callback: b.showRole, Summary: "Read a role.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The role.", Fields: fields}}}},
+				logical.DeleteOperation: &framework.PathOperation{Callback: b.deleteRole, Summary: "Delete a role. Its live grants can still be killed.", Responses: map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted."}}}, ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true},
+			},
+		},
+	}
+}
+
+// compiledRole is a role that is ready to decide.
+type compiledRole struct {
+	*role.Role
+	name   string
+	policy *decision.Policy
+}
+
+// role returns the compiled role, or a fault that says what is wrong with it.
+func (b *broker) role(ctx context.Context, name string) (*compiledRole, error) {
+	return b.roles.get(name, func() (*compiledRole, error) {
+		r, err := b.readRole(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if r == nil {
+			return nil, fault.New(fault.InvalidRequest, "there is no role %q", name)
+		}
+		policy, err := b.compileRole(ctx, r)
+		if fault.CodeOf(err) == fault.InvalidRequest {
+			// It was valid when it was written: the provider changed since.
+			return nil, fault.New(fault.TemporarilyUnavailable, "the role %q no longer fits its provider: an operator must write it again (%s)", name, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &compiledRole{Role: r, name: name, policy: policy}, nil
+	})
+}
+
+func (b *broker) compileRole(ctx context.Context, r *role.Role) (*decision.Policy, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	p, err := b.providers.open(ctx, r.Provider)
+	if err != nil {
+		return nil, err
+	}
+	if p == nil {
+		return nil, fault.New(fault.InvalidRequest, "provider: there is no providers/%s: write it first", r.Provider)
+	}
+	typeName, _, _ := strings.Cut(r.Provider, "/")
+	return r.Compile(catalog.Lookup(typeName), p.traits, p.pinned, p.settings.MaxTTL)
+}
+
+func (b *broker) readRole(ctx context.Context, name string) (*role.Role, error) {
+	raw, err := b.storage.Get(ctx, rolePrefix+name)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	if raw == nil {
+		return nil, nil
+	}
+	r := &role.Role{}
+	if err := raw.DecodeJSON(r); err != nil {
+		return nil, storageFault(err)
+	}
+	return r, nil
+}
+
+func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name := d.Get("name").(string)
+	r, err := b.readRole(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		r = &role.Role{Mode: role.ModeMint, OnExcess: role.Strip}
+	}
+	if err := mergeRole(r, req, d); err != nil {
+		return nil, err
+	}
+	if _, err := b.compileRole(ctx, r); err != nil {
+		return nil, err
+	}
+	p, err := b.providers.mustOpen(ctx, r.Provider)
+	if err != nil {
+		return nil, err
+	}
+	if !p.allowedRoles.MatchAny(name) {
+		return nil, fault.New(fault.InvalidRequest, "the provider's allowed_roles do not cover the role %q", name)
+	}
+	entry, err := logical.StorageEntryJSON(rolePrefix+name, r)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	if err := b.storage.Put(ctx, entry); err != nil {
+		return nil, storageFault(err)
+	}
+	b.roles.drop(name)
+	return nil, nil
+}
+
+// mergeRole takes what the request brought; an empty value unsets.
+func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error {
+	for name, into := range map[string]*string{"provider": &r.Provider, "mode": &r.Mode, "on_excess": &r.OnExcess} {
+		if v, ok := d.GetOk(name); ok {
+			*into = v.(string)
+		}
+	}
+	for name, into := range map[string]*time.Duration{"ttl": &r.TTL, "max_ttl": &r.MaxTTL} {
+		if v, ok := d.GetOk(name); ok {
+			*into = time.Duration(v.(int)) * time.Second
+		}
+	}
+	for name, into := range map[string]*[]string{
+		"scopes": &r.Scopes, "audiences": &r.Audiences, "resources": &r.Resources, "default_scopes": &r.DefaultScopes,
+		"bound_entity_ids": &r.BoundEntityIDs, "bound_group_names": &r.BoundGroupNames,
+	} {
+		if v, ok := d.GetOk(name); ok {
+			*into = nilIfEmpty(v.([]string))
+		}
+	}
+	for name, into := range map[string]*map[string]string{
+		"permissions": &r.Permissions, "parameters": &r.Parameters, "bound_entity_metadata": &r.BoundEntityMetadata,
+	} {
+		if v, ok := d.GetOk(name); ok {
+			*into = nil
+			if m := v.(map[string]string); len(m) > 0 {
+				*into = m
+			}
+		}
+	}
+	if v, ok := d.GetOk("require_revocable"); ok {
+		r.RequireRevocable = v.(bool)
+	}
+	if raw, ok := req.Data["authorization_details"]; ok {
+		details, err := json.Marshal(raw)
+		if err != nil {
+			return fault.New(fault.InvalidRequest, "authorization_details: not valid JSON")
+		}
+		r.Details = details
+		if list, ok := raw.([]any); ok && len(list) == 0 {
+			r.Details = nil
+		}
+	}
+	return nil
+}
+
+func nilIfEmpty(values []string) []string {
+	if len(values) == 0 {
+		return nil
+	}
+	return values
+}
+
+func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	r, err := b.readRole(ctx, d.Get("name").(string))
+	if err != nil || r == nil {
+		return nil, err
+	}
+	data := map[string]any{
+		"name": d.Get("name"), "provider": r.Provider, "mode": r.Mode, "on_excess": r.OnExcess,
+		"ttl": int64(r.TTL / time.Second), "max_ttl": int64(r.MaxTTL / time.Second),
+		"require_revocable": r.RequireRevocable,
+	}
+	for name, values := range map[string][]string{
+		"scopes": r.Scopes, "audiences": r.Audiences, "resources": r.Resources, "default_scopes": r.DefaultScopes,
+		"bound_entity_ids": r.BoundEntityIDs, "bound_group_names": r.BoundGroupNames,
+	} {
+		if values != nil {
+			data[name] = values
+		}
+	}
+	for name, values := range map[string]map[string]string{
+		"permissions": r.Permissions, "parameters": r.Parameters, "bound_entity_metadata": r.BoundEntityMetadata,
+	} {
+		if values != nil {
+			data[name] = values
+		}
+	}
+	if r.Details != nil {
+		var details []any
+		if err := json.Unmarshal(r.Details, &details); err != nil {
+			return nil, storageFault(err)
+		}
+		data["authorization_details"] = details
+	}
+	return &logical.Response{Data: data}, nil
+}
+
+func (b *broker) deleteRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name := d.Get("name").(string)
+	if err := b.storage.Delete(ctx, rolePrefix+name); err != nil {
+		return nil, storageFault(err)
+	}
+	b.roles.drop(name)
+	return nil, nil
+}
+
+func (b *broker) listRoles(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := b.storage.List(ctx, rolePrefix)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	return logical.ListResponse(names), nil
+}

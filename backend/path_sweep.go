@@ -1,0 +1,38 @@
+package backend
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func (b *broker) pathSweep() []*framework.Path {
+	return []*framework.Path{{
+		Pattern:         "sweep$",
+		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "sweep"},
+		HelpSynopsis:    "Runs now what otherwise runs about every minute.",
+		HelpDescription: "Retries every failed revocation whatever its backoff, kills what outlived its lease, and forgets what has expired.",
+		Fields:          map[string]*framework.FieldSchema{},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback: b.runSweep, Summary: "Sweep now.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "What the sweep did.", Fields: map[string]*framework.FieldSchema{
+					"killed":  {Type: framework.TypeInt, Description: "Grants killed at their provider."},
+					"expired": {Type: framework.TypeInt, Description: "Grants forgotten because their token has certainly expired."},
+					"pending": {Type: framework.TypeInt, Description: "Revocations that failed again and will be retried."},
+				}}}},
+				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
+			},
+		},
+	}}
+}
+
+func (b *broker) runSweep(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	counts, err := b.sweep(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: map[string]any{"killed": counts.Killed, "expired": counts.Expired, "pending": counts.Pending}}, nil
+}

@@ -1,0 +1,227 @@
+// Package role is what an operator writes down about who may get what: its
+// stored form, what makes it valid, and its compilation into a decision.Policy.
+package role
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// ModeMint gets a child of the parent credential alone.
+const ModeMint = "mint"
+
+// Values of OnExcess.
+const (
+	Strip  = "strip"
+	Refuse = "refuse"
+)
+
+// Role is the stored form. A nil list or map is a field that was never written.
+type Role struct {
+	Provider string        `json:"provider"`
+	Mode     string        `json:"mode"`
+	TTL      time.Duration `json:"ttl,omitempty"`
+	MaxTTL   time.Duration `json:"max_ttl,omitempty"`
+
+	Scopes        []string          `json:"scopes"`
+	Audiences     []string          `json:"audiences"`
+	Resources     []string          `json:"resources"`
+	Permissions   map[string]string `json:"permissions"`
+	Details       json.RawMessage   `json:"authorization_details,omitempty"`
+	DefaultScopes []string          `json:"default_scopes,omitempty"`
+	OnExcess      string            `json:"on_excess"`
+	Parameters    map[string]string `json:"parameters,omitempty"`
+
+	BoundEntityIDs      []string          `json:"bound_entity_ids,omitempty"`
+	BoundGroupNames     []string          `json:"bound_group_names,omitempty"`
+	BoundEntityMetadata map[string]string `json:"bound_entity_metadata,omitempty"`
+
+	RequireRevocable bool `json:"require_revocable,omitempty"`
+}
+
+var providerRef = regexp.MustCompile(`^\w+/\w(([\w-.]+)?\w)?$`)
+
+// Validate judges the role by itself; Compile judges it against its provider.
+func (r *Role) Validate() error {
+	switch {
+	case r.Provider == "":
+		return fault.New(fault.InvalidRequest, "provider is missing: name one as <type>/<name>")
+	case !providerRef.MatchString(r.Provider):
+		return fault.New(fault.InvalidRequest, "provider must have the form <type>/<name>")
+	case r.Mode != ModeMint:
+		return fault.New(fault.InvalidRequest, "mode must be %q: this version has no other", ModeMint)
+	case r.OnExcess != Strip && r.OnExcess != Refuse:
+		return fault.New(fault.InvalidRequest, "on_excess must be %q or %q", Strip, Refuse)
+	case r.TTL < 0 || r.MaxTTL < 0:
+		return fault.New(fault.InvalidRequest, "ttl and max_ttl must not be negative")
+	case r.MaxTTL > 0 && r.TTL > r.MaxTTL:
+		return fault.New(fault.InvalidRequest, "ttl must not be longer than max_ttl")
+	}
+	return r.validateLists()
+}
+
+func (r *Role) validateLists() error {
+	for _, list := range []struct {
+		name   string
+		values []string
+		check  func(string) error
+	}{
+		{"scopes", r.Scopes, access.CheckScope},
+		{"default_scopes", r.DefaultScopes, access.CheckScope},
+		{"audiences", r.Audiences, access.CheckTarget},
+		{"resources", r.Resources, access.CheckTarget},
+		{"bound_entity_ids", r.BoundEntityIDs, checkName},
+		{"bound_group_names", r.BoundGroupNames, checkName},
+	} {
+		for _, v := range list.values {
+			if err := list.check(v); err != nil {
+				return fault.New(fault.InvalidRequest, "%s: %s", list.name, err)
+			}
+		}
+	}
+	for key := range r.BoundEntityMetadata {
+		if err := checkName(key); err != nil {
+			return fault.New(fault.InvalidRequest, "bound_entity_metadata: %s", err)
+		}
+	}
+	return nil
+}
+
+func checkName(v string) error {
+	if v == "" || len(v) > 512 {
+		return fmt.Errorf("an empty name, or one of more than 512 bytes")
+	}
+	if strings.ContainsFunc(v, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+		return fmt.Errorf("a name with a control character")
+	}
+	return nil
+}
+
+// Compile judges the role against what its provider can do and makes the policy
+// of it. The errors are *fault.Error with invalid_request: what the provider
+// could neither be asked for nor be checked for is no ceiling.
+func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.Pinned, providerMaxTTL time.Duration) (*decision.Policy, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	if err := r.checkRevocation(traits); err != nil {
+		return nil, err
+	}
+	known := t.Parameters()
+	for key := range r.Parameters {
+		if _, ok := known[key]; !ok {
+			return nil, fault.New(fault.InvalidRequest, "parameters: providers of type %s know no %q", t.Name(), key)
+		}
+	}
+	p := &decision.Policy{
+		RefuseExcess: r.OnExcess == Refuse, Levels: traits.Levels, Askable: traits.Askable,
+		TTL: r.TTL, MaxTTL: r.MaxTTL, ProviderMaxTTL: providerMaxTTL,
+		Who: decision.Who{EntityIDs: setOf(r.BoundEntityIDs), Groups: setOf(r.BoundGroupNames), Metadata: r.BoundEntityMetadata},
+	}
+	if err := r.compileCeiling(p, traits); err != nil {
+		return nil, err
+	}
+	for _, url := range pinned.Destinations {
+		if p.Ceiling.Audiences.Contains(url) || p.Ceiling.Resources.Contains(url) {
+			return nil, fault.New(fault.InvalidRequest, "audiences and resources must not cover %s, an endpoint of the provider itself: a token for it could be used to authenticate there", url)
+		}
+	}
+	return p, nil
+}
+
+func (r *Role) checkRevocation(traits provider.Traits) error {
+	if traits.Class != provider.ClassExpiry {
+		return nil
+	}
+	if r.RequireRevocable {
+		return fault.New(fault.InvalidRequest, "require_revocable: the provider's tokens cannot be revoked (class expiry)")
+	}
+	if traits.Endless {
+		return fault.New(fault.InvalidRequest, "the provider's tokens may have no end and cannot be revoked: set assumed_lifetime, verify, or revocation on the provider")
+	}
+	return nil
+}
+
+// compileCeiling makes the ceiling, met with what the parent can grant.
+func (r *Role) compileCeiling(p *decision.Policy, traits provider.Traits) error {
+	p.Bounded = access.Dimensions{}
+	var own access.Access
+	for _, list := range []struct {
+		dim    access.Dimension
+		values []string
+		into   *access.Set
+	}{
+		{access.DimScopes, r.Scopes, &own.Scopes},
+		{access.DimAudiences, r.Audiences, &own.Audiences},
+		{access.DimResources, r.Resources, &own.Resources},
+	} {
+		if list.values == nil {
+			continue
+		}
+		set, err := access.Ceiling(list.values...)
+		if err != nil {
+			return fault.New(fault.InvalidRequest, "%s: %s", list.dim, err)
+		}
+		p.Bounded[list.dim], *list.into = true, set
+	}
+	if r.Permissions != nil {
+		set, err := access.NewPermissions(traits.Levels, r.Permissions)
+		if err != nil {
+			return fault.New(fault.InvalidRequest, "permissions: %s", err)
+		}
+		p.Bounded[access.DimPermissions], own.Permissions = true, set
+	}
+	if r.Details != nil {
+		set, err := access.ParseDetails(r.Details)
+		if err != nil {
+			return fault.New(fault.InvalidRequest, "authorization_details: %s", err)
+		}
+		p.Bounded[access.DimDetails], own.Details = true, set
+	}
+	for _, dim := range access.AllDimensions() {
+		if p.Bounded[dim] && !traits.Askable[dim] && !traits.Checkable[dim] {
+			return fault.New(fault.InvalidRequest, "%s: this provider can neither be asked for them nor be checked: %s", dim, hint(traits, dim))
+		}
+	}
+	p.Ceiling = own.Meet(traits.Ceiling)
+	return r.compileDefaults(p, own)
+}
+
+func (r *Role) compileDefaults(p *decision.Policy, own access.Access) error {
+	if r.DefaultScopes == nil {
+		return nil
+	}
+	defaults := access.Exactly(r.DefaultScopes...)
+	if excess := defaults.Excess(own.Scopes); len(excess) > 0 {
+		return fault.New(fault.InvalidRequest, "default_scopes: %s is not within scopes", strings.Join(excess, ", "))
+	}
+	p.Defaults = &defaults
+	return nil
+}
+
+func hint(traits provider.Traits, dim access.Dimension) string {
+	if h := traits.Hints[dim]; h != "" {
+		return h
+	}
+	return "leave the field out"
+}
+
+func setOf(values []string) map[string]bool {
+	if len(values) == 0 {
+		return nil
+	}
+	set := make(map[string]bool, len(values))
+	for _, v := range slices.Compact(slices.Sorted(slices.Values(values))) {
+		set[v] = true
+	}
+	return set
+}
