@@ -47,7 +47,7 @@ func start(t TB, name, dir, program string, args ...string) *server {
 	s.cmd = exec.Command(program, args...)
 	s.cmd.Dir = dir
 	// The user's own VAULT_TOKEN, HTTP_PROXY and home directory have no say here.
-	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + os.TempDir()}
+	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + shortTempDir(t)}
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = processAttributes()
 
@@ -57,12 +57,24 @@ func start(t TB, name, dir, program string, args ...string) *server {
 		t.Fatalf("%s: %v", name, err)
 	}
 	t.Cleanup(func() {
-		s.stop()
+		s.kill() // what it would still tidy up goes with its directories
 		if t.Failed() {
 			t.Logf("%s, end of its log:\n%s", name, s.tail())
 		}
 	})
 	return s
+}
+
+// shortTempDir is for plugins' sockets, whose paths must be shorter than those that
+// a test's name leads to.
+func shortTempDir(t TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tb-")
+	if err != nil {
+		t.Fatalf("temporary directory: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func (s *server) alive() bool {

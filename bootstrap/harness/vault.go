@@ -134,8 +134,10 @@ func (v *Vault) configuration(t TB) map[string]any {
 		storage := map[string]any{"path": data}
 		if v.options.Storage == Raft {
 			storage["node_id"] = v.nodeID
-			// Followers are noticed, and leaders replaced, in test time.
-			storage["performance_multiplier"] = 1
+			// Followers are promoted, and leaders replaced, in test time.
+			storage["performance_multiplier"] = "1"
+			storage["autopilot_reconcile_interval"] = "500ms"
+			storage["autopilot_update_interval"] = "200ms"
 		}
 		config["storage"] = map[string]any{string(v.options.Storage): storage}
 		config["cluster_addr"] = "http://" + address(v.cluster)
