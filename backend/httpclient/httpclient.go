@@ -64,7 +64,9 @@ type Error struct {
 	// Partial is what had arrived of the answer's body when it broke off, at
 	// most MaxBody: a token in it has been seen and must be killed.
 	Partial []byte
-	Err     error
+	// Status is that of the answer whose body broke off, 0 if none had begun.
+	Status int
+	Err    error
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -193,7 +195,7 @@ func (c *Client) Do(req *http.Request) (*Response, error) {
 		err = ErrBodyTooLarge
 	}
 	if err != nil {
-		return nil, &Error{Sent: true, Partial: body[:min(len(body), MaxBody)], Err: err}
+		return nil, &Error{Sent: true, Partial: body[:min(len(body), MaxBody)], Status: resp.StatusCode, Err: err}
 	}
 	return &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
 }

@@ -1,0 +1,207 @@
+package jwks
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+)
+
+// RSA keys below the minimum are forgeable (RFC 7518 3.3), above the maximum
+// they are a way to burn our processor.
+const (
+	minRSABits = 2048
+	maxRSABits = 8192
+)
+
+// key is one public key and what its owner says that it is for.
+type key struct {
+	id     string                 // kid, "" if it has none
+	alg    jwa.SignatureAlgorithm // its own alg, "" if it names none
+	public any                    // *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey
+}
+
+// usable are the algorithms that a public key verifies; none and HMAC are not.
+func usable(alg jwa.SignatureAlgorithm) bool {
+	switch alg {
+	case jwa.RS256, jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512,
+		jwa.ES256, jwa.ES384, jwa.ES512, jwa.EdDSA:
+		return true
+	}
+	return false
+}
+
+// serves reports whether k may have signed a token with that header: right id,
+// right kind of key, and not meant for another algorithm.
+func (k key) serves(h Header) bool {
+	if k.id != "" && h.KeyID != "" && k.id != h.KeyID {
+		return false
+	}
+	if k.alg != "" && k.alg != h.Algorithm {
+		return false
+	}
+	switch public := k.public.(type) {
+	case *rsa.PublicKey:
+		return slices.Contains([]jwa.SignatureAlgorithm{
+			jwa.RS256, jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512,
+		}, h.Algorithm)
+	case *ecdsa.PublicKey: // RFC 7518 3.4: each algorithm has its own curve
+		switch h.Algorithm {
+		case jwa.ES256:
+			return public.Curve == elliptic.P256()
+		case jwa.ES384:
+			return public.Curve == elliptic.P384()
+		case jwa.ES512:
+			return public.Curve == elliptic.P521()
+		}
+	case ed25519.PublicKey:
+		return h.Algorithm == jwa.EdDSA
+	}
+	return false
+}
+
+// parseDocument reads a JSON Web Key Set or PEM. Keys that cannot verify a
+// signature are left out; a document without a usable one is an error.
+func parseDocument(document []byte) ([]key, error) {
+	if len(document) > MaxDocument {
+		return nil, fmt.Errorf("the key set is larger than %d bytes", MaxDocument)
+	}
+	parse := parseJWKS
+	if bytes.Contains(document, []byte("-----BEGIN ")) {
+		parse = parsePEM
+	}
+	keys, err := parse(document)
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("the key set holds no usable signature key")
+	}
+	return keys, nil
+}
+
+func parseJWKS(document []byte) ([]key, error) {
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(document, &set); err != nil {
+		return nil, errors.New("the key set is not a JSON Web Key Set (RFC 7517 5)")
+	}
+	if len(set.Keys) > MaxKeys {
+		return nil, fmt.Errorf("the key set holds more than %d keys", MaxKeys)
+	}
+	var keys []key
+	for _, raw := range set.Keys {
+		// RFC 7517 5: a key that is not understood does not spoil the others.
+		if k, ok := parseJWK(raw); ok {
+			keys = append(keys, k)
+		}
+	}
+	return keys, nil
+}
+
+func parseJWK(raw []byte) (key, bool) {
+	parsed, err := jwk.ParseKey(raw)
+	if err != nil {
+		return key{}, false
+	}
+	if use := parsed.KeyUsage(); use != "" && use != string(jwk.ForSignature) {
+		return key{}, false
+	}
+	if ops := parsed.KeyOps(); len(ops) > 0 && !slices.Contains(ops, jwk.KeyOpVerify) {
+		return key{}, false
+	}
+	k := key{id: parsed.KeyID()}
+	if alg := parsed.Algorithm().String(); alg != "" {
+		k.alg = jwa.SignatureAlgorithm(alg)
+		if alg == "Ed25519" { // RFC 9864's name for the same
+			k.alg = jwa.EdDSA
+		}
+		if !usable(k.alg) {
+			return key{}, false
+		}
+	}
+	public, err := parsed.PublicKey()
+	if err != nil {
+		return key{}, false
+	}
+	var material any
+	if err := public.Raw(&material); err != nil {
+		return key{}, false
+	}
+	k.public, err = checkMaterial(material)
+	return k, err == nil
+}
+
+func parsePEM(document []byte) ([]key, error) {
+	var keys []key
+	for {
+		block, rest := pem.Decode(document)
+		if block == nil {
+			if len(bytes.TrimSpace(document)) > 0 {
+				return nil, errors.New("the PEM text holds something that is not PEM")
+			}
+			return keys, nil
+		}
+		document = rest
+		public, err := publicOf(block)
+		if err == nil {
+			public, err = checkMaterial(public)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(keys) == MaxKeys {
+			return nil, fmt.Errorf("the PEM text holds more than %d keys", MaxKeys)
+		}
+		keys = append(keys, key{public: public})
+	}
+}
+
+func publicOf(block *pem.Block) (any, error) {
+	switch block.Type {
+	case "PUBLIC KEY":
+		return x509.ParsePKIXPublicKey(block.Bytes)
+	case "RSA PUBLIC KEY":
+		return x509.ParsePKCS1PublicKey(block.Bytes)
+	case "CERTIFICATE":
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		return cert.PublicKey, nil
+	}
+	return nil, errors.New("the PEM text must hold public keys or certificates only")
+}
+
+// checkMaterial refuses keys that are too weak, too large or of another kind.
+func checkMaterial(public any) (any, error) {
+	switch p := public.(type) {
+	case *rsa.PublicKey:
+		if bits := p.N.BitLen(); bits < minRSABits || bits > maxRSABits || p.E < 3 || p.E%2 == 0 {
+			return nil, fmt.Errorf("an RSA key must have %d to %d bits and a sane exponent", minRSABits, maxRSABits)
+		}
+		return p, nil
+	case *ecdsa.PublicKey:
+		if _, err := p.ECDH(); err != nil { // also: is the point on the curve?
+			return nil, errors.New("an EC key must be a point of P-256, P-384 or P-521")
+		}
+		return p, nil
+	case ed25519.PublicKey:
+		if len(p) != ed25519.PublicKeySize {
+			return nil, errors.New("an Ed25519 key has the wrong size")
+		}
+		return p, nil
+	}
+	return nil, errors.New("a key is neither RSA, EC nor Ed25519")
+}

@@ -1,0 +1,268 @@
+package oauth2
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// endpoints are where the provider's servers are, as pinned when it was written.
+type endpoints struct {
+	// Issuer is what signed tokens must name; "" where only URLs were written.
+	Issuer        string `json:"issuer,omitempty"`
+	Token         string `json:"token"`
+	Revocation    string `json:"revocation,omitempty"`
+	Introspection string `json:"introspection,omitempty"`
+	JWKS          string `json:"jwks,omitempty"`
+}
+
+// endpointFields name an endpoint: whoever writes one wants it looked at again.
+var endpointFields = []string{fieldIssuer, fieldTokenURL, fieldRevocationURL, fieldIntrospectionURL, fieldJWKSURL}
+
+// maxLifetime is the longest life of a token that is taken for meant.
+const maxLifetime = 10 * 365 * 24 * time.Hour
+
+// Configure implements provider.Type: it judges the fields, finds the endpoints,
+// and then judges what the fields want of the endpoints.
+func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pinned, error) {
+	s, err := parseSettings(change.Config.Fields)
+	if err != nil {
+		return nil, err
+	}
+	for _, check := range []func() error{
+		s.checkValues,
+		func() error { return s.checkURLs(change.AllowHTTP) },
+		func() error { return s.checkParent(change.Parent) },
+	} {
+		if err := check(); err != nil {
+			return nil, err
+		}
+	}
+	at, err := s.locate(ctx, change)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkCapabilities(at); err != nil {
+		return nil, err
+	}
+	return s.pin(at)
+}
+
+// checkValues judges the fields one by one.
+func (s settings) checkValues() error {
+	switch {
+	case s.ClientID == "":
+		return invalid("client_id is missing: write the client identifier that the authorization server gave to the broker")
+	case !printable(s.ClientID) || len(s.ClientID) > 1024:
+		return invalid("client_id must be at most 1024 printable ASCII characters")
+	case s.Exchange != "":
+		return invalid("exchange is not supported by this version: leave it out")
+	case s.AssumedLifetime < 0 || s.assumedLifetime() > maxLifetime:
+		return invalid("assumed_lifetime must lie between 0 and 10 years")
+	}
+	for _, f := range []struct {
+		name, value string
+		supported   []string
+		known       []string
+	}{
+		{fieldAuthMethod, s.AuthMethod, []string{authBasic, authPost, authNone}, []string{authPrivateKeyJWT, authTLS, authSelfSignedTLS}},
+		{fieldGrant, s.Grant, []string{grantClientCredentials, grantRefreshToken}, nil},
+		{fieldAudienceParameter, s.AudienceParameter, []string{audienceNone, audienceAudience, audienceResource}, nil},
+		{fieldVerify, s.Verify, []string{verifyResponse, verifyIntrospect, verifyJWT}, nil},
+		{fieldRevocation, s.Revocation, []string{"", revocationToken, revocationExpiry}, nil},
+	} {
+		switch {
+		case slices.Contains(f.known, f.value):
+			return invalid("%s=%s is not supported by this version: use one of %s", f.name, f.value, list(f.supported))
+		case !slices.Contains(f.supported, f.value):
+			return invalid("%s must be one of %s", f.name, list(append(f.supported, f.known...)))
+		}
+	}
+	return nil
+}
+
+// checkURLs judges what was written; discovered URLs are judged when found.
+func (s settings) checkURLs(allowHTTP bool) error {
+	if s.Issuer == "" && s.TokenURL == "" {
+		return invalid("issuer or token_url is missing: write the issuer to have the endpoints discovered, or token_url")
+	}
+	for name, value := range map[string]string{
+		fieldIssuer:           s.Issuer,
+		fieldTokenURL:         s.TokenURL,
+		fieldRevocationURL:    s.RevocationURL,
+		fieldIntrospectionURL: s.IntrospectionURL,
+		fieldJWKSURL:          s.JWKSURL,
+	} {
+		if value == "" {
+			continue
+		}
+		if err := httpclient.CheckURL(value, allowHTTP); err != nil {
+			return invalid("%s %s", name, err)
+		}
+	}
+	return nil
+}
+
+// checkParent judges whether the secrets fit what the fields say of them.
+func (s settings) checkParent(parent provider.Parent) error {
+	has := func(name string) bool { return !parent.Secrets[name].Empty() }
+	needsSecret := s.AuthMethod != authNone
+	switch {
+	case needsSecret && !has(fieldClientSecret):
+		return invalid("client_secret is missing: auth_method=%s needs it", s.AuthMethod)
+	case !needsSecret && (has(fieldClientSecret) || has(fieldClientSecretNext)):
+		return invalid("client_secret and client_secret_next contradict auth_method=none: write them empty or choose another auth_method")
+	case !needsSecret && s.Grant == grantClientCredentials:
+		return invalid("auth_method=none contradicts grant=client_credentials: a client without a credential cannot be granted anything by it (RFC 6749 4.4)")
+	case s.Grant == grantRefreshToken && !has(fieldRefreshToken):
+		return invalid("refresh_token is missing: grant=refresh_token needs it")
+	case s.Grant != grantRefreshToken && has(fieldRefreshToken):
+		return invalid("refresh_token contradicts grant=%s: set grant=refresh_token or write refresh_token empty", s.Grant)
+	}
+	for _, name := range []string{fieldClientSecret, fieldClientSecretNext, fieldRefreshToken} {
+		value := parent.Secrets[name].Reveal()
+		if hasControl(value) || len(value) > maxToken {
+			return invalid("%s must be at most %d bytes without control characters (is there a line end at its end?)", name, maxToken)
+		}
+	}
+	return nil
+}
+
+// locate finds the endpoints: those that were written, and the others by
+// discovery, which is not repeated unless the write names an endpoint.
+func (s settings) locate(ctx context.Context, change provider.Change) (endpoints, error) {
+	var at endpoints
+	renew := len(change.Config.Pinned.Data) == 0
+	for _, f := range endpointFields {
+		renew = renew || change.Written[f]
+	}
+	switch {
+	case !renew:
+		if err := json.Unmarshal(change.Config.Pinned.Data, &at); err != nil {
+			return at, invalid("the stored endpoints are not readable: write issuer or token_url again").Because(err)
+		}
+	case s.Issuer != "":
+		var err error
+		if at, err = discover(ctx, change.Client, s.Issuer, change.AllowHTTP); err != nil {
+			return at, err
+		}
+	}
+	override(&at.Token, s.TokenURL)
+	override(&at.Revocation, s.RevocationURL)
+	override(&at.Introspection, s.IntrospectionURL)
+	override(&at.JWKS, s.JWKSURL)
+	if at.Token == "" {
+		return at, invalid("the issuer names no token endpoint: write token_url")
+	}
+	return at, at.check(change.AllowHTTP)
+}
+
+func override(endpoint *string, written string) {
+	if written != "" {
+		*endpoint = written
+	}
+}
+
+// check judges every endpoint again: allow_http may have been taken back.
+func (at endpoints) check(allowHTTP bool) error {
+	for name, value := range at.byName() {
+		if value == "" {
+			continue
+		}
+		if err := httpclient.CheckURL(value, allowHTTP); err != nil {
+			return invalid("the %s endpoint %s", name, err)
+		}
+	}
+	return nil
+}
+
+func (at endpoints) byName() map[string]string {
+	return map[string]string{
+		"token":         at.Token,
+		"revocation":    at.Revocation,
+		"introspection": at.Introspection,
+		"jwks":          at.JWKS,
+	}
+}
+
+// checkCapabilities judges what the fields want of endpoints that may not exist.
+func (s settings) checkCapabilities(at endpoints) error {
+	switch {
+	case s.Verify == verifyIntrospect && at.Introspection == "":
+		return invalid("verify=introspect needs an introspection endpoint: write introspection_url")
+	case s.Verify == verifyJWT && at.JWKS == "":
+		return invalid("verify=jwt needs the server's keys: write jwks_url")
+	case s.Revocation == revocationToken && at.Revocation == "":
+		return invalid("revocation=token needs a revocation endpoint: write revocation_url")
+	case s.ConfirmRevocation && at.Introspection == "":
+		return invalid("confirm_revocation needs an introspection endpoint: write introspection_url")
+	case s.ConfirmRevocation && s.class(at) != provider.ClassToken:
+		return invalid("confirm_revocation contradicts revocation=%s: nothing is revoked there", s.class(at))
+	}
+	return nil
+}
+
+// pin fixes what may not change unnoticed. The JWKS is no destination: no secret
+// goes there. The revocation URL belongs to the account: children are dead only
+// where they were issued.
+func (s settings) pin(at endpoints) (*provider.Pinned, error) {
+	data, err := json.Marshal(at)
+	if err != nil {
+		return nil, err
+	}
+	issuedBy := s.Issuer
+	if issuedBy == "" {
+		issuedBy = at.Token
+	}
+	account, err := json.Marshal([]string{issuedBy, s.ClientID, at.Revocation})
+	if err != nil {
+		return nil, err
+	}
+	return &provider.Pinned{Destinations: at.destinations(), Account: string(account), Data: data}, nil
+}
+
+// destinations are the URLs to which a secret may be sent, sorted.
+func (at endpoints) destinations() []string {
+	var all []string
+	for _, u := range []string{at.Token, at.Revocation, at.Introspection} {
+		if u != "" {
+			all = append(all, u)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func invalid(format string, args ...any) *fault.Error {
+	return fault.New(fault.InvalidRequest, format, args...)
+}
+
+func list(values []string) string {
+	quoted := make([]string, 0, len(values))
+	for _, v := range values {
+		if v != "" {
+			quoted = append(quoted, v)
+		}
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// printable reports whether s is VSCHAR of RFC 6749 appendix A alone.
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f })
+}

@@ -1,0 +1,125 @@
+package oauth2
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+)
+
+// metadata are the members of RFC 8414 2 and OpenID Connect Discovery 3 that the
+// broker uses.
+type metadata struct {
+	Issuer        string `json:"issuer"`
+	Token         string `json:"token_endpoint"`
+	Revocation    string `json:"revocation_endpoint"`
+	Introspection string `json:"introspection_endpoint"`
+	JWKS          string `json:"jwks_uri"`
+}
+
+// discover reads the issuer's metadata where RFC 8414 3.1 puts it and, if there
+// is none that can be used, where OpenID Connect Discovery 4 does. No secret is
+// sent.
+func discover(ctx context.Context, client *httpclient.Client, issuer string, allowHTTP bool) (endpoints, error) {
+	var best error
+	for _, location := range metadataURLs(issuer) {
+		at, err := discoverAt(ctx, client, location, issuer, allowHTTP)
+		if err == nil {
+			return at, nil
+		}
+		// Trying elsewhere makes sense only while the server answers; what a
+		// document says is more telling than that there is none.
+		if best == nil || errors.Is(best, errNoMetadata) {
+			best = err
+		}
+		if fault.CodeOf(err) == fault.TemporarilyUnavailable {
+			break
+		}
+	}
+	return endpoints{}, best
+}
+
+var errNoMetadata = errors.New("no metadata at this URL")
+
+func metadataURLs(issuer string) []string {
+	u, err := url.Parse(issuer)
+	if err != nil { // CheckURL has parsed it before
+		return nil
+	}
+	path := strings.TrimSuffix(u.EscapedPath(), "/")
+	base := u.Scheme + "://" + u.Host
+	return []string{
+		base + "/.well-known/oauth-authorization-server" + path,
+		base + path + "/.well-known/openid-configuration",
+	}
+}
+
+func discoverAt(ctx context.Context, client *httpclient.Client, location, issuer string, allowHTTP bool) (endpoints, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location, nil)
+	if err != nil {
+		return endpoints{}, invalid("issuer is not a URL").Because(err)
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := client.Do(req)
+	switch {
+	case errors.Is(err, httpclient.ErrBodyTooLarge):
+		return endpoints{}, invalid("the issuer's metadata at %s is larger than %d bytes", location, httpclient.MaxBody)
+	case err != nil:
+		return endpoints{}, unavailable("the issuer could not be reached for its metadata: try again, or write token_url instead of issuer").Because(err)
+	case resp.Status == http.StatusTooManyRequests || resp.Status >= 500:
+		return endpoints{}, unavailable("the issuer answered HTTP %d instead of its metadata: try again, or write token_url instead of issuer", resp.Status)
+	case resp.Status != http.StatusOK:
+		return endpoints{}, invalid("the issuer has no metadata: %s answers HTTP %d; check the issuer, or write token_url instead", location, resp.Status).Because(errNoMetadata)
+	}
+	return readMetadata(resp.Body, issuer, allowHTTP)
+}
+
+// readMetadata judges one document: it must be the asked issuer's own (RFC 8414
+// 3.3), and its endpoints obey the same rules as those that an operator writes.
+func readMetadata(body []byte, issuer string, allowHTTP bool) (endpoints, error) {
+	var m metadata
+	if err := json.Unmarshal(body, &m); err != nil {
+		return endpoints{}, invalid("the issuer answered something that is no metadata (RFC 8414): check the issuer, or write token_url instead").Because(errNoMetadata)
+	}
+	if m.Issuer != issuer {
+		return endpoints{}, invalid("the metadata found there is of another issuer%s: write exactly what the server calls itself", quoted(m.Issuer))
+	}
+	at := endpoints{Issuer: issuer, Token: m.Token, Revocation: m.Revocation, Introspection: m.Introspection, JWKS: m.JWKS}
+	if err := at.check(allowHTTP); err != nil {
+		return endpoints{}, err
+	}
+	for name, value := range at.byName() {
+		if isLoopback(value) && !isLoopback(issuer) {
+			return endpoints{}, invalid("the issuer says that its %s endpoint is on this machine, which a remote issuer cannot know", name)
+		}
+	}
+	return at, nil
+}
+
+// quoted shows a URL that a server chose, if it is one that can be shown.
+func quoted(raw string) string {
+	if len(raw) > 200 || !printable(raw) || httpclient.CheckURL(raw, true) != nil {
+		return ""
+	}
+	return " (" + raw + ")"
+}
+
+func isLoopback(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil || raw == "" {
+		return false
+	}
+	host := strings.ToLower(u.Hostname())
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || (err == nil && addr.Unmap().IsLoopback())
+}
+
+func unavailable(format string, args ...any) *fault.Error {
+	return fault.New(fault.TemporarilyUnavailable, format, args...)
+}

@@ -1,0 +1,146 @@
+package oauth2
+
+import (
+	"encoding/json"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// The fields, by the names of the contract.
+const (
+	fieldIssuer            = "issuer"
+	fieldTokenURL          = "token_url"
+	fieldRevocationURL     = "revocation_url"
+	fieldIntrospectionURL  = "introspection_url"
+	fieldJWKSURL           = "jwks_url"
+	fieldClientID          = "client_id"
+	fieldClientSecret      = "client_secret"
+	fieldClientSecretNext  = "client_secret_next"
+	fieldAuthMethod        = "auth_method"
+	fieldGrant             = "grant"
+	fieldRefreshToken      = "refresh_token"
+	fieldExchange          = "exchange"
+	fieldAudienceParameter = "audience_parameter"
+	fieldVerify            = "verify"
+	fieldConfirmRevocation = "confirm_revocation"
+	fieldRevocation        = "revocation"
+	fieldAssumedLifetime   = "assumed_lifetime"
+)
+
+// The values of the enumerated fields.
+const (
+	authBasic         = "client_secret_basic"
+	authPost          = "client_secret_post"
+	authPrivateKeyJWT = "private_key_jwt"
+	authTLS           = "tls_client_auth"
+	authSelfSignedTLS = "self_signed_tls_client_auth"
+	authNone          = "none"
+
+	grantClientCredentials = "client_credentials"
+	grantRefreshToken      = "refresh_token"
+
+	audienceNone     = "none"
+	audienceAudience = "audience"
+	audienceResource = "resource"
+
+	verifyResponse   = "response"
+	verifyIntrospect = "introspect"
+	verifyJWT        = "jwt"
+
+	revocationToken  = "token"
+	revocationExpiry = "expiry"
+)
+
+// settings are the fields that are no secrets, with their defaults filled in.
+type settings struct {
+	Issuer            string `json:"issuer"`
+	TokenURL          string `json:"token_url"`
+	RevocationURL     string `json:"revocation_url"`
+	IntrospectionURL  string `json:"introspection_url"`
+	JWKSURL           string `json:"jwks_url"`
+	ClientID          string `json:"client_id"`
+	AuthMethod        string `json:"auth_method"`
+	Grant             string `json:"grant"`
+	Exchange          string `json:"exchange"`
+	AudienceParameter string `json:"audience_parameter"`
+	Verify            string `json:"verify"`
+	ConfirmRevocation bool   `json:"confirm_revocation"`
+	Revocation        string `json:"revocation"` // "" means the contract's default
+	AssumedLifetime   int64  `json:"assumed_lifetime"`
+}
+
+func parseSettings(raw json.RawMessage) (settings, error) {
+	var s settings
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return settings{}, fault.New(fault.InvalidRequest, "the oauth2 fields are malformed").Because(err)
+		}
+	}
+	setDefault(&s.AuthMethod, authBasic)
+	setDefault(&s.Grant, grantClientCredentials)
+	setDefault(&s.AudienceParameter, audienceNone)
+	setDefault(&s.Verify, verifyResponse)
+	return s, nil
+}
+
+func setDefault(field *string, value string) {
+	if *field == "" {
+		*field = value
+	}
+}
+
+func fields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldIssuer:           text("Issuer URL of the authorization server. Its endpoints are discovered by RFC 8414 or OpenID Connect Discovery when the provider is written, and pinned. Write either this or token_url."),
+		fieldTokenURL:         text("Token endpoint (RFC 6749 3.2). Required without issuer; with issuer it takes precedence over the discovered one."),
+		fieldRevocationURL:    text("Revocation endpoint (RFC 7009), by which child tokens are killed. It takes precedence over the discovered one."),
+		fieldIntrospectionURL: text("Introspection endpoint (RFC 7662). Needed for verify=introspect and confirm_revocation. It takes precedence over the discovered one."),
+		fieldJWKSURL:          text("Where the authorization server publishes the keys of its JWT access tokens (RFC 7517). Needed for verify=jwt. It takes precedence over the discovered one."),
+		fieldClientID:         text("The client identifier that the authorization server knows the broker by. Required."),
+		fieldClientSecret:     secretText("The client secret, which authenticates the broker at the authorization server. Write-only."),
+		fieldClientSecretNext: secretText("The client secret that will follow. It is tried when the server refuses client_secret, and the rotate path makes it the client_secret, so that a secret can be changed at the server without downtime. Write-only."),
+		fieldAuthMethod: choice("How the broker authenticates at the authorization server. Default client_secret_basic. This version supports client_secret_basic, client_secret_post and, with grant=refresh_token, none.",
+			authBasic, authPost, authPrivateKeyJWT, authTLS, authSelfSignedTLS, authNone),
+		fieldGrant: choice("The grant that child tokens come from: client_credentials (RFC 6749 4.4, the default) or refresh_token (RFC 6749 6), which needs refresh_token.",
+			grantClientCredentials, grantRefreshToken),
+		fieldRefreshToken: secretText("The parent refresh token for grant=refresh_token. If the server rotates it, the broker stores each new one before it answers. Write-only."),
+		fieldExchange: choice("How a subject token is exchanged. Token exchange is not supported by this version, so this field must be left out.",
+			"token-exchange", "jwt-bearer", "on-behalf-of"),
+		fieldAudienceParameter: choice("How the server is asked for an audience: not at all (none, the default), by the repeatable parameter audience, or by resource (RFC 8707), for which audiences must be absolute URIs.",
+			audienceNone, audienceAudience, audienceResource),
+		fieldVerify: choice("How the broker learns what was really granted: from the token response (response, the default), by introspecting each child (introspect, RFC 7662), or from the signed claims of a JWT (jwt, RFC 9068).",
+			verifyResponse, verifyIntrospect, verifyJWT),
+		fieldConfirmRevocation: {
+			Type:         framework.TypeBool,
+			Description:  "Whether a revoked child is introspected afterwards to see that it is dead. By default the revocation endpoint's 200 is believed. Needs an introspection endpoint.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Confirm revocation"},
+		},
+		fieldRevocation: choice("The revocation class: token if a child can be killed at the revocation endpoint and nothing else dies with it, expiry if it lives until it expires. Default: token where the server has a revocation endpoint, else expiry; for grant=refresh_token always expiry, because many servers kill the refresh token together with its access token.",
+			revocationToken, revocationExpiry),
+		fieldAssumedLifetime: {
+			Type:         framework.TypeDurationSecond,
+			Description:  "How long child tokens live at a server that does not say so by expires_in. It is the operator's word: nothing is ever guessed.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Assumed lifetime"},
+		},
+	}
+}
+
+func text(description string) *framework.FieldSchema {
+	return &framework.FieldSchema{Type: framework.TypeString, Description: description}
+}
+
+func secretText(description string) *framework.FieldSchema {
+	f := text(description)
+	f.DisplayAttrs = &framework.DisplayAttributes{Sensitive: true}
+	return f
+}
+
+func choice(description string, values ...string) *framework.FieldSchema {
+	f := text(description)
+	for _, v := range values {
+		f.AllowedValues = append(f.AllowedValues, v)
+	}
+	return f
+}

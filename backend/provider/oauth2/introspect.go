@@ -1,0 +1,89 @@
+package oauth2
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// introspection is an answer of RFC 7662 2.2, judged.
+type introspection struct {
+	active bool
+	facts  facts
+}
+
+var (
+	errNoIntrospection = errors.New("the introspection answer is not a JSON object with a boolean active (RFC 7662 2.2)")
+	errInactive        = errors.New("the provider calls its own new token inactive")
+)
+
+// introspect asks about token, which may be the parent's refresh token: it goes
+// to an endpoint to which secrets may be sent.
+func (p *Provider) introspect(ctx context.Context, endpoint, token, hint string) (introspection, error) {
+	resp, err := p.post(ctx, endpoint, url.Values{"token": {token}, "token_type_hint": {hint}})
+	switch {
+	case err != nil:
+		return introspection{}, unavailable("the introspection endpoint did not answer: try again, and check introspection_url").Because(err)
+	case resp.Status != http.StatusOK:
+		return introspection{}, unavailable("the introspection endpoint answered HTTP %d: check introspection_url, and whether the client may introspect there", resp.Status).Because(retryAfter(resp))
+	}
+	parsed, err := parseIntrospection(resp.Body)
+	if err != nil {
+		return introspection{}, violation("%s", err)
+	}
+	return parsed, nil
+}
+
+// introspectChild is verify=introspect.
+func (p *Provider) introspectChild(ctx context.Context, child *provider.Child) (facts, error) {
+	got, err := p.introspect(ctx, p.at.Introspection, child.Token.Reveal(), hintAccess)
+	if err == nil && !got.active {
+		err = violation("%s", errInactive)
+	}
+	return got.facts, err
+}
+
+// parseIntrospection judges an introspection answer. Its errors are texts for
+// the caller.
+func parseIntrospection(body []byte) (introspection, error) {
+	var members map[string]json.RawMessage
+	var active *bool
+	if json.Unmarshal(body, &members) != nil ||
+		json.Unmarshal(members["active"], &active) != nil || active == nil {
+		return introspection{}, errNoIntrospection
+	}
+	if !*active {
+		return introspection{}, nil // whatever else it says is of no use
+	}
+	f, err := parseFacts(members)
+	return introspection{active: true, facts: f}, err
+}
+
+// parseFacts reads the members that introspection (RFC 7662 2.2) and JWT access
+// tokens (RFC 9068 2.2) share.
+func parseFacts(members map[string]json.RawMessage) (facts, error) {
+	f := facts{details: present(members["authorization_details"])}
+	var err error
+	if f.scope, err = parseScope(members["scope"]); err != nil {
+		return facts{}, err
+	}
+	if f.expires, err = numericDate(members["exp"]); err != nil {
+		return facts{}, err
+	}
+	if f.clientID, err = stringMember(members["client_id"]); err != nil {
+		return facts{}, errOtherClient
+	}
+	if raw := present(members["aud"]); raw != nil {
+		if f.audience, err = stringOrList(raw); err != nil {
+			return facts{}, errAudienceShape
+		}
+		if len(f.audience) == 1 && f.audience[0] == "" {
+			f.audience = nil
+		}
+	}
+	return f, nil
+}

@@ -1,0 +1,148 @@
+package oauth2
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
+)
+
+var (
+	errNoClaims     = errors.New("the token's claims are not a JSON object")
+	errTyp          = errors.New("the token's typ is neither at+jwt nor JWT, so it is no access token")
+	errIDToken      = errors.New("the token is an ID or refresh token, not an access token")
+	errIssuer       = errors.New("the token's iss is not the provider's issuer")
+	errNoEnd        = errors.New("the token has no exp, so whoever verifies it offline accepts it for ever")
+	errNotYet       = errors.New("the token is not valid yet, or the clocks differ")
+	errIssuedLater  = errors.New("the token was issued in the future, or the clocks differ")
+	errClaimsAtOdds = errors.New("the token's claims have the wrong types")
+)
+
+// readJWT is verify=jwt: the server's signature over the claims is the proof.
+func (p *Provider) readJWT(ctx context.Context, token string) (facts, error) {
+	payload, header, err := p.keys.Verify(ctx, token, signatureAlgorithms)
+	switch {
+	case errors.Is(err, jwks.ErrInvalid):
+		return facts{}, violation("verify=jwt: the child is not a JWT that the provider's keys have signed; let the provider issue JWTs, or set verify=introspect").Because(err)
+	case err != nil:
+		return facts{}, unavailable("verify=jwt: the provider's keys could not be had: try again, and check jwks_url").Because(err)
+	}
+	if !accessTokenType(header.Type) {
+		return facts{}, violation("%s", errTyp)
+	}
+	f, err := parseClaims(payload, p.at.Issuer, p.deps.Now())
+	if err != nil {
+		return facts{}, violation("%s", err)
+	}
+	return f, nil
+}
+
+// accessTokenType judges typ: at+jwt by RFC 9068 2.1, JWT by RFC 7519 5.1, and
+// absent, as many servers issue them.
+func accessTokenType(typ string) bool {
+	typ = strings.ToLower(typ)
+	switch strings.TrimPrefix(typ, "application/") {
+	case "", "jwt", "at+jwt":
+		return true
+	}
+	return false
+}
+
+// parseClaims judges the claims of a verified access token (RFC 9068 2.2, with
+// what servers before it do: scp for scope, no typ). issuer is "" if unknown.
+func parseClaims(payload []byte, issuer string, now time.Time) (facts, error) {
+	var claims map[string]json.RawMessage
+	if err := json.Unmarshal(payload, &claims); err != nil || claims == nil {
+		return facts{}, errNoClaims
+	}
+	if isOtherKind(claims) {
+		return facts{}, errIDToken
+	}
+	f, err := parseFacts(claims)
+	if err != nil {
+		return facts{}, err
+	}
+	if iss, err := stringMember(claims["iss"]); err != nil || (issuer != "" && iss != issuer) {
+		return facts{}, errIssuer
+	}
+	if f.expires.IsZero() {
+		return facts{}, errNoEnd
+	}
+	if err := checkBeginning(claims, now); err != nil {
+		return facts{}, err
+	}
+	return f, addSCP(&f, claims["scp"])
+}
+
+// isOtherKind recognizes tokens for other purposes that the same key signs: ID
+// tokens by their hashes (OpenID Connect Core 3.1.3.6), and by the kind claims
+// of servers that have one.
+func isOtherKind(claims map[string]json.RawMessage) bool {
+	if claims["at_hash"] != nil || claims["c_hash"] != nil {
+		return true
+	}
+	for _, name := range []string{"typ", "token_use"} {
+		switch kind, _ := stringMember(claims[name]); strings.ToLower(kind) {
+		case "id", "refresh", "offline":
+			return true
+		}
+	}
+	return false
+}
+
+func checkBeginning(claims map[string]json.RawMessage, now time.Time) error {
+	notBefore, err := numericDate(claims["nbf"])
+	if err != nil {
+		return errClaimsAtOdds
+	}
+	issued, err := numericDate(claims["iat"])
+	switch {
+	case err != nil:
+		return errClaimsAtOdds
+	case notBefore.After(now.Add(clockSkew)):
+		return errNotYet
+	case issued.After(now.Add(clockSkew)):
+		return errIssuedLater
+	}
+	return nil
+}
+
+// addSCP adds the scopes of scp, which some servers (Hydra among them) have
+// instead of scope, or beside it: the token is good for both.
+func addSCP(f *facts, raw json.RawMessage) error {
+	scp, err := parseScope(raw)
+	if err != nil {
+		return err
+	}
+	if scp.known {
+		f.scope.known = true
+		f.scope.values = append(f.scope.values, scp.values...)
+	}
+	return nil
+}
+
+// selfContained reports whether a resource server can accept token without
+// asking: a signed JWT.
+func selfContained(token string) bool { return jwks.LooksSigned(token) }
+
+// fetchKeys reads the server's JWKS.
+func (p *Provider) fetchKeys(ctx context.Context) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.at.JWKS, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := p.deps.Client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Status != http.StatusOK {
+		return nil, fmt.Errorf("the JWKS endpoint answered HTTP %d", resp.Status)
+	}
+	return resp.Body, nil
+}

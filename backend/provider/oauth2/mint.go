@@ -1,0 +1,246 @@
+package oauth2
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// Mint implements provider.Provider.
+func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Child, error) {
+	form, err := p.tokenForm(r.Access)
+	if err != nil {
+		return nil, err
+	}
+	got, err := p.obtain(ctx, form, p.post)
+	if err != nil {
+		return p.childOf(got), err
+	}
+	return p.judge(ctx, got, r.Access)
+}
+
+// sender is post, or postAs with one client secret.
+type sender func(ctx context.Context, endpoint string, form url.Values) (*httpclient.Response, error)
+
+// obtain asks the token endpoint once, by the provider's grant.
+func (p *Provider) obtain(ctx context.Context, form url.Values, send sender) (reply, error) {
+	if p.settings.Grant == grantRefreshToken {
+		return p.refresh(ctx, form, send)
+	}
+	form.Set("grant_type", grantClientCredentials)
+	return p.exchange(ctx, form, send)
+}
+
+// tokenForm says in the token endpoint's words what to ask for: scope (RFC 6749
+// 3.3), audience (RFC 8693 2.1), resource (RFC 8707 2) and authorization_details
+// (RFC 9396 6). A dimension that cannot be asked for is left out; what the token
+// turns out to hold is then compared with it.
+func (p *Provider) tokenForm(asked access.Access) (url.Values, error) {
+	form := url.Values{}
+	scopes, err := exact(access.DimScopes, asked.Scopes)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range scopes {
+		if err := access.CheckScope(s); err != nil {
+			return nil, invalid("%s", err)
+		}
+	}
+	if len(scopes) > 0 {
+		form.Set("scope", strings.Join(scopes, " "))
+	}
+	if err := p.addTargets(form, asked); err != nil {
+		return nil, err
+	}
+	if !asked.Details.IsUnbounded() && !asked.Details.IsNothing() {
+		form.Set("authorization_details", string(asked.Details.JSON()))
+	}
+	return form, nil
+}
+
+// addTargets adds the audiences and resources. RFC 8693 2.1 repeats audience;
+// Hydra takes repeated ones as well as a list with spaces. With the parameter
+// resource both dimensions travel in it, so both must be what it can hold.
+func (p *Provider) addTargets(form url.Values, asked access.Access) error {
+	parameter := p.settings.AudienceParameter
+	if parameter == audienceNone {
+		return nil
+	}
+	targets, err := exact(access.DimAudiences, asked.Audiences)
+	if err != nil {
+		return err
+	}
+	check := access.CheckTarget
+	if parameter == audienceResource {
+		resources, err := exact(access.DimResources, asked.Resources)
+		if err != nil {
+			return err
+		}
+		targets = append(targets, resources...)
+		check = access.CheckResource
+	}
+	for _, target := range targets {
+		if err := check(target); err != nil {
+			return invalid("audience_parameter=%s: %s", parameter, err)
+		}
+		if !slices.Contains(form[parameter], target) {
+			form.Add(parameter, target)
+		}
+	}
+	return nil
+}
+
+func exact(d access.Dimension, set access.Set) ([]string, error) {
+	if set.IsUnbounded() {
+		return nil, nil
+	}
+	values, listed := set.Values()
+	if !listed {
+		return nil, invalid("%s must be named one by one: a glob cannot be asked for", d)
+	}
+	return values, nil
+}
+
+// reply is what came back of one request to the token endpoint.
+type reply struct {
+	started time.Time // before the request left, so no lifetime is overestimated
+	status  int
+	body    []byte
+	tokens  seen
+	// own are secrets of the parent beside those it has now: the refresh token
+	// that was sent and those that came back to replace it.
+	own []secret.Text
+}
+
+// exchange sends one token request and never repeats it, except that post tries
+// another client secret when the first one is refused.
+func (p *Provider) exchange(ctx context.Context, form url.Values, send sender) (reply, error) {
+	got := reply{started: p.deps.Now()}
+	resp, err := send(ctx, p.at.Token, form)
+	if err != nil {
+		var failed *httpclient.Error
+		if errors.As(err, &failed) {
+			got.status, got.tokens = failed.Status, seeTokensIn(failed.Partial)
+		}
+		return got, lost(err)
+	}
+	got.status, got.body, got.tokens = resp.Status, resp.Body, seeTokens(resp)
+	success := resp.Status == http.StatusOK && errorCode(resp.Body) == ""
+	switch {
+	case !success && len(got.tokens.access) > 0:
+		return got, violation("the provider answered HTTP %d with an error and a token at once", resp.Status)
+	case !success:
+		return got, p.refusal(resp)
+	case len(got.tokens.access) == 0 && cutShort(resp):
+		return got, violation("the provider's answer is not whole").Because(provider.ErrAnswerLost)
+	}
+	return got, nil
+}
+
+// judge makes a child of a success, or says why it must not be handed out; the
+// child that must be killed is then returned too.
+func (p *Provider) judge(ctx context.Context, got reply, asked access.Access) (*provider.Child, error) {
+	child := p.childOf(got)
+	a, err := parseAnswer(got.body)
+	if err != nil {
+		return child, violation("%s", err)
+	}
+	if p.isOwn(got, a.accessToken) {
+		return child, violation("the provider answered with the parent credential itself instead of a child token")
+	}
+	for _, extra := range got.tokens.refresh {
+		if p.settings.Grant != grantRefreshToken && p.isOwn(got, extra) {
+			return child, violation("the provider answered with the parent credential itself as a refresh token")
+		}
+	}
+	child.Token = secret.New(a.accessToken)
+	child.TokenType = a.tokenType
+	child.SelfContained = selfContained(a.accessToken)
+	if a.lifetime.known {
+		child.ExpiresAt = got.started.Add(a.lifetime.value)
+	}
+	if err := p.verify(ctx, child, a, asked); err != nil {
+		return child, err
+	}
+	return child, p.settleEnd(child, got.started)
+}
+
+// settleEnd is for tokens whose end neither the answer nor the check told. The
+// contract refuses those that have no end and cannot be revoked either.
+func (p *Provider) settleEnd(child *provider.Child, started time.Time) error {
+	if !child.ExpiresAt.IsZero() {
+		return nil
+	}
+	if p.settings.AssumedLifetime > 0 {
+		child.ExpiresAt = started.Add(p.settings.assumedLifetime())
+		return nil
+	}
+	if p.class == provider.ClassExpiry {
+		return violation("the provider does not say when the token expires, and it cannot be revoked: set assumed_lifetime, or verify=introspect or verify=jwt, on the provider")
+	}
+	return nil
+}
+
+// childOf is a child that stands for every token of the answer that must be
+// killed, nil if there is none. Nothing of the parent is ever among them.
+func (p *Provider) childOf(got reply) *provider.Child {
+	h := handle{Version: handleVersion, URL: p.at.Revocation}
+	if p.settings.ConfirmRevocation {
+		h.Introspection = p.at.Introspection
+	}
+	for _, token := range got.tokens.access {
+		if !p.isOwn(got, token) {
+			h.Tokens = append(h.Tokens, doomed{Token: token, Hint: hintAccess})
+		}
+	}
+	for _, token := range got.tokens.refresh {
+		// With grant=refresh_token it is the next parent, not a child.
+		if p.settings.Grant != grantRefreshToken && !p.isOwn(got, token) && !slices.Contains(got.tokens.access, token) {
+			h.Tokens = append(h.Tokens, doomed{Token: token, Hint: hintRefresh})
+		}
+	}
+	if len(h.Tokens) == 0 {
+		return nil
+	}
+	child := &provider.Child{
+		Token:         secret.New(h.Tokens[0].Token),
+		SelfContained: selfContained(h.Tokens[0].Token),
+	}
+	if p.class == provider.ClassToken {
+		child.Handle = h.encode()
+	}
+	return child
+}
+
+// isOwn reports whether token is a secret of the parent.
+func (p *Provider) isOwn(got reply, token string) bool {
+	candidate := secret.New(token)
+	for _, own := range append(p.ownSecrets(), got.own...) {
+		if own.Equal(candidate) {
+			return true
+		}
+	}
+	return false
+}
+
+// ownSecrets are the parent's secrets as they are now.
+func (p *Provider) ownSecrets() []secret.Text {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var own []secret.Text
+	for _, s := range p.parent.Secrets {
+		if !s.Empty() {
+			own = append(own, s)
+		}
+	}
+	return own
+}

@@ -1,0 +1,185 @@
+package oauth2
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// A rotating refresh token can be used once. So its uses stand in a queue (the
+// parent's turn), whoever is at the front reads what is stored, and whatever the
+// server gives in its place is stored before the next one's turn, and before the
+// child is handed out.
+
+// saveTimeout bounds storing a parent, which outlives the request that caused it.
+const saveTimeout = 15 * time.Second
+
+// successors are parents that could not be stored when they came, by the
+// fingerprint of the stored refresh token that they follow. They are kept for
+// the life of the process, across every Provider opened on the same parent.
+type successors struct {
+	mu sync.Mutex
+	of map[string]provider.Parent
+}
+
+// unsaved is the process's own, because Providers come and go with every edit of
+// their configuration while the server remembers which token it gave last. The
+// key is the token itself, so mounts do not meet here unless they share one.
+var unsaved successors
+
+func (s *successors) get(refreshToken secret.Text) (provider.Parent, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	parent, ok := s.of[refreshToken.Fingerprint()]
+	return parent, ok
+}
+
+func (s *successors) put(refreshToken secret.Text, parent provider.Parent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of == nil {
+		s.of = map[string]provider.Parent{}
+	}
+	s.of[refreshToken.Fingerprint()] = parent
+}
+
+func (s *successors) drop(refreshToken secret.Text) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.of, refreshToken.Fingerprint())
+}
+
+// refresh uses the parent's refresh token once (RFC 6749 6). The exchange and
+// the saving are finished even if the caller gives up meanwhile: abandoning them
+// would lose the next refresh token, and with it the parent. The client's
+// timeout bounds them.
+func (p *Provider) refresh(ctx context.Context, form url.Values, send sender) (reply, error) {
+	release, err := p.deps.Turn(ctx)
+	if err != nil {
+		return reply{}, unavailable("another request is refreshing this provider's parent token: try again").Because(err)
+	}
+	defer release()
+	parent, err := p.loadParent(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	if parent.Refused != "" {
+		return reply{}, refusedForGood(parent.Refused)
+	}
+	sent := parent.Secrets[fieldRefreshToken]
+	form.Set("grant_type", grantRefreshToken)
+	form.Set("refresh_token", sent.Reveal())
+	got, err := p.exchange(context.WithoutCancel(ctx), form, send)
+	got.own = []secret.Text{sent}
+	for _, token := range got.tokens.refresh {
+		got.own = append(got.own, secret.New(token))
+	}
+	if saveErr := p.follow(ctx, parent, got, err); saveErr != nil && err == nil {
+		err = saveErr
+	}
+	return got, err
+}
+
+// loadParent reads the parent at the beginning of a turn. A successor that could
+// not be stored before is stored now; without that nothing is sent, so that
+// never more than one refresh token hangs in memory.
+func (p *Provider) loadParent(ctx context.Context) (provider.Parent, error) {
+	parent, err := p.deps.LoadParent(ctx)
+	if err != nil {
+		return parent, unavailable("the parent credential could not be read from storage: try again").Because(err)
+	}
+	stored := parent.Secrets[fieldRefreshToken]
+	next, waiting := unsaved.get(stored)
+	if waiting && next.Serial == parent.Serial {
+		// Other secrets may have been changed since: only what the server said is carried over.
+		parent = withRefreshToken(parent, next.Secrets[fieldRefreshToken])
+		parent.Refused = next.Refused
+		if err := p.saveParent(ctx, stored, parent); err != nil {
+			return parent, err
+		}
+	}
+	p.setParent(parent)
+	return parent, nil
+}
+
+// follow stores what a use of parent's refresh token led to: the next refresh
+// token, or that the server refuses this one for good.
+func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply, failed error) error {
+	sent := parent.Secrets[fieldRefreshToken]
+	if next, ok := p.successor(got); ok && !next.Equal(sent) {
+		return p.saveParent(ctx, sent, withRefreshToken(parent, next))
+	}
+	if failed != nil && got.status != http.StatusOK && errorCode(got.body) == codeInvalidGrant {
+		parent.Refused = codeInvalidGrant + " at " + p.deps.Now().UTC().Format(time.RFC3339)
+		return p.saveParent(ctx, sent, parent)
+	}
+	return nil
+}
+
+// successor is the refresh token that replaces the one that was sent (RFC 6749
+// 6). It is taken also from a success that broke off or is otherwise unusable:
+// the server has forgotten the old one all the same.
+func (p *Provider) successor(got reply) (secret.Text, bool) {
+	tokens := got.tokens.refresh
+	if got.status != http.StatusOK || errorCode(got.body) != "" || len(tokens) == 0 {
+		return secret.Text{}, false
+	}
+	last := tokens[len(tokens)-1]
+	next := secret.New(last)
+	if len(last) > maxToken || !printable(last) {
+		return secret.Text{}, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range []string{fieldClientSecret, fieldClientSecretNext} {
+		if s := p.parent.Secrets[name]; !s.Empty() && s.Equal(next) {
+			return secret.Text{}, false
+		}
+	}
+	return next, true
+}
+
+// saveParent stores parent, which follows the one with the refresh token stored.
+// If that fails the parent is kept in memory and saved on the next occasion. If
+// an operator wrote another one meanwhile, that one stands.
+func (p *Provider) saveParent(ctx context.Context, stored secret.Text, parent provider.Parent) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	err := p.deps.SaveParent(ctx, parent)
+	switch {
+	case errors.Is(err, provider.ErrParentChanged):
+		unsaved.drop(stored)
+		return nil
+	case err != nil:
+		unsaved.put(stored, parent)
+		p.deps.Logger.Error("the parent credential could not be stored and is kept in memory until it can")
+		return unavailable("the provider's next refresh token could not be stored: try again").Because(err)
+	}
+	unsaved.drop(stored)
+	p.setParent(parent)
+	return nil
+}
+
+func (p *Provider) setParent(parent provider.Parent) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.parent = parent
+}
+
+func withRefreshToken(parent provider.Parent, token secret.Text) provider.Parent {
+	parent.Secrets = maps.Clone(parent.Secrets)
+	parent.Secrets[fieldRefreshToken] = token
+	return parent
+}
+
+func refusedForGood(why string) *fault.Error {
+	return unavailable("the provider has refused the parent refresh token (%s): write a new refresh_token to the provider", why)
+}

@@ -1,0 +1,141 @@
+package oauth2
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/url"
+	"slices"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// The token type hints of RFC 7009 2.1.
+const (
+	hintAccess  = "access_token"
+	hintRefresh = "refresh_token"
+)
+
+const handleVersion = 1
+
+// handle is what kills a child. The client that authenticates the kill is not
+// in it: that is the parent of the day.
+type handle struct {
+	Version int    `json:"v"`
+	URL     string `json:"url"`
+	// Tokens are all that the answer held: usually the access token alone.
+	Tokens []doomed `json:"tokens"`
+	// Introspection is where to confirm the death, if that was wanted.
+	Introspection string `json:"introspect,omitempty"`
+}
+
+type doomed struct {
+	Token string `json:"token"`
+	Hint  string `json:"hint"`
+}
+
+func (h handle) encode() secret.Text {
+	raw, err := json.Marshal(h)
+	if err != nil { // strings and an int cannot fail
+		return secret.Text{}
+	}
+	return secret.New(string(raw))
+}
+
+func decodeHandle(text secret.Text) (handle, error) {
+	var h handle
+	if err := json.Unmarshal([]byte(text.Reveal()), &h); err != nil {
+		return handle{}, invalid("the child's handle is not readable") // err may hold its text
+	}
+	if h.Version != handleVersion || len(h.Tokens) == 0 {
+		return handle{}, invalid("the child's handle is of version %d, which this version of the broker does not know", h.Version)
+	}
+	return h, nil
+}
+
+// Revoke implements provider.Revoker by RFC 7009.
+func (p *Provider) Revoke(ctx context.Context, text secret.Text) error {
+	h, err := decodeHandle(text)
+	if err != nil {
+		return err
+	}
+	h.URL = p.todays(h.URL, p.at.Revocation)
+	if h.URL == "" {
+		return unavailable("the provider has no revocation endpoint any more: write revocation_url")
+	}
+	if h.Introspection != "" || p.settings.ConfirmRevocation {
+		h.Introspection = p.todays(h.Introspection, p.at.Introspection)
+	}
+	var failed []error
+	for _, d := range h.Tokens {
+		if err := p.kill(ctx, h, d); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	if len(failed) == 1 {
+		return failed[0]
+	}
+	return errors.Join(failed...)
+}
+
+// todays is the endpoint that a handle names, if the provider may still send its
+// secret there, else the one that it has now.
+func (p *Provider) todays(named, current string) string {
+	if named != "" && slices.Contains(p.pinned.Destinations, named) {
+		return named
+	}
+	return current
+}
+
+// kill revokes one token. The server answers 200 also for tokens that it does
+// not know or has already forgotten (RFC 7009 2.2), so gone is success. Where it
+// answers an error, only its introspection can tell that the token is gone.
+func (p *Provider) kill(ctx context.Context, h handle, d doomed) error {
+	if p.isOwn(reply{}, d.Token) {
+		return violation("refusing to revoke the parent credential in place of a child")
+	}
+	resp, err := p.post(ctx, h.URL, url.Values{"token": {d.Token}, "token_type_hint": {d.Hint}})
+	var failure error
+	switch {
+	case err != nil:
+		failure = unavailable("the revocation endpoint did not answer: the kill will be retried").Because(err)
+	case resp.Status/100 != 2:
+		failure = p.revocationRefusal(resp.Status, errorCode(resp.Body)).Because(retryAfter(resp))
+	case h.Introspection == "":
+		return nil
+	}
+	if err != nil || (failure != nil && p.at.Introspection == "") {
+		return failure
+	}
+	return p.confirmDeath(ctx, h, d, failure)
+}
+
+// confirmDeath asks whether the token is dead. Not knowing counts as failed, and
+// an error of the revocation endpoint stands unless the token is surely dead.
+func (p *Provider) confirmDeath(ctx context.Context, h handle, d doomed, failure error) error {
+	endpoint := h.Introspection
+	if endpoint == "" {
+		endpoint = p.at.Introspection
+	}
+	got, err := p.introspect(ctx, endpoint, d.Token, d.Hint)
+	switch {
+	case err == nil && !got.active:
+		return nil
+	case failure != nil:
+		return failure
+	case err != nil:
+		return err
+	}
+	return unavailable("the provider answered the revocation with success, but the token is still active: is it this client's, and does the revocation endpoint belong to this server?")
+}
+
+func (p *Provider) revocationRefusal(status int, code string) *fault.Error {
+	switch {
+	case code == codeInvalidClient || status == 401:
+		return unavailable("the revocation endpoint refuses the parent credential: write one that works")
+	case code != "":
+		return unavailable("the revocation endpoint answered HTTP %d with %s", status, p.discreet(code))
+	}
+	return unavailable("the revocation endpoint answered HTTP %d", status)
+}

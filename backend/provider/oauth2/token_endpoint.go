@@ -1,0 +1,170 @@
+package oauth2
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+)
+
+// seen are the tokens that an answer holds, however broken the rest of it is:
+// whatever was seen is live until it is killed.
+type seen struct {
+	access  []string
+	refresh []string
+}
+
+// maxSeen bounds how many tokens of one answer are kept.
+const maxSeen = 8
+
+const (
+	memberAccess  = "access_token"
+	memberRefresh = "refresh_token"
+)
+
+// seeTokens takes the tokens out of an answer of any status.
+func seeTokens(resp *httpclient.Response) seen {
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && kind == "application/x-www-form-urlencoded" {
+		if form, err := url.ParseQuery(string(resp.Body)); err == nil {
+			var s seen
+			s.add(memberAccess, form.Get(memberAccess))
+			s.add(memberRefresh, form.Get(memberRefresh))
+			return s
+		}
+	}
+	return seeTokensIn(resp.Body)
+}
+
+// seeTokensIn reads the members of a JSON object one after the other up to where
+// it breaks off. If that finds no access token, the bytes are searched: a token
+// may stand behind a byte order mark, inside HTML or in an inner object.
+func seeTokensIn(body []byte) seen {
+	var s seen
+	s.readMembers(body)
+	if len(s.access) == 0 {
+		s.search(body, memberAccess)
+		s.search(body, memberRefresh)
+	}
+	return s
+}
+
+// readMembers collects from the top level of one JSON object, as far as it goes.
+func (s *seen) readMembers(body []byte) {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return
+	}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return
+		}
+		var value json.RawMessage
+		if dec.Decode(&value) != nil {
+			return
+		}
+		var token string
+		if json.Unmarshal(value, &token) == nil {
+			s.add(name, token)
+		}
+	}
+}
+
+// search finds every `"member" : "value"` in body, value being a whole string.
+func (s *seen) search(body []byte, member string) {
+	name := []byte(`"` + member + `"`)
+	for {
+		at := bytes.Index(body, name)
+		if at < 0 || (len(s.access) == maxSeen && len(s.refresh) == maxSeen) {
+			return
+		}
+		body = body[at+len(name):]
+		rest, ok := bytes.CutPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte(":"))
+		if !ok {
+			continue
+		}
+		var token string
+		// Decode reads one value and leaves alone what stands behind it.
+		if json.NewDecoder(bytes.NewReader(rest)).Decode(&token) == nil {
+			s.add(member, token)
+		}
+	}
+}
+
+// add notes a token once. The name is of any type because a JSON token is.
+func (s *seen) add(name any, token string) {
+	into := &s.access
+	switch name {
+	case memberAccess:
+	case memberRefresh:
+		into = &s.refresh
+	default:
+		return
+	}
+	if token != "" && len(*into) < maxSeen && !slices.Contains(*into, token) {
+		*into = append(*into, token)
+	}
+}
+
+// answer is what a token endpoint said in a well-formed success (RFC 6749 5.1).
+type answer struct {
+	accessToken string
+	tokenType   string
+	lifetime    optionalSeconds
+	scope       scopeList
+	details     json.RawMessage
+}
+
+// The ways in which an answer is not one, apart from its lifetime.
+var (
+	errNoObject     = errors.New("the provider's answer is not a JSON object")
+	errNoToken      = errors.New("the provider's answer holds no access_token")
+	errTwoTokens    = errors.New("the provider's answer holds more than one access_token")
+	errTokenShape   = errors.New("the provider's access token is not made of 1 to 16384 printable ASCII characters")
+	errTokenType    = errors.New("the provider's token_type is missing or not Bearer, so nobody but the broker could use the token")
+	errScopeShape   = errors.New("the provider's scope is not a list of scopes in RFC 6749's alphabet")
+	errLifetime     = errors.New("the provider's expires_in is not a whole number of seconds of at least 1")
+	errLifetimeLong = errors.New("the provider's expires_in is longer than 10 years")
+)
+
+// parseAnswer judges the body of a success strictly. Its errors are texts for
+// the caller.
+func parseAnswer(body []byte) (answer, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err != nil || members == nil {
+		return answer{}, errNoObject
+	}
+	var a answer
+	var err error
+	if a.accessToken, err = stringMember(members[memberAccess]); err != nil || a.accessToken == "" {
+		return a, errNoToken
+	}
+	if tokens := seeTokensIn(body); len(tokens.access) > 1 {
+		return a, errTwoTokens
+	}
+	if len(a.accessToken) > maxToken || !printable(a.accessToken) {
+		return a, errTokenShape
+	}
+	if a.tokenType, err = tokenType(members["token_type"]); err != nil {
+		return a, err
+	}
+	if a.lifetime, err = parseLifetime(members["expires_in"]); err != nil {
+		return a, err
+	}
+	if a.scope, err = parseScope(members["scope"]); err != nil {
+		return a, err
+	}
+	a.details = present(members["authorization_details"])
+	return a, nil
+}
+
+// cutShort reports whether a success looks like the beginning of an object.
+func cutShort(resp *httpclient.Response) bool {
+	trimmed := bytes.TrimSpace(resp.Body)
+	return resp.Status == http.StatusOK && !json.Valid(trimmed) && (len(trimmed) == 0 || trimmed[0] == '{')
+}
