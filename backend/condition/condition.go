@@ -7,8 +7,8 @@
 // Everything but a plain true is a denial.
 //
 // What is in scope, beside CEL's standard library and the functions charAt,
-// indexOf, lastIndexOf, lowerAscii, upperAscii, split, substring, trim,
-// sets.contains, sets.equivalent and sets.intersects:
+// indexOf, lastIndexOf, lowerAscii, upperAscii, reverse, split, substring,
+// trim, sets.contains, sets.equivalent and sets.intersects:
 //
 //	identity.entity_id string        request.scopes      list(string)
 //	identity.name      string        request.audiences   list(string)
@@ -70,8 +70,10 @@ func (f *Failure) Unwrap() error { return f.Cause }
 // Program is a compiled condition. It is immutable and safe for concurrent use.
 type Program struct {
 	expr string
-	prog cel.Program
-	uses uses
+	// counted stops at MaxCost. plain, nil unless the condition is cheap, does not
+	// count, and is for inputs of usual size only.
+	counted, plain cel.Program
+	uses           uses
 	// unmet is the error for false, which says the same every time.
 	unmet *Failure
 }
@@ -101,16 +103,27 @@ func Compile(expr string) (*Program, error) {
 	if err := restrict(checked.NativeRep()); err != nil {
 		return nil, fmt.Errorf("condition: %w", err)
 	}
-	prog, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(MaxCost))
+	return plan(env, checked, expr)
+}
+
+func plan(env *cel.Env, checked *cel.Ast, expr string) (*Program, error) {
+	counted, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(MaxCost))
 	if err != nil {
 		return nil, fmt.Errorf("condition: %w", err)
 	}
-	return &Program{
-		expr:  expr,
-		prog:  prog,
-		uses:  findUses(checked.NativeRep()),
-		unmet: &Failure{Expr: expr, Cause: ErrFalse},
-	}, nil
+	p := &Program{
+		expr:    expr,
+		counted: counted,
+		uses:    findUses(checked.NativeRep()),
+		unmet:   &Failure{Expr: expr, Cause: ErrFalse},
+	}
+	if cheap(env, checked) {
+		p.plain, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize))
+		if err != nil {
+			return nil, fmt.Errorf("condition: %w", err)
+		}
+	}
+	return p, nil
 }
 
 // String is the expression.
@@ -149,7 +162,11 @@ func (p *Program) run(in *Input) (met bool, err error) {
 			met, err = false, fmt.Errorf("panic: %v", r)
 		}
 	}()
-	out, _, err := p.prog.Eval((*activation)(in))
+	prog := p.counted
+	if p.plain != nil && p.usual(in) {
+		prog = p.plain
+	}
+	out, _, err := prog.Eval((*activation)(in))
 	if err != nil {
 		return false, err
 	}

@@ -36,8 +36,8 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 		cel.ExpressionNodeLimit(MaxLength),
 		cel.RegexProgramSizeLimit(4096),
 		cel.ASTValidators(cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals()),
-		// Version 0 has no format, whose output can be of any size.
-		ext.Strings(ext.StringsVersion(0)),
+		// Earlier versions do not account for their cost.
+		ext.Strings(ext.StringsVersion(5)),
 		ext.Sets(),
 	)
 })

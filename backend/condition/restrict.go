@@ -75,7 +75,7 @@ func scalar(t *types.Type) bool {
 func restrictCall(call ast.CallExpr) error {
 	name := call.FunctionName()
 	switch name {
-	case "replace", "join":
+	case "replace", "join", "format":
 		return fmt.Errorf("%s is not available in a condition", name)
 	case "matches":
 		// A pattern from a token would be compiled at each evaluation.
