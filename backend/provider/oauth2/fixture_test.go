@@ -1,0 +1,147 @@
+package oauth2
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+)
+
+const (
+	testClient = "broker client" // the space shows whether Basic is form-encoded first
+	testSecret = "s3cret+/%: one"
+	nextSecret = "s3cret+/%: two"
+)
+
+// with is one provider's configuration beside issuer and client_id.
+type with map[string]any
+
+func registered() providertest.Client {
+	return providertest.Client{
+		ID:        testClient,
+		Secrets:   []string{testSecret},
+		Scopes:    []string{"read", "write", "admin"},
+		Audiences: []string{"https://api.test/", "https://files.test/", "plain-name"},
+	}
+}
+
+// fixture is a server of our own and a provider opened on it.
+type fixture struct {
+	t      *testing.T
+	server *providertest.AuthServer
+	setup  providertest.Setup
+	*Provider
+	store *providertest.ParentStore
+}
+
+func newFixture(t *testing.T, o providertest.Options, f with) *fixture {
+	t.Helper()
+	return newFixtureOn(t, providertest.NewAuthServer(t, o, registered()), f)
+}
+
+func newFixtureOn(t *testing.T, server *providertest.AuthServer, f with) *fixture {
+	t.Helper()
+	setup := setupFor(server, f)
+	p, store := setup.Open(t)
+	return &fixture{t: t, server: server, setup: setup, Provider: p.(*Provider), store: store}
+}
+
+// setupFor fills in what every provider needs. Names of secret fields in f are
+// taken for secrets; with grant=refresh_token the server issues the parent.
+func setupFor(server *providertest.AuthServer, f with) providertest.Setup {
+	all := with{"issuer": server.URL, "client_id": testClient}
+	secrets := map[string]string{"client_secret": testSecret}
+	maps.Copy(all, f)
+	for _, name := range []string{"client_secret", "client_secret_next", "refresh_token"} {
+		if value, ok := all[name].(string); ok {
+			secrets[name] = value
+			delete(all, name)
+		}
+	}
+	if all["grant"] == "refresh_token" && secrets["refresh_token"] == "" {
+		secrets["refresh_token"] = server.IssueRefreshToken(testClient)
+	}
+	return providertest.Setup{Type: Type{}, Fields: all, Secrets: secrets, CAPEM: server.CAPEM, Timeout: 2 * time.Second}
+}
+
+func scopes(values ...string) access.Access {
+	return access.Access{Scopes: access.Exactly(values...)}
+}
+
+func (f *fixture) mint(asked access.Access) (*provider.Child, error) {
+	f.t.Helper()
+	child, err := f.Mint(context.Background(), provider.Request{Access: asked, TTL: time.Hour})
+	f.clean(err)
+	return child, err
+}
+
+// mustMint is mint where nothing may go wrong.
+func (f *fixture) mustMint(asked access.Access) *provider.Child {
+	f.t.Helper()
+	child, err := f.mint(asked)
+	require.NoError(f.t, err)
+	require.NotNil(f.t, child)
+	return child
+}
+
+// clean fails the test if any text in err's chain holds a secret.
+func (f *fixture) clean(err error) {
+	f.t.Helper()
+	for err := range chain(err) {
+		text := err.Error()
+		for _, own := range f.ownSecrets() {
+			require.NotContains(f.t, text, own.Reveal())
+		}
+		for _, live := range f.server.Live() {
+			require.NotContains(f.t, text, live)
+		}
+	}
+}
+
+// chain yields err and everything that it wraps.
+func chain(err error) func(yield func(error) bool) {
+	return func(yield func(error) bool) {
+		var walk func(error) bool
+		walk = func(err error) bool {
+			if err == nil {
+				return true
+			}
+			if !yield(err) {
+				return false
+			}
+			switch e := err.(type) {
+			case interface{ Unwrap() error }:
+				return walk(e.Unwrap())
+			case interface{ Unwrap() []error }:
+				for _, inner := range e.Unwrap() {
+					if !walk(inner) {
+						return false
+					}
+				}
+			}
+			return true
+		}
+		walk(err)
+	}
+}
+
+// requireCode checks that err is the broker's own, with that code and a hint of
+// what to do that holds all of words.
+func requireCode(t *testing.T, err error, code fault.Code, words ...string) {
+	t.Helper()
+	var f *fault.Error
+	require.ErrorAs(t, err, &f)
+	require.Equal(t, code, f.Code, "%v (cause: %v)", err, errors.Unwrap(err))
+	for _, w := range words {
+		require.True(t, strings.Contains(f.Message, w), "%q should mention %q", f.Message, w)
+	}
+}
