@@ -99,13 +99,13 @@ func (s StepUp) Check(tok *Token, now time.Time) *fault.Error {
 func (s StepUp) challenge() string {
 	var parts []string
 	if len(s.RequiredACR) > 0 {
-		parts = append(parts, fmt.Sprintf(`acr_values="%s"`, strings.Join(s.RequiredACR, " ")))
+		parts = append(parts, fmt.Sprintf(`acr_values=%q`, strings.Join(s.RequiredACR, " ")))
 	}
 	if s.MaxAuthAge > 0 {
 		parts = append(parts, fmt.Sprintf("max_age=%d", int64(s.MaxAuthAge/time.Second)))
 	}
 	if len(s.RequiredAMR) > 0 {
-		parts = append(parts, fmt.Sprintf(`amr="%s"`, strings.Join(s.RequiredAMR, " ")))
+		parts = append(parts, fmt.Sprintf(`amr=%q`, strings.Join(s.RequiredAMR, " ")))
 	}
 	return strings.Join(parts, " ")
 }

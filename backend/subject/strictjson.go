@@ -15,7 +15,7 @@ var (
 	errNotObject = errors.New("it is not a JSON object")
 	errNotUTF8   = errors.New("it is not UTF-8")
 	errTooDeep   = errors.New("it nests too deep")
-	errDuplicate = errors.New("it holds a member twice")
+	errDuplicate = errors.New("it has the same member twice")
 )
 
 // decodeObject reads raw as one JSON object, numbers as json.Number. It refuses
