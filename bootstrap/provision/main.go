@@ -88,8 +88,8 @@ func obtain(r recipe, bootstrap, cache string) (string, error) {
 		return binary, nil
 	}
 
-	unlock, err := lock(filepath.Join(cache, r.name+".lock"), func() {
-		fmt.Printf("%s: another run is building it, waiting\n", r.name)
+	unlock, err := lock(filepath.Join(cache, r.name+".lock"), func(waited time.Duration) {
+		fmt.Printf("%s: %3.0f s, waiting for another run that builds it\n", r.name, waited.Seconds())
 	})
 	if err != nil {
 		return "", err

@@ -15,9 +15,9 @@ import (
 
 const progressEvery = 10 * time.Second
 
-// lock serialises builds of one program on this machine; wait is called once if
-// somebody else holds it. The kernel frees it with the process.
-func lock(path string, wait func()) (unlock func(), err error) {
+// lock serialises builds of one program on this machine. While somebody else holds
+// it, waiting is told now and then for how long. The kernel frees it with the process.
+func lock(path string, waiting func(time.Duration)) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
@@ -25,16 +25,23 @@ func lock(path string, wait func()) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		wait()
-		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
+	started := time.Now()
+	var told time.Time
+	for {
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { file.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			file.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if time.Since(told) >= progressEvery {
+			told = time.Now()
+			waiting(told.Sub(started))
+		}
+		time.Sleep(time.Second / 2)
 	}
-	if err != nil {
-		file.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { file.Close() }, nil
 }
 
 func goCommand(name, dir string, cgo bool, args ...string) error {
