@@ -107,7 +107,7 @@ func Compile(expr string) (*Program, error) {
 }
 
 func plan(env *cel.Env, checked *cel.Ast, expr string) (*Program, error) {
-	counted, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(MaxCost))
+	counted, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(accounting{}), cel.CostLimit(MaxCost))
 	if err != nil {
 		return nil, fmt.Errorf("condition: %w", err)
 	}

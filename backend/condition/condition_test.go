@@ -192,12 +192,17 @@ func TestCostIsBounded(t *testing.T) {
 		in.Identity.Groups = append(in.Identity.Groups, fmt.Sprintf("group-%d", i))
 	}
 	in.Request.Scopes = in.Identity.Groups
+	for i := range 500 {
+		in.Subject.Claims[fmt.Sprint("k", i)] = []any{"a", map[string]any{"x": 1.0, "y": []any{"z"}}}
+	}
 	for _, expr := range []string{
 		`identity.groups.all(a, request.scopes.all(b, a != b + "x"))`,
 		`identity.groups.all(a, identity.groups.all(b, identity.groups.exists(c, c == a)))`,
 		`identity.groups.all(a, sets.contains(identity.groups, request.scopes))`,
 		`identity.groups.map(a, a + a).all(b, identity.groups.map(c, c + b).size() > 0)`,
 		`identity.groups.all(a, a in request.scopes)`,
+		`subject.claims.all(k, subject.claims == subject.claims)`,
+		`subject.claims.all(k, subject.claims.all(m, [1, 2].all(n, subject.claims != subject.claims || true)))`,
 		`["` + strings.Repeat("x", 64) + `"]` + strings.Repeat(`.map(x, x + x)`, 40) + `.size() == 1`,
 	} {
 		p := compile(t, expr)
