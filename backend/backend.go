@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // Version is what the plugin reports to Vault; the build sets it.
@@ -39,6 +40,8 @@ type broker struct {
 
 	providers *registry
 	roles     *cache[*compiledRole]
+	issuers   *cache[*subject.Issuer]
+	used      *usedTokens
 	ledger    *grant.Ledger
 }
 
@@ -58,6 +61,8 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		storage: storage,
 		now:     now,
 		roles:   newCache[*compiledRole](),
+		issuers: newCache[*subject.Issuer](),
+		used:    newUsedTokens(storage),
 		ledger:  grant.NewLedger(storage),
 	}
 	b.providers = newRegistry(b)
@@ -71,6 +76,8 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		Paths: framework.PathAppend(
 			b.pathProviders(),
 			b.pathRoles(),
+			b.pathExplain(),
+			b.pathIssuers(),
 			b.pathCreds(),
 			b.pathGrants(),
 			b.pathSweep(),
@@ -106,6 +113,8 @@ func (b *broker) invalidate(_ context.Context, key string) {
 	case strings.HasPrefix(key, providerPrefix):
 		b.providers.drop(strings.TrimPrefix(key, providerPrefix))
 		b.roles.clear()
+	case strings.HasPrefix(key, issuerPrefix):
+		b.issuers.drop(strings.TrimPrefix(key, issuerPrefix))
 	case strings.HasPrefix(key, rolePrefix):
 		b.roles.drop(strings.TrimPrefix(key, rolePrefix))
 	}

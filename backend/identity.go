@@ -1,10 +1,6 @@
 package backend
 
 import (
-	"net/netip"
-
-	"github.com/hashicorp/vault/sdk/logical"
-
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
@@ -37,19 +33,4 @@ func (b *broker) identify(entityID string, groups bool) (c decision.Caller, gone
 		c.Groups = append(c.Groups, g.Name)
 	}
 	return c, false, nil
-}
-
-// callerOf is the identity behind a request.
-func (b *broker) callerOf(req *logical.Request, groups bool) (decision.Caller, error) {
-	c, gone, err := b.identify(req.EntityID, groups)
-	if err != nil {
-		return c, err
-	}
-	if gone {
-		return c, fault.New(fault.AccessDenied, "the entity of this token does not exist any more: log in again")
-	}
-	if req.Connection != nil {
-		c.RemoteAddr, _ = netip.ParseAddr(req.Connection.RemoteAddr)
-	}
-	return c, nil
 }

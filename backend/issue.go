@@ -18,80 +18,71 @@ import (
 )
 
 // issue is one creds request from top to bottom.
-func (b *broker) issue(ctx context.Context, req *logical.Request, roleName string, q decision.Request) (*logical.Response, error) {
-	role, err := b.role(ctx, roleName)
+func (b *broker) issue(ctx context.Context, a ask) (*logical.Response, error) {
+	d, err := b.decide(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.usableProvider(ctx, role)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := b.callerOf(req, role.policy.Who.NeedsGroups())
-	if err != nil {
-		return nil, err
-	}
-	d := role.policy.Decide(b.situation(caller), q)
 	if !d.Allowed() {
 		return nil, d.Refusals[0]
 	}
 	// The id comes before the mint, so that a provider can name the child by it.
-	id, err := grant.NewID(caller.EntityID)
+	id, err := grant.NewID(d.caller.EntityID)
 	if err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
 	}
-	child, err := b.mint(ctx, p, role, d, id)
+	child, err := b.mintOnce(ctx, d, id)
 	if child == nil {
 		return nil, err
 	}
 	// From here on a live token is in our hands: every way out either records it
 	// or kills it, also when the caller has hung up.
+	alive := ctx
 	ctx = context.WithoutCancel(ctx)
-	g := newGrant(id, caller, role, child)
+	g := newGrant(id, d, child)
 	var unverified []string
 	if err == nil {
-		unverified, err = b.judge(role, p, d, child, g)
+		unverified, err = b.judge(d, child, g)
 	}
 	if err == nil {
-		err = b.record(ctx, p, g)
+		err = b.record(ctx, d.provider, g)
+	}
+	if err == nil && alive.Err() != nil {
+		err = fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
 	}
 	if err != nil {
-		return nil, b.discardBecause(ctx, p, g, err)
+		return nil, b.discardBecause(ctx, d.provider, g, err)
 	}
-	return b.answerChild(role, d, child, g, unverified), nil
+	return b.answerChild(d, child, g, unverified), nil
 }
 
-// usableProvider is the role's provider if it may serve the role now.
-func (b *broker) usableProvider(ctx context.Context, role *compiledRole) (*openProvider, error) {
-	p, err := b.providers.mustOpen(ctx, role.Provider)
+// mintOnce mints, and uses up the subject token where the role wants that: before
+// the provider is called, and taken back only when surely nothing was minted.
+func (b *broker) mintOnce(ctx context.Context, d *decided, id string) (*provider.Child, error) {
+	if d.role.policy.Subject == nil || !d.role.policy.Subject.SingleUse {
+		return b.mint(ctx, d, id)
+	}
+	release, err := b.used.use(ctx, d.subject)
 	if err != nil {
 		return nil, err
 	}
-	if p.settings.Disabled {
-		return nil, fault.New(fault.AccessDenied, "the provider %q is disabled", p.ref)
+	child, err := b.mint(ctx, d, id)
+	if child == nil && !errors.Is(err, provider.ErrAnswerLost) && fault.CodeOf(err) != fault.ProviderViolation {
+		release(context.WithoutCancel(ctx))
 	}
-	if !p.allowedRoles.MatchAny(role.name) {
-		return nil, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it", p.ref, role.name)
-	}
-	return p, nil
-}
-
-func (b *broker) situation(caller decision.Caller) decision.Situation {
-	return decision.Situation{
-		Now: b.now(), Caller: caller,
-		MountTTL: b.System().DefaultLeaseTTL(), MountMaxTTL: b.System().MaxLeaseTTL(),
-	}
+	return child, err
 }
 
 // mint asks the provider. A caller who hangs up does not cut the call short: the
 // answer may hold a token that somebody has to kill.
-func (b *broker) mint(ctx context.Context, p *openProvider, role *compiledRole, d *decision.Decision, id string) (*provider.Child, error) {
+func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Child, error) {
+	p := d.provider
 	if err := p.gate.waitMint(ctx); err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "the provider's rate_limit leaves no room in time: try again").Because(err)
 	}
 	mintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
-	child, err := p.Mint(mintCtx, provider.Request{Access: d.Access, TTL: d.Lifetime.TTL, Parameters: role.Parameters, GrantID: id})
+	child, err := p.Mint(mintCtx, provider.Request{Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id})
 	switch {
 	case child != nil && isParentSecret(p.parent, child.Token):
 		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
@@ -100,7 +91,7 @@ func (b *broker) mint(ctx context.Context, p *openProvider, role *compiledRole, 
 		child, err = nil, fault.New(fault.ProviderViolation, "the provider answered without a token")
 	}
 	if errors.Is(err, provider.ErrAnswerLost) {
-		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "provider", p.ref, "role", role.name, "error", err)
+		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "provider", p.ref, "role", d.role.name, "error", err)
 	}
 	return child, err
 }
@@ -110,7 +101,7 @@ func (b *broker) mint(ctx context.Context, p *openProvider, role *compiledRole, 
 const mintBudget = 80 * time.Second
 
 // judge checks what came back and fixes how long it lives.
-func (b *broker) judge(role *compiledRole, p *openProvider, d *decision.Decision, child *provider.Child, g *grant.Grant) ([]string, error) {
+func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]string, error) {
 	now := b.now()
 	if child.ExpiresAt.IsZero() && child.Handle.Empty() {
 		return nil, fault.New(fault.ProviderViolation, "the token has no end that is known and cannot be revoked: set assumed_lifetime or verify on the provider")
@@ -118,7 +109,7 @@ func (b *broker) judge(role *compiledRole, p *openProvider, d *decision.Decision
 	if !child.ExpiresAt.IsZero() && !child.ExpiresAt.After(now) {
 		return nil, fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
 	}
-	unverified, violation := role.policy.Accept(d.Access, decision.Answer{Granted: child.Granted, Confirmed: child.Confirmed})
+	unverified, violation := d.role.policy.Accept(d.Access, decision.Answer{Granted: child.Granted, Confirmed: child.Confirmed})
 	if violation != nil {
 		return nil, violation
 	}
@@ -147,10 +138,10 @@ func (b *broker) record(ctx context.Context, p *openProvider, g *grant.Grant) er
 }
 
 // newGrant is what is known of a child before it is judged.
-func newGrant(id string, caller decision.Caller, role *compiledRole, child *provider.Child) *grant.Grant {
+func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 	holder, _ := grant.HolderOf(id)
 	g := &grant.Grant{
-		ID: id, Holder: holder, Role: role.name, Provider: role.Provider,
+		ID: id, Holder: holder, Role: d.role.name, Provider: d.provider.ref,
 		Access: values(child.Granted), Granted: child.Granted.Flat(),
 		ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
 		Class: provider.ClassExpiry, Handle: child.Handle,
@@ -158,8 +149,13 @@ func newGrant(id string, caller decision.Caller, role *compiledRole, child *prov
 	if !child.Handle.Empty() {
 		g.Class = provider.ClassToken
 	}
-	if caller.RemoteAddr.IsValid() {
-		g.Facts.RemoteAddr = caller.RemoteAddr.String()
+	if d.caller.RemoteAddr.IsValid() {
+		g.Facts.RemoteAddr = d.caller.RemoteAddr.String()
+	}
+	if d.subject != nil {
+		g.Subject = d.subject.Issuer + "#" + d.subject.Subject
+		g.Facts.SubjectExpires = d.subject.ExpiresAt
+		g.Facts.SubjectClaims = d.subject.Claims
 	}
 	return g
 }
@@ -177,7 +173,7 @@ func values(a access.Access) grant.Access {
 
 // answerChild makes the response: nothing in it is null, empty members are left
 // out, and the lease holds the grant's id and nothing else.
-func (b *broker) answerChild(role *compiledRole, d *decision.Decision, child *provider.Child, g *grant.Grant, unverified []string) *logical.Response {
+func (b *broker) answerChild(d *decided, child *provider.Child, g *grant.Grant, unverified []string) *logical.Response {
 	expires := g.ExpiresAt
 	if expires.IsZero() {
 		expires = g.MaxLease
@@ -191,21 +187,13 @@ func (b *broker) answerChild(role *compiledRole, d *decision.Decision, child *pr
 		"revocation":     string(g.Class),
 		"self_contained": g.SelfContained,
 	}
-	for name, list := range map[string][]string{
-		"scopes": g.Access.Scopes, "audiences": g.Access.Audiences, "resources": g.Access.Resources,
-		"granted": g.Granted, "stripped": d.Stripped, "unverified": unverified,
-	} {
-		if len(list) > 0 {
-			data[name] = list
-		}
+	if g.Subject != "" {
+		data["subject"] = g.Subject
 	}
-	if len(g.Access.Permissions) > 0 {
-		data["permissions"] = g.Access.Permissions
+	if len(unverified) > 0 {
+		data["unverified"] = unverified
 	}
-	var details []any
-	if json.Unmarshal(g.Access.Details, &details) == nil && len(details) > 0 {
-		data["authorization_details"] = details
-	}
+	show(data, g.Access, g.Granted, d.Stripped)
 	for name, value := range child.Extra {
 		if _, taken := data[name]; !taken && value != nil {
 			data[name] = value
@@ -214,8 +202,26 @@ func (b *broker) answerChild(role *compiledRole, d *decision.Decision, child *pr
 	resp := b.Secret(childTokenType).Response(data, map[string]any{"grant_id": g.ID})
 	resp.Secret.TTL = d.Lifetime.TTL
 	resp.Secret.MaxTTL = d.Lifetime.Max
-	b.warn(resp, d, g)
+	b.warn(resp, d.Decision, g)
 	return resp
+}
+
+// show adds access to a response, empty members left out.
+func show(data map[string]any, v grant.Access, granted, stripped []string) {
+	for name, list := range map[string][]string{
+		"scopes": v.Scopes, "audiences": v.Audiences, "resources": v.Resources, "granted": granted, "stripped": stripped,
+	} {
+		if len(list) > 0 {
+			data[name] = list
+		}
+	}
+	if len(v.Permissions) > 0 {
+		data["permissions"] = v.Permissions
+	}
+	var details []any
+	if json.Unmarshal(v.Details, &details) == nil && len(details) > 0 {
+		data["authorization_details"] = details
+	}
 }
 
 func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Grant) {

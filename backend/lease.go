@@ -70,7 +70,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	if err != nil {
 		return nil, err
 	}
-	if err := b.mayRenew(ctx, role, g); err != nil {
+	if err := b.mayRenew(role, g); err != nil {
 		return nil, err
 	}
 	ends, err := b.renewedEnd(role, g, req.Secret.Increment)
@@ -104,31 +104,24 @@ func renewFault(err error) error {
 	}
 }
 
-// mayRenew is rule 8: who, and a ceiling that still covers what was granted.
-func (b *broker) mayRenew(_ context.Context, role *compiledRole, g *grant.Grant) error {
+// mayRenew is rule 8: who, freeze and role, over what was recorded.
+func (b *broker) mayRenew(role *compiledRole, g *grant.Grant) error {
 	if role.Provider != g.Provider {
 		return fault.New(fault.AccessDenied, "the role serves another provider now: read creds again")
 	}
-	entityID := g.Holder
-	if entityID == grant.NoHolder {
-		entityID = ""
-	}
-	caller, gone, err := b.identify(entityID, role.policy.Who.NeedsGroups())
+	caller, err := b.caller(ask{entityID: g.EntityID()}, role.policy.NeedsGroups())
 	if err != nil {
 		return err
-	}
-	if gone {
-		return fault.New(fault.AccessDenied, "the holder's entity does not exist any more")
-	}
-	if reasons := role.policy.Who.CheckHolder(caller); len(reasons) > 0 {
-		return reasons[0]
 	}
 	granted, err := restore(g.Access, role.policy.Levels)
 	if err != nil {
 		return fault.New(fault.AccessDenied, "what was granted cannot be told any more: read creds again").Because(err)
 	}
-	if refusal := role.policy.StillCovers(granted); refusal != nil {
-		return refusal
+	recorded := decision.Recorded{
+		Access: granted, RemoteAddr: g.Facts.RemoteAddr, Claims: g.Facts.SubjectClaims, TTL: g.MaxLease.Sub(b.now()),
+	}
+	if reasons := role.policy.CheckRenewal(b.situation(caller), recorded); len(reasons) > 0 {
+		return reasons[0]
 	}
 	return nil
 }

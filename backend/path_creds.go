@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 const credsHelp = `
@@ -24,11 +25,7 @@ ceiling.
 `
 
 func (b *broker) pathCreds() []*framework.Path {
-	fields := ceilingFields("Narrows the grant to these ", "")
-	maps.Copy(fields, map[string]*framework.FieldSchema{
-		"role": {Type: framework.TypeString, Description: "Name of the role."},
-		"ttl":  {Type: framework.TypeDurationSecond, Description: "Life that is wanted of the lease; capped by role, provider, mount and token."},
-	})
+	fields := credsFields()
 	op := &framework.PathOperation{
 		Callback: b.creds, Summary: "Get a leased child token.",
 		Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "The child token and what is known of it.", Fields: credsResponse()}}},
@@ -47,6 +44,17 @@ func (b *broker) pathCreds() []*framework.Path {
 	}}
 }
 
+// credsFields are what a caller may say of the grant that is wanted.
+func credsFields() map[string]*framework.FieldSchema {
+	fields := ceilingFields("Narrows the grant to these ", "")
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"role":          {Type: framework.TypeString, Description: "Name of the role."},
+		"subject_token": {Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}, Description: "The token on whose behalf, for a role with subject_issuers. By update only: a URL is no place for a token."},
+		"ttl":           {Type: framework.TypeDurationSecond, Description: "Life that is wanted of the lease; capped by role, provider, mount and token."},
+	})
+	return fields
+}
+
 // credsResponse is the schema of what issue.go answers with.
 func credsResponse() map[string]*framework.FieldSchema {
 	text, list := framework.TypeString, framework.TypeStringSlice
@@ -62,6 +70,7 @@ func credsResponse() map[string]*framework.FieldSchema {
 		"granted":               {Type: list, Description: "All of it flat, for the audit log."},
 		"stripped":              {Type: list, Description: "What was asked for beyond the role and dropped."},
 		"unverified":            {Type: list, Description: "Dimensions for which the provider's word was not checked."},
+		"subject":               {Type: text, Description: "On whose behalf: the subject token's issuer and subject."},
 		"provider":              {Type: text, Description: "The provider as <type>/<name>."},
 		"grant_id":              {Type: text, Description: "The grant's id, for grants/ and revoke/."},
 		"revocation":            {Type: text, Description: "token, lever or expiry: what can kill the token before it expires."},
@@ -75,7 +84,14 @@ func (b *broker) creds(ctx context.Context, req *logical.Request, d *framework.F
 	if err != nil {
 		return nil, err
 	}
-	return b.issue(ctx, req, d.Get("role").(string), q)
+	a := ask{
+		role: d.Get("role").(string), entityID: req.EntityID, remoteAddr: remoteAddr(req),
+		subjectToken: secret.New(d.Get("subject_token").(string)), request: q,
+	}
+	if !a.subjectToken.Empty() && req.Operation != logical.UpdateOperation {
+		return nil, fault.New(fault.InvalidRequest, "subject_token must be written, not read: a URL is no place for a token")
+	}
+	return b.issue(ctx, a)
 }
 
 func parseRequest(req *logical.Request, d *framework.FieldData) (q decision.Request, err error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 const rolePrefix = "role/"
@@ -41,6 +42,14 @@ func roleFields() map[string]*framework.FieldSchema {
 		"bound_entity_ids":      {Type: framework.TypeCommaStringSlice, Description: "Ids of the entities that may use the role. Default: any."},
 		"bound_group_names":     {Type: framework.TypeCommaStringSlice, Description: "Names of groups, one of which the entity must be in, inherited membership included. Default: any."},
 		"bound_entity_metadata": {Type: framework.TypeKVPairs, Description: "Metadata that the entity must have, all of it, exactly. Default: any."},
+		"bound_cidrs":           {Type: framework.TypeCommaStringSlice, Description: "Address ranges, IPv4 or IPv6, one of which the connection must come from. Default: any."},
+		"condition":             {Type: framework.TypeString, Description: "A CEL expression over identity, request, subject and now that must be true, such as identity.metadata[\"team\"] == \"payments\"."},
+		"subject_issuers":       {Type: framework.TypeCommaStringSlice, Description: "Names of the issuers whose subject tokens the role takes. With it, every request must bring a subject_token."},
+		"bound_subject_claims":  {Type: framework.TypeMap, Description: "What the subject token must claim: a map of claim, or /json/pointer, to the accepted value or list of values, exact or a pattern."},
+		"required_acr":          {Type: framework.TypeCommaStringSlice, Description: "Authentication context classes, one of which the subject's login must have."},
+		"required_amr":          {Type: framework.TypeCommaStringSlice, Description: "Authentication methods, all of which the subject's login must have used."},
+		"max_auth_age":          {Type: framework.TypeDurationSecond, Description: "How long ago the subject's login may be."},
+		"subject_single_use":    {Type: framework.TypeBool, Description: "A subject token, told by its jti, works once."},
 		"require_revocable":     {Type: framework.TypeBool, Description: "Refuses a provider whose tokens cannot be killed before they expire."},
 	})
 	return fields
@@ -170,6 +179,11 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	if _, err := b.compileRole(ctx, r); err != nil {
 		return nil, err
 	}
+	for _, issuer := range r.SubjectIssuers {
+		if known, err := b.issuer(ctx, issuer); err != nil || known == nil {
+			return nil, missingIssuer(err, issuer)
+		}
+	}
 	p, err := b.providers.mustOpen(ctx, r.Provider)
 	if err != nil {
 		return nil, err
@@ -190,19 +204,22 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 
 // mergeRole takes what the request brought; an empty value unsets.
 func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error {
-	for name, into := range map[string]*string{"provider": &r.Provider, "mode": &r.Mode, "on_excess": &r.OnExcess} {
+	for name, into := range map[string]*string{
+		"provider": &r.Provider, "mode": &r.Mode, "on_excess": &r.OnExcess, "condition": &r.Condition,
+	} {
 		if v, ok := d.GetOk(name); ok {
 			*into = v.(string)
 		}
 	}
-	for name, into := range map[string]*time.Duration{"ttl": &r.TTL, "max_ttl": &r.MaxTTL} {
+	for name, into := range map[string]*time.Duration{"ttl": &r.TTL, "max_ttl": &r.MaxTTL, "max_auth_age": &r.MaxAuthAge} {
 		if v, ok := d.GetOk(name); ok {
 			*into = time.Duration(v.(int)) * time.Second
 		}
 	}
 	for name, into := range map[string]*[]string{
 		"scopes": &r.Scopes, "audiences": &r.Audiences, "resources": &r.Resources, "default_scopes": &r.DefaultScopes,
-		"bound_entity_ids": &r.BoundEntityIDs, "bound_group_names": &r.BoundGroupNames,
+		"bound_entity_ids": &r.BoundEntityIDs, "bound_group_names": &r.BoundGroupNames, "bound_cidrs": &r.BoundCIDRs,
+		"subject_issuers": &r.SubjectIssuers, "required_acr": &r.RequiredACR, "required_amr": &r.RequiredAMR,
 	} {
 		if v, ok := d.GetOk(name); ok {
 			*into = nilIfEmpty(v.([]string))
@@ -218,8 +235,17 @@ func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error
 			}
 		}
 	}
-	if v, ok := d.GetOk("require_revocable"); ok {
-		r.RequireRevocable = v.(bool)
+	for name, into := range map[string]*bool{"require_revocable": &r.RequireRevocable, "subject_single_use": &r.SubjectSingleUse} {
+		if v, ok := d.GetOk(name); ok {
+			*into = v.(bool)
+		}
+	}
+	if v, ok := d.GetOk("bound_subject_claims"); ok {
+		bounds, err := subject.ParseBounds(v.(map[string]any))
+		if err != nil {
+			return err
+		}
+		r.BoundSubjectClaims = bounds
 	}
 	if raw, ok := req.Data["authorization_details"]; ok {
 		details, err := json.Marshal(raw)
@@ -249,11 +275,19 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 	data := map[string]any{
 		"name": d.Get("name"), "provider": r.Provider, "mode": r.Mode, "on_excess": r.OnExcess,
 		"ttl": int64(r.TTL / time.Second), "max_ttl": int64(r.MaxTTL / time.Second),
-		"require_revocable": r.RequireRevocable,
+		"require_revocable": r.RequireRevocable, "subject_single_use": r.SubjectSingleUse,
+		"max_auth_age": int64(r.MaxAuthAge / time.Second),
+	}
+	if r.Condition != "" {
+		data["condition"] = r.Condition
+	}
+	if r.BoundSubjectClaims != nil {
+		data["bound_subject_claims"] = r.BoundSubjectClaims
 	}
 	for name, values := range map[string][]string{
 		"scopes": r.Scopes, "audiences": r.Audiences, "resources": r.Resources, "default_scopes": r.DefaultScopes,
-		"bound_entity_ids": r.BoundEntityIDs, "bound_group_names": r.BoundGroupNames,
+		"bound_entity_ids": r.BoundEntityIDs, "bound_group_names": r.BoundGroupNames, "bound_cidrs": r.BoundCIDRs,
+		"subject_issuers": r.SubjectIssuers, "required_acr": r.RequiredACR, "required_amr": r.RequiredAMR,
 	} {
 		if values != nil {
 			data[name] = values

@@ -75,7 +75,7 @@ func (b *broker) sweep(ctx context.Context, regardless bool) (swept, error) {
 	}
 	counts.Killed = max(0, t.Revoked+t.ExpiryOnly-counts.Expired)
 	counts.Pending = t.Pending
-	return counts, errors.Join(flushed, b.deleteEmptied(ctx))
+	return counts, errors.Join(flushed, b.deleteEmptied(ctx), b.used.sweep(ctx, now))
 }
 
 // isDue reports whether a grant is the sweep's business.

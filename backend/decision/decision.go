@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/condition"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // Policy is a role, compiled against what its provider can do. It is immutable
@@ -26,6 +28,10 @@ type Policy struct {
 	// Levels order the permissions dimension.
 	Levels access.Levels
 	Who    Who
+	// Subject is nil for a role that takes no subject token.
+	Subject *SubjectTerms
+	// Condition is nil for a role without one.
+	Condition *condition.Program
 	// TTL is the role's default life, MaxTTL the role's cap, ProviderMaxTTL the
 	// provider's; zero where unset.
 	TTL, MaxTTL, ProviderMaxTTL time.Duration
@@ -38,16 +44,21 @@ type Policy struct {
 type Situation struct {
 	Now    time.Time
 	Caller Caller
-	// Frozen names what stops new grants ("entity", "role", ...); empty if nothing.
-	Frozen []string
+	// Stopped are reasons that lie with neither caller nor request: the provider
+	// is disabled, something is frozen.
+	Stopped []*fault.Error
+	// Subject is the verified subject token, nil if none was given; SubjectFault
+	// is why the one that was given could not be verified.
+	Subject      *subject.Token
+	SubjectFault *fault.Error
 	// MountTTL and MountMaxTTL are the mount's default and maximal lease.
 	MountTTL, MountMaxTTL time.Duration
 }
 
 // Decision is what may be granted, or why nothing may.
 type Decision struct {
-	// Refusals are all reasons against, the first one first in the order who,
-	// freeze, request, time, condition; empty means allowed.
+	// Refusals are all reasons against, in the order who, stopped, subject,
+	// request, time, condition; empty means allowed.
 	Refusals []*fault.Error
 	// Access is what to ask the provider for: exact values only.
 	Access access.Access
@@ -65,12 +76,25 @@ func (d *Decision) Allowed() bool { return len(d.Refusals) == 0 }
 func (p *Policy) Decide(s Situation, q Request) *Decision {
 	d := &Decision{}
 	d.refuse(p.Who.Check(s.Caller)...)
-	for _, what := range s.Frozen {
-		d.refuse(fault.New(fault.AccessDenied, "new grants are stopped: the %s is frozen", what))
-	}
-	p.narrow(q, d)
+	d.refuse(s.Stopped...)
+	d.refuse(p.checkSubject(s)...)
+	before := len(d.Refusals)
+	p.narrow(s, q, d)
 	d.Lifetime = p.lifetime(s, q, d)
+	// What would be granted is not known if nothing would be.
+	if p.Condition != nil && (len(d.Refusals) == before || !p.Condition.Uses("request")) {
+		d.refuse(p.checkCondition(facts{
+			caller: s.Caller, remote: s.Caller.remote(), access: d.Access, ttl: d.Lifetime.TTL, claims: s.claims(), now: s.Now,
+		})...)
+	}
 	return d
+}
+
+func (s Situation) claims() map[string]any {
+	if s.Subject == nil {
+		return nil
+	}
+	return s.Subject.Claims
 }
 
 func (d *Decision) refuse(reasons ...*fault.Error) {

@@ -55,8 +55,16 @@ func (p *Policy) lifetime(s Situation, q Request, d *Decision) Lifetime {
 		roleMax = p.TTL
 	}
 	caps := []bound{{"role", roleMax}, {"provider", p.ProviderMaxTTL}, {"mount", s.MountMaxTTL}}
+	if s.Subject != nil {
+		left := s.Subject.ExpiresAt.Sub(s.Now)
+		if left < time.Second {
+			d.refuse(fault.New(fault.InvalidGrant, "the subject token has no life left: get a new one"))
+			return Lifetime{}
+		}
+		caps = append(caps, bound{"subject", left})
+	}
 	ceiling, ok := least(caps...)
-	if !ok {
+	if !ok || s.MountMaxTTL <= 0 {
 		// Every TTL call over Vault's plugin protocol answers 0 on an error.
 		d.refuse(fault.New(fault.TemporarilyUnavailable, "the mount's lease limits could not be learnt: try again"))
 		return Lifetime{}

@@ -18,6 +18,35 @@ func (p *Policy) allowed(of access.Access) access.Access {
 	return of
 }
 
+// Recorded is what was recorded of a grant at its issue.
+type Recorded struct {
+	Access access.Access
+	// RemoteAddr and Claims are facts of the issue, for the condition; the TTL
+	// that it sees is what is left.
+	RemoteAddr string
+	Claims     map[string]any
+	TTL        time.Duration
+}
+
+// CheckRenewal is rule 8 of the contract: it judges the holder as Vault knows it
+// now, and the role as it is now, over what was recorded. Signature, jti, age of
+// the login and address were judged at the issue and are not judged again.
+func (p *Policy) CheckRenewal(s Situation, r Recorded) []*fault.Error {
+	reasons := p.Who.CheckHolder(s.Caller)
+	reasons = append(reasons, s.Stopped...)
+	if p.Subject != nil {
+		if missed := p.Subject.Claims.Check(r.Claims); len(missed) > 0 {
+			reasons = append(reasons, claimsFault(missed))
+		}
+	}
+	if refusal := p.StillCovers(r.Access); refusal != nil {
+		reasons = append(reasons, refusal)
+	}
+	return append(reasons, p.checkCondition(facts{
+		caller: s.Caller, remote: r.RemoteAddr, access: r.Access, ttl: r.TTL, claims: r.Claims, now: s.Now,
+	})...)
+}
+
 // StillCovers refuses the renewal of a grant that the role, as it is now, would
 // not make any more.
 func (p *Policy) StillCovers(granted access.Access) *fault.Error {

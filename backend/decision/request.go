@@ -53,8 +53,14 @@ func (q Request) asked(levels access.Levels) (a access.Access, named access.Dime
 	return a, named, bad
 }
 
-// narrow meets the request with the ceiling, dimension by dimension.
-func (p *Policy) narrow(q Request, d *Decision) {
+// narrow meets the request with the ceiling, dimension by dimension. Whatever
+// the mode, nobody gets by way of the broker a scope that the token on whose
+// behalf they ask names as not its own.
+func (p *Policy) narrow(s Situation, q Request, d *Decision) {
+	ceiling := p.Ceiling
+	if s.Subject != nil && s.Subject.HasScopes {
+		ceiling.Scopes = ceiling.Scopes.Meet(access.Exactly(s.Subject.Scopes...))
+	}
 	asked, named, bad := q.asked(p.Levels)
 	if len(bad) > 0 {
 		d.refuse(bad...)
@@ -63,25 +69,25 @@ func (p *Policy) narrow(q Request, d *Decision) {
 	for _, dim := range access.AllDimensions() {
 		switch {
 		case named[dim]:
-			p.narrowNamed(dim, asked.Only(dim), d)
+			p.narrowNamed(dim, asked.Only(dim), ceiling, d)
 		case p.Bounded[dim]:
-			p.narrowSilent(dim, d)
+			p.narrowSilent(dim, ceiling, d)
 		}
 	}
 }
 
-func (p *Policy) narrowNamed(dim access.Dimension, asked access.Access, d *Decision) {
+func (p *Policy) narrowNamed(dim access.Dimension, asked, ceiling access.Access, d *Decision) {
 	if asked.IsNothing(dim) {
 		if p.Bounded[dim] {
 			d.refuse(fault.New(codeFor(dim), "an empty list of %s asks for nothing: name what you need, or leave the parameter out", dim))
 		}
 		return
 	}
-	excess := asked.Excess(p.Ceiling)
-	granted := asked.Meet(p.Ceiling)
+	excess := asked.Excess(ceiling)
+	granted := asked.Meet(ceiling)
 	switch {
 	case granted.IsNothing(dim):
-		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s that were asked for: the role allows none of them", dim))
+		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s that were asked for: neither the role nor the subject token allows any", dim))
 	case len(excess) > 0 && p.RefuseExcess:
 		d.refuse(fault.New(codeFor(dim), "the role does not allow %s: ask for less", quoteAll(excess)))
 	default:
@@ -92,10 +98,14 @@ func (p *Policy) narrowNamed(dim access.Dimension, asked access.Access, d *Decis
 
 // narrowSilent gives a silent caller the defaults, or the whole ceiling. A
 // ceiling with patterns has no whole that could be asked for.
-func (p *Policy) narrowSilent(dim access.Dimension, d *Decision) {
-	whole := p.Ceiling.Only(dim)
+func (p *Policy) narrowSilent(dim access.Dimension, ceiling access.Access, d *Decision) {
+	whole := ceiling.Only(dim)
 	if dim == access.DimScopes && p.Defaults != nil {
-		whole.Scopes = p.Defaults.Meet(p.Ceiling.Scopes)
+		whole.Scopes = p.Defaults.Meet(ceiling.Scopes)
+	}
+	if whole.IsNothing(dim) && !p.Ceiling.IsNothing(dim) {
+		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s: the subject token has none that the role grants", dim))
+		return
 	}
 	if !whole.IsNothing(dim) && !whole.Enumerable(dim) {
 		d.refuse(fault.New(codeFor(dim), "the role allows %s by pattern: name the ones you need", dim))

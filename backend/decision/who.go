@@ -13,7 +13,7 @@ type Caller struct {
 	Name     string
 	Metadata map[string]string
 	// Groups are the names of all groups, inherited ones included. They are
-	// filled only if the policy asks (Who.NeedsGroups).
+	// filled only if Policy.NeedsGroups.
 	Groups   []string
 	Aliases  []Alias
 	Disabled bool
@@ -36,8 +36,17 @@ type Who struct {
 	CIDRs     []netip.Prefix
 }
 
-// NeedsGroups reports whether Check looks at the caller's groups.
-func (w *Who) NeedsGroups() bool { return len(w.Groups) > 0 }
+func (c Caller) remote() string {
+	if !c.RemoteAddr.IsValid() {
+		return ""
+	}
+	return c.RemoteAddr.String()
+}
+
+// NeedsGroups reports whether a decision looks at the caller's groups.
+func (p *Policy) NeedsGroups() bool {
+	return len(p.Who.Groups) > 0 || (p.Condition != nil && p.Condition.UsesGroups())
+}
 
 // asks reports whether a caller without an entity cannot be judged.
 func (w *Who) asks() bool {

@@ -27,6 +27,7 @@
 package grant
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -124,6 +125,14 @@ func HolderOf(id string) (string, bool) {
 	return holder, ok && holder != "" && random != "" && !strings.ContainsAny(id, "/")
 }
 
+// EntityID is the holder's entity, "" for NoHolder.
+func (g *Grant) EntityID() string {
+	if g.Holder == NoHolder {
+		return ""
+	}
+	return g.Holder
+}
+
 // CertainlyExpired reports whether the token is dead of itself at now.
 func (g *Grant) CertainlyExpired(now time.Time) bool {
 	return !g.ExpiresAt.IsZero() && now.After(g.ExpiresAt.Add(ExpiryGrace))
@@ -142,7 +151,9 @@ func (g *Grant) encode() ([]byte, error) {
 
 func decode(raw []byte) (*Grant, error) {
 	s := stored{Grant: &Grant{}}
-	if err := json.Unmarshal(raw, &s); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber() // claims compare by their exact numbers
+	if err := dec.Decode(&s); err != nil {
 		return nil, fmt.Errorf("a grant's record cannot be read: %w", err)
 	}
 	s.Grant.Handle = secret.New(s.Handle)

@@ -5,15 +5,18 @@ package role
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/condition"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // ModeMint gets a child of the parent credential alone.
@@ -45,7 +48,22 @@ type Role struct {
 	BoundGroupNames     []string          `json:"bound_group_names,omitempty"`
 	BoundEntityMetadata map[string]string `json:"bound_entity_metadata,omitempty"`
 
+	BoundCIDRs []string `json:"bound_cidrs,omitempty"`
+	Condition  string   `json:"condition,omitempty"`
+
+	SubjectIssuers     []string            `json:"subject_issuers,omitempty"`
+	BoundSubjectClaims map[string][]string `json:"bound_subject_claims,omitempty"`
+	RequiredACR        []string            `json:"required_acr,omitempty"`
+	RequiredAMR        []string            `json:"required_amr,omitempty"`
+	MaxAuthAge         time.Duration       `json:"max_auth_age,omitempty"`
+	SubjectSingleUse   bool                `json:"subject_single_use,omitempty"`
+
 	RequireRevocable bool `json:"require_revocable,omitempty"`
+}
+
+// asksSubject reports whether any of the terms on the subject token is set.
+func (r *Role) asksSubject() bool {
+	return len(r.BoundSubjectClaims)+len(r.RequiredACR)+len(r.RequiredAMR) > 0 || r.MaxAuthAge != 0 || r.SubjectSingleUse
 }
 
 var providerRef = regexp.MustCompile(`^\w+/\w(([\w-.]+)?\w)?$`)
@@ -65,6 +83,8 @@ func (r *Role) Validate() error {
 		return fault.New(fault.InvalidRequest, "ttl and max_ttl must not be negative")
 	case r.MaxTTL > 0 && r.TTL > r.MaxTTL:
 		return fault.New(fault.InvalidRequest, "ttl must not be longer than max_ttl")
+	case len(r.SubjectIssuers) == 0 && r.asksSubject():
+		return fault.New(fault.InvalidRequest, "bound_subject_claims, required_acr, required_amr, max_auth_age and subject_single_use judge a subject token: name in subject_issuers whose tokens are trusted")
 	}
 	return r.validateLists()
 }
@@ -81,6 +101,7 @@ func (r *Role) validateLists() error {
 		{"resources", r.Resources, access.CheckTarget},
 		{"bound_entity_ids", r.BoundEntityIDs, checkName},
 		{"bound_group_names", r.BoundGroupNames, checkName},
+		{"subject_issuers", r.SubjectIssuers, checkName},
 	} {
 		for _, v := range list.values {
 			if err := list.check(v); err != nil {
@@ -125,9 +146,14 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.
 	p := &decision.Policy{
 		RefuseExcess: r.OnExcess == Refuse, Levels: traits.Levels, Askable: traits.Askable,
 		TTL: r.TTL, MaxTTL: r.MaxTTL, ProviderMaxTTL: providerMaxTTL,
-		Who: decision.Who{EntityIDs: setOf(r.BoundEntityIDs), Groups: setOf(r.BoundGroupNames), Metadata: r.BoundEntityMetadata},
 	}
 	if err := r.compileCeiling(p, traits); err != nil {
+		return nil, err
+	}
+	if err := r.compileWho(p); err != nil {
+		return nil, err
+	}
+	if err := r.compileSubject(p); err != nil {
 		return nil, err
 	}
 	for _, url := range pinned.Destinations {
@@ -136,6 +162,66 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.
 		}
 	}
 	return p, nil
+}
+
+func (r *Role) compileWho(p *decision.Policy) error {
+	p.Who = decision.Who{EntityIDs: setOf(r.BoundEntityIDs), Groups: setOf(r.BoundGroupNames), Metadata: r.BoundEntityMetadata}
+	for _, v := range r.BoundCIDRs {
+		prefix, err := parseCIDR(v)
+		if err != nil {
+			return fault.New(fault.InvalidRequest, "bound_cidrs: %q is no address range, such as 10.0.0.0/8 or 2001:db8::/32", v)
+		}
+		p.Who.CIDRs = append(p.Who.CIDRs, prefix)
+	}
+	if r.Condition == "" {
+		return nil
+	}
+	program, err := condition.Compile(r.Condition)
+	if err != nil {
+		return fault.New(fault.InvalidRequest, "condition: %s", err)
+	}
+	if program.Uses("subject") && len(r.SubjectIssuers) == 0 {
+		return fault.New(fault.InvalidRequest, "condition: it looks at subject, and the role takes no subject token: name its subject_issuers")
+	}
+	p.Condition = program
+	return nil
+}
+
+// parseCIDR takes a range or a single address; a range of IPv4 addresses mapped
+// into IPv6 is the range of IPv4 addresses that it means.
+func parseCIDR(v string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(v)
+	if err != nil {
+		addr, err := netip.ParseAddr(v)
+		if err != nil || addr.Zone() != "" {
+			return prefix, fmt.Errorf("not an address range")
+		}
+		addr = addr.Unmap()
+		return addr.Prefix(addr.BitLen())
+	}
+	if prefix.Addr().Is4In6() {
+		if prefix.Bits() < 96 {
+			return prefix, fmt.Errorf("wider than all of IPv4")
+		}
+		return prefix.Addr().Unmap().Prefix(prefix.Bits() - 96)
+	}
+	return prefix.Masked(), nil
+}
+
+func (r *Role) compileSubject(p *decision.Policy) error {
+	if len(r.SubjectIssuers) == 0 {
+		return nil
+	}
+	claims, err := subject.CompileClaims(r.BoundSubjectClaims)
+	if err != nil {
+		return err
+	}
+	stepUp := subject.StepUp{RequiredACR: r.RequiredACR, RequiredAMR: r.RequiredAMR, MaxAuthAge: r.MaxAuthAge}
+	if err := stepUp.Validate(); err != nil {
+		return err
+	}
+	p.Subject = &decision.SubjectTerms{Claims: claims, StepUp: stepUp, SingleUse: r.SubjectSingleUse}
+	return nil
 }
 
 func (r *Role) checkRevocation(traits provider.Traits) error {

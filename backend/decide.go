@@ -1,0 +1,102 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
+)
+
+// ask is one question to the decision: who wants what of which role, on whose
+// behalf.
+type ask struct {
+	role         string
+	entityID     string // "" for a caller without an entity
+	remoteAddr   string
+	subjectToken secret.Text
+	request      decision.Request
+}
+
+// decided is the answer, with what the way from there on needs.
+type decided struct {
+	*decision.Decision
+	role     *compiledRole
+	provider *openProvider
+	caller   decision.Caller
+	subject  *subject.Token
+}
+
+// decide gathers what the pure decision needs and asks it. creds and explain
+// both come this way, so they cannot differ. The error is for what kept it from
+// deciding at all.
+func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
+	role, err := b.role(ctx, a.role)
+	if err != nil {
+		return nil, err
+	}
+	p, err := b.providers.mustOpen(ctx, role.Provider)
+	if err != nil {
+		return nil, err
+	}
+	caller, err := b.caller(a, role.policy.NeedsGroups())
+	if err != nil {
+		return nil, err
+	}
+	s := b.situation(caller)
+	s.Stopped = stopped(p, role)
+	s.Subject, err = b.verifySubject(ctx, role, a.subjectToken)
+	if err != nil && !errors.As(err, &s.SubjectFault) {
+		return nil, err
+	}
+	if s.SubjectFault != nil && s.SubjectFault.Code == fault.TemporarilyUnavailable {
+		return nil, s.SubjectFault
+	}
+	return &decided{Decision: role.policy.Decide(s, a.request), role: role, provider: p, caller: caller, subject: s.Subject}, nil
+}
+
+// caller is the identity behind the ask, as Vault knows it now. One that Vault
+// does not know any more is denied; an error while asking is neither that nor
+// allowed.
+func (b *broker) caller(a ask, groups bool) (decision.Caller, error) {
+	c, gone, err := b.identify(a.entityID, groups)
+	if err != nil {
+		return c, err
+	}
+	if gone {
+		return c, fault.New(fault.AccessDenied, "there is no such entity: log in again")
+	}
+	c.RemoteAddr, _ = netip.ParseAddr(a.remoteAddr)
+	return c, nil
+}
+
+func (b *broker) situation(caller decision.Caller) decision.Situation {
+	return decision.Situation{
+		Now: b.now(), Caller: caller,
+		MountTTL: b.System().DefaultLeaseTTL(), MountMaxTTL: b.System().MaxLeaseTTL(),
+	}
+}
+
+// stopped are the reasons against that lie with the provider.
+func stopped(p *openProvider, role *compiledRole) []*fault.Error {
+	var reasons []*fault.Error
+	if p.settings.Disabled {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q is disabled", p.ref))
+	}
+	if !p.allowedRoles.MatchAny(role.name) {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it", p.ref, role.name))
+	}
+	return reasons
+}
+
+func remoteAddr(req *logical.Request) string {
+	if req.Connection == nil {
+		return ""
+	}
+	return req.Connection.RemoteAddr
+}

@@ -1,0 +1,55 @@
+package decision
+
+import (
+	"strings"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
+)
+
+// SubjectTerms are a role's terms on the token on whose behalf it grants.
+type SubjectTerms struct {
+	Claims    *subject.ClaimBounds
+	StepUp    subject.StepUp
+	SingleUse bool
+}
+
+// checkSubject judges the subject token, whose signature and registered claims
+// were verified before; a failure there is the situation's SubjectFault.
+func (p *Policy) checkSubject(s Situation) []*fault.Error {
+	switch {
+	case s.SubjectFault != nil:
+		return []*fault.Error{s.SubjectFault}
+	case p.Subject == nil && s.Subject != nil:
+		return []*fault.Error{fault.New(fault.InvalidRequest, "the role takes no subject_token: leave it out")}
+	case p.Subject == nil:
+		return nil
+	case s.Subject == nil:
+		return []*fault.Error{fault.New(fault.InvalidRequest, "subject_token is missing: the role grants on a subject's behalf only (write it, a read has no body)")}
+	}
+	var reasons []*fault.Error
+	if missed := p.Subject.Claims.Check(s.Subject.Claims); len(missed) > 0 {
+		reasons = append(reasons, claimsFault(missed))
+	}
+	if weak := p.Subject.StepUp.Check(s.Subject, s.Now); weak != nil {
+		reasons = append(reasons, weak)
+	}
+	if p.Subject.SingleUse {
+		if _, _, err := s.Subject.ReplayKey(); err != nil {
+			reasons = append(reasons, asFault(err))
+		}
+	}
+	return reasons
+}
+
+func claimsFault(missed []string) *fault.Error {
+	return fault.New(fault.AccessDenied, "the subject token does not meet the role's bound_subject_claims: %s", strings.Join(missed, ", "))
+}
+
+// asFault is for errors that are documented to be faults.
+func asFault(err error) *fault.Error {
+	if f, ok := err.(*fault.Error); ok { //nolint:errorlint // never wrapped, by contract
+		return f
+	}
+	return fault.New(fault.TemporarilyUnavailable, "an unexpected failure: try again").Because(err)
+}

@@ -1,0 +1,111 @@
+package backend
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+const explainHelp = `
+Says what a creds request would get, or every reason against it at once. It runs
+the same code as creds up to the decision; it mints nothing, calls no provider and
+uses up no subject token. It tells about others' identities: give it a policy of
+its own.
+`
+
+func (b *broker) pathExplain() []*framework.Path {
+	fields := credsFields()
+	maps.Copy(fields, map[string]*framework.FieldSchema{
+		"name":        {Type: framework.TypeString, Description: "Name of the role."},
+		"entity_id":   {Type: framework.TypeString, Description: "The entity to decide for. Default: the caller's own."},
+		"remote_addr": {Type: framework.TypeString, Description: "The address to decide for. Default: the caller's own."},
+	})
+	delete(fields, "role")
+	list := framework.TypeStringSlice
+	return []*framework.Path{{
+		Pattern:         "roles/" + framework.GenericNameRegex("name") + "/explain$",
+		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "explain", OperationSuffix: "role"},
+		HelpSynopsis:    "Explains what a role would grant, and why not.",
+		HelpDescription: strings.TrimSpace(explainHelp),
+		Fields:          fields,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback: b.explain, Summary: "Explain a decision without granting anything.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The decision.", Fields: map[string]*framework.FieldSchema{
+					"allowed":               {Type: framework.TypeBool, Description: "Whether creds would ask the provider."},
+					"reasons":               {Type: list, Description: "Everything that stands against it."},
+					"scopes":                {Type: list, Description: "Scopes that would be asked for."},
+					"audiences":             {Type: list, Description: "Audiences that would be asked for."},
+					"resources":             {Type: list, Description: "Resources that would be asked for."},
+					"permissions":           {Type: framework.TypeMap, Description: "Permissions that would be asked for."},
+					"authorization_details": {Type: framework.TypeSlice, Description: "Authorization details that would be asked for."},
+					"granted":               {Type: list, Description: "All of it flat."},
+					"stripped":              {Type: list, Description: "What would be dropped as beyond the role."},
+					"ttl":                   {Type: framework.TypeDurationSecond, Description: "Life of the lease, unless the token's own end comes first."},
+					"max_ttl":               {Type: framework.TypeDurationSecond, Description: "How far renewals could go."},
+					"ttl_decided_by":        {Type: framework.TypeString, Description: "Which term of the minimum decided: request, role, provider, mount or subject."},
+					"provider":              {Type: framework.TypeString, Description: "The provider that would be asked."},
+					"revocation":            {Type: framework.TypeString, Description: "The provider's revocation class."},
+					"entity_id":             {Type: framework.TypeString, Description: "The entity that was decided for."},
+				}}}},
+			},
+		},
+	}}
+}
+
+func (b *broker) explain(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	q, err := parseRequest(req, d)
+	if err != nil {
+		return nil, err
+	}
+	a := ask{
+		role: d.Get("name").(string), entityID: req.EntityID, remoteAddr: remoteAddr(req),
+		subjectToken: secret.New(d.Get("subject_token").(string)), request: q,
+	}
+	if v, ok := d.GetOk("entity_id"); ok {
+		a.entityID = v.(string)
+	}
+	if v, ok := d.GetOk("remote_addr"); ok {
+		a.remoteAddr = v.(string)
+		if _, err := netip.ParseAddr(a.remoteAddr); err != nil {
+			return nil, fault.New(fault.InvalidRequest, "remote_addr must be an IP address")
+		}
+	}
+	outcome, err := b.decide(ctx, a)
+	if fault.CodeOf(err) == fault.AccessDenied {
+		return &logical.Response{Data: map[string]any{"allowed": false, "reasons": []string{err.Error()}}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: explained(outcome)}, nil
+}
+
+func explained(o *decided) map[string]any {
+	data := map[string]any{"allowed": o.Allowed(), "provider": o.provider.ref, "revocation": string(o.provider.traits.Class)}
+	if o.caller.EntityID != "" {
+		data["entity_id"] = o.caller.EntityID
+	}
+	if !o.Allowed() {
+		reasons := make([]string, 0, len(o.Refusals))
+		for _, r := range o.Refusals {
+			reasons = append(reasons, r.Error())
+		}
+		data["reasons"] = reasons
+		return data
+	}
+	data["ttl"] = int64(o.Lifetime.TTL / time.Second)
+	data["max_ttl"] = int64(o.Lifetime.Max / time.Second)
+	data["ttl_decided_by"] = o.Lifetime.DecidedBy
+	show(data, values(o.Access), o.Access.Flat(), o.Stripped)
+	return data
+}

@@ -1,0 +1,264 @@
+package backend
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
+)
+
+const issuerPrefix = "issuer/"
+
+const issuersHelp = `
+An issuer is somebody whose subject tokens are trusted: a CI system, a cluster, an
+identity provider. A role names in subject_issuers whose tokens it takes. The keys
+of one issuer never vouch for another.
+`
+
+// storedIssuer is an issuer with what was pinned when it was written.
+type storedIssuer struct {
+	subject.IssuerConfig
+	PinnedJWKSURL string `json:"pinned_jwks_url,omitempty"`
+}
+
+func issuerFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"name":                 {Type: framework.TypeString, Description: "Name of the issuer."},
+		"oidc_discovery_url":   {Type: framework.TypeString, Description: "The issuer's URL, below which its discovery document is found. This, jwks_url or jwks_pem."},
+		"jwks_url":             {Type: framework.TypeString, Description: "Where the issuer's keys are found, for one without discovery."},
+		"jwks_pem":             {Type: framework.TypeString, Description: "The issuer's public keys themselves, as PEM or as a JSON Web Key Set."},
+		"bound_issuer":         {Type: framework.TypeString, Description: "What iss must equal. With oidc_discovery_url it is that URL. Set it wherever keys are shared."},
+		"bound_audiences":      {Type: framework.TypeCommaStringSlice, Description: "A token must be for at least one of these. Required."},
+		"allowed_algorithms":   {Type: framework.TypeCommaStringSlice, Description: "Signature algorithms. Default ES256, ES384, RS256, PS256, EdDSA; never none, never HMAC."},
+		"clock_skew":           {Type: framework.TypeDurationSecond, Default: int(subject.DefaultClockSkew / time.Second), Description: "By how much the issuer's clock may differ, at most 5m."},
+		"max_subject_lifetime": {Type: framework.TypeDurationSecond, Description: "The longest life of a token that is taken. Default 24h."},
+		"ca_pem":               {Type: framework.TypeString, Description: "PEM certificates that replace the system's roots for this issuer's TLS."},
+		"timeout":              {Type: framework.TypeDurationSecond, Description: "How long one fetch may take. Default 10s."},
+		"allow_http":           {Type: framework.TypeBool, Description: "Permits plain http beyond loopback. Never in production."},
+	}
+}
+
+func (b *broker) pathIssuers() []*framework.Path {
+	fields := issuerFields()
+	write := &framework.PathOperation{
+		Callback: b.writeIssuer, Summary: "Create or update a trusted issuer.",
+		Responses:                   map[int][]framework.Response{http.StatusNoContent: {{Description: "Written."}}},
+		ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
+	}
+	return []*framework.Path{
+		{
+			Pattern:         "issuers/?$",
+			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "issuers"},
+			HelpSynopsis:    "Lists the trusted issuers of subject tokens.",
+			HelpDescription: strings.TrimSpace(issuersHelp),
+			Fields:          map[string]*framework.FieldSchema{},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: &framework.PathOperation{Callback: b.listIssuers, Summary: "List the issuers.", Responses: listResponses("nothing")},
+			},
+		},
+		{
+			Pattern:         "issuers/" + framework.GenericNameRegex("name") + "$",
+			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "issuer"},
+			HelpSynopsis:    "Manages a trusted issuer of subject tokens.",
+			HelpDescription: strings.TrimSpace(issuersHelp),
+			Fields:          fields,
+			ExistenceCheck: func(ctx context.Context, _ *logical.Request, d *framework.FieldData) (bool, error) {
+				i, err := b.readIssuer(ctx, d.Get("name").(string))
+				return i != nil, err
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.CreateOperation: write,
+				logical.UpdateOperation: write,
+				logical.ReadOperation:   &framework.PathOperation{Callback: b.showIssuer, Summary: "Read an issuer.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The issuer.", Fields: fields}}}},
+				logical.DeleteOperation: &framework.PathOperation{Callback: b.deleteIssuer, Summary: "Delete an issuer; its tokens are not taken any more.", Responses: map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted."}}}, ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true},
+			},
+		},
+	}
+}
+
+// issuer returns the opened issuer, or nil if there is none.
+func (b *broker) issuer(ctx context.Context, name string) (*subject.Issuer, error) {
+	return b.issuers.get(name, func() (*subject.Issuer, error) {
+		i, err := b.readIssuer(ctx, name)
+		if err != nil || i == nil {
+			return nil, err
+		}
+		return b.openIssuer(i)
+	})
+}
+
+func (b *broker) openIssuer(i *storedIssuer) (*subject.Issuer, error) {
+	client, err := httpclient.New(i.ClientOptions())
+	if err != nil {
+		return nil, fault.New(fault.InvalidRequest, "%s", err)
+	}
+	return subject.Open(i.IssuerConfig, i.PinnedJWKSURL, client, b.now)
+}
+
+func missingIssuer(err error, name string) error {
+	if err != nil {
+		return err
+	}
+	return fault.New(fault.InvalidRequest, "subject_issuers: there is no issuers/%s: write it first", name)
+}
+
+func (b *broker) readIssuer(ctx context.Context, name string) (*storedIssuer, error) {
+	raw, err := b.storage.Get(ctx, issuerPrefix+name)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	if raw == nil {
+		return nil, nil
+	}
+	i := &storedIssuer{}
+	if err := raw.DecodeJSON(i); err != nil {
+		return nil, storageFault(err)
+	}
+	return i, nil
+}
+
+func (b *broker) writeIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name := d.Get("name").(string)
+	i, err := b.readIssuer(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if i == nil {
+		i = &storedIssuer{IssuerConfig: subject.IssuerConfig{Name: name, ClockSkew: subject.DefaultClockSkew}}
+	}
+	mergeIssuer(&i.IssuerConfig, d)
+	if err := i.Validate(); err != nil {
+		return nil, err
+	}
+	client, err := httpclient.New(i.ClientOptions())
+	if err != nil {
+		return nil, fault.New(fault.InvalidRequest, "%s", err)
+	}
+	if i.PinnedJWKSURL, err = i.Discover(ctx, client); err != nil {
+		return nil, err
+	}
+	if _, err := b.openIssuer(i); err != nil {
+		return nil, err
+	}
+	entry, err := logical.StorageEntryJSON(issuerPrefix+name, i)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	if err := b.storage.Put(ctx, entry); err != nil {
+		return nil, storageFault(err)
+	}
+	b.issuers.drop(name)
+	if i.IssuerURL() != "" {
+		return nil, nil
+	}
+	resp := &logical.Response{}
+	resp.AddWarning("without bound_issuer a token of any iss is taken that these keys have signed: set it unless the keys are this issuer's alone")
+	return resp, nil
+}
+
+func mergeIssuer(i *subject.IssuerConfig, d *framework.FieldData) {
+	for name, into := range map[string]*string{
+		"oidc_discovery_url": &i.OIDCDiscoveryURL, "jwks_url": &i.JWKSURL, "jwks_pem": &i.JWKSPEM,
+		"bound_issuer": &i.BoundIssuer, "ca_pem": &i.CAPEM,
+	} {
+		if v, ok := d.GetOk(name); ok {
+			*into = v.(string)
+		}
+	}
+	for name, into := range map[string]*[]string{"bound_audiences": &i.BoundAudiences, "allowed_algorithms": &i.AllowedAlgorithms} {
+		if v, ok := d.GetOk(name); ok {
+			*into = nilIfEmpty(v.([]string))
+		}
+	}
+	for name, into := range map[string]*time.Duration{
+		"clock_skew": &i.ClockSkew, "max_subject_lifetime": &i.MaxSubjectLifetime, "timeout": &i.Timeout,
+	} {
+		if v, ok := d.Raw[name]; ok && v != nil {
+			*into = time.Duration(d.Get(name).(int)) * time.Second
+		}
+	}
+	if v, ok := d.GetOk("allow_http"); ok {
+		i.AllowHTTP = v.(bool)
+	}
+}
+
+func (b *broker) showIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	i, err := b.readIssuer(ctx, d.Get("name").(string))
+	if err != nil || i == nil {
+		return nil, err
+	}
+	algorithms := i.AllowedAlgorithms
+	if len(algorithms) == 0 {
+		algorithms = subject.DefaultAlgorithms()
+	}
+	lifetime := i.MaxSubjectLifetime
+	if lifetime == 0 {
+		lifetime = subject.DefaultMaxLifetime
+	}
+	data := map[string]any{
+		"name": i.Name, "bound_audiences": i.BoundAudiences, "allowed_algorithms": algorithms,
+		"clock_skew": int64(i.ClockSkew / time.Second), "max_subject_lifetime": int64(lifetime / time.Second),
+		"allow_http": i.AllowHTTP,
+	}
+	for name, value := range map[string]string{
+		"oidc_discovery_url": i.OIDCDiscoveryURL, "jwks_pem": i.JWKSPEM, "bound_issuer": i.IssuerURL(), "ca_pem": i.CAPEM,
+		"jwks_url": i.PinnedJWKSURL,
+	} {
+		if value != "" {
+			data[name] = value
+		}
+	}
+	return &logical.Response{Data: data}, nil
+}
+
+func (b *broker) deleteIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name := d.Get("name").(string)
+	if err := b.storage.Delete(ctx, issuerPrefix+name); err != nil {
+		return nil, storageFault(err)
+	}
+	b.issuers.drop(name)
+	return nil, nil
+}
+
+func (b *broker) listIssuers(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := b.storage.List(ctx, issuerPrefix)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	return logical.ListResponse(names), nil
+}
+
+// verifySubject verifies a subject token by the keys of the one issuer that it
+// claims to be from, among those that the role trusts.
+func (b *broker) verifySubject(ctx context.Context, role *compiledRole, raw secret.Text) (*subject.Token, error) {
+	if raw.Empty() {
+		return nil, nil
+	}
+	if len(role.SubjectIssuers) == 0 {
+		return nil, fault.New(fault.InvalidRequest, "the role takes no subject_token: leave it out")
+	}
+	var trusted []*subject.Issuer
+	for _, name := range slices.Compact(slices.Clone(role.SubjectIssuers)) {
+		i, err := b.issuer(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if i != nil { // deleted since: nobody's tokens
+			trusted = append(trusted, i)
+		}
+	}
+	i, err := subject.PickIssuer(raw, trusted)
+	if err != nil {
+		return nil, err
+	}
+	return i.Verify(ctx, raw, b.now())
+}
