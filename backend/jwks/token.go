@@ -27,11 +27,12 @@ type token struct {
 	signature []byte
 }
 
-// LooksSigned reports whether s has the shape of a compact JWS: three parts of
-// which the first is a JSON object that names an algorithm. It proves nothing.
-func LooksSigned(s string) bool {
+// LooksLikeJWT reports whether s has the shape of a signed or encrypted JWT (RFC
+// 7519 3): three or five parts, of which the first is a JSON object that names an
+// algorithm. It proves nothing.
+func LooksLikeJWT(s string) bool {
 	parts := strings.Split(s, ".")
-	if len(s) > MaxToken || len(parts) != 3 {
+	if len(parts) != 3 && len(parts) != 5 {
 		return false
 	}
 	header, err := decodePart(parts[0])

@@ -24,15 +24,26 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	}
 	health, err := p.prove(ctx, p.post)
 	if err == nil {
-		health.Detail = "the provider issued a token for the parent credential"
+		health.Detail = "the provider issued a token for the parent credential" + p.whichSecret()
 		return health, nil
 	}
 	// Client authentication comes before the scope is looked at (RFC 6749 3.2).
 	if code := fault.CodeOf(err); len(health.Children) == 0 && (code == fault.InvalidScope || code == fault.InvalidTarget) {
-		health.Detail = "the provider accepts the parent credential, and wants to be asked for a scope or a target"
+		health.Detail = "the provider accepts the parent credential, and wants to be asked for a scope or a target" + p.whichSecret()
 		return health, nil
 	}
 	return health, err
+}
+
+// whichSecret tells an operator in the middle of a change of secrets where it is.
+func (p *Provider) whichSecret() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next := p.parent.Secrets[fieldClientSecretNext]
+	if !next.Empty() && p.working == next.Fingerprint() {
+		return "; it took client_secret_next, not client_secret: rotate"
+	}
+	return ""
 }
 
 // checkByIntrospection is done when it knows: the credential is known to be
@@ -65,21 +76,14 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 func (p *Provider) prove(ctx context.Context, send sender) (provider.Health, error) {
 	var health provider.Health
 	got, err := p.obtain(ctx, url.Values{}, send)
-	if child := p.childOf(got); child != nil {
-		if a, parseErr := parseAnswer(got.body); parseErr == nil {
-			child.TokenType = a.tokenType
-			if a.lifetime.known {
-				child.ExpiresAt = got.started.Add(a.lifetime.value)
-			}
-			if a.scope.known {
-				health.Grants = access.Access{Scopes: access.Exactly(a.scope.values...)}.Flat()
-			}
-		} else if err == nil {
-			err = violation("%s", parseErr)
-		}
+	child := p.childOf(got)
+	if err == nil {
+		var a answer
+		child, a, err = p.read(got)
+		health.Grants = access.Access{Scopes: access.Exactly(a.scope.values...)}.Flat()
+	}
+	if child != nil {
 		health.Children = append(health.Children, child)
-	} else if err == nil {
-		err = violation("%s", errNoToken)
 	}
 	return health, err
 }

@@ -203,7 +203,7 @@ func (s settings) checkCapabilities(at endpoints) error {
 	case s.ConfirmRevocation && at.Introspection == "":
 		return invalid("confirm_revocation needs an introspection endpoint: write introspection_url")
 	case s.ConfirmRevocation && s.class(at) != provider.ClassToken:
-		return invalid("confirm_revocation contradicts revocation=%s: nothing is revoked there", s.class(at))
+		return invalid("confirm_revocation contradicts revocation=%s, by which nothing is revoked: set revocation=token or leave confirm_revocation out", s.class(at))
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ type introspection struct {
 
 var (
 	errNoIntrospection = errors.New("the introspection answer is not a JSON object with a boolean active (RFC 7662 2.2)")
-	errInactive        = errors.New("the provider calls its own new token inactive")
+	errInactive        = errors.New("introspection calls the new token inactive: may the client introspect it, or must it be in its audience?")
 )
 
 // introspect asks about token, which may be the parent's refresh token: it goes

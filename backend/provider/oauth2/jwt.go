@@ -127,8 +127,8 @@ func addSCP(f *facts, raw json.RawMessage) error {
 }
 
 // selfContained reports whether a resource server can accept token without
-// asking: a signed JWT.
-func selfContained(token string) bool { return jwks.LooksSigned(token) }
+// asking anybody: a JWT.
+func selfContained(token string) bool { return jwks.LooksLikeJWT(token) }
 
 // fetchKeys reads the server's JWKS.
 func (p *Provider) fetchKeys(ctx context.Context) ([]byte, error) {

@@ -149,29 +149,38 @@ func (p *Provider) exchange(ctx context.Context, form url.Values, send sender) (
 // judge makes a child of a success, or says why it must not be handed out; the
 // child that must be killed is then returned too.
 func (p *Provider) judge(ctx context.Context, got reply, asked access.Access) (*provider.Child, error) {
-	child := p.childOf(got)
-	a, err := parseAnswer(got.body)
+	child, a, err := p.read(got)
 	if err != nil {
-		return child, violation("%s", err)
-	}
-	if p.isOwn(got, a.accessToken) {
-		return child, violation("the provider answered with the parent credential itself instead of a child token")
-	}
-	for _, extra := range got.tokens.refresh {
-		if p.settings.Grant != grantRefreshToken && p.isOwn(got, extra) {
-			return child, violation("the provider answered with the parent credential itself as a refresh token")
-		}
-	}
-	child.Token = secret.New(a.accessToken)
-	child.TokenType = a.tokenType
-	child.SelfContained = selfContained(a.accessToken)
-	if a.lifetime.known {
-		child.ExpiresAt = got.started.Add(a.lifetime.value)
+		return child, err
 	}
 	if err := p.verify(ctx, child, a, asked); err != nil {
 		return child, err
 	}
 	return child, p.settleEnd(child, got.started)
+}
+
+// read is the part of judge that concerns the answer alone.
+func (p *Provider) read(got reply) (*provider.Child, answer, error) {
+	child := p.childOf(got)
+	a, err := parseAnswer(got.body)
+	if child != nil && a.lifetime.known {
+		child.ExpiresAt = got.started.Add(a.lifetime.value)
+	}
+	if err != nil {
+		return child, a, violation("%s", err)
+	}
+	if child == nil || p.isOwn(got, a.accessToken) {
+		return child, a, violation("the provider answered with the parent credential itself instead of a child token")
+	}
+	for _, extra := range got.tokens.refresh {
+		if p.settings.Grant != grantRefreshToken && p.isOwn(got, extra) {
+			return child, a, violation("the provider answered with the parent credential itself as a refresh token")
+		}
+	}
+	child.Token = secret.New(a.accessToken)
+	child.TokenType = a.tokenType
+	child.SelfContained = selfContained(a.accessToken)
+	return child, a, nil
 }
 
 // settleEnd is for tokens whose end neither the answer nor the check told. The

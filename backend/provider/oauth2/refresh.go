@@ -3,7 +3,6 @@ package oauth2
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"net/url"
 	"sync"
@@ -67,6 +66,9 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender) (r
 		return reply{}, unavailable("another request is refreshing this provider's parent token: try again").Because(err)
 	}
 	defer release()
+	if err := ctx.Err(); err != nil {
+		return reply{}, unavailable("the request was given up before the provider was asked").Because(err)
+	}
 	parent, err := p.loadParent(ctx)
 	if err != nil {
 		return reply{}, err
@@ -98,10 +100,13 @@ func (p *Provider) loadParent(ctx context.Context) (provider.Parent, error) {
 	}
 	stored := parent.Secrets[fieldRefreshToken]
 	next, waiting := unsaved.get(stored)
-	if waiting && next.Serial == parent.Serial {
-		// Other secrets may have been changed since: only what the server said is carried over.
+	if waiting {
+		// Only what the server said is carried over. An operator may have changed
+		// the other secrets since; one who wrote this token again wants it tried.
 		parent = withRefreshToken(parent, next.Secrets[fieldRefreshToken])
-		parent.Refused = next.Refused
+		if next.Serial == parent.Serial {
+			parent.Refused = next.Refused
+		}
 		if err := p.saveParent(ctx, stored, parent); err != nil {
 			return parent, err
 		}
@@ -117,7 +122,7 @@ func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply
 	if next, ok := p.successor(got); ok && !next.Equal(sent) {
 		return p.saveParent(ctx, sent, withRefreshToken(parent, next))
 	}
-	if failed != nil && got.status != http.StatusOK && errorCode(got.body) == codeInvalidGrant {
+	if failed != nil && len(got.tokens.access) == 0 && got.status < 500 && errorCode(got.body) == codeInvalidGrant {
 		parent.Refused = codeInvalidGrant + " at " + p.deps.Now().UTC().Format(time.RFC3339)
 		return p.saveParent(ctx, sent, parent)
 	}
@@ -149,23 +154,52 @@ func (p *Provider) successor(got reply) (secret.Text, bool) {
 
 // saveParent stores parent, which follows the one with the refresh token stored.
 // If that fails the parent is kept in memory and saved on the next occasion. If
-// an operator wrote another one meanwhile, that one stands.
+// an operator wrote another refresh token meanwhile, that one stands.
 func (p *Provider) saveParent(ctx context.Context, stored secret.Text, parent provider.Parent) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
 	err := p.deps.SaveParent(ctx, parent)
+	for range maxRebases {
+		if !errors.Is(err, provider.ErrParentChanged) {
+			break
+		}
+		parent, err = p.rebase(ctx, stored, parent)
+	}
 	switch {
-	case errors.Is(err, provider.ErrParentChanged):
+	case errors.Is(err, errReplaced):
 		unsaved.drop(stored)
 		return nil
 	case err != nil:
 		unsaved.put(stored, parent)
-		p.deps.Logger.Error("the parent credential could not be stored and is kept in memory until it can")
+		p.deps.Logger.Error("the parent credential could not be stored and is kept in memory until it can", "error", err)
 		return unavailable("the provider's next refresh token could not be stored: try again").Because(err)
 	}
 	unsaved.drop(stored)
 	p.setParent(parent)
 	return nil
+}
+
+// maxRebases bounds how often an operator may write between our load and save.
+const maxRebases = 5
+
+var errReplaced = errors.New("an operator replaced the refresh token")
+
+// rebase is for a save that came after an operator's write. If that brought other
+// secrets but left the refresh token alone, what the server gave in its place
+// still follows it, and is saved on top. A refusal is not: the write cleared it.
+func (p *Provider) rebase(ctx context.Context, stored secret.Text, parent provider.Parent) (provider.Parent, error) {
+	current, err := p.deps.LoadParent(ctx)
+	next := parent.Secrets[fieldRefreshToken]
+	switch {
+	case errors.Is(err, provider.ErrParentChanged): // it is gone
+		return parent, errReplaced
+	case err != nil:
+		return parent, err
+	case !current.Secrets[fieldRefreshToken].Equal(stored), next.Equal(stored):
+		return current, errReplaced
+	}
+	parent = withRefreshToken(current, next)
+	return parent, p.deps.SaveParent(ctx, parent)
 }
 
 func (p *Provider) setParent(parent provider.Parent) {
@@ -175,8 +209,13 @@ func (p *Provider) setParent(parent provider.Parent) {
 }
 
 func withRefreshToken(parent provider.Parent, token secret.Text) provider.Parent {
-	parent.Secrets = maps.Clone(parent.Secrets)
-	parent.Secrets[fieldRefreshToken] = token
+	secrets := map[string]secret.Text{fieldRefreshToken: token}
+	for name, value := range parent.Secrets {
+		if name != fieldRefreshToken {
+			secrets[name] = value
+		}
+	}
+	parent.Secrets = secrets
 	return parent
 }
 

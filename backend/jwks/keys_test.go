@@ -1,0 +1,141 @@
+package jwks
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
+	"strings"
+	"testing"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/stretchr/testify/require"
+)
+
+func TestWhichKeysServe(t *testing.T) {
+	token := sign(t, jwa.ES256, p256(), m{"kid": "a"})
+	unnamed := sign(t, jwa.ES256, p256(), nil)
+	for name, test := range map[string]struct {
+		key            map[string]any
+		named, unnamed bool
+	}{
+		"same id":                   {public(t, p256(), m{"kid": "a"}), true, true},
+		"no id":                     {public(t, p256(), nil), true, true},
+		"another id":                {public(t, p256(), m{"kid": "b"}), false, true},
+		"for signatures":            {public(t, p256(), m{"kid": "a", "use": "sig"}), true, true},
+		"for encryption":            {public(t, p256(), m{"kid": "a", "use": "enc"}), false, false},
+		"key_ops verify":            {public(t, p256(), m{"kid": "a", "key_ops": []string{"verify"}}), true, true},
+		"key_ops without verify":    {public(t, p256(), m{"kid": "a", "key_ops": []string{"deriveKey"}}), false, false},
+		"its algorithm":             {public(t, p256(), m{"kid": "a", "alg": "ES256"}), true, true},
+		"another algorithm":         {public(t, p256(), m{"kid": "a", "alg": "ES384"}), false, false},
+		"an encryption algorithm":   {public(t, p256(), m{"kid": "a", "alg": "ECDH-ES"}), false, false},
+		"an algorithm that is HMAC": {public(t, p256(), m{"kid": "a", "alg": "HS256"}), false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// A second key keeps the set from being empty.
+			s := static(t, test.key, public(t, p384(), m{"kid": "other"}))
+			_, _, err := s.Verify(context.Background(), token, everything)
+			require.Equal(t, test.named, err == nil, "%v", err)
+			_, _, err = s.Verify(context.Background(), unnamed, everything)
+			require.Equal(t, test.unnamed, err == nil, "%v", err)
+		})
+	}
+}
+
+func TestDocuments(t *testing.T) {
+	good := public(t, p256(), m{"kid": "a"})
+	many := make([]map[string]any, MaxKeys+1)
+	for i := range many {
+		many[i] = good
+	}
+	for name, test := range map[string]struct {
+		document []byte
+		ok       bool
+	}{
+		"one key":               {document(t, good), true},
+		"broken keys beside it": {document(t, m{"kty": "EC"}, m{"kty": "XX"}, m{"kty": "OKP", "crv": "X25519", "x": "AAAA"}, m{}, good), true},
+		"a private key counts as its public half": {document(t, private(t, p256())), true},
+		"nothing usable":        {document(t, m{"kty": "oct", "k": "c2VjcmV0c2VjcmV0"}), false},
+		"a small RSA key":       {document(t, public(t, smallRSA(), nil)), false},
+		"a point off the curve": {document(t, m{"kty": "EC", "crv": "P-256", "x": good["x"], "y": good["x"]}), false},
+		"no keys":               {[]byte(`{"keys":[]}`), false},
+		"keys null":             {[]byte(`{"keys":null}`), false},
+		"no member keys":        {[]byte(`{}`), false},
+		"keys of another type":  {[]byte(`{"keys":"x"}`), false},
+		"HTML":                  {[]byte("<html></html>"), false},
+		"nothing":               {nil, false},
+		"too many keys":         {document(t, many...), false},
+		"too large":             {[]byte(`{"keys":[],"x":"` + strings.Repeat("a", MaxDocument) + `"}`), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Static(test.document)
+			require.Equal(t, test.ok, err == nil, "%v", err)
+		})
+	}
+}
+
+func private(t *testing.T, key any) map[string]any {
+	t.Helper()
+	k, err := jwk.FromRaw(key)
+	require.NoError(t, err)
+	raw, err := json.Marshal(k)
+	require.NoError(t, err)
+	var out map[string]any
+	require.NoError(t, json.Unmarshal(raw, &out))
+	return out
+}
+
+func TestPEM(t *testing.T) {
+	block := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	spki := func(key crypto.PublicKey) string {
+		der, err := x509.MarshalPKIXPublicKey(key)
+		require.NoError(t, err)
+		return block("PUBLIC KEY", der)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, p256().Public(), p256())
+	require.NoError(t, err)
+	secretKey, err := x509.MarshalPKCS8PrivateKey(p256())
+	require.NoError(t, err)
+
+	token := sign(t, jwa.ES256, p256(), m{"kid": "any"})
+	for name, text := range map[string]string{
+		"a public key":           spki(p256().Public()),
+		"two public keys":        spki(edKey().Public()) + "\n" + spki(p256().Public()),
+		"a certificate":          block("CERTIFICATE", cert),
+		"a PKCS#1 key beside it": block("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(freshRSA(t))) + spki(p256().Public()),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := Static([]byte(text))
+			require.NoError(t, err)
+			_, _, err = s.Verify(context.Background(), token, everything)
+			require.NoError(t, err)
+		})
+	}
+	for name, text := range map[string]string{
+		"a private key":     block("PRIVATE KEY", secretKey),
+		"a broken block":    block("PUBLIC KEY", []byte("nonsense")),
+		"a small key":       spki(smallRSA().Public()),
+		"rubbish behind it": spki(p256().Public()) + "rubbish",
+		"a cut block":       "-----BEGIN PUBLIC KEY-----\nMFkw",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Static([]byte(text))
+			require.Error(t, err)
+		})
+	}
+}
+
+func freshRSA(t *testing.T) *rsa.PublicKey {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	return &key.PublicKey
+}

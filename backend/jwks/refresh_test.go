@@ -1,0 +1,196 @@
+package jwks
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/stretchr/testify/require"
+)
+
+var errDown = errors.New("the issuer is down")
+
+// issuer is a JWKS server whose answers and clock the test moves.
+type issuer struct {
+	mu      sync.Mutex
+	now     time.Time
+	body    []byte
+	err     error
+	fetches int
+	block   chan struct{}
+}
+
+func newIssuer(body []byte) *issuer {
+	return &issuer{now: time.Unix(1_700_000_000, 0), body: body}
+}
+
+func (i *issuer) fetch(ctx context.Context) ([]byte, error) {
+	i.mu.Lock()
+	i.fetches++
+	block := i.block
+	i.mu.Unlock()
+	if block != nil {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.body, i.err
+}
+
+func (i *issuer) clock() time.Time {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.now
+}
+
+func (i *issuer) set(body []byte, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.body, i.err = body, err
+}
+
+func (i *issuer) pass(d time.Duration) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.now = i.now.Add(d)
+}
+
+func (i *issuer) count() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.fetches
+}
+
+func TestKeysAreFetchedOnceAndRenewed(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "old"})))
+	s := New(i.fetch, i.clock)
+	old, rotated := sign(t, jwa.ES256, p256(), m{"kid": "old"}), sign(t, jwa.ES384, p384(), m{"kid": "new"})
+	verify := func(token string) error {
+		_, _, err := s.Verify(context.Background(), token, everything)
+		return err
+	}
+	require.Zero(t, i.count())
+	for range 10 {
+		require.NoError(t, verify(old))
+	}
+	require.Equal(t, 1, i.count())
+
+	i.set(document(t, public(t, p384(), m{"kid": "new"})), nil)
+	require.ErrorIs(t, verify(rotated), ErrUnknownKey, "the keys were fetched a moment ago")
+	i.pass(RefreshEvery)
+	require.NoError(t, verify(rotated))
+	require.Equal(t, 2, i.count())
+	require.ErrorIs(t, verify(old), ErrUnknownKey)
+
+	i.pass(StaleAfter)
+	require.NoError(t, verify(rotated))
+	require.Equal(t, 3, i.count())
+}
+
+func TestAFloodOfUnknownKeysCostsOneFetchAMinute(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "a"})))
+	s := New(i.fetch, i.clock)
+	flood := func() {
+		var wg sync.WaitGroup
+		for n := range 200 {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				token := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"alg":"ES256","kid":"%d"}`, n)) + ".e30.c2ln"
+				_, _, err := s.Verify(context.Background(), token, everything)
+				if !errors.Is(err, ErrUnknownKey) {
+					t.Errorf("want ErrUnknownKey, got %v", err)
+				}
+			}()
+		}
+		wg.Wait()
+	}
+	flood()
+	require.Equal(t, 1, i.count())
+	for minute := range 3 {
+		i.pass(RefreshEvery)
+		flood()
+		require.Equal(t, 2+minute, i.count())
+	}
+}
+
+func TestOldKeysServeWhileTheIssuerIsDown(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "a"})))
+	s := New(i.fetch, i.clock)
+	token := sign(t, jwa.ES256, p256(), m{"kid": "a"})
+	verify := func(token string) error {
+		_, _, err := s.Verify(context.Background(), token, everything)
+		return err
+	}
+	require.NoError(t, verify(token))
+	for name, bad := range map[string][]byte{"down": nil, "HTML": []byte("<html>"), "empty": []byte(`{"keys":[]}`)} {
+		if name == "down" {
+			i.set(nil, errDown)
+		} else {
+			i.set(bad, nil)
+		}
+		i.pass(StaleAfter)
+		require.NoError(t, verify(token), name)
+		unknown := verify(sign(t, jwa.ES384, p384(), m{"kid": "b"}))
+		require.ErrorIs(t, unknown, ErrUnavailable, "whether the issuer has that key cannot be told")
+		require.NotErrorIs(t, unknown, ErrInvalid)
+	}
+	i.pass(DeadAfter)
+	require.ErrorIs(t, verify(token), ErrUnavailable, "a withdrawn key must not serve for ever")
+	i.set(document(t, public(t, p256(), m{"kid": "a"})), nil)
+	i.pass(RefreshEvery)
+	require.NoError(t, verify(token))
+}
+
+func TestTheFirstFetchIsRetriedSoon(t *testing.T) {
+	i := newIssuer(nil)
+	i.set(nil, errDown)
+	s := New(i.fetch, i.clock)
+	token := sign(t, jwa.ES256, p256(), m{"kid": "a"})
+	for range 20 {
+		_, _, err := s.Verify(context.Background(), token, everything)
+		require.ErrorIs(t, err, ErrUnavailable)
+		require.ErrorIs(t, err, errDown)
+	}
+	require.Equal(t, 1, i.count())
+	i.set(document(t, public(t, p256(), m{"kid": "a"})), nil)
+	i.pass(RetryAfterFailure)
+	_, _, err := s.Verify(context.Background(), token, everything)
+	require.NoError(t, err)
+}
+
+func TestASlowIssuerBlocksNobodyForLong(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "a"})))
+	i.block = make(chan struct{})
+	s := New(i.fetch, i.clock)
+	token := sign(t, jwa.ES256, p256(), m{"kid": "a"})
+
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	_, _, err := s.Verify(ctx, token, everything)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+
+	// A caller who gave up does not spoil the flight for the others.
+	done := make(chan error, 10)
+	for range cap(done) {
+		go func() {
+			_, _, err := s.Verify(context.Background(), token, everything)
+			done <- err
+		}()
+	}
+	time.Sleep(10 * time.Millisecond)
+	close(i.block)
+	for range cap(done) {
+		require.NoError(t, <-done)
+	}
+	require.Equal(t, 1, i.count())
+}
