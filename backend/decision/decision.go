@@ -75,7 +75,7 @@ func (d *Decision) Allowed() bool { return len(d.Refusals) == 0 }
 // against, so that explain can show them all; creds answers with the first.
 func (p *Policy) Decide(s Situation, q Request) *Decision {
 	d := &Decision{}
-	d.refuse(p.Who.Check(s.Caller)...)
+	d.refuse(p.checkCaller(s.Caller)...)
 	d.refuse(s.Stopped...)
 	d.refuse(p.checkSubject(s)...)
 	before := len(d.Refusals)

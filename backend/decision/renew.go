@@ -32,7 +32,7 @@ type Recorded struct {
 // now, and the role as it is now, over what was recorded. Signature, jti, age of
 // the login and address were judged at the issue and are not judged again.
 func (p *Policy) CheckRenewal(s Situation, r Recorded) []*fault.Error {
-	reasons := p.Who.CheckHolder(s.Caller)
+	reasons := p.CheckHolder(s.Caller)
 	reasons = append(reasons, s.Stopped...)
 	if p.Subject != nil {
 		if missed := p.Subject.Claims.Check(r.Claims); len(missed) > 0 {
@@ -66,4 +66,15 @@ func (p *Policy) Renew(s Situation, increment, age time.Duration) (time.Duration
 		return 0, d.Refusals[0]
 	}
 	return min(first.TTL, first.Max-age), nil
+}
+
+// CheckStanding judges a holder between issue and renewal, without any facts of
+// the issue: the role's terms on who, and a condition that looks at nothing but
+// identity and now. The sweep kills the grants of a holder who fails it.
+func (p *Policy) CheckStanding(s Situation) []*fault.Error {
+	reasons := p.CheckHolder(s.Caller)
+	if p.Condition == nil || p.Condition.Uses("request") || p.Condition.Uses("subject") {
+		return reasons
+	}
+	return append(reasons, p.checkCondition(facts{caller: s.Caller, now: s.Now})...)
 }

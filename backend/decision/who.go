@@ -48,29 +48,33 @@ func (p *Policy) NeedsGroups() bool {
 	return len(p.Who.Groups) > 0 || (p.Condition != nil && p.Condition.UsesGroups())
 }
 
-// asks reports whether a caller without an entity cannot be judged.
-func (w *Who) asks() bool {
-	return len(w.EntityIDs) > 0 || len(w.Groups) > 0 || len(w.Metadata) > 0
+// asksWho reports whether a caller without an entity cannot be judged. That is so
+// for a condition on the identity too: of nobody, everything that it denies is
+// true.
+func (p *Policy) asksWho() bool {
+	return len(p.Who.EntityIDs) > 0 || len(p.Who.Groups) > 0 || len(p.Who.Metadata) > 0 ||
+		(p.Condition != nil && p.Condition.Uses("identity"))
 }
 
-// Check returns every reason against the caller.
-func (w *Who) Check(c Caller) []*fault.Error {
-	reasons := w.CheckHolder(c)
-	if len(w.CIDRs) > 0 && !contains(w.CIDRs, c.RemoteAddr) {
+// checkCaller returns every reason against the caller but the condition's.
+func (p *Policy) checkCaller(c Caller) []*fault.Error {
+	reasons := p.CheckHolder(c)
+	if len(p.Who.CIDRs) > 0 && !contains(p.Who.CIDRs, c.RemoteAddr) {
 		reasons = append(reasons, fault.New(fault.AccessDenied, "the connection's address is not within the role's bound_cidrs"))
 	}
 	return reasons
 }
 
-// CheckHolder is Check without what belongs to one connection: what a renewal
-// and the sweep can judge again.
-func (w *Who) CheckHolder(c Caller) []*fault.Error {
+// CheckHolder returns every reason against the caller that does not belong to
+// one connection: what a renewal and the sweep can judge again.
+func (p *Policy) CheckHolder(c Caller) []*fault.Error {
 	if c.Disabled {
 		return []*fault.Error{fault.New(fault.AccessDenied, "the entity is disabled")}
 	}
-	if c.EntityID == "" && w.asks() {
+	if c.EntityID == "" && p.asksWho() {
 		return []*fault.Error{fault.New(fault.AccessDenied, "the role asks who is calling, and this token has no entity: log in with an auth method that gives one")}
 	}
+	w := &p.Who
 	var reasons []*fault.Error
 	if len(w.EntityIDs) > 0 && !w.EntityIDs[c.EntityID] {
 		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity is not among the role's bound_entity_ids"))
