@@ -9,7 +9,8 @@ import (
 // CheckActor judges the actor token against the subject token's may_act (RFC
 // 8693 4.4): every member of may_act must be a claim of the actor's token with
 // the same value. Where may_act has no iss, its sub is one of the subject's own
-// issuer, because a sub identifies no one without its issuer. A subject token
+// issuer, because a sub identifies no one without its issuer. An actor whose iss
+// nothing binds is believed by its own issuer's subjects only. A subject token
 // without may_act says nothing about actors; whether one is allowed is then the
 // role's affair alone.
 //
@@ -20,6 +21,11 @@ func CheckActor(subject, actor *Token) *fault.Error {
 	}
 	if len(subject.MayAct) == 0 {
 		return fault.New(fault.AccessDenied, "the subject token's may_act names no one who may act")
+	}
+	if (subject.unbound || actor.unbound) && actor.IssuerName != subject.IssuerName {
+		return fault.New(fault.AccessDenied,
+			"the subject token's may_act cannot be compared across issuers: set bound_issuer for %s and %s",
+			subject.IssuerName, actor.IssuerName)
 	}
 	if _, named := subject.MayAct["iss"]; !named && actor.Issuer != subject.Issuer {
 		return fault.New(fault.AccessDenied,

@@ -52,14 +52,15 @@ type IssuerConfig struct {
 	// fetched below it and iss must equal it. Exactly one of OIDCDiscoveryURL,
 	// JWKSURL and JWKSPEM is set.
 	OIDCDiscoveryURL string `json:"oidc_discovery_url,omitempty"`
-	// JWKSURL is where the issuer's keys are fetched; needs BoundIssuer.
+	// JWKSURL is where the issuer's keys are fetched.
 	JWKSURL string `json:"jwks_url,omitempty"`
-	// JWKSPEM holds the keys themselves, as PEM or as a JSON Web Key Set; needs
-	// BoundIssuer.
+	// JWKSPEM holds the keys themselves, as PEM or as a JSON Web Key Set.
 	JWKSPEM string `json:"jwks_pem,omitempty"`
-	// BoundIssuer is what iss must equal. Required beside JWKSURL and JWKSPEM: a
-	// key that is not tied to a name would vouch for whatever name a token bears
-	// (RFC 8725 3.8). Beside OIDCDiscoveryURL it may only repeat it.
+	// BoundIssuer is what iss must equal. Beside OIDCDiscoveryURL it may only
+	// repeat it. Beside JWKSURL and JWKSPEM it should be set: without it these
+	// keys vouch for whatever name their tokens bear, and only the fences of
+	// PickIssuer and CheckActor keep them from another issuer's name (RFC 8725
+	// 3.8). Whether that is allowed is the caller's to decide, see IssuerURL.
 	BoundIssuer string `json:"bound_issuer,omitempty"`
 
 	// BoundAudiences: a token must be for at least one of them (RFC 8725 3.9).
@@ -117,7 +118,7 @@ func (c IssuerConfig) ClientOptions() httpclient.Options {
 	return httpclient.Options{CAPEM: c.CAPEM, Timeout: c.Timeout, AllowHTTP: c.AllowHTTP}
 }
 
-// IssuerURL is what a token's iss must equal.
+// IssuerURL is what a token's iss must equal, or "" if nothing binds it.
 func (c IssuerConfig) IssuerURL() string {
 	if c.OIDCDiscoveryURL != "" {
 		return c.OIDCDiscoveryURL
@@ -190,10 +191,7 @@ func checkBoundIssuer(c IssuerConfig) *fault.Error {
 			return invalid("bound_issuer must be left out or equal oidc_discovery_url: " +
 				"discovery binds the keys to that one issuer")
 		}
-	case c.BoundIssuer == "":
-		return invalid("bound_issuer is required beside jwks_url and jwks_pem: " +
-			"set it to the iss of this issuer's tokens")
-	case !isIdentifier(c.BoundIssuer):
+	case c.BoundIssuer != "" && !isIdentifier(c.BoundIssuer):
 		return invalid("bound_issuer must be at most %d bytes of printable characters", maxIdentifier)
 	}
 	return nil

@@ -2,6 +2,7 @@ package subject
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,11 +74,11 @@ func (s StepUp) Check(tok *Token, now time.Time) *fault.Error {
 		return refuse("the token's login lies %s in the future (auth_time): check the clocks", ago(tok.AuthTime.Sub(now)))
 	}
 	var lacks []string
-	if len(s.RequiredACR) > 0 && !contains(s.RequiredACR, tok.ACR) {
+	if len(s.RequiredACR) > 0 && !slices.Contains(s.RequiredACR, tok.ACR) {
 		lacks = append(lacks, "its acr is none of these")
 	}
 	for _, m := range s.RequiredAMR {
-		if !contains(tok.AMR, m) {
+		if !slices.Contains(tok.AMR, m) {
 			lacks = append(lacks, "its amr lacks "+m)
 		}
 	}

@@ -1,6 +1,7 @@
 package subject
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func TestStepUpValidate(t *testing.T) {
 }
 
 func TestCheckActor(t *testing.T) {
-	actor := &Token{Issuer: "https://a", Claims: map[string]any{"iss": "https://a", "sub": "agent", "n": "1", "o": map[string]any{}}}
+	actor := &Token{Issuer: "https://a", Claims: map[string]any{"iss": "https://a", "sub": "agent", "n": "1", "i": json.Number("1.0"), "o": map[string]any{}}}
 	for name, c := range map[string]struct {
 		mayAct map[string]any
 		issuer string

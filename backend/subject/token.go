@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,8 +20,9 @@ import (
 // verified. It does not hold the token itself. Treat it as immutable: it may be
 // read by many goroutines.
 type Token struct {
-	// Issuer is iss; IssuerName is the operator's name for it.
-	Issuer, IssuerName string
+	// IssuerName is the operator's name for whose keys verified the token, and
+	// Issuer is iss. An issuer with no bound iss may write there what it likes.
+	IssuerName, Issuer string
 	// Subject is sub, never empty: who or what the token is about. It is unique
 	// only together with Issuer.
 	Subject string
@@ -58,6 +60,8 @@ type Token struct {
 	Claims map[string]any
 
 	clockSkew time.Duration
+	// unbound says that nothing ties iss to the keys that verified the token.
+	unbound bool
 }
 
 // ReplayKey names this one token for the memory of used ones, and says until
@@ -206,7 +210,7 @@ func (r *reader) scopes() (scopes []string, given bool) {
 		}
 		these = keep(these, func(s string) bool { return access.CheckScope(s) == nil })
 		if given {
-			these = keep(these, func(s string) bool { return contains(scopes, s) })
+			these = keep(these, func(s string) bool { return slices.Contains(scopes, s) })
 		}
 		scopes, given = these, true
 	}
@@ -229,15 +233,6 @@ func numericDate(v any) (time.Time, bool) {
 	}
 	whole, fraction := math.Modf(f)
 	return time.Unix(int64(whole), int64(fraction*1e9)).UTC(), true
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 func keep(list []string, ok func(string) bool) []string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
@@ -40,6 +41,7 @@ func Open(cfg IssuerConfig, jwksURL string, client *httpclient.Client, now func(
 	if cfg.MaxSubjectLifetime == 0 {
 		cfg.MaxSubjectLifetime = DefaultMaxLifetime
 	}
+	cfg.BoundAudiences = slices.Clone(cfg.BoundAudiences) // the caller may go on changing its own
 	i := &Issuer{cfg: cfg, algs: cfg.algorithms()}
 	if cfg.JWKSPEM != "" {
 		keys, err := jwks.Static([]byte(cfg.JWKSPEM))
@@ -59,7 +61,7 @@ func Open(cfg IssuerConfig, jwksURL string, client *httpclient.Client, now func(
 // Name is the operator's name for the issuer.
 func (i *Issuer) Name() string { return i.cfg.Name }
 
-// URL is what the iss of this issuer's tokens equals.
+// URL is what the iss of this issuer's tokens equals, or "" if nothing binds it.
 func (i *Issuer) URL() string { return i.cfg.IssuerURL() }
 
 // PickIssuer finds among the issuers that a role trusts the one that the token
@@ -68,6 +70,10 @@ func (i *Issuer) URL() string { return i.cfg.IssuerURL() }
 // several are configured for the same iss, it is the first whose audiences fit,
 // or else the first.
 //
+// An issuer without a bound iss is picked only for an iss that none of the
+// others has, so it cannot speak in the name of one that the role trusts beside
+// it. Two of those for the same audience cannot be told apart and are refused.
+//
 // Errors are *fault.Error: invalid_request without a token, else invalid_grant.
 func PickIssuer(raw secret.Text, allowed []*Issuer) (*Issuer, error) {
 	c, err := parseCompact(raw)
@@ -75,24 +81,46 @@ func PickIssuer(raw secret.Text, allowed []*Issuer) (*Issuer, error) {
 		return nil, err
 	}
 	iss, _ := c.claims["iss"].(string)
+	if iss == "" {
+		return nil, refuse("the token has no iss, by which its issuer is found among the role's subject_issuers")
+	}
+	named, unbound := issuersOf(iss, allowed), issuersOf("", allowed)
 	r := reader{claims: c.claims}
 	audience := r.strings("aud", false)
-	var picked *Issuer
-	for _, i := range allowed {
-		if i.URL() != iss {
-			continue
-		}
-		if i.isFor(audience) {
-			return i, nil
-		}
-		if picked == nil {
-			picked = i
-		}
-	}
-	if picked == nil {
+	switch {
+	case len(named) > 0:
+		return firstFor(audience, named), nil
+	case len(unbound) == 0:
 		return nil, refuse("the token's iss is none of the issuers that this role trusts (subject_issuers)")
 	}
+	picked := firstFor(audience, unbound)
+	for _, other := range unbound {
+		if other != picked && other.isFor(audience) {
+			return nil, refuse("the token could be from %s or %s: set bound_issuer for both", picked.Name(), other.Name())
+		}
+	}
 	return picked, nil
+}
+
+// issuersOf keeps those whose iss is bound to url, or to nothing if url is "".
+func issuersOf(url string, all []*Issuer) []*Issuer {
+	var kept []*Issuer
+	for _, i := range all {
+		if i.URL() == url {
+			kept = append(kept, i)
+		}
+	}
+	return kept
+}
+
+// firstFor is the first of some issuers whose audiences fit, or else the first.
+func firstFor(audience []string, some []*Issuer) *Issuer {
+	for _, i := range some {
+		if i.isFor(audience) {
+			return i
+		}
+	}
+	return some[0]
 }
 
 // Verify checks everything about a token that needs no role: that it is a signed
@@ -113,7 +141,7 @@ func (i *Issuer) Verify(ctx context.Context, raw secret.Text, now time.Time) (*T
 		return nil, err
 	}
 	// Before the keys are asked: another issuer's token is none of their business.
-	if iss, _ := c.claims["iss"].(string); iss != i.URL() {
+	if iss, _ := c.claims["iss"].(string); i.URL() != "" && iss != i.URL() {
 		return nil, refuse("the token's iss is not that of the issuer %s", i.cfg.Name)
 	}
 	payload, _, err := i.keys.Verify(ctx, raw.Reveal(), i.algs)
@@ -131,6 +159,7 @@ func (i *Issuer) Verify(ctx context.Context, raw secret.Text, now time.Time) (*T
 		return nil, fail
 	}
 	token.IssuerName = i.cfg.Name
+	token.unbound = i.URL() == ""
 	token.clockSkew = i.cfg.ClockSkew
 	token.AcceptedUntil = token.ExpiresAt.Add(i.cfg.ClockSkew)
 	return token, nil
@@ -170,7 +199,7 @@ func (i *Issuer) judge(t *Token, now time.Time) *fault.Error {
 // isFor reports whether audience holds a bound one (RFC 8725 3.9).
 func (i *Issuer) isFor(audience []string) bool {
 	for _, a := range audience {
-		if contains(i.cfg.BoundAudiences, a) {
+		if slices.Contains(i.cfg.BoundAudiences, a) {
 			return true
 		}
 	}

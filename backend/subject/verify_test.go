@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
@@ -57,7 +60,7 @@ func TestDefaultAlgorithms(t *testing.T) {
 	issuer := open(t, cfg)
 	for _, alg := range algorithms {
 		_, err := issuer.Verify(t.Context(), fake.sign(alg, nil, fake.claims(nil)), noon)
-		if contains(DefaultAlgorithms(), alg.String()) {
+		if slices.Contains(DefaultAlgorithms(), alg.String()) {
 			assert.NoError(t, err, alg)
 		} else {
 			requireFault(t, err, fault.InvalidGrant, "allowed_algorithms")
@@ -220,6 +223,55 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+// TestHeadersThatAreIgnored: they may be there, and change nothing (the attacks
+// show that they do not help a forgery either).
+func TestHeadersThatAreIgnored(t *testing.T) {
+	fake := newFakeIssuer(t, goodKeys())
+	issuer := open(t, fake.config())
+	for _, header := range []map[string]any{
+		{"jku": "https://evil.example.com/keys"}, {"x5u": "https://evil.example.com/"}, {"x5c": []string{"AAAA"}},
+		{"jwk": map[string]any{"kty": "oct", "k": "AAAA"}}, {"x5t": "AAAA"}, {"kid": nil}, {"cty": "application/json"}, {"CRIT2": true},
+	} {
+		_, err := issuer.Verify(t.Context(), fake.sign(jwa.ES256, header, fake.claims(nil)), noon)
+		assert.NoError(t, err, "%v", header)
+	}
+}
+
+// TestTimes compares the judgement of times with a model in whole seconds.
+func TestTimes(t *testing.T) {
+	second := rapid.IntRange(-200, 200)
+	rapid.Check(t, func(t *rapid.T) {
+		skew, most := rapid.IntRange(0, 60).Draw(t, "skew"), rapid.IntRange(1, 300).Draw(t, "max lifetime")
+		exp, iat, nbf := second.Draw(t, "exp"), second.Draw(t, "iat"), second.Draw(t, "nbf")
+		hasIAT, hasNBF := rapid.Bool().Draw(t, "has iat"), rapid.Bool().Draw(t, "has nbf")
+		claims := map[string]any{"iss": "i", "sub": "s", "aud": "a", "exp": at(exp)}
+		want, begin := exp+skew > 0, 0
+		if hasIAT {
+			claims["iat"], begin = at(iat), iat
+			want = want && iat-skew <= 0
+		}
+		if hasNBF {
+			claims["nbf"] = at(nbf)
+			want = want && nbf-skew <= 0
+		}
+		want = want && exp-begin <= most
+		token, fail := newToken(claims)
+		if fail != nil {
+			t.Fatal(fail)
+		}
+		i := &Issuer{cfg: IssuerConfig{BoundAudiences: []string{"a"}, ClockSkew: time.Duration(skew) * time.Second,
+			MaxSubjectLifetime: time.Duration(most) * time.Second}}
+		if fail := i.judge(token, noon); (fail == nil) != want {
+			t.Fatalf("%v, want accepted %v", fail, want)
+		}
+	})
+}
+
+// at is a NumericDate some seconds from noon.
+func at(seconds int) json.Number {
+	return json.Number(strconv.FormatInt(noon.Unix()+int64(seconds), 10))
+}
+
 // TestKeysUnavailable: nobody knows anything about the token, so it is not bad.
 func TestKeysUnavailable(t *testing.T) {
 	fake := newFakeIssuer(t, goodKeys())
@@ -284,6 +336,49 @@ func TestPickIssuer(t *testing.T) {
 			assert.Same(t, c.want, got)
 		})
 	}
+}
+
+// TestUnboundIssuer: keys without a name vouch for any name but one that the
+// role trusts beside them.
+func TestUnboundIssuer(t *testing.T) {
+	named, free := newFakeIssuer(t, goodKeys()), newFakeIssuer(t, evilKeys())
+	unbound := func(name, audience string) *Issuer {
+		return open(t, IssuerConfig{Name: name, JWKSURL: free.URL + "/keys", BoundAudiences: []string{audience}})
+	}
+	bound, one, two, three := open(t, named.config()), unbound("one", audience), unbound("two", "other"), unbound("three", audience)
+	sign := func(changes map[string]any) secret.Text { return free.sign(jwa.ES256, nil, named.claims(changes)) }
+
+	raw := sign(map[string]any{"iss": "anyone"})
+	picked, err := PickIssuer(raw, []*Issuer{bound, two, one})
+	require.NoError(t, err)
+	assert.Same(t, one, picked, "by its audience")
+	token, err := picked.Verify(t.Context(), raw, noon)
+	require.NoError(t, err)
+	assert.Equal(t, "anyone", token.Issuer)
+	assert.Equal(t, "one", token.IssuerName)
+
+	picked, err = PickIssuer(sign(nil), []*Issuer{one, bound})
+	require.NoError(t, err)
+	assert.Same(t, bound, picked, "the name of a trusted issuer is its own")
+	_, err = picked.Verify(t.Context(), sign(nil), noon)
+	requireFault(t, err, fault.InvalidGrant, "signature")
+
+	_, err = PickIssuer(raw, []*Issuer{one, two, three})
+	requireFault(t, err, fault.InvalidGrant, "one or three: set bound_issuer")
+	for _, changes := range []map[string]any{{"iss": nil}, {"iss": ""}, {"iss": 1}} {
+		_, err = PickIssuer(sign(changes), []*Issuer{one})
+		requireFault(t, err, fault.InvalidGrant, "no iss")
+		_, err = one.Verify(t.Context(), sign(changes), noon)
+		requireFault(t, err, fault.InvalidGrant, "iss")
+	}
+
+	// may_act names an actor of the bound issuer; the unbound one imitates it.
+	subject, err := bound.Verify(t.Context(), named.sign(jwa.ES256, nil, named.claims(map[string]any{
+		"may_act": map[string]any{"iss": named.URL, "sub": "agent"}})), noon)
+	require.NoError(t, err)
+	imitation, err := one.Verify(t.Context(), sign(map[string]any{"sub": "agent"}), noon)
+	require.NoError(t, err)
+	requireFault(t, CheckActor(subject, imitation), fault.AccessDenied, "set bound_issuer")
 }
 
 func TestReplayKey(t *testing.T) {
