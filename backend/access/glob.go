@@ -150,8 +150,10 @@ func matchTokens(tokens []token, value, barriers string) bool {
 // spread lets every reachable position reach the next one, unless the byte
 // between them is a barrier.
 func spread(reach []bool, value, barriers string) {
-	for i := 1; i < len(reach); i++ {
-		reach[i] = reach[i] || reach[i-1] && strings.IndexByte(barriers, value[i-1]) < 0
+	for i := range len(value) {
+		if reach[i] && !reach[i+1] {
+			reach[i+1] = strings.IndexByte(barriers, value[i]) < 0
+		}
 	}
 }
 

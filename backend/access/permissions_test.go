@@ -45,6 +45,7 @@ func TestPermissionsRoundTripNeverWidens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := permissionsOf(ladders...).Draw(t, "a"), permissionsOf(ladders...).Draw(t, "b")
 		must(t, (len(a.Excess(b)) == 0) == a.Within(b), "excess is empty if and only if within")
+		must(t, fmt.Sprint(a.Meet(b).Map()) == fmt.Sprint(b.Meet(a).Map()), "what is shown does not depend on the side")
 		for name, level := range a.Meet(b).Map() {
 			for _, p := range []Permissions{a, b} {
 				if e, ok := p.find(name); !p.IsUnbounded() && ok {
