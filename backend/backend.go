@@ -42,6 +42,11 @@ type broker struct {
 	roles     *cache[*compiledRole]
 	issuers   *cache[*subject.Issuer]
 	used      *usedTokens
+	freezer   *freezer
+	quotas    *quotas
+	orders    orders
+	holders   holderCursor
+	meters    *meters
 	ledger    *grant.Ledger
 }
 
@@ -63,9 +68,13 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		roles:   newCache[*compiledRole](),
 		issuers: newCache[*subject.Issuer](),
 		used:    newUsedTokens(storage),
+		freezer: newFreezer(storage),
+		orders:  orders{running: map[string]bool{}},
+		meters:  newMeters(),
 		ledger:  grant.NewLedger(storage),
 	}
 	b.providers = newRegistry(b)
+	b.quotas = newQuotas(b)
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(help),
 		BackendType:    logical.TypeLogical,
@@ -80,7 +89,9 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 			b.pathIssuers(),
 			b.pathCreds(),
 			b.pathGrants(),
+			b.pathRevoke(),
 			b.pathSweep(),
+			b.pathMetrics(),
 		),
 		Secrets:      []*framework.Secret{b.childToken()},
 		PeriodicFunc: b.periodic,
@@ -113,6 +124,8 @@ func (b *broker) invalidate(_ context.Context, key string) {
 	case strings.HasPrefix(key, providerPrefix):
 		b.providers.drop(strings.TrimPrefix(key, providerPrefix))
 		b.roles.clear()
+	case key == frozenKey:
+		b.freezer.forget()
 	case strings.HasPrefix(key, issuerPrefix):
 		b.issuers.drop(strings.TrimPrefix(key, issuerPrefix))
 	case strings.HasPrefix(key, rolePrefix):

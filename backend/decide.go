@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -49,7 +50,11 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 		return nil, err
 	}
 	s := b.situation(caller)
-	s.Stopped = stopped(p, role)
+	frozen, err := b.freezer.check(ctx, holderOf(caller.EntityID), role.name, p.ref)
+	if err != nil {
+		return nil, err
+	}
+	s.Stopped = append(stopped(p, role), frozen...)
 	s.Subject, err = b.verifySubject(ctx, role, a.subjectToken)
 	if err != nil && !errors.As(err, &s.SubjectFault) {
 		return nil, err
@@ -92,6 +97,21 @@ func stopped(p *openProvider, role *compiledRole) []*fault.Error {
 		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it", p.ref, role.name))
 	}
 	return reasons
+}
+
+// holderOf is the ledger's word for an entity's id, entityOf the way back.
+func holderOf(entityID string) string {
+	if entityID == "" {
+		return grant.NoHolder
+	}
+	return entityID
+}
+
+func entityOf(holder string) string {
+	if holder == grant.NoHolder {
+		return ""
+	}
+	return holder
 }
 
 func remoteAddr(req *logical.Request) string {

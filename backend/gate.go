@@ -2,9 +2,14 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
 // gate paces the calls to one provider: its rate limit, with revocations before
@@ -14,6 +19,7 @@ type gate struct {
 	turns   chan struct{}
 
 	mu       sync.Mutex
+	until    time.Time // what the provider asked to be left alone until
 	revoking int
 	idle     chan struct{} // closed while nobody waits to revoke
 }
@@ -37,22 +43,63 @@ func (g *gate) setLimit(perSecond float64) {
 }
 
 // waitMint waits for a call's place behind every waiting revocation.
-func (g *gate) waitMint(ctx context.Context) error {
+func (g *gate) waitMint(ctx context.Context, now time.Time) error {
+	if err := g.mayCall(now); err != nil {
+		return err
+	}
 	for {
 		g.mu.Lock()
 		idle := g.idle
 		g.mu.Unlock()
 		select {
 		case <-idle:
-			return g.limiter.Wait(ctx)
+			return noRoom(g.limiter.Wait(ctx))
 		case <-ctx.Done():
-			return ctx.Err()
+			return noRoom(ctx.Err())
 		}
 	}
 }
 
+func noRoom(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fault.New(fault.TemporarilyUnavailable, "the provider's rate_limit leaves no room in time: try again").Because(err)
+}
+
+// heed notes that the provider asked to wait (Retry-After, RFC 9110 10.2.3).
+func (g *gate) heed(now time.Time, err error) {
+	if wait := askedToWait(err); wait > 0 {
+		g.mu.Lock()
+		g.until = now.Add(wait)
+		g.mu.Unlock()
+	}
+}
+
+// askedToWait is the Retry-After in err's chain, or zero.
+func askedToWait(err error) time.Duration {
+	var later provider.RetryLater
+	if errors.As(err, &later) {
+		return later.RetryAfter()
+	}
+	return 0
+}
+
+// mayCall refuses a call before the time that the provider asked for.
+func (g *gate) mayCall(now time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if left := g.until.Sub(now); left > 0 {
+		return fault.New(fault.TemporarilyUnavailable, "the provider asked to be left alone for %s more: try again then", left.Round(time.Second))
+	}
+	return nil
+}
+
 // waitRevoke waits for a call's place; mints that come later wait behind it.
-func (g *gate) waitRevoke(ctx context.Context) error {
+func (g *gate) waitRevoke(ctx context.Context, now time.Time) error {
+	if err := g.mayCall(now); err != nil {
+		return err
+	}
 	if g.limiter.Limit() == rate.Inf {
 		return nil
 	}
@@ -70,7 +117,7 @@ func (g *gate) waitRevoke(ctx context.Context) error {
 			close(g.idle)
 		}
 	}()
-	return g.limiter.Wait(ctx)
+	return noRoom(g.limiter.Wait(ctx))
 }
 
 // turn waits until nobody else changes the parent credential.

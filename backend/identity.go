@@ -15,7 +15,7 @@ func (b *broker) identify(entityID string, groups bool) (c decision.Caller, gone
 	if err != nil {
 		return c, false, fault.New(fault.TemporarilyUnavailable, "Vault could not say who the caller is: try again").Because(err)
 	}
-	if entity == nil || entity.ID == "" {
+	if entity == nil || entity.ID != entityID { // deleted, or merged into another
 		return c, true, nil
 	}
 	c = decision.Caller{EntityID: entity.ID, Name: entity.Name, Metadata: entity.Metadata, Disabled: entity.Disabled}

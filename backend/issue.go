@@ -17,8 +17,17 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
-// issue is one creds request from top to bottom.
+// issue is one creds request, counted.
 func (b *broker) issue(ctx context.Context, a ask) (*logical.Response, error) {
+	resp, err := b.grant(ctx, a)
+	if err != nil {
+		b.meters.refused.WithLabelValues(string(fault.CodeOf(err))).Inc()
+	}
+	return resp, err
+}
+
+// grant is one creds request from top to bottom.
+func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	d, err := b.decide(ctx, a)
 	if err != nil {
 		return nil, err
@@ -31,6 +40,11 @@ func (b *broker) issue(ctx context.Context, a ask) (*logical.Response, error) {
 	if err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
 	}
+	release, err := b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), id)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	child, err := b.mintOnce(ctx, d, id)
 	if child == nil {
 		return nil, err
@@ -53,6 +67,7 @@ func (b *broker) issue(ctx context.Context, a ask) (*logical.Response, error) {
 	if err != nil {
 		return nil, b.discardBecause(ctx, d.provider, g, err)
 	}
+	b.meters.issued.WithLabelValues(g.Provider, g.Role).Inc()
 	return b.answerChild(d, child, g, unverified), nil
 }
 
@@ -77,12 +92,15 @@ func (b *broker) mintOnce(ctx context.Context, d *decided, id string) (*provider
 // answer may hold a token that somebody has to kill.
 func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Child, error) {
 	p := d.provider
-	if err := p.gate.waitMint(ctx); err != nil {
-		return nil, fault.New(fault.TemporarilyUnavailable, "the provider's rate_limit leaves no room in time: try again").Because(err)
+	if err := p.gate.waitMint(ctx, b.now()); err != nil {
+		return nil, err
 	}
 	mintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
+	started := time.Now()
 	child, err := p.Mint(mintCtx, provider.Request{Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id})
+	b.meters.call(p.ref, "mint", started, err)
+	p.gate.heed(b.now(), err)
 	switch {
 	case child != nil && isParentSecret(p.parent, child.Token):
 		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
@@ -133,6 +151,15 @@ func (b *broker) record(ctx context.Context, p *openProvider, g *grant.Grant) er
 	}
 	if now.pinned.Account != p.pinned.Account || now.settings.Disabled {
 		return fault.New(fault.AccessDenied, "the provider was changed or disabled meanwhile: try again")
+	}
+	// A freeze that came after the decision: its kill may have looked for this
+	// grant before it was recorded.
+	frozen, err := b.freezer.check(ctx, g.Holder, g.Role, g.Provider)
+	if err != nil {
+		return err
+	}
+	if len(frozen) > 0 {
+		return frozen[0]
 	}
 	return nil
 }
@@ -239,7 +266,7 @@ func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Gra
 // discardBecause kills a token that is not handed out, and says in the refusal
 // if it could not be killed at once.
 func (b *broker) discardBecause(ctx context.Context, p *openProvider, g *grant.Grant, why error) error {
-	if err := b.discard(ctx, p, g, "refused after the mint"); err != nil {
+	if err := b.discard(ctx, p, g, causeNotHandedOut); err != nil {
 		var f *fault.Error
 		if errors.As(why, &f) {
 			return fault.New(f.Code, "%s (grant %s: not dead yet, being retried)", f.Message, g.ID).Because(errors.Join(f.Cause, err))

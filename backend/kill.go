@@ -5,11 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"time"
-
-	"github.com/hashicorp/vault/sdk/framework"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -37,6 +33,9 @@ func (b *broker) kill(ctx context.Context, id, cause string) error {
 }
 
 func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) error {
+	if g.Doom != nil {
+		cause = g.Doom.Cause // the first one stands, whoever tries again
+	}
 	if !g.CertainlyExpired(b.now()) {
 		if g.Handle.Empty() {
 			return nil
@@ -48,6 +47,7 @@ func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) er
 	if err := b.ledger.Remove(ctx, g.ID); err != nil {
 		return storageFault(err) // the token is dead; the next attempt finds it so
 	}
+	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
 	b.Logger().Info("grant killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
 	return nil
 }
@@ -67,10 +67,22 @@ func (b *broker) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
 	if !ok {
 		return errNotRevocable
 	}
-	if err := p.gate.waitRevoke(ctx); err != nil {
+	return b.callRevoke(ctx, p, revoker, g)
+}
+
+// callRevoke is one paced and measured call.
+func (b *broker) callRevoke(ctx context.Context, p *openProvider, revoker provider.Revoker, g *grant.Grant) error {
+	if err := p.gate.waitRevoke(ctx, b.now()); err != nil {
 		return err
 	}
-	return revoker.Revoke(ctx, g.Handle)
+	started := time.Now()
+	err := revoker.Revoke(ctx, g.Handle)
+	b.meters.call(p.ref, "revoke", started, err)
+	p.gate.heed(b.now(), err)
+	if err != nil {
+		b.meters.failed.WithLabelValues(p.ref).Inc()
+	}
+	return err
 }
 
 // intoOutbox makes a failed revocation durable and says so.
@@ -82,7 +94,7 @@ func (b *broker) intoOutbox(ctx context.Context, g *grant.Grant, cause string, f
 			g.Doom = &grant.Doom{Since: now, Cause: cause}
 		}
 		g.Doom.Attempts++
-		g.Doom.Next = now.Add(backoff(g.Doom.Attempts))
+		g.Doom.Next = now.Add(max(backoff(g.Doom.Attempts), askedToWait(failed)))
 		g.Doom.Error = publicText(failed)
 		return nil
 	})
@@ -126,11 +138,10 @@ func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, c
 	if ok && !g.Handle.Empty() {
 		killCtx, cancel := context.WithTimeout(ctx, killBudget)
 		defer cancel()
-		if failed = p.gate.waitRevoke(killCtx); failed == nil {
-			failed = revoker.Revoke(killCtx, g.Handle)
-		}
+		failed = b.callRevoke(killCtx, p, revoker, g)
 	}
 	if failed == nil {
+		b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
 		if err := b.ledger.Remove(ctx, g.ID); err != nil {
 			return storageFault(err)
 		}
@@ -138,7 +149,7 @@ func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, c
 	}
 	now := b.now()
 	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now, now
-	g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(backoff(1)), Error: publicText(failed)}
+	g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed)}
 	if err := b.ledger.Record(ctx, g); err != nil {
 		b.ledger.Adopt(g)
 		return errors.Join(failed, err)
@@ -162,77 +173,17 @@ func (b *broker) checkGrant(p *openProvider, child *provider.Child) *grant.Grant
 	return g
 }
 
-// tally counts what a kill of many did.
-type tally struct {
-	Revoked, Pending, ExpiryOnly int
-	// Residual is how long the last token that cannot be killed, or that is
-	// accepted offline, will be accepted still.
-	Residual time.Duration
-}
-
-func (t tally) data() map[string]any {
-	return map[string]any{
-		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly,
-		"residual_exposure_seconds": int64(t.Residual / time.Second),
-	}
-}
-
-func killFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"revoked":                   {Type: framework.TypeInt, Description: "Grants that are dead at the provider."},
-		"pending":                   {Type: framework.TypeInt, Description: "Grants whose revocation failed and is being retried."},
-		"expiry_only":               {Type: framework.TypeInt, Description: "Grants that nothing can kill before they expire."},
-		"residual_exposure_seconds": {Type: framework.TypeInt, Description: "How long the last of these tokens will still be accepted somewhere."},
-	}
-}
-
 // killParallel is how many revocations of one kill run at once.
 const killParallel = 32
-
-// killAll kills every grant that matches and counts the outcome.
-func (b *broker) killAll(ctx context.Context, cause string, match func(*grantSummary) bool) (tally, error) {
-	chosen, err := b.ledger.Select(ctx, match)
-	if err != nil {
-		return tally{}, storageFault(err)
-	}
-	outcomes := make([]error, len(chosen))
-	group := errgroup.Group{}
-	group.SetLimit(killParallel)
-	for i, s := range chosen {
-		group.Go(func() error {
-			outcomes[i] = b.kill(ctx, s.ID, cause)
-			return nil
-		})
-	}
-	_ = group.Wait()
-	var t tally
-	for i, s := range chosen {
-		left := max(0, s.ExpiresAt.Sub(b.now()))
-		switch {
-		case outcomes[i] != nil:
-			t.Pending++
-		case !s.Revocable:
-			t.ExpiryOnly++
-			t.Residual = max(t.Residual, left)
-		default:
-			t.Revoked++
-		}
-	}
-	return t, nil
-}
 
 // revocableOf counts the grants of a provider that could be killed and live.
 func (b *broker) revocableOf(ctx context.Context, ref string) (int, error) {
 	now := b.now()
 	live, err := b.ledger.Select(ctx, func(s *grantSummary) bool {
-		return s.Provider == ref && s.Revocable && (s.ExpiresAt.IsZero() || s.ExpiresAt.Add(grant.ExpiryGrace).After(now))
+		return s.Provider == ref && s.Revocable && !s.CertainlyExpired(now)
 	})
 	if err != nil {
 		return 0, storageFault(err)
 	}
 	return len(live), nil
-}
-
-func killResponses() map[int][]framework.Response {
-	return map[int][]framework.Response{http.StatusOK: {{Description: "What the kill did.", Fields: killFields()}}}
 }

@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -46,7 +45,7 @@ func (b *broker) revokeLease(ctx context.Context, req *logical.Request, _ *frame
 	if err != nil {
 		return nil, err
 	}
-	return nil, b.kill(ctx, id, "lease ended")
+	return nil, b.kill(ctx, id, causeLeaseEnded)
 }
 
 // renewLease judges holder and role again, over what was recorded at the issue,
@@ -70,7 +69,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	if err != nil {
 		return nil, err
 	}
-	if err := b.mayRenew(role, g); err != nil {
+	if err := b.mayRenew(ctx, role, g); err != nil {
 		return nil, err
 	}
 	ends, err := b.renewedEnd(role, g, req.Secret.Increment)
@@ -105,11 +104,11 @@ func renewFault(err error) error {
 }
 
 // mayRenew is rule 8: who, freeze and role, over what was recorded.
-func (b *broker) mayRenew(role *compiledRole, g *grant.Grant) error {
+func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Grant) error {
 	if role.Provider != g.Provider {
 		return fault.New(fault.AccessDenied, "the role serves another provider now: read creds again")
 	}
-	caller, err := b.caller(ask{entityID: g.EntityID()}, role.policy.NeedsGroups())
+	caller, err := b.caller(ask{entityID: entityOf(g.Holder)}, role.policy.NeedsGroups())
 	if err != nil {
 		return err
 	}
@@ -120,7 +119,11 @@ func (b *broker) mayRenew(role *compiledRole, g *grant.Grant) error {
 	recorded := decision.Recorded{
 		Access: granted, RemoteAddr: g.Facts.RemoteAddr, Claims: g.Facts.SubjectClaims, TTL: g.MaxLease.Sub(b.now()),
 	}
-	if reasons := role.policy.CheckRenewal(b.situation(caller), recorded); len(reasons) > 0 {
+	s := b.situation(caller)
+	if s.Stopped, err = b.freezer.check(ctx, g.Holder, g.Role, g.Provider); err != nil {
+		return err
+	}
+	if reasons := role.policy.CheckRenewal(s, recorded); len(reasons) > 0 {
 		return reasons[0]
 	}
 	return nil
@@ -161,12 +164,4 @@ func (b *broker) renewedEnd(role *compiledRole, g *grant.Grant, increment time.D
 		return time.Time{}, fault.New(fault.AccessDenied, "the token ends at %s: read creds again", end.UTC().Format(time.RFC3339))
 	}
 	return end, nil
-}
-
-// endsBefore says in words until when an unkillable token lives.
-func endsBefore(g *grantSummary) string {
-	if g.ExpiresAt.IsZero() {
-		return "without an end that is known"
-	}
-	return fmt.Sprintf("until %s", g.ExpiresAt.UTC().Format(time.RFC3339))
 }

@@ -495,7 +495,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err := h.b.providers.write(ctx, ref, entry); err != nil {
 		return nil, err
 	}
-	tally, err := h.b.killAll(ctx, "provider deleted", func(s *grantSummary) bool { return s.Provider == ref })
+	tally, err := h.b.killAll(ctx, causeProviderGone, func(s *grantSummary) bool { return s.Provider == ref })
 	if err != nil {
 		return nil, err
 	}
@@ -539,7 +539,7 @@ func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *fram
 // answer reports a check or a rotation, after killing what it had to mint.
 func (h providerHandler) answer(ctx context.Context, p *openProvider, health provider.Health, failed error) (*logical.Response, error) {
 	for _, child := range health.Children {
-		if err := h.b.discard(ctx, p, h.b.checkGrant(p, child), "parent check"); err != nil {
+		if err := h.b.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
 			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.ref, "error", err)
 		}
 	}

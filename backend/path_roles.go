@@ -50,6 +50,8 @@ func roleFields() map[string]*framework.FieldSchema {
 		"required_amr":          {Type: framework.TypeCommaStringSlice, Description: "Authentication methods, all of which the subject's login must have used."},
 		"max_auth_age":          {Type: framework.TypeDurationSecond, Description: "How long ago the subject's login may be."},
 		"subject_single_use":    {Type: framework.TypeBool, Description: "A subject token, told by its jti, works once."},
+		"max_grants_per_entity": {Type: framework.TypeInt, Description: "How many live grants of this role one entity may hold. Default: any number. Callers without an entity are not counted."},
+		"max_issue_rate":        {Type: framework.TypeInt, Description: "How many grants of this role one entity may get within any minute, at most 1000. Default: any number."},
 		"require_revocable":     {Type: framework.TypeBool, Description: "Refuses a provider whose tokens cannot be killed before they expire."},
 	})
 	return fields
@@ -240,6 +242,11 @@ func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error
 			*into = v.(bool)
 		}
 	}
+	for name, into := range map[string]*int{"max_grants_per_entity": &r.MaxGrantsPerEntity, "max_issue_rate": &r.MaxIssueRate} {
+		if v, ok := d.GetOk(name); ok {
+			*into = v.(int)
+		}
+	}
 	if v, ok := d.GetOk("bound_subject_claims"); ok {
 		bounds, err := subject.ParseBounds(v.(map[string]any))
 		if err != nil {
@@ -276,7 +283,7 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 		"name": d.Get("name"), "provider": r.Provider, "mode": r.Mode, "on_excess": r.OnExcess,
 		"ttl": int64(r.TTL / time.Second), "max_ttl": int64(r.MaxTTL / time.Second),
 		"require_revocable": r.RequireRevocable, "subject_single_use": r.SubjectSingleUse,
-		"max_auth_age": int64(r.MaxAuthAge / time.Second),
+		"max_auth_age": int64(r.MaxAuthAge / time.Second), "max_grants_per_entity": r.MaxGrantsPerEntity, "max_issue_rate": r.MaxIssueRate,
 	}
 	if r.Condition != "" {
 		data["condition"] = r.Condition

@@ -13,7 +13,7 @@ func (b *broker) pathSweep() []*framework.Path {
 		Pattern:         "sweep$",
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "sweep"},
 		HelpSynopsis:    "Runs now what otherwise runs about every minute.",
-		HelpDescription: "Retries every failed revocation whatever its backoff, kills what outlived its lease, and forgets what has expired.",
+		HelpDescription: "Judges the holders: grants of entities that are gone, disabled, or no longer meet their role are killed. Retries every failed revocation whatever its backoff, kills what outlived its lease, and forgets what has expired.",
 		Fields:          map[string]*framework.FieldSchema{},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{
@@ -21,6 +21,7 @@ func (b *broker) pathSweep() []*framework.Path {
 				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "What the sweep did.", Fields: map[string]*framework.FieldSchema{
 					"killed":  {Type: framework.TypeInt, Description: "Grants killed at their provider."},
 					"expired": {Type: framework.TypeInt, Description: "Grants forgotten because their token has certainly expired."},
+					"holders": {Type: framework.TypeInt, Description: "Holders that were judged; the rest are judged by the next sweeps."},
 					"pending": {Type: framework.TypeInt, Description: "Revocations that failed again and will be retried."},
 				}}}},
 				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
@@ -30,9 +31,9 @@ func (b *broker) pathSweep() []*framework.Path {
 }
 
 func (b *broker) runSweep(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	counts, err := b.sweep(ctx, true)
+	counts, err := b.sweep(ctx, true, revokeWait)
 	if err != nil {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{"killed": counts.Killed, "expired": counts.Expired, "pending": counts.Pending}}, nil
+	return &logical.Response{Data: map[string]any{"killed": counts.Killed, "expired": counts.Expired, "pending": counts.Pending, "holders": counts.Holders}}, nil
 }

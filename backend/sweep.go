@@ -9,7 +9,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
 
@@ -17,8 +16,12 @@ import (
 // revoke before the sweep does it.
 const overstay = 2 * time.Minute
 
-// sweepBudget bounds one run: core holds its state lock while it runs.
-const sweepBudget = 20 * time.Second
+// Bounds on one sweep: core holds its state lock while the periodic one runs.
+// What a slice leaves undone is the next one's; kills go on meanwhile.
+const (
+	sweepSlice      = 4 * time.Second
+	killMountBudget = 80 * time.Second
+)
 
 // periodic is Vault's call of about once a minute on the active node. Core does
 // not log its error, so it is logged here. On a mount that is being disabled it
@@ -28,68 +31,101 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	if b.System().Tainted() {
 		return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, b.killMount(ctx))
 	}
-	counts, err := b.sweep(ctx, false)
+	counts, err := b.sweep(ctx, false, sweepSlice)
 	if err != nil {
+		b.meters.sweepFail.Inc()
 		b.Logger().Error("sweep failed", "error", err)
 	}
-	if counts.Killed+counts.Expired > 0 || counts.Pending > 0 {
-		b.Logger().Info("sweep", "killed", counts.Killed, "expired", counts.Expired, "pending", counts.Pending)
+	if counts.Killed+counts.Expired+counts.Pending > 0 {
+		b.Logger().Info("sweep", "killed", counts.Killed, "expired", counts.Expired, "pending", counts.Pending, "holders", counts.Holders)
 	}
 	return nil
 }
 
 // swept counts what one sweep did.
 type swept struct {
-	Killed, Expired, Pending int
+	Killed, Expired, Pending, Holders int
 }
 
 // sweep retries the outbox, kills what outlived its lease, forgets what has
-// certainly expired, and deletes providers that only waited for that. With now,
-// the outbox's backoff is ignored.
-func (b *broker) sweep(ctx context.Context, regardless bool) (swept, error) {
-	ctx, cancel := context.WithTimeout(ctx, sweepBudget)
-	defer cancel()
-	var counts swept
-	flushed := b.ledger.Flush(ctx)
+// certainly expired, judges the holders, and tidies up. It waits for its kills
+// no longer than the slice; regardless ignores the outbox's backoff.
+func (b *broker) sweep(ctx context.Context, regardless bool, slice time.Duration) (swept, error) {
+	started := time.Now()
+	defer func() { b.meters.sweep.Observe(time.Since(started).Seconds()) }()
+	problems := b.ledger.Flush(ctx)
+	due, err := b.dueGrants(ctx, regardless)
+	if err != nil {
+		return swept{}, errors.Join(problems, err)
+	}
+	unfits, holders, err := b.sweepHolders(ctx, regardless, slice*2/3)
+	problems = errors.Join(problems, err, b.resumeOrders(ctx))
+	for _, u := range unfits {
+		due[u.cause] = append(due[u.cause], u.grantSummary)
+	}
+	counts := b.killDue(ctx, due, slice-time.Since(started))
+	counts.Holders = holders
 	now := b.now()
-	due, err := b.ledger.Select(ctx, func(s *grantSummary) bool { return isDue(s, now, regardless) })
-	if err != nil {
-		return counts, errors.Join(flushed, storageFault(err))
-	}
-	expired := map[string]bool{}
-	for _, s := range due {
-		expired[s.ID] = !s.ExpiresAt.IsZero() && now.After(s.ExpiresAt.Add(grant.ExpiryGrace))
-	}
-	wanted := map[string]bool{}
-	for _, s := range due {
-		wanted[s.ID] = true
-	}
-	t, err := b.killAll(ctx, "sweep", func(s *grantSummary) bool { return wanted[s.ID] })
-	if err != nil {
-		return counts, errors.Join(flushed, err)
-	}
-	for _, gone := range expired {
-		if gone {
-			counts.Expired++
-		}
-	}
-	counts.Killed = max(0, t.Revoked+t.ExpiryOnly-counts.Expired)
-	counts.Pending = t.Pending
-	return counts, errors.Join(flushed, b.deleteEmptied(ctx), b.used.sweep(ctx, now))
+	return counts, errors.Join(problems, b.deleteEmptied(ctx), b.used.sweep(ctx, now), b.quotas.sweep(ctx))
 }
 
-// isDue reports whether a grant is the sweep's business.
-func isDue(s *grantSummary, now time.Time, regardless bool) bool {
-	switch {
-	case !s.ExpiresAt.IsZero() && now.After(s.ExpiresAt.Add(grant.ExpiryGrace)):
-		return true
-	case !s.Revocable:
+// dueGrants are the grants that are the sweep's business, by cause.
+func (b *broker) dueGrants(ctx context.Context, regardless bool) (map[string][]grantSummary, error) {
+	now := b.now()
+	due := map[string][]grantSummary{}
+	_, err := b.ledger.Select(ctx, func(s *grantSummary) bool {
+		if cause := dueCause(s, now, regardless); cause != "" {
+			due[cause] = append(due[cause], *s)
+		}
 		return false
-	case s.Doomed:
-		return regardless || !now.Before(s.Next)
-	default:
-		return now.After(s.LeaseEnds.Add(overstay)) || (regardless && now.After(s.LeaseEnds))
+	})
+	if err != nil {
+		return nil, storageFault(err)
 	}
+	return due, nil
+}
+
+// causeOutbox stands for the cause that the grant's own record names.
+const causeOutbox = "outbox"
+
+// dueCause is why a grant is the sweep's business, or "".
+func dueCause(s *grantSummary, now time.Time, regardless bool) string {
+	grace := overstay
+	if regardless {
+		grace = 0
+	}
+	switch {
+	case s.CertainlyExpired(now):
+		return causeExpired
+	case !s.Revocable:
+		return ""
+	case s.Doomed && (regardless || !now.Before(s.Next)):
+		return causeOutbox
+	case !s.Doomed && now.After(s.LeaseEnds.Add(grace)):
+		return causeOverstayed
+	}
+	return ""
+}
+
+// killDue starts the kills and counts what has become of them when they are done
+// or the time is over.
+func (b *broker) killDue(ctx context.Context, due map[string][]grantSummary, atMost time.Duration) swept {
+	deadline := time.Now().Add(max(atMost, 100*time.Millisecond))
+	runs := map[string]*killRun{}
+	for cause, grants := range due {
+		runs[cause] = b.startKill(ctx, cause, grants)
+	}
+	var counts swept
+	for cause, run := range runs {
+		t, _ := run.wait(ctx, time.Until(deadline))
+		counts.Pending += t.Pending
+		if cause == causeExpired {
+			counts.Expired += t.Revoked + t.ExpiryOnly
+		} else {
+			counts.Killed += t.Revoked
+		}
+	}
+	return counts
 }
 
 // providerRefs are all providers as <type>/<name>.
@@ -133,9 +169,7 @@ func (b *broker) deleteEmptied(ctx context.Context) error {
 
 // killMount kills what lives before the mount and its records go.
 func (b *broker) killMount(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, killMountBudget)
-	defer cancel()
-	t, err := b.killAll(ctx, "mount disabled", func(s *grantSummary) bool { return s.Revocable })
+	t, err := b.killAll(ctx, causeMountDisabled, func(s *grantSummary) bool { return s.Revocable })
 	if err != nil {
 		return err
 	}
@@ -145,9 +179,7 @@ func (b *broker) killMount(ctx context.Context) error {
 	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled: %s", b.stillAlive(ctx))
 }
 
-const killMountBudget = 80 * time.Second
-
-// stillAlive names a few of the grants that live, and until when the last does.
+// stillAlive names a few of the grants that live, and until when they do.
 func (b *broker) stillAlive(ctx context.Context) string {
 	live, err := b.ledger.Select(ctx, func(s *grantSummary) bool { return s.Revocable })
 	if err != nil || len(live) == 0 {
@@ -155,7 +187,15 @@ func (b *broker) stillAlive(ctx context.Context) string {
 	}
 	text := fmt.Sprintf("%d grants still live at their providers:", len(live))
 	for i := range live[:min(len(live), 5)] {
-		text += fmt.Sprintf(" %s at %s %s;", live[i].ID, live[i].Provider, endsBefore(&live[i]))
+		text += fmt.Sprintf(" %s at %s %s;", live[i].ID, live[i].Provider, livesUntil(&live[i]))
 	}
 	return text + " bring the provider back and try again, or wait until they have expired"
+}
+
+// livesUntil says in words until when a token lives if nothing kills it.
+func livesUntil(s *grantSummary) string {
+	if s.ExpiresAt.IsZero() {
+		return "without an end that is known"
+	}
+	return "until " + stamp(s.ExpiresAt)
 }

@@ -125,14 +125,6 @@ func HolderOf(id string) (string, bool) {
 	return holder, ok && holder != "" && random != "" && !strings.ContainsAny(id, "/")
 }
 
-// EntityID is the holder's entity, "" for NoHolder.
-func (g *Grant) EntityID() string {
-	if g.Holder == NoHolder {
-		return ""
-	}
-	return g.Holder
-}
-
 // CertainlyExpired reports whether the token is dead of itself at now.
 func (g *Grant) CertainlyExpired(now time.Time) bool {
 	return !g.ExpiresAt.IsZero() && now.After(g.ExpiresAt.Add(ExpiryGrace))

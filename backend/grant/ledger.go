@@ -23,12 +23,18 @@ var ErrGone = errors.New("no such grant")
 // count and choose, without a token or a handle.
 type Summary struct {
 	ID, Holder, Role, Provider string
-	Revocable                  bool
+	Revocable, SelfContained   bool
+	IssuedAt                   time.Time
 	ExpiresAt, LeaseEnds       time.Time
-	// Doomed is set while a revocation is due; Next is its next attempt.
-	Doomed   bool
-	Next     time.Time
-	Attempts int
+	// Doomed is set while a revocation that failed is due: since when, and when
+	// its next attempt is.
+	Doomed      bool
+	Since, Next time.Time
+}
+
+// CertainlyExpired reports whether the token is dead of itself at now.
+func (s *Summary) CertainlyExpired(now time.Time) bool {
+	return !s.ExpiresAt.IsZero() && now.After(s.ExpiresAt.Add(ExpiryGrace))
 }
 
 // Ledger keeps the records in storage and an index of them in memory. Only
@@ -214,6 +220,20 @@ func (l *Ledger) OfHolder(ctx context.Context, holder string) ([]Summary, error)
 	return out, nil
 }
 
+// LiveIDs are the ids of the holder's grants of a role whose tokens may still
+// work at now. The index must have been loaded.
+func (l *Ledger) LiveIDs(holder, role string, now time.Time) map[string]bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	ids := map[string]bool{}
+	for id, s := range l.index[holder] {
+		if s.Role == role && !s.CertainlyExpired(now) {
+			ids[id] = true
+		}
+	}
+	return ids
+}
+
 // Holders lists who holds grants, ordered.
 func (l *Ledger) Holders(ctx context.Context) ([]string, error) {
 	if err := l.Load(ctx); err != nil {
@@ -263,14 +283,21 @@ func (l *Ledger) write(ctx context.Context, g *Grant) error {
 	return nil
 }
 
-func (l *Ledger) remember(g *Grant) {
+// Summary is what the ledger's index holds of the grant.
+func (g *Grant) Summary() Summary {
 	s := Summary{
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider,
-		Revocable: !g.Handle.Empty(), ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
+		Revocable: !g.Handle.Empty(), SelfContained: g.SelfContained,
+		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
 	}
 	if g.Doom != nil {
-		s.Doomed, s.Next, s.Attempts = true, g.Doom.Next, g.Doom.Attempts
+		s.Doomed, s.Since, s.Next = true, g.Doom.Since, g.Doom.Next
 	}
+	return s
+}
+
+func (l *Ledger) remember(g *Grant) {
+	s := g.Summary()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.index[g.Holder] == nil {

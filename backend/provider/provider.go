@@ -190,6 +190,13 @@ type Child struct {
 	Extra map[string]any
 }
 
+// RetryLater is an error in the chain of one after which the provider asked to
+// be left alone for a while (Retry-After, RFC 9110 10.2.3).
+type RetryLater interface {
+	error
+	RetryAfter() time.Duration
+}
+
 // Revoker is a Provider whose children can be killed.
 type Revoker interface {
 	// Revoke kills the child, and returns nil if it was already gone. A handle

@@ -59,7 +59,13 @@ type Role struct {
 	SubjectSingleUse   bool                `json:"subject_single_use,omitempty"`
 
 	RequireRevocable bool `json:"require_revocable,omitempty"`
+
+	MaxGrantsPerEntity int `json:"max_grants_per_entity,omitempty"`
+	MaxIssueRate       int `json:"max_issue_rate,omitempty"`
 }
+
+// maxRate bounds max_issue_rate: each issue of the last minute is remembered.
+const maxRate = 1000
 
 // asksSubject reports whether any of the terms on the subject token is set.
 func (r *Role) asksSubject() bool {
@@ -83,6 +89,10 @@ func (r *Role) Validate() error {
 		return fault.New(fault.InvalidRequest, "ttl and max_ttl must not be negative")
 	case r.MaxTTL > 0 && r.TTL > r.MaxTTL:
 		return fault.New(fault.InvalidRequest, "ttl must not be longer than max_ttl")
+	case r.MaxGrantsPerEntity < 0:
+		return fault.New(fault.InvalidRequest, "max_grants_per_entity must not be negative")
+	case r.MaxIssueRate < 0 || r.MaxIssueRate > maxRate:
+		return fault.New(fault.InvalidRequest, "max_issue_rate must be between 0 and %d a minute", maxRate)
 	case len(r.SubjectIssuers) == 0 && r.asksSubject():
 		return fault.New(fault.InvalidRequest, "bound_subject_claims, required_acr, required_amr, max_auth_age and subject_single_use judge a subject token: name in subject_issuers whose tokens are trusted")
 	}

@@ -1,0 +1,111 @@
+package backend
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// holderCursor is where the next slice of holders begins: core holds its state
+// lock while the periodic function runs, so one run judges only so many.
+type holderCursor struct {
+	mu    sync.Mutex
+	after string
+}
+
+// unfit is a grant whose holder should not have it any more.
+type unfit struct {
+	grantSummary
+	cause string
+}
+
+// sweepHolders judges holders until it has seen all of them or the slice is
+// over, and returns the grants that must die. afresh begins with the first holder
+// instead of where the last slice ended. Vault is asked once or twice per
+// holder. An error while asking kills nobody: the holder is judged next time.
+func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Duration) (found []unfit, checked int, err error) {
+	b.holders.mu.Lock()
+	defer b.holders.mu.Unlock() // one slice at a time; no provider is called here
+	if afresh {
+		b.holders.after = ""
+	}
+	all, err := b.ledger.Holders(ctx)
+	if err != nil {
+		return nil, 0, storageFault(err)
+	}
+	deadline := time.Now().Add(slice)
+	for _, holder := range all {
+		if holder <= b.holders.after {
+			continue
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return found, checked, nil
+		}
+		grants, err := b.ledger.OfHolder(ctx, holder)
+		if err != nil {
+			return found, checked, storageFault(err)
+		}
+		found = append(found, b.judgeHolder(ctx, holder, grants)...)
+		checked++
+		b.holders.after = holder
+	}
+	b.holders.after = ""
+	return found, checked, nil
+}
+
+// judgeHolder returns the grants of one holder that must die, and why.
+func (b *broker) judgeHolder(ctx context.Context, holder string, grants []grantSummary) (found []unfit) {
+	roles, needsGroups, deleted := b.rolesOf(ctx, grants)
+	caller, gone, err := b.identify(entityOf(holder), needsGroups)
+	if err != nil {
+		b.Logger().Warn("Vault could not say who a holder is: judged again next time", "entity_id", holder, "error", err)
+		return nil
+	}
+	verdicts := map[string]string{}
+	for name, role := range roles {
+		if reasons := role.policy.CheckStanding(decision.Situation{Now: b.now(), Caller: caller}); len(reasons) > 0 {
+			verdicts[name] = causeHolderUnfit
+		}
+	}
+	for _, s := range grants {
+		if !s.Revocable || s.Doomed {
+			continue // nothing can be done, or the outbox does it
+		}
+		cause := verdicts[s.Role]
+		switch {
+		case gone:
+			cause = causeHolderGone
+		case caller.Disabled:
+			cause = causeHolderDisabled
+		case deleted[s.Role]:
+			cause = causeRoleDeleted
+		}
+		if cause != "" {
+			found = append(found, unfit{grantSummary: s, cause: cause})
+		}
+	}
+	return found
+}
+
+// rolesOf are the roles of the grants that can be judged, and those that are
+// gone for certain. A role that could not be read is neither.
+func (b *broker) rolesOf(ctx context.Context, grants []grantSummary) (roles map[string]*compiledRole, needsGroups bool, deleted map[string]bool) {
+	roles, deleted = map[string]*compiledRole{}, map[string]bool{}
+	for _, s := range grants {
+		if s.Role == "" || roles[s.Role] != nil || deleted[s.Role] {
+			continue
+		}
+		role, err := b.role(ctx, s.Role)
+		switch {
+		case err == nil:
+			roles[s.Role] = role
+			needsGroups = needsGroups || role.policy.NeedsGroups()
+		case fault.CodeOf(err) == fault.InvalidRequest:
+			deleted[s.Role] = true
+		}
+	}
+	return roles, needsGroups, deleted
+}

@@ -1,0 +1,157 @@
+package backend
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// The causes of a kill, as labels and in the log.
+const (
+	causeLeaseEnded     = "lease_ended"
+	causeOverstayed     = "overstayed"
+	causeExpired        = "expired"
+	causeHolderGone     = "holder_gone"
+	causeHolderDisabled = "holder_disabled"
+	causeHolderUnfit    = "holder_unfit"
+	causeRoleDeleted    = "role_deleted"
+	causeNotHandedOut   = "not_handed_out"
+	causeParentCheck    = "parent_check"
+	causeProviderGone   = "provider_deleted"
+	causeMountDisabled  = "mount_disabled"
+)
+
+// meters are the mount's metrics. Labels are provider and role names, codes and
+// causes: bounded by the configuration, never by callers.
+type meters struct {
+	registry  *prometheus.Registry
+	issued    *prometheus.CounterVec
+	refused   *prometheus.CounterVec
+	killed    *prometheus.CounterVec
+	failed    *prometheus.CounterVec
+	lost      *prometheus.CounterVec
+	calls     *prometheus.HistogramVec
+	sweep     prometheus.Histogram
+	sweepFail prometheus.Counter
+}
+
+func newMeters() *meters {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "broker", Name: name, Help: help}, labels)
+	}
+	m := &meters{
+		registry: prometheus.NewRegistry(),
+		issued:   counter("grants_issued_total", "Child tokens handed out.", "provider", "role"),
+		refused:  counter("refusals_total", "Requests for creds that were refused or failed.", "code"),
+		killed:   counter("grants_killed_total", "Child tokens killed at their provider, or forgotten after their expiry.", "provider", "cause"),
+		failed:   counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
+		lost:     counter("lost_answers_total", "Mints whose answer never arrived: a token may live until the provider's own expiry.", "provider"),
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "broker", Name: "provider_call_seconds", Help: "Calls to providers, by what they were for and how they ended.",
+			Buckets: []float64{.005, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"provider", "call", "outcome"}),
+		sweep: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "broker", Name: "sweep_seconds", Help: "How long sweeps took.", Buckets: []float64{.01, .1, .5, 1, 2, 5, 10, 20},
+		}),
+		sweepFail: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "broker", Name: "sweeps_failed_total", Help: "Sweeps that ended with an error."}),
+	}
+	m.registry.MustRegister(m.issued, m.refused, m.killed, m.failed, m.lost, m.calls, m.sweep, m.sweepFail)
+	return m
+}
+
+// call measures one call to a provider and counts an answer that was lost.
+func (m *meters) call(ref, what string, started time.Time, err error) {
+	outcome := "ok"
+	if err != nil {
+		outcome = string(fault.CodeOf(err))
+	}
+	m.calls.WithLabelValues(ref, what, outcome).Observe(time.Since(started).Seconds())
+	if errors.Is(err, provider.ErrAnswerLost) {
+		m.lost.WithLabelValues(ref).Inc()
+	}
+}
+
+func (b *broker) pathMetrics() []*framework.Path {
+	return []*framework.Path{{
+		Pattern:         "metrics$",
+		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "metrics"},
+		HelpSynopsis:    "The mount's metrics, in Prometheus' text format.",
+		HelpDescription: "Answers with plain text, not in Vault's envelope: read it by HTTP (GET /v1/<mount>/metrics).",
+		Fields:          map[string]*framework.FieldSchema{},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback: b.readMetrics, Summary: "Read the metrics.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{
+					Description: "Prometheus text.", MediaType: "text/plain",
+					Fields: map[string]*framework.FieldSchema{
+						logical.HTTPContentType: {Type: framework.TypeString, Description: "text/plain."},
+						logical.HTTPRawBody:     {Type: framework.TypeString, Description: "The metrics."},
+						logical.HTTPStatusCode:  {Type: framework.TypeInt, Description: "200."},
+					},
+				}}},
+				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
+			},
+		},
+	}}
+}
+
+func (b *broker) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx)}.Gather()
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	var text bytes.Buffer
+	for _, family := range families {
+		if _, err := expfmt.MetricFamilyToText(&text, family); err != nil {
+			return nil, storageFault(err)
+		}
+	}
+	return &logical.Response{Data: map[string]any{
+		logical.HTTPContentType: string(expfmt.NewFormat(expfmt.TypeTextPlain)),
+		logical.HTTPRawBody:     text.Bytes(),
+		logical.HTTPStatusCode:  http.StatusOK,
+	}}, nil
+}
+
+// ledgerGauges are counted when they are asked for, so they cannot drift.
+func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "broker", Name: name, Help: help}, labels)
+	}
+	live := gauge("grants_live", "Grants that are not known to be dead.", "provider", "revocable")
+	depth := gauge("outbox_depth", "Grants whose revocation failed and is being retried.")
+	age := gauge("outbox_oldest_seconds", "Since when the oldest of these is due.")
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(live, depth, age)
+	depth.WithLabelValues().Set(0)
+	age.WithLabelValues().Set(0)
+	all, err := b.ledger.Select(ctx, nil)
+	if err != nil {
+		b.Logger().Warn("the ledger could not be read for the metrics", "error", err)
+		return registry
+	}
+	var oldest time.Duration
+	for _, s := range all {
+		revocable := "true"
+		if !s.Revocable {
+			revocable = "false"
+		}
+		live.WithLabelValues(s.Provider, revocable).Inc()
+		if s.Doomed && s.Revocable {
+			depth.WithLabelValues().Inc()
+			oldest = max(oldest, b.now().Sub(s.Since))
+		}
+	}
+	age.WithLabelValues().Set(oldest.Seconds())
+	return registry
+}

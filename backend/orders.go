@@ -1,0 +1,234 @@
+package backend
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-uuid"
+	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// orderPrefix is where kills of many are kept until every grant of theirs has
+// been tried once. One write makes a kill of any size durable: after a crash the
+// sweep goes on with it.
+const orderPrefix = "kill/"
+
+// order is a kill of every grant of an entity, a role or a provider that was
+// issued up to a moment; what is issued later, after a thaw say, is not meant.
+type order struct {
+	Kind  string    `json:"kind"`
+	Name  string    `json:"name"`
+	Until time.Time `json:"until"`
+}
+
+func (o order) cause() string { return "revoke/" + o.Kind }
+
+func (o order) matches(s *grantSummary) bool {
+	if s.IssuedAt.After(o.Until) {
+		return false
+	}
+	switch o.Kind {
+	case kindEntity:
+		return s.Holder == o.Name
+	case kindRole:
+		return s.Role == o.Name
+	default:
+		return s.Provider == o.Name
+	}
+}
+
+// orders keeps the kills that are under way.
+type orders struct {
+	mu      sync.Mutex
+	running map[string]bool
+}
+
+// give makes an order durable and begins with it.
+func (b *broker) give(ctx context.Context, o order) (*killRun, error) {
+	id, err := uuid.GenerateUUID()
+	if err != nil {
+		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for an order's id").Because(err)
+	}
+	entry, err := logical.StorageEntryJSON(orderPrefix+id, o)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	if err := b.storage.Put(ctx, entry); err != nil {
+		return nil, storageFault(err)
+	}
+	return b.execute(ctx, id, o)
+}
+
+// execute tries to kill every grant of the order once; those that fail are in
+// the outbox then, and the order is done.
+func (b *broker) execute(ctx context.Context, id string, o order) (*killRun, error) {
+	chosen, err := b.ledger.Select(ctx, o.matches)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	b.orders.mu.Lock()
+	b.orders.running[id] = true
+	b.orders.mu.Unlock()
+	run := b.startKill(ctx, o.cause(), chosen)
+	go func() {
+		<-run.done
+		if err := b.storage.Delete(context.WithoutCancel(ctx), orderPrefix+id); err != nil {
+			b.Logger().Warn("a kill is complete, but its order could not be deleted: the sweep will repeat it", "error", err)
+		}
+		b.orders.mu.Lock()
+		delete(b.orders.running, id)
+		b.orders.mu.Unlock()
+		b.Logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending)
+	}()
+	return run, nil
+}
+
+// resumeOrders goes on with what a crash or a change of leader interrupted.
+func (b *broker) resumeOrders(ctx context.Context) error {
+	ids, err := b.storage.List(ctx, orderPrefix)
+	if err != nil {
+		return storageFault(err)
+	}
+	for _, id := range ids {
+		b.orders.mu.Lock()
+		running := b.orders.running[id]
+		b.orders.mu.Unlock()
+		if running {
+			continue
+		}
+		raw, err := b.storage.Get(ctx, orderPrefix+id)
+		if err != nil {
+			return storageFault(err)
+		}
+		var o order
+		if raw == nil {
+			continue
+		}
+		if err := raw.DecodeJSON(&o); err != nil {
+			return storageFault(err)
+		}
+		if _, err := b.execute(ctx, id, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killRun is a kill of many that goes on whether or not somebody waits for it.
+type killRun struct {
+	done chan struct{}
+
+	mu    sync.Mutex
+	count tally
+}
+
+// tally is the count so far; what was not tried yet counts as pending.
+func (r *killRun) tally() tally {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.count
+}
+
+// wait returns the count when the run is done, or when it has taken too long or
+// ctx has ended; complete says which.
+func (r *killRun) wait(ctx context.Context, atMost time.Duration) (t tally, complete bool) {
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+		return r.tally(), true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return r.tally(), false
+}
+
+// startKill kills the chosen grants, a bounded number at a time.
+func (b *broker) startKill(ctx context.Context, cause string, chosen []grantSummary) *killRun {
+	ctx = context.WithoutCancel(ctx)
+	run := &killRun{done: make(chan struct{})}
+	run.count.Pending = len(chosen)
+	for _, s := range chosen {
+		run.count.expose(b.now(), s)
+	}
+	go func() {
+		defer close(run.done)
+		group := errgroup.Group{}
+		group.SetLimit(killParallel)
+		for _, s := range chosen {
+			group.Go(func() error {
+				err := b.kill(ctx, s.ID, cause)
+				run.mu.Lock()
+				defer run.mu.Unlock()
+				run.count.settle(s, err)
+				return nil
+			})
+		}
+		_ = group.Wait()
+		run.mu.Lock()
+		defer run.mu.Unlock()
+		run.count.Residual = 0
+		for _, s := range chosen {
+			if s.SelfContained || !s.Revocable || b.pending(ctx, s.ID) {
+				run.count.expose(b.now(), s)
+			}
+		}
+	}()
+	return run
+}
+
+// pending reports whether a grant's revocation failed and is being retried.
+func (b *broker) pending(ctx context.Context, id string) bool {
+	g, err := b.ledger.Get(ctx, id)
+	return err == nil && g.Doom != nil
+}
+
+// tally counts what a kill of many did.
+type tally struct {
+	Revoked, Pending, ExpiryOnly int
+	// Residual is for how long one of these tokens may still be accepted
+	// somewhere: because nothing can kill it, because it is verified offline, or
+	// because its kill is still pending.
+	Residual time.Duration
+}
+
+// expose takes one token's remaining life into the residual exposure.
+func (t *tally) expose(now time.Time, s grantSummary) {
+	if !s.ExpiresAt.IsZero() {
+		t.Residual = max(t.Residual, s.ExpiresAt.Sub(now))
+	}
+}
+
+// settle moves one grant from pending to what became of it.
+func (t *tally) settle(s grantSummary, failed error) {
+	switch {
+	case failed != nil:
+		return
+	case s.Revocable:
+		t.Revoked++
+	default:
+		t.ExpiryOnly++
+	}
+	t.Pending--
+}
+
+func (t tally) data() map[string]any {
+	return map[string]any{
+		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly,
+		"residual_exposure_seconds": int64((t.Residual + time.Second - 1) / time.Second),
+	}
+}
+
+// killAll kills every grant that matches and waits for the outcome.
+func (b *broker) killAll(ctx context.Context, cause string, match func(*grantSummary) bool) (tally, error) {
+	chosen, err := b.ledger.Select(ctx, match)
+	if err != nil {
+		return tally{}, storageFault(err)
+	}
+	t, _ := b.startKill(ctx, cause, chosen).wait(ctx, killMountBudget)
+	return t, nil
+}

@@ -1,0 +1,158 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+)
+
+// revokeWait is how long a kill of many is waited for; it goes on after that.
+const revokeWait = 25 * time.Second
+
+const revokeHelp = `
+Kills live grants now, at the provider. revoked counts the tokens that are dead,
+pending those whose revocation has not succeeded yet and is being retried,
+expiry_only those that nothing can kill; residual_exposure_seconds is for how long
+one of them may still be accepted somewhere. With freeze=true nothing new is
+granted from now on, a mint in flight included; freeze=false thaws and kills
+nothing; without it, freezing stays as it is. A large kill goes on after the
+answer: ask again, or list the grants, to see how far it is.
+`
+
+func (b *broker) pathRevoke() []*framework.Path {
+	freezeField := &framework.FieldSchema{Type: framework.TypeBool, Description: "true: also stop new grants. false: allow them again, and kill nothing."}
+	many := func(kind, pattern, what string, fields map[string]*framework.FieldSchema, name func(*framework.FieldData) string) *framework.Path {
+		fields["freeze"] = freezeField
+		return revokePath("revoke/"+kind+"/"+pattern+"$", kind, what, fields, func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+			return b.revokeMany(ctx, req, kind, name(d), d)
+		})
+	}
+	field := func(name, description string) map[string]*framework.FieldSchema {
+		return map[string]*framework.FieldSchema{name: {Type: framework.TypeString, Description: description}}
+	}
+	byName := func(name string) func(*framework.FieldData) string {
+		return func(d *framework.FieldData) string { return d.Get(name).(string) }
+	}
+	providerFields := field("name", "Name of the provider.")
+	providerFields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
+	return []*framework.Path{
+		revokePath("revoke/grant/"+framework.GenericNameRegex("grant_id")+"$", "grant", "one grant", field("grant_id", "The grant's id."), b.revokeOne),
+		many(kindEntity, framework.GenericNameRegex("entity_id"), "all grants of an entity", field("entity_id", "The holder: an entity's id, or none."), byName("entity_id")),
+		many(kindRole, framework.GenericNameRegex("name"), "all grants of a role", field("name", "Name of the role."), byName("name")),
+		many(kindProvider, framework.GenericNameRegex("type")+"/"+framework.GenericNameRegex("name"), "all grants of a provider", providerFields,
+			func(d *framework.FieldData) string { return d.Get("type").(string) + "/" + d.Get("name").(string) }),
+		{
+			Pattern:         "frozen/?$",
+			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "frozen"},
+			HelpSynopsis:    "Lists what is frozen, since when and by whom.",
+			HelpDescription: strings.TrimSpace(revokeHelp),
+			Fields:          map[string]*framework.FieldSchema{},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: &framework.PathOperation{Callback: b.listFrozen, Summary: "List what is frozen.", Responses: listResponses("since", "by")},
+			},
+		},
+	}
+}
+
+func revokePath(pattern, kind, what string, fields map[string]*framework.FieldSchema, callback framework.OperationFunc) *framework.Path {
+	return &framework.Path{
+		Pattern:         pattern,
+		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "revoke", OperationSuffix: kind},
+		HelpSynopsis:    "Kills " + what + " at the provider.",
+		HelpDescription: strings.TrimSpace(revokeHelp),
+		Fields:          fields,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback: callback, Summary: "Kill " + what + " now.", Responses: killResponses(),
+				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
+			},
+		},
+	}
+}
+
+// revokeMany freezes or thaws as asked, and kills unless it only thaws.
+func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, name string, d *framework.FieldData) (*logical.Response, error) {
+	key := kind + "/" + name
+	frozen, given := d.GetOk("freeze")
+	if given && !frozen.(bool) {
+		b.Logger().Info("thawed", "what", key, "by", by(req))
+		return &logical.Response{Data: tally{}.data()}, b.freezer.change(ctx, key, nil)
+	}
+	if given {
+		if err := b.freezer.change(ctx, key, &freeze{Since: b.now(), By: by(req)}); err != nil {
+			return nil, err
+		}
+		b.Logger().Info("frozen", "what", key, "by", by(req))
+	}
+	run, err := b.give(ctx, order{Kind: kind, Name: name, Until: b.now()})
+	if err != nil {
+		return nil, err
+	}
+	t, complete := run.wait(ctx, revokeWait)
+	resp := &logical.Response{Data: t.data()}
+	if !complete {
+		resp.AddWarning("the kill goes on: what is counted as pending was not tried yet, or failed and is being retried")
+	} else if t.Pending > 0 {
+		resp.AddWarning(fmt.Sprintf("%d revocations failed and are being retried: these tokens still work", t.Pending))
+	}
+	return resp, nil
+}
+
+func by(req *logical.Request) string {
+	if req.EntityID == "" {
+		return req.DisplayName
+	}
+	return req.DisplayName + " (entity " + req.EntityID + ")"
+}
+
+func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	id := d.Get("grant_id").(string)
+	g, err := b.ledger.Get(ctx, id)
+	if errors.Is(err, grant.ErrGone) {
+		if _, ok := grant.HolderOf(id); !ok {
+			return nil, fault.New(fault.InvalidRequest, "this is no grant id: it is the grant_id of a creds response")
+		}
+		return &logical.Response{Data: tally{}.data()}, nil
+	}
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	run := b.startKill(ctx, "revoke/grant", []grantSummary{g.Summary()})
+	t, _ := run.wait(ctx, revokeWait)
+	resp := &logical.Response{Data: t.data()}
+	if t.Pending > 0 {
+		resp.AddWarning("the revocation failed and is being retried: the token still works")
+	}
+	return resp, nil
+}
+
+func (b *broker) listFrozen(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	keys, info, err := b.freezer.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponseWithInfo(keys, info), nil
+}
+
+// killFields is the schema of a tally.
+func killFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"revoked":                   {Type: framework.TypeInt, Description: "Grants that are dead at the provider."},
+		"pending":                   {Type: framework.TypeInt, Description: "Grants whose revocation has not succeeded yet and is being retried."},
+		"expiry_only":               {Type: framework.TypeInt, Description: "Grants that nothing can kill before they expire."},
+		"residual_exposure_seconds": {Type: framework.TypeInt, Description: "For how long one of these tokens may still be accepted somewhere."},
+	}
+}
+
+func killResponses() map[int][]framework.Response {
+	return map[int][]framework.Response{http.StatusOK: {{Description: "What the kill did.", Fields: killFields()}}}
+}

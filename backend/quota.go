@@ -1,0 +1,169 @@
+package backend
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+)
+
+// ratePrefix is where the issues of the last minute are kept, for roles with a
+// max_issue_rate: the limit holds across a restart.
+const ratePrefix = "rate/"
+
+const rateWindow = time.Minute
+
+// quotas keeps roles' limits per entity. Callers without an entity have none:
+// a limit that strangers share would let one of them shut out the others.
+type quotas struct {
+	b     *broker
+	locks []*locksutil.LockEntry // by role and holder; never over a provider's call
+
+	mu sync.Mutex
+	// minting are the ids of grants that are on their way into the ledger.
+	minting map[string]map[string]bool
+}
+
+func newQuotas(b *broker) *quotas {
+	return &quotas{b: b, locks: locksutil.CreateLocks(), minting: map[string]map[string]bool{}}
+}
+
+// reserve takes a place for the grant id, or says slow_down. The release gives
+// it back; it must come after the grant is in the ledger, or is not to be.
+func (q *quotas) reserve(ctx context.Context, role *compiledRole, holder, id string) (release func(), err error) {
+	release = func() {}
+	if holder == grant.NoHolder {
+		return release, nil
+	}
+	key := role.name + "/" + holder
+	if role.MaxGrantsPerEntity > 0 {
+		// Counting loads the ledger, which may take a while after a start.
+		if err := q.b.ledger.Load(ctx); err != nil {
+			return nil, storageFault(err)
+		}
+		if err := q.reserveGrant(role, holder, key, id); err != nil {
+			return nil, err
+		}
+		release = func() { q.release(key, id) }
+	}
+	if role.MaxIssueRate > 0 {
+		if err := q.take(ctx, role.MaxIssueRate, key); err != nil {
+			release()
+			return nil, err
+		}
+	}
+	return release, nil
+}
+
+// reserveGrant counts the union of what lives and what is being minted, so that
+// a grant on its way from one to the other counts once.
+func (q *quotas) reserveGrant(role *compiledRole, holder, key, id string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	counted := q.b.ledger.LiveIDs(holder, role.name, q.b.now())
+	for other := range q.minting[key] {
+		counted[other] = true
+	}
+	if len(counted) >= role.MaxGrantsPerEntity {
+		return fault.New(fault.SlowDown, "the entity holds %d live grants of this role, as many as it may: revoke leases that are no longer needed", len(counted))
+	}
+	if q.minting[key] == nil {
+		q.minting[key] = map[string]bool{}
+	}
+	q.minting[key][id] = true
+	return nil
+}
+
+func (q *quotas) release(key, id string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.minting[key], id)
+	if len(q.minting[key]) == 0 {
+		delete(q.minting, key)
+	}
+}
+
+type rateEntry struct {
+	Issues []time.Time `json:"issues"`
+}
+
+// take counts one issue within the last minute, durably, before the provider is
+// called. An attempt that the provider refuses counts too.
+func (q *quotas) take(ctx context.Context, limit int, key string) error {
+	lock := locksutil.LockForKey(q.locks, key)
+	lock.Lock()
+	defer lock.Unlock()
+	var entry rateEntry
+	raw, err := q.b.storage.Get(ctx, ratePrefix+key)
+	if err != nil {
+		return storageFault(err)
+	}
+	if raw != nil {
+		if err := raw.DecodeJSON(&entry); err != nil {
+			return storageFault(err)
+		}
+	}
+	now := q.b.now()
+	entry.Issues = slices.DeleteFunc(entry.Issues, func(t time.Time) bool { return now.Sub(t) >= rateWindow })
+	if len(entry.Issues) >= limit {
+		wait := rateWindow - now.Sub(entry.Issues[len(entry.Issues)-limit])
+		return fault.New(fault.SlowDown, "the entity has had %d grants of this role within a minute, as many as it may: try again in %s", limit, wait.Round(time.Second))
+	}
+	entry.Issues = append(entry.Issues, now)
+	written, err := logical.StorageEntryJSON(ratePrefix+key, entry)
+	if err != nil {
+		return storageFault(err)
+	}
+	if err := q.b.storage.Put(ctx, written); err != nil {
+		return storageFault(err)
+	}
+	return nil
+}
+
+// sweep forgets the issues of more than a minute ago.
+func (q *quotas) sweep(ctx context.Context) error {
+	roles, err := q.b.storage.List(ctx, ratePrefix)
+	if err != nil {
+		return storageFault(err)
+	}
+	for _, role := range roles {
+		holders, err := q.b.storage.List(ctx, ratePrefix+role)
+		if err != nil {
+			return storageFault(err)
+		}
+		for _, holder := range holders {
+			if ctx.Err() != nil {
+				return nil // the next sweep goes on
+			}
+			if err := q.forget(ctx, role+holder); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (q *quotas) forget(ctx context.Context, key string) error {
+	lock := locksutil.LockForKey(q.locks, key)
+	lock.Lock()
+	defer lock.Unlock()
+	raw, err := q.b.storage.Get(ctx, ratePrefix+key)
+	if err != nil || raw == nil {
+		return err
+	}
+	var entry rateEntry
+	if err := raw.DecodeJSON(&entry); err == nil && len(entry.Issues) > 0 &&
+		q.b.now().Sub(entry.Issues[len(entry.Issues)-1]) < rateWindow {
+		return nil
+	}
+	if err := q.b.storage.Delete(ctx, ratePrefix+key); err != nil {
+		return storageFault(err)
+	}
+	return nil
+}
