@@ -49,6 +49,8 @@ func issuerFields() map[string]*framework.FieldSchema {
 
 func (b *broker) pathIssuers() []*framework.Path {
 	fields := issuerFields()
+	shown := issuerFields()
+	shown["pinned_jwks_url"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Where the keys are fetched, fixed when the issuer was written."}
 	write := &framework.PathOperation{
 		Callback: b.writeIssuer, Summary: "Create or update a trusted issuer.",
 		Responses:                   map[int][]framework.Response{http.StatusNoContent: {{Description: "Written."}}},
@@ -78,7 +80,7 @@ func (b *broker) pathIssuers() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: write,
 				logical.UpdateOperation: write,
-				logical.ReadOperation:   &framework.PathOperation{Callback: b.showIssuer, Summary: "Read an issuer.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The issuer.", Fields: fields}}}},
+				logical.ReadOperation:   &framework.PathOperation{Callback: b.showIssuer, Summary: "Read an issuer.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The issuer.", Fields: shown}}}},
 				logical.DeleteOperation: &framework.PathOperation{Callback: b.deleteIssuer, Summary: "Delete an issuer; its tokens are not taken any more.", Responses: map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted."}}}, ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true},
 			},
 		},
@@ -126,7 +128,7 @@ func (b *broker) readIssuer(ctx context.Context, name string) (*storedIssuer, er
 	return i, nil
 }
 
-func (b *broker) writeIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
 	i, err := b.readIssuer(ctx, name)
 	if err != nil {
@@ -143,8 +145,10 @@ func (b *broker) writeIssuer(ctx context.Context, _ *logical.Request, d *framewo
 	if err != nil {
 		return nil, fault.New(fault.InvalidRequest, "%s", err)
 	}
-	if i.PinnedJWKSURL, err = i.Discover(ctx, client); err != nil {
-		return nil, err
+	if rediscovers(req) {
+		if i.PinnedJWKSURL, err = i.Discover(ctx, client); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := b.openIssuer(i); err != nil {
 		return nil, err
@@ -163,6 +167,17 @@ func (b *broker) writeIssuer(ctx context.Context, _ *logical.Request, d *framewo
 	resp := &logical.Response{}
 	resp.AddWarning("without bound_issuer a token of any iss is taken that these keys have signed: set it unless the keys are this issuer's alone")
 	return resp, nil
+}
+
+// rediscovers reports whether the write says where the keys are or how they are
+// reached. Any other leaves the pinned URL alone, and needs no issuer to answer.
+func rediscovers(req *logical.Request) bool {
+	for _, name := range []string{"oidc_discovery_url", "jwks_url", "jwks_pem", "ca_pem", "allow_http"} {
+		if _, ok := req.Data[name]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 func mergeIssuer(i *subject.IssuerConfig, d *framework.FieldData) {
@@ -211,7 +226,7 @@ func (b *broker) showIssuer(ctx context.Context, _ *logical.Request, d *framewor
 	}
 	for name, value := range map[string]string{
 		"oidc_discovery_url": i.OIDCDiscoveryURL, "jwks_pem": i.JWKSPEM, "bound_issuer": i.IssuerURL(), "ca_pem": i.CAPEM,
-		"jwks_url": i.PinnedJWKSURL,
+		"jwks_url": i.JWKSURL, "pinned_jwks_url": i.PinnedJWKSURL,
 	} {
 		if value != "" {
 			data[name] = value
