@@ -103,11 +103,12 @@ func (p *Policy) narrowSilent(dim access.Dimension, ceiling access.Access, d *De
 	if dim == access.DimScopes && p.Defaults != nil {
 		whole.Scopes = p.Defaults.Meet(ceiling.Scopes)
 	}
-	if whole.IsNothing(dim) && !p.Ceiling.IsNothing(dim) {
-		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s: the subject token has none that the role grants", dim))
+	if whole.IsNothing(dim) {
+		// Never asked for as nothing, which to most servers means everything.
+		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s for a request that names none: the subject token, or the parent credential, has none of those that the role then grants", dim))
 		return
 	}
-	if !whole.IsNothing(dim) && !whole.Enumerable(dim) {
+	if !whole.Enumerable(dim) {
 		d.refuse(fault.New(codeFor(dim), "the role allows %s by pattern: name the ones you need", dim))
 		return
 	}

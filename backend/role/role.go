@@ -289,6 +289,11 @@ func (r *Role) compileCeiling(p *decision.Policy, traits provider.Traits) error 
 		}
 	}
 	p.Ceiling = own.Meet(traits.Ceiling)
+	for _, dim := range access.AllDimensions() {
+		if p.Bounded[dim] && p.Ceiling.IsNothing(dim) {
+			return fault.New(fault.InvalidRequest, "%s: the parent credential can grant none of these", dim)
+		}
+	}
 	return r.compileDefaults(p, own)
 }
 
