@@ -301,6 +301,11 @@ func (r *Role) compileDefaults(p *decision.Policy, own access.Access) error {
 	if r.DefaultScopes == nil {
 		return nil
 	}
+	for _, v := range r.DefaultScopes {
+		if strings.Contains(v, "*") {
+			return fault.New(fault.InvalidRequest, "default_scopes: %s: they are asked for as they stand, so a pattern cannot be one", v)
+		}
+	}
 	defaults := access.Exactly(r.DefaultScopes...)
 	if excess := defaults.Excess(own.Scopes); len(excess) > 0 {
 		return fault.New(fault.InvalidRequest, "default_scopes: %s is not within scopes", strings.Join(excess, ", "))

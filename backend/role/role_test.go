@@ -69,3 +69,22 @@ func TestCeilingBeyondTheParent(t *testing.T) {
 	require.True(t, p.Ceiling.Scopes.Equal(access.Exactly("read")))
 	require.True(t, p.Ceiling.Audiences.Equal(access.Exactly("https://a.test")))
 }
+
+// TestDefaultScopesAreNoPatterns: they would reach the provider as they stand,
+// and some servers have wildcards of their own.
+func TestDefaultScopesAreNoPatterns(t *testing.T) {
+	r := plain()
+	r.Scopes = []string{"repo:*"}
+	r.DefaultScopes = []string{"repo:*"}
+	_, err := compile(r, able())
+	requireRefused(t, err, "default_scopes: repo:*: they are asked for as they stand")
+
+	r.DefaultScopes = []string{"repo:read", "admin"}
+	_, err = compile(r, able())
+	requireRefused(t, err, "default_scopes: admin is not within scopes")
+
+	r.DefaultScopes = []string{"repo:read"}
+	p, err := compile(r, able())
+	require.NoError(t, err)
+	require.True(t, p.Defaults.Equal(access.Exactly("repo:read")))
+}
