@@ -45,7 +45,13 @@ func (b *broker) revokeLease(ctx context.Context, req *logical.Request, _ *frame
 	if err != nil {
 		return nil, err
 	}
-	return nil, b.kill(ctx, id, causeLeaseEnded)
+	err = b.kill(ctx, id, causeLeaseEnded)
+	if err != nil && b.System().Tainted() {
+		// The mount is being disabled or moved. This error stops that and is what
+		// the operator sees, while Vault ignores what a rollback answers then.
+		return nil, fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", b.stillAlive(ctx)).Because(err)
+	}
+	return nil, err
 }
 
 // renewLease judges holder and role again, over what was recorded at the issue,

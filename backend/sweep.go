@@ -25,8 +25,8 @@ const (
 
 // periodic is Vault's call of about once a minute on the active node. Core does
 // not log its error, so it is logged here. On a mount that is being disabled it
-// kills everything and fails while anything lives that could be killed, which
-// makes Vault keep the mount.
+// kills everything, in parallel, before Vault ends the leases one by one. Vault
+// ignores its error there: what keeps the mount is a lease that cannot be ended.
 func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	if b.System().Tainted() {
 		return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, b.killMount(ctx))
@@ -176,7 +176,7 @@ func (b *broker) killMount(ctx context.Context) error {
 	if t.Pending == 0 {
 		return nil
 	}
-	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled: %s", b.stillAlive(ctx))
+	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", b.stillAlive(ctx))
 }
 
 // stillAlive names a few of the grants that live, and until when they do.
