@@ -1,6 +1,8 @@
 package decision
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
@@ -83,13 +85,13 @@ func (p *Policy) narrowNamed(dim access.Dimension, asked, ceiling access.Access,
 		}
 		return
 	}
-	excess := asked.Excess(ceiling)
-	granted := asked.Meet(ceiling)
+	granted := p.withoutWildcards(dim, asked.Meet(ceiling))
+	excess := asked.Excess(granted)
 	switch {
 	case granted.IsNothing(dim):
-		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s that were asked for: neither the role nor the subject token allows any", dim))
+		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s that were asked for: neither the role nor the subject token allows any%s", dim, starHint(excess)))
 	case len(excess) > 0 && p.RefuseExcess:
-		d.refuse(fault.New(codeFor(dim), "the role does not allow %s: ask for less", quoteAll(excess)))
+		d.refuse(fault.New(codeFor(dim), "the role does not allow %s: ask for less%s", quoteAll(excess), starHint(excess)))
 	default:
 		d.Stripped = append(d.Stripped, excess...)
 		d.Access = d.Access.With(dim, granted)
@@ -103,6 +105,7 @@ func (p *Policy) narrowSilent(dim access.Dimension, ceiling access.Access, d *De
 	if dim == access.DimScopes && p.Defaults != nil {
 		whole.Scopes = p.Defaults.Meet(ceiling.Scopes)
 	}
+	whole = p.withoutWildcards(dim, whole)
 	if whole.IsNothing(dim) {
 		// Never asked for as nothing, which to most servers means everything.
 		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s for a request that names none: the subject token, or the parent credential, has none of those that the role then grants", dim))
@@ -113,6 +116,35 @@ func (p *Policy) narrowSilent(dim access.Dimension, ceiling access.Access, d *De
 		return
 	}
 	d.Access = d.Access.With(dim, whole)
+}
+
+// withoutWildcards drops the values that a provider with wildcards of its own
+// could read as more than the role's patterns say: a star in a value that is
+// asked for is held against them as the widest wildcard there is. So repo:* is
+// not within repo:*, which names no repo:a:b, but it is within repo:**.
+func (p *Policy) withoutWildcards(dim access.Dimension, a access.Access) access.Access {
+	set, isSet := a.Set(dim)
+	values, listed := set.Values()
+	if !isSet || !listed || p.Ceiling.Enumerable(dim) || !slices.ContainsFunc(values, hasStar) {
+		return a
+	}
+	bound, _ := p.Ceiling.Set(dim)
+	kept := access.Exactly(slices.DeleteFunc(values, func(v string) bool { return hasStar(v) && !coversWildcard(bound, v) })...)
+	return a.With(dim, access.Access{Scopes: kept, Audiences: kept, Resources: kept})
+}
+
+func hasStar(v string) bool { return strings.Contains(v, "*") }
+
+func coversWildcard(bound access.Set, v string) bool {
+	widest, err := access.Ceiling(strings.ReplaceAll(v, "*", "**"))
+	return err == nil && widest.Within(bound)
+}
+
+func starHint(excess []string) string {
+	if slices.ContainsFunc(excess, hasStar) {
+		return " (a request names values, not patterns)"
+	}
+	return ""
 }
 
 // codeFor is the refusal of a dimension: RFC 8707's code for where a token is
