@@ -243,7 +243,7 @@ func (c clause) within(bound clause) bool {
 }
 
 func (c clause) holds(g Glob) bool {
-	return slices.ContainsFunc(c.globs, func(h Glob) bool { return g.within(h) })
+	return slices.ContainsFunc(c.globs, g.within)
 }
 
 // Excess names what of s is not in t, sorted: members, globs, or "*" for an

@@ -58,7 +58,7 @@ type Failure struct {
 
 // Error is fit for the caller.
 func (f *Failure) Error() string {
-	if f.Cause == ErrFalse {
+	if errors.Is(f.Cause, ErrFalse) {
 		return fmt.Sprintf("the condition %q is not met", f.Expr)
 	}
 	return fmt.Sprintf("the condition %q could not be evaluated, which denies", f.Expr)
