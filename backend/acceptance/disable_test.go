@@ -1,0 +1,61 @@
+package acceptance
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+)
+
+// Disabling a mount takes its records along, so what lives must die first.
+
+func TestDisablingTheMountKillsWhatLives(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, harness.HydraClient{}, nil)
+	s.role(t, "deploy", nil)
+	var children []child
+	for range 5 {
+		children = append(children, read(t, s.Mount, "deploy"))
+	}
+	s.vault.CLI(t, "secrets", "disable", s.Path)
+	for _, c := range children {
+		s.hydra.MustBeInactive(t, c.Token)
+	}
+}
+
+// The operator's way out of a provider that is gone for good is in the message:
+// wait until the tokens have expired, or bring it back.
+func TestMountIsNotDisabledWhileItsProviderIsDead(t *testing.T) {
+	t.Parallel()
+	s, w := severable(t)
+	c := read(t, s.Mount, "deploy")
+
+	w.Cut()
+	output, err := s.vault.TryCLI(t, "secrets", "disable", s.Path)
+	require.Error(t, err, output)
+	require.Contains(t, output, "the mount cannot be disabled or moved")
+	require.Contains(t, output, c.GrantID)
+	require.Contains(t, output, "oauth2/hydra")
+	require.NotContains(t, output, c.Token)
+	s.hydra.MustBeActive(t, c.Token)
+	require.Contains(t, s.vault.CLI(t, "secrets", "list"), s.Path+"/", "Vault keeps the mount")
+
+	w.Mend()
+	s.vault.CLI(t, "secrets", "disable", s.Path)
+	s.hydra.MustBeInactive(t, c.Token)
+	require.NotContains(t, s.vault.CLI(t, "secrets", "list"), s.Path+"/")
+}
+
+func TestMountIsNotDisabledWhileHydraIsStopped(t *testing.T) {
+	t.Parallel()
+	needsServers(t)
+	hydra := harness.StartHydra(t, harness.HydraOptions{})
+	s := sceneOn(t, sharedVault(t), hydra, harness.HydraClient{}, nil)
+	s.role(t, "deploy", nil)
+	c := read(t, s.Mount, "deploy")
+	hydra.Stop(t)
+	output, err := s.vault.TryCLI(t, "secrets", "disable", s.Path)
+	require.Error(t, err, output)
+	require.Contains(t, output, c.GrantID)
+}

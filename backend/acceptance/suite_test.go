@@ -1,0 +1,345 @@
+package acceptance
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+)
+
+// patience bounds what should happen at once, on a machine that is busy.
+const patience = 30 * time.Second
+
+// suite is what the stories share. Each server starts when first asked for.
+var suite struct {
+	sync.Mutex
+	tb      harness.TB
+	vault   *harness.Vault
+	audit   *harness.Audit
+	hydra   *harness.Hydra
+	op      *harness.OP
+	secrets map[string]string // value → what it is
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if testing.Short() {
+		os.Exit(m.Run())
+	}
+	// Stories wait for servers more than they compute.
+	parallel := false
+	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
+	if !parallel {
+		_ = flag.Set("test.parallel", "8")
+	}
+	code := 1
+	err := harness.Run(os.Stderr, func(t harness.TB) {
+		suite.tb = t
+		code = m.Run()
+		if leaks := findLeaks(); len(leaks) > 0 {
+			t.Fatalf("secrets stand in the logs of the shared Vault:\n%s", strings.Join(leaks, "\n"))
+		}
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// findLeaks looks for every secret of every story in the audit log and in the
+// server log of the shared Vault.
+func findLeaks() []string {
+	if suite.vault == nil {
+		return nil
+	}
+	var leaks []string
+	for _, file := range []string{suite.audit.File, suite.vault.LogFile()} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return []string{err.Error()}
+		}
+		for value, what := range suite.secrets {
+			if at := bytes.Index(content, []byte(value)); at >= 0 {
+				start := max(0, at-200)
+				leaks = append(leaks, fmt.Sprintf("%s: the %s after …%s", file, what, content[start:at]))
+			}
+		}
+	}
+	return leaks
+}
+
+// confidential declares a value that must never stand in a log.
+func confidential(what, value string) string {
+	if len(value) >= 8 { // shorter ones stand everywhere by chance
+		suite.Lock()
+		defer suite.Unlock()
+		if suite.secrets == nil {
+			suite.secrets = map[string]string{}
+		}
+		suite.secrets[value] = what
+	}
+	return value
+}
+
+// needsServers marks a story that starts real ones.
+func needsServers(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts real servers")
+	}
+}
+
+// sharedVault is a Vault in dev mode with an audit device, for stories that leave
+// it and its plugin alive.
+func sharedVault(t *testing.T) *harness.Vault {
+	t.Helper()
+	needsServers(t)
+	suite.Lock()
+	defer suite.Unlock()
+	if suite.vault == nil {
+		vault := harness.StartVault(suite.tb, harness.VaultOptions{LogLevel: "debug"})
+		suite.audit = vault.EnableAudit(suite.tb)
+		// Here, because two stories that log in at the same time would both try.
+		if err := vault.Client(suite.tb).Sys().EnableAuthWithOptions("userpass", &api.EnableAuthOptions{Type: "userpass"}); err != nil {
+			suite.tb.Fatalf("userpass: %v", err)
+		}
+		suite.vault = vault
+	}
+	return suite.vault
+}
+
+// sharedHydra is a Hydra for stories that do not stop it.
+func sharedHydra(t *testing.T) *harness.Hydra {
+	t.Helper()
+	needsServers(t)
+	suite.Lock()
+	defer suite.Unlock()
+	if suite.hydra == nil {
+		suite.hydra = harness.StartHydra(suite.tb, harness.HydraOptions{})
+	}
+	return suite.hydra
+}
+
+// sharedOP is an OpenID Provider for stories that do not stop it.
+func sharedOP(t *testing.T) *harness.OP {
+	t.Helper()
+	needsServers(t)
+	suite.Lock()
+	defer suite.Unlock()
+	if suite.op == nil {
+		suite.op = harness.StartOP(suite.tb)
+	}
+	return suite.op
+}
+
+// apiAudience is the service that children are for.
+const apiAudience = "https://api.example.com"
+
+// scene is where most stories play: a mount of the broker, with the provider
+// oauth2/hydra whose parent is a client of Hydra.
+type scene struct {
+	*harness.Mount
+	vault  *harness.Vault
+	hydra  *harness.Hydra
+	client harness.Credentials
+}
+
+// newScene is a scene on the shared servers.
+func newScene(t *testing.T, client harness.HydraClient, provider harness.Fields) *scene {
+	t.Helper()
+	return sceneOn(t, sharedVault(t), sharedHydra(t), client, provider)
+}
+
+// sceneOn makes a scene. provider adds to and replaces the usual fields.
+func sceneOn(t *testing.T, vault *harness.Vault, hydra *harness.Hydra, client harness.HydraClient, provider harness.Fields) *scene {
+	t.Helper()
+	if client.Scopes == nil {
+		client.Scopes = []string{"repo:read", "repo:write", "repo:admin"}
+	}
+	if client.Audiences == nil {
+		client.Audiences = []string{apiAudience, "https://other.example.com"}
+	}
+	s := &scene{Mount: vault.Enable(t, ""), vault: vault, hydra: hydra, client: hydra.CreateClient(t, client)}
+	confidential("client secret", s.client.Secret)
+	s.Write(t, "providers/oauth2/hydra", s.provider(provider))
+	return s
+}
+
+// provider are the fields that fit the scene's client.
+func (s *scene) provider(more harness.Fields) harness.Fields {
+	return with(harness.Fields{
+		"issuer":             s.hydra.URL,
+		"introspection_url":  s.hydra.AdminURL + "/admin/oauth2/introspect",
+		"client_id":          s.client.ID,
+		"client_secret":      s.client.Secret,
+		"audience_parameter": "audience",
+		"verify":             "introspect",
+	}, more)
+}
+
+// role writes a role; more adds to and replaces the usual fields.
+func (s *scene) role(t *testing.T, name string, more harness.Fields) {
+	t.Helper()
+	s.Write(t, "roles/"+name, with(harness.Fields{
+		"provider":  "oauth2/hydra",
+		"scopes":    []string{"repo:read", "repo:write"},
+		"audiences": []string{apiAudience},
+		"ttl":       "10m",
+	}, more))
+}
+
+func with(fields, more harness.Fields) harness.Fields {
+	fields = maps.Clone(fields)
+	for name, value := range more {
+		if value == nil {
+			delete(fields, name)
+			continue
+		}
+		fields[name] = value
+	}
+	return fields
+}
+
+// child is a token that was handed out.
+type child struct {
+	*api.Secret
+	Token, GrantID string
+}
+
+// issue asks for a token by update; it must be given.
+func issue(t *testing.T, m *harness.Mount, role string, fields harness.Fields) child {
+	t.Helper()
+	secret, err := m.TryWrite(t, "creds/"+role, fields)
+	require.NoError(t, err, "creds/%s", role)
+	return given(t, secret)
+}
+
+// read asks for a token by read; it must be given.
+func read(t *testing.T, m *harness.Mount, role string, query ...string) child {
+	t.Helper()
+	secret, err := m.TryRead(t, "creds/"+role, query...)
+	require.NoError(t, err, "creds/%s", role)
+	return given(t, secret)
+}
+
+func given(t *testing.T, secret *api.Secret) child {
+	t.Helper()
+	require.NotNil(t, secret, "the answer is empty")
+	require.NotEmpty(t, secret.LeaseID, "a child without a lease")
+	for name, value := range secret.Data {
+		require.NotNil(t, value, "%s is null", name)
+	}
+	c := child{Secret: secret, Token: text(secret, "access_token"), GrantID: text(secret, "grant_id")}
+	require.NotEmpty(t, c.Token)
+	require.NotEmpty(t, c.GrantID)
+	confidential("child token", c.Token)
+	return c
+}
+
+func text(secret *api.Secret, name string) string {
+	value, _ := secret.Data[name].(string)
+	return value
+}
+
+// list is a list of strings in an answer.
+func list(secret *api.Secret, name string) []string {
+	values, _ := secret.Data[name].([]any)
+	all := make([]string, 0, len(values))
+	for _, v := range values {
+		all = append(all, fmt.Sprint(v))
+	}
+	return all
+}
+
+// keyInfo is what a list says of one of its keys.
+func keyInfo(t *testing.T, m *harness.Mount, path, key string) map[string]any {
+	t.Helper()
+	info, _ := lists(t, m, path).Data["key_info"].(map[string]any)
+	about, _ := info[key].(map[string]any)
+	return about
+}
+
+// lists is a whole list answer.
+func lists(t *testing.T, m *harness.Mount, path string) *api.Secret {
+	t.Helper()
+	secret, err := m.TryRead(t, path, "list=true")
+	require.NoError(t, err)
+	if secret == nil {
+		return &api.Secret{}
+	}
+	return secret
+}
+
+// refused fails unless err is the broker's own refusal with that code, over HTTP
+// with the status that the contract gives it, and says all of parts.
+func refused(t *testing.T, err error, status int, code string, parts ...string) {
+	t.Helper()
+	require.Error(t, err)
+	require.Equal(t, status, harness.StatusOf(err), "%v", err)
+	for _, part := range append([]string{code + ": "}, parts...) {
+		require.ErrorContains(t, err, part)
+	}
+}
+
+// endLease revokes a lease and reports what Vault says once that is done.
+func endLease(t *testing.T, as *harness.Session, lease string) error {
+	t.Helper()
+	_, err := as.Client(t).Logical().Write("sys/leases/revoke", harness.Fields{"lease_id": lease, "sync": true})
+	return err
+}
+
+// leaseLives asks Vault whether it still has the lease.
+func leaseLives(t *testing.T, vault *harness.Vault, lease string) bool {
+	t.Helper()
+	_, err := vault.Client(t).Logical().Write("sys/leases/lookup", harness.Fields{"lease_id": lease})
+	if err != nil {
+		require.ErrorContains(t, err, "invalid lease")
+	}
+	return err == nil
+}
+
+// soonInactive waits until Hydra refuses the token.
+func soonInactive(t *testing.T, hydra *harness.Hydra, token string, within time.Duration) {
+	t.Helper()
+	harness.Eventually(t, within, "the token is dead at the server", func() error {
+		if hydra.Introspect(t, token).Active {
+			return fmt.Errorf("still active")
+		}
+		return nil
+	})
+}
+
+// holderPolicy lets an agent get tokens of a mount.
+func holderPolicy(m *harness.Mount) string {
+	return fmt.Sprintf("path %q { capabilities = [\"read\", \"update\"] }", m.At("creds/*"))
+}
+
+// agent logs somebody in who may get tokens of the scene's mount. Names are made
+// unique by the mount.
+func (s *scene) agent(t *testing.T, who harness.Agent) *harness.Session {
+	t.Helper()
+	who.Name = s.local(who.Name)
+	who.Policy += "\n" + holderPolicy(s.Mount)
+	who.Groups = slices.Clone(who.Groups)
+	for i := range who.Groups {
+		who.Groups[i] = s.local(who.Groups[i])
+	}
+	session := s.vault.Login(t, who)
+	confidential("Vault token", session.Token)
+	return session
+}
+
+// local is a name that no other scene on the same Vault uses.
+func (s *scene) local(name string) string { return name + "-of-" + s.Path }

@@ -1,0 +1,111 @@
+package acceptance
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+)
+
+// wire stands between the broker and a server. It can be cut, so that the same
+// server is gone and comes back at the same URL; it counts requests, and it can
+// change answers.
+type wire struct {
+	URL string
+
+	mu     sync.Mutex
+	cut    bool
+	counts map[string]int
+	tamper func(path string, body []byte) []byte
+}
+
+func newWire(t *testing.T, server string) *wire {
+	t.Helper()
+	target, err := url.Parse(server)
+	require.NoError(t, err)
+	w := &wire{counts: map[string]int{}}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ModifyResponse = w.answer
+	listener := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		if w.note(r.URL.Path) {
+			panic(http.ErrAbortHandler) // hangs up, as a dead server does
+		}
+		r.Host = target.Host // Hydra takes its own name from it
+		proxy.ServeHTTP(out, r)
+	}))
+	t.Cleanup(listener.Close)
+	w.URL = listener.URL
+	return w
+}
+
+// note counts a request and reports whether the wire is cut.
+func (w *wire) note(path string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counts[path]++
+	return w.cut
+}
+
+func (w *wire) answer(r *http.Response) error {
+	w.mu.Lock()
+	tamper := w.tamper
+	w.mu.Unlock()
+	if tamper == nil {
+		return nil
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	body = tamper(r.Request.URL.Path, body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength = int64(len(body))
+	r.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	return nil
+}
+
+// Cut makes the server unreachable, Mend brings it back.
+func (w *wire) Cut() { w.setCut(true) }
+
+// Mend ends Cut.
+func (w *wire) Mend() { w.setCut(false) }
+
+func (w *wire) setCut(cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = cut
+}
+
+// Tamper changes every answer from now on; nil ends it.
+func (w *wire) Tamper(change func(path string, body []byte) []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tamper = change
+}
+
+// Requests is how often path has been asked for.
+func (w *wire) Requests(path string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.counts[path]
+}
+
+// through are provider fields that send the broker's calls to Hydra by the wire.
+func (w *wire) through() harness.Fields {
+	return harness.Fields{
+		"issuer":            nil,
+		"introspection_url": nil,
+		"verify":            nil,
+		"token_url":         w.URL + "/oauth2/token",
+		"revocation_url":    w.URL + "/oauth2/revoke",
+	}
+}
