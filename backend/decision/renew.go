@@ -50,7 +50,11 @@ func (p *Policy) CheckRenewal(s Situation, r Recorded) []*fault.Error {
 // StillCovers refuses the renewal of a grant that the role, as it is now, would
 // not make any more.
 func (p *Policy) StillCovers(granted access.Access) *fault.Error {
-	if excess := granted.Excess(p.allowed(p.Ceiling)); len(excess) > 0 {
+	covered := granted.Meet(p.allowed(p.Ceiling))
+	for _, dim := range access.AllDimensions() {
+		covered = p.withoutWildcards(dim, covered)
+	}
+	if excess := granted.Excess(covered); len(excess) > 0 {
 		return fault.New(fault.AccessDenied, "the role does not allow %s any more: read creds again", quoteAll(excess))
 	}
 	return nil
