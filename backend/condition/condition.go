@@ -35,8 +35,11 @@ const (
 	// MaxLength is in bytes.
 	MaxLength = 4096
 	// MaxCost is in CEL's cost units, of which one is about one step or ten
-	// characters looked at: some milliseconds.
-	MaxCost = 100_000
+	// characters looked at. It allows a loop over some thousand groups, and is
+	// used up within some tens of milliseconds. A single call is charged when it
+	// has returned, so sets.contains over two lists takes what it takes: the
+	// product of their lengths.
+	MaxCost = 50_000
 	// maxDepth is how deep an expression may nest.
 	maxDepth = 64
 )
