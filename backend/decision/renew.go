@@ -34,11 +34,7 @@ type Recorded struct {
 func (p *Policy) CheckRenewal(s Situation, r Recorded) []*fault.Error {
 	reasons := p.CheckHolder(s.Caller)
 	reasons = append(reasons, s.Stopped...)
-	if p.Subject != nil {
-		if missed := p.Subject.Claims.Check(r.Claims); len(missed) > 0 {
-			reasons = append(reasons, claimsFault(missed))
-		}
-	}
+	reasons = append(reasons, p.checkRecordedSubject(r.Claims, s.Now)...)
 	if refusal := p.StillCovers(r.Access); refusal != nil {
 		reasons = append(reasons, refusal)
 	}

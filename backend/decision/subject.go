@@ -2,6 +2,7 @@ package decision
 
 import (
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
@@ -40,6 +41,46 @@ func (p *Policy) checkSubject(s Situation) []*fault.Error {
 		}
 	}
 	return reasons
+}
+
+// checkRecordedSubject is checkSubject at a renewal, over the claims of the issue;
+// nil claims are a grant that was made without a subject token. How the subject
+// had logged in is judged again, how long ago is not.
+func (p *Policy) checkRecordedSubject(claims map[string]any, now time.Time) []*fault.Error {
+	switch {
+	case p.Subject == nil:
+		return nil
+	case claims == nil:
+		return []*fault.Error{fault.New(fault.AccessDenied, "the role grants on a subject's behalf only now, and this grant has no subject: read creds again")}
+	}
+	var reasons []*fault.Error
+	if missed := p.Subject.Claims.Check(claims); len(missed) > 0 {
+		reasons = append(reasons, claimsFault(missed))
+	}
+	login := subject.StepUp{RequiredACR: p.Subject.StepUp.RequiredACR, RequiredAMR: p.Subject.StepUp.RequiredAMR}
+	acr, _ := claims["acr"].(string)
+	if weak := login.Check(&subject.Token{ACR: acr, AMR: texts(claims["amr"])}, now); weak != nil {
+		reasons = append(reasons, weak)
+	}
+	return reasons
+}
+
+// texts are the strings of a claim that is a list of them, or a single one.
+func texts(claim any) []string {
+	switch claim := claim.(type) {
+	case string:
+		return []string{claim}
+	case []any:
+		var list []string
+		for _, v := range claim {
+			if s, ok := v.(string); ok {
+				list = append(list, s)
+			}
+		}
+		return list
+	default:
+		return nil
+	}
 }
 
 func claimsFault(missed []string) *fault.Error {
