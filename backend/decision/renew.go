@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
@@ -38,8 +39,10 @@ func (p *Policy) CheckRenewal(s Situation, r Recorded) []*fault.Error {
 	if refusal := p.StillCovers(r.Access); refusal != nil {
 		reasons = append(reasons, refusal)
 	}
+	issue := s.Caller
+	issue.RemoteAddr, _ = netip.ParseAddr(r.RemoteAddr)
 	return append(reasons, p.checkCondition(facts{
-		caller: s.Caller, remote: r.RemoteAddr, access: r.Access, ttl: r.TTL, claims: r.Claims, now: s.Now,
+		caller: s.Caller, remote: issue.remote(), access: r.Access, ttl: r.TTL, claims: r.Claims, now: s.Now,
 	})...)
 }
 

@@ -36,12 +36,18 @@ type Who struct {
 	CIDRs     []netip.Prefix
 }
 
+// remote is the address as a condition sees it, in the one form that bound_cidrs
+// compare too; "" if it is unknown.
 func (c Caller) remote() string {
 	if !c.RemoteAddr.IsValid() {
 		return ""
 	}
-	return c.RemoteAddr.String()
+	return plain(c.RemoteAddr).String()
 }
+
+// plain is an address without its zone, and an IPv4 address that is mapped into
+// IPv6 as the IPv4 address that it is.
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 // NeedsGroups reports whether a decision looks at the caller's groups.
 func (p *Policy) NeedsGroups() bool {
@@ -101,7 +107,7 @@ func anyIn(set map[string]bool, values []string) bool {
 }
 
 func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
-	addr = addr.Unmap().WithZone("")
+	addr = plain(addr)
 	for _, p := range prefixes {
 		if addr.IsValid() && p.Contains(addr) {
 			return true

@@ -1,6 +1,7 @@
 package decision_test
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -39,4 +40,22 @@ func TestNobodyMeetsNoConditionOnIdentity(t *testing.T) {
 			require.Contains(t, got[0].Message, "this token has no entity")
 		}
 	}
+}
+
+// TestMappedAddresses: a condition and bound_cidrs see the same address, at the
+// issue and at a renewal, however the connection spelled it.
+func TestMappedAddresses(t *testing.T) {
+	program, err := condition.Compile(`request.remote_addr == "192.0.2.7"`)
+	require.NoError(t, err)
+	for _, spelling := range []string{"192.0.2.7", "::ffff:192.0.2.7", "::ffff:c000:207"} {
+		p := &decision.Policy{Condition: program, Who: decision.Who{CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}}
+		s := decision.Situation{MountMaxTTL: time.Hour, Caller: decision.Caller{RemoteAddr: netip.MustParseAddr(spelling)}}
+		require.Empty(t, p.Decide(s, decision.Request{}).Refusals, spelling)
+		require.Empty(t, p.CheckRenewal(s, decision.Recorded{RemoteAddr: spelling}), spelling)
+	}
+	zoned, err := condition.Compile(`request.remote_addr == "fe80::1"`)
+	require.NoError(t, err)
+	p := &decision.Policy{Condition: zoned, Who: decision.Who{CIDRs: []netip.Prefix{netip.MustParsePrefix("fe80::/10")}}}
+	s := decision.Situation{MountMaxTTL: time.Hour, Caller: decision.Caller{RemoteAddr: netip.MustParseAddr("fe80::1%eth0")}}
+	require.Empty(t, p.Decide(s, decision.Request{}).Refusals)
 }
