@@ -44,7 +44,7 @@ type broker struct {
 	used      *usedTokens
 	freezer   *freezer
 	quotas    *quotas
-	orders    orders
+	orders    *orders
 	holders   holderCursor
 	meters    *meters
 	ledger    *grant.Ledger
@@ -69,7 +69,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		issuers: newCache[*subject.Issuer](),
 		used:    newUsedTokens(storage),
 		freezer: newFreezer(storage),
-		orders:  orders{running: map[string]bool{}},
+		orders:  newOrders(),
 		meters:  newMeters(),
 		ledger:  grant.NewLedger(storage),
 	}
@@ -93,7 +93,11 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 			b.pathSweep(),
 			b.pathMetrics(),
 		),
-		Secrets:      []*framework.Secret{b.childToken()},
+		Secrets: []*framework.Secret{b.childToken()},
+		InitializeFunc: func(context.Context, *logical.InitializationRequest) error {
+			b.loadLedger()
+			return nil
+		},
 		PeriodicFunc: b.periodic,
 		Invalidate:   b.invalidate,
 	}
@@ -116,6 +120,16 @@ func (b *broker) HandleExistenceCheck(ctx context.Context, req *logical.Request)
 	bare := *req
 	bare.Data = nil
 	return b.Backend.HandleExistenceCheck(ctx, &bare)
+}
+
+// loadLedger reads the ledger in the background; whoever needs it waits for it.
+// A failure is tried again by the next periodic call.
+func (b *broker) loadLedger() {
+	go func() {
+		if err := b.ledger.Load(context.Background()); err != nil {
+			b.Logger().Warn("the ledger could not be read: trying again", "error", err)
+		}
+	}()
 }
 
 // invalidate drops what is kept in memory of a key that another node wrote.

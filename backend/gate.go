@@ -12,20 +12,37 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
+// maxRevoking is how many revocations run at once towards one provider: Vault
+// alone sends up to 180, and an outage's end lets everything loose together.
+const maxRevoking = 64
+
 // gate paces the calls to one provider: its rate limit, with revocations before
-// mints, and the turn in which its parent credential may change.
+// mints; the pause that it asked for; and the turn in which its parent
+// credential may change.
 type gate struct {
 	limiter *rate.Limiter
+	slots   chan struct{}
 	turns   chan struct{}
 
-	mu       sync.Mutex
-	until    time.Time // what the provider asked to be left alone until
-	revoking int
-	idle     chan struct{} // closed while nobody waits to revoke
+	mu sync.Mutex
+	// pauses are until when the provider asked to be left alone, by what it was
+	// asked then: a token endpoint under load must not hold up revocations.
+	pauses  map[string]time.Time
+	waiting int           // revocations that wait for the limiter
+	idle    chan struct{} // closed while none does
 }
 
+// The calls that are paced and measured.
+const (
+	callMint   = "mint"
+	callRevoke = "revoke"
+)
+
 func newGate() *gate {
-	g := &gate{limiter: rate.NewLimiter(rate.Inf, 1), turns: make(chan struct{}, 1), idle: make(chan struct{})}
+	g := &gate{
+		limiter: rate.NewLimiter(rate.Inf, 1), slots: make(chan struct{}, maxRevoking), turns: make(chan struct{}, 1),
+		pauses: map[string]time.Time{}, idle: make(chan struct{}),
+	}
 	close(g.idle)
 	return g
 }
@@ -42,9 +59,37 @@ func (g *gate) setLimit(perSecond float64) {
 	}
 }
 
+// heed notes that the provider asked to wait (Retry-After, RFC 9110 10.2.3).
+func (g *gate) heed(call string, now time.Time, err error) {
+	if wait := askedToWait(err); wait > 0 {
+		g.mu.Lock()
+		g.pauses[call] = now.Add(wait)
+		g.mu.Unlock()
+	}
+}
+
+// askedToWait is the Retry-After in err's chain, or zero.
+func askedToWait(err error) time.Duration {
+	var later provider.RetryLater
+	if errors.As(err, &later) {
+		return later.RetryAfter()
+	}
+	return 0
+}
+
+// mayCall refuses a call before the time that the provider asked for.
+func (g *gate) mayCall(call string, now time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if left := g.pauses[call].Sub(now); left > 0 {
+		return fault.New(fault.TemporarilyUnavailable, "the provider asked to be left alone for %s more: try again then", left.Round(time.Second))
+	}
+	return nil
+}
+
 // waitMint waits for a call's place behind every waiting revocation.
 func (g *gate) waitMint(ctx context.Context, now time.Time) error {
-	if err := g.mayCall(now); err != nil {
+	if err := g.mayCall(callMint, now); err != nil {
 		return err
 	}
 	for {
@@ -64,60 +109,45 @@ func noRoom(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fault.New(fault.TemporarilyUnavailable, "the provider's rate_limit leaves no room in time: try again").Because(err)
+	return fault.New(fault.TemporarilyUnavailable, "there is no room in time for another call to the provider: try again").Because(err)
 }
 
-// heed notes that the provider asked to wait (Retry-After, RFC 9110 10.2.3).
-func (g *gate) heed(now time.Time, err error) {
-	if wait := askedToWait(err); wait > 0 {
-		g.mu.Lock()
-		g.until = now.Add(wait)
-		g.mu.Unlock()
+// waitRevoke waits for a call's place; mints that come later wait behind it. The
+// place is given back by done.
+func (g *gate) waitRevoke(ctx context.Context, now time.Time) (done func(), err error) {
+	if err := g.mayCall(callRevoke, now); err != nil {
+		return nil, err
 	}
-}
-
-// askedToWait is the Retry-After in err's chain, or zero.
-func askedToWait(err error) time.Duration {
-	var later provider.RetryLater
-	if errors.As(err, &later) {
-		return later.RetryAfter()
+	select {
+	case g.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, noRoom(ctx.Err())
 	}
-	return 0
+	done = func() { <-g.slots }
+	if g.limiter.Limit() == rate.Inf {
+		return done, nil
+	}
+	g.announce(1)
+	defer g.announce(-1)
+	if err := g.limiter.Wait(ctx); err != nil {
+		done()
+		return nil, noRoom(err)
+	}
+	return done, nil
 }
 
-// mayCall refuses a call before the time that the provider asked for.
-func (g *gate) mayCall(now time.Time) error {
+// announce counts the revocations that wait, and lets mints through when none does.
+func (g *gate) announce(delta int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if left := g.until.Sub(now); left > 0 {
-		return fault.New(fault.TemporarilyUnavailable, "the provider asked to be left alone for %s more: try again then", left.Round(time.Second))
-	}
-	return nil
-}
-
-// waitRevoke waits for a call's place; mints that come later wait behind it.
-func (g *gate) waitRevoke(ctx context.Context, now time.Time) error {
-	if err := g.mayCall(now); err != nil {
-		return err
-	}
-	if g.limiter.Limit() == rate.Inf {
-		return nil
-	}
-	g.mu.Lock()
-	g.revoking++
-	if g.revoking == 1 {
+	before := g.waiting
+	g.waiting += delta
+	switch {
+	case before == 0:
 		g.idle = make(chan struct{})
+	case g.waiting == 0:
+		close(g.idle)
 	}
-	g.mu.Unlock()
-	defer func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.revoking--
-		if g.revoking == 0 {
-			close(g.idle)
-		}
-	}()
-	return noRoom(g.limiter.Wait(ctx))
 }
 
 // turn waits until nobody else changes the parent credential.

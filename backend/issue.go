@@ -99,8 +99,8 @@ func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Chi
 	defer cancel()
 	started := time.Now()
 	child, err := p.Mint(mintCtx, provider.Request{Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id})
-	b.meters.call(p.ref, "mint", started, err)
-	p.gate.heed(b.now(), err)
+	b.meters.call(p.ref, callMint, started, err)
+	p.gate.heed(callMint, b.now(), err)
 	switch {
 	case child != nil && isParentSecret(p.parent, child.Token):
 		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
@@ -108,7 +108,8 @@ func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Chi
 	case err == nil && (child == nil || child.Token.Empty()):
 		child, err = nil, fault.New(fault.ProviderViolation, "the provider answered without a token")
 	}
-	if errors.Is(err, provider.ErrAnswerLost) {
+	if child == nil && errors.Is(err, provider.ErrAnswerLost) {
+		b.meters.lost.WithLabelValues(p.ref).Inc()
 		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "provider", p.ref, "role", d.role.name, "error", err)
 	}
 	return child, err
@@ -180,7 +181,7 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 		g.Facts.RemoteAddr = d.caller.RemoteAddr.String()
 	}
 	if d.subject != nil {
-		g.Subject = d.subject.Issuer + "#" + d.subject.Subject
+		g.Subject, g.SubjectIssuer = d.subject.Subject, d.subject.IssuerName
 		g.Facts.SubjectExpires = d.subject.ExpiresAt
 		g.Facts.SubjectClaims = d.subject.Claims
 	}
@@ -215,7 +216,7 @@ func (b *broker) answerChild(d *decided, child *provider.Child, g *grant.Grant, 
 		"self_contained": g.SelfContained,
 	}
 	if g.Subject != "" {
-		data["subject"] = g.Subject
+		data["subject"], data["subject_issuer"] = g.Subject, g.SubjectIssuer
 	}
 	if len(unverified) > 0 {
 		data["unverified"] = unverified

@@ -72,13 +72,15 @@ func (b *broker) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
 
 // callRevoke is one paced and measured call.
 func (b *broker) callRevoke(ctx context.Context, p *openProvider, revoker provider.Revoker, g *grant.Grant) error {
-	if err := p.gate.waitRevoke(ctx, b.now()); err != nil {
+	done, err := p.gate.waitRevoke(ctx, b.now())
+	if err != nil {
 		return err
 	}
+	defer done()
 	started := time.Now()
-	err := revoker.Revoke(ctx, g.Handle)
-	b.meters.call(p.ref, "revoke", started, err)
-	p.gate.heed(b.now(), err)
+	err = revoker.Revoke(ctx, g.Handle)
+	b.meters.call(p.ref, callRevoke, started, err)
+	p.gate.heed(callRevoke, b.now(), err)
 	if err != nil {
 		b.meters.failed.WithLabelValues(p.ref).Inc()
 	}

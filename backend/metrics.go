@@ -3,7 +3,6 @@ package backend
 import (
 	"bytes"
 	"context"
-	"errors"
 	"net/http"
 	"time"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
 // The causes of a kill, as labels and in the log.
@@ -69,16 +67,13 @@ func newMeters() *meters {
 	return m
 }
 
-// call measures one call to a provider and counts an answer that was lost.
+// call measures one call to a provider.
 func (m *meters) call(ref, what string, started time.Time, err error) {
 	outcome := "ok"
 	if err != nil {
 		outcome = string(fault.CodeOf(err))
 	}
 	m.calls.WithLabelValues(ref, what, outcome).Observe(time.Since(started).Seconds())
-	if errors.Is(err, provider.ErrAnswerLost) {
-		m.lost.WithLabelValues(ref).Inc()
-	}
 }
 
 func (b *broker) pathMetrics() []*framework.Path {

@@ -41,10 +41,32 @@ func (o order) matches(s *grantSummary) bool {
 	}
 }
 
-// orders keeps the kills that are under way.
+// orders keeps the kills that are under way: orders by id, and the grants that a
+// run of many has yet to try.
 type orders struct {
 	mu      sync.Mutex
 	running map[string]bool
+	queued  map[string]int // by grant id; how many runs have it
+}
+
+func newOrders() *orders {
+	return &orders{running: map[string]bool{}, queued: map[string]int{}}
+}
+
+// queue notes that one more run has the grant, or with -1 one less.
+func (o *orders) queue(id string, delta int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.queued[id] += delta; o.queued[id] == 0 {
+		delete(o.queued, id)
+	}
+}
+
+// has reports whether a run has the grant already.
+func (o *orders) has(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.queued[id] > 0
 }
 
 // give makes an order durable and begins with it.
@@ -154,6 +176,7 @@ func (b *broker) startKill(ctx context.Context, cause string, chosen []grantSumm
 	run.count.Pending = len(chosen)
 	for _, s := range chosen {
 		run.count.expose(b.now(), s)
+		b.orders.queue(s.ID, 1)
 	}
 	go func() {
 		defer close(run.done)
@@ -162,6 +185,7 @@ func (b *broker) startKill(ctx context.Context, cause string, chosen []grantSumm
 		for _, s := range chosen {
 			group.Go(func() error {
 				err := b.kill(ctx, s.ID, cause)
+				b.orders.queue(s.ID, -1)
 				run.mu.Lock()
 				defer run.mu.Unlock()
 				run.count.settle(s, err)

@@ -269,6 +269,11 @@ func (h providerHandler) merge(before *providerEntry, req *logical.Request, d *f
 			own[name] = value
 		}
 	}
+	if before == nil {
+		// Not a small number: a refresh that began before a provider of this name
+		// was deleted must not save its token into the new one.
+		after.Serial = uint64(h.b.now().UnixNano())
+	}
 	if before == nil || slices.ContainsFunc(secrets, func(n string) bool { _, ok := req.Data[n]; return ok }) {
 		after.Serial++
 		after.Refused = ""

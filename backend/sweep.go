@@ -31,6 +31,10 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	if b.System().Tainted() {
 		return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, b.killMount(ctx))
 	}
+	if !b.ledger.Loaded() {
+		b.loadLedger() // reading many records here would hold up core
+		return nil
+	}
 	counts, err := b.sweep(ctx, false, sweepSlice)
 	if err != nil {
 		b.meters.sweepFail.Inc()
@@ -74,7 +78,8 @@ func (b *broker) dueGrants(ctx context.Context, regardless bool) (map[string][]g
 	now := b.now()
 	due := map[string][]grantSummary{}
 	_, err := b.ledger.Select(ctx, func(s *grantSummary) bool {
-		if cause := dueCause(s, now, regardless); cause != "" {
+		// What an earlier run still has in its queue would only pile up.
+		if cause := dueCause(s, now, regardless); cause != "" && !b.orders.has(s.ID) {
 			due[cause] = append(due[cause], *s)
 		}
 		return false

@@ -56,7 +56,8 @@ type Grant struct {
 	Role     string `json:"role"`
 	Provider string `json:"provider"`
 	// Subject and Actor are identifiers, never tokens.
-	Subject string `json:"subject,omitempty"`
+	Subject       string `json:"subject,omitempty"`
+	SubjectIssuer string `json:"subject_issuer,omitempty"`
 	Actor   string `json:"actor,omitempty"`
 	// Access is what the provider granted, as values; Granted is the same, flat.
 	Access  Access   `json:"access"`

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -44,10 +45,10 @@ type Ledger struct {
 	storage logical.Storage
 	locks   []*locksutil.LockEntry
 
-	load   sync.Mutex // one loader at a time; never held together with mu
-	loaded bool
+	load sync.Mutex // one loader at a time
 
-	mu sync.RWMutex
+	mu     sync.RWMutex
+	loaded bool
 	// index is by holder, then by id.
 	index map[string]map[string]Summary
 	// adopted are grants whose record could not be written.
@@ -67,9 +68,12 @@ func NewLedger(storage logical.Storage) *Ledger {
 // Load reads every record into the index, once; it is cheap afterwards. Records
 // made while it runs are not lost: both ways of adding are idempotent.
 func (l *Ledger) Load(ctx context.Context) error {
+	if l.Loaded() {
+		return nil
+	}
 	l.load.Lock()
 	defer l.load.Unlock()
-	if l.loaded {
+	if l.Loaded() {
 		return nil
 	}
 	holders, err := l.storage.List(ctx, StoragePrefix)
@@ -87,8 +91,17 @@ func (l *Ledger) Load(ctx context.Context) error {
 			}
 		}
 	}
+	l.mu.Lock()
 	l.loaded = true
+	l.mu.Unlock()
 	return nil
+}
+
+// Loaded reports whether the index is complete, without waiting for it.
+func (l *Ledger) Loaded() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.loaded
 }
 
 func (l *Ledger) loadOne(ctx context.Context, id string) error {
@@ -298,6 +311,9 @@ func (g *Grant) Summary() Summary {
 
 func (l *Ledger) remember(g *Grant) {
 	s := g.Summary()
+	// The same few names in every grant need not be held by each.
+	s.Holder = s.ID[:len(s.Holder)]
+	s.Role, s.Provider = unique.Make(s.Role).Value(), unique.Make(s.Provider).Value()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.index[g.Holder] == nil {

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	_ "time/tzdata" // a condition means the same on a host without time zones
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/api"
