@@ -24,8 +24,8 @@ build: ## bin/vault-plugin-secrets-broker, the same bytes on every machine
 vault: ## bin/vault, built from its Go module; VAULT=/path takes an installed one
 	@$(PROVISION) vault
 
-servers: ## bin/hydra and bin/op, the authorization servers of demo and test
-	@$(PROVISION) hydra op
+servers: ## bin/hydra, bin/op and bin/toxiproxy, the counterparts of demo and test
+	@$(PROVISION) hydra op toxiproxy
 
 demo: build vault servers ## broker a token from a real server, use it, revoke it, see it dead
 	@go run ./scripts/demo

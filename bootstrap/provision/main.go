@@ -1,7 +1,8 @@
 // Command provision puts the programs that the plugin is developed and tried
-// against into bin/: a Vault server, two authorization servers, the linter.
+// against into bin/: a Vault server, two authorization servers, a proxy that
+// misbehaves on request, the linter.
 //
-//	go run ./bootstrap/provision vault hydra op golangci-lint
+//	go run ./bootstrap/provision vault hydra op toxiproxy golangci-lint
 //
 // Each is built from a go.mod of its own below bootstrap/, so that none of them
 // weighs on the plugin's. The results live in the user's cache directory, keyed

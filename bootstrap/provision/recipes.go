@@ -46,6 +46,12 @@ var recipes = []recipe{
 		pkg:     ".",
 	},
 	{
+		name:    "toxiproxy",
+		version: "v2.5.0",
+		module:  "toxiproxy",
+		pkg:     "github.com/Shopify/toxiproxy/v2/cmd/server",
+	},
+	{
 		name:    "golangci-lint",
 		version: "v2.15.0",
 		module:  "tools",
