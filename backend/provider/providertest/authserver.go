@@ -11,6 +11,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -148,6 +150,7 @@ func NewAuthServer(t testing.TB, o Options, clients ...Client) *AuthServer {
 		s.SetClient(c)
 	}
 	s.server = httptest.NewUnstartedServer(s)
+	s.server.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are the point
 	switch {
 	case o.ExpiredTLS:
 		s.server.TLS, s.CAPEM = expiredCertificate(t)

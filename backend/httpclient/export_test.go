@@ -1,0 +1,12 @@
+package httpclient
+
+import (
+	"context"
+	"net"
+	"net/http"
+)
+
+// Dial connects as the client does once a name is resolved.
+func (c *Client) Dial(ctx context.Context, address string) (net.Conn, error) {
+	return c.http.Transport.(*http.Transport).DialContext(ctx, "tcp", address)
+}

@@ -1,0 +1,277 @@
+package httpclient_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+)
+
+func TestCheckURL(t *testing.T) {
+	for _, test := range []struct {
+		url       string
+		ok, plain bool // without and with allow_http
+	}{
+		{"https://as.example.com", true, true},
+		{"https://as.example.com:8443/oauth2/token", true, true},
+		{"HTTPS://AS.example.com/", true, true},
+		{"https://[2001:db8::1]/token", true, true},
+		{"http://127.0.0.1:8080/token", true, true},
+		{"http://127.9.9.9/", true, true},
+		{"http://[::1]:8080/token", true, true},
+		{"http://localhost:8080/token", true, true},
+		{"http://as.example.com/token", false, true},
+		{"http://localhost.example.com/", false, true},
+		{"http://10.0.0.1/", false, true},
+		{"http://[::ffff:127.0.0.1]/", true, true},
+		{"ftp://as.example.com/", false, false},
+		{"file:///etc/passwd", false, false},
+		{"as.example.com/token", false, false},
+		{"/token", false, false},
+		{"", false, false},
+		{"https://", false, false},
+		{"https:opaque", false, false},
+		{"https://user@as.example.com/", false, false},
+		{"https://user:pass@as.example.com/", false, false},
+		{"https://as.example.com/#", false, false},
+		{"https://as.example.com/#fragment", false, false},
+		{"https://as.example.com/?", false, false},
+		{"https://as.example.com/?a=b", false, false},
+		{"https://as.example.com/\n", false, false},
+		{"https://as.example.com:port/", false, false},
+		{"https://169.254.169.254/latest/meta-data", false, false},
+		{"https://[fe80::1]/", false, false},
+		{"https://[fe80::1%25eth0]/", false, false},
+		{"https://[::ffff:169.254.169.254]/", false, false},
+		{"https://[fd00:ec2::254]/", false, false},
+		{"https://as.example.com/" + strings.Repeat("a", 2048), false, false},
+	} {
+		require.Equal(t, test.ok, httpclient.CheckURL(test.url, false) == nil, "%s: %v", test.url, httpclient.CheckURL(test.url, false))
+		require.Equal(t, test.plain, httpclient.CheckURL(test.url, true) == nil, "%s with allow_http: %v", test.url, httpclient.CheckURL(test.url, true))
+	}
+}
+
+func newClient(t *testing.T, o httpclient.Options) *httpclient.Client {
+	t.Helper()
+	c, err := httpclient.New(o)
+	require.NoError(t, err)
+	return c
+}
+
+func request(t *testing.T, url string) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, strings.NewReader("secret=hunter2"))
+	require.NoError(t, err)
+	req.Header.Set("Authorization", "Basic aHVudGVyMg==")
+	return req
+}
+
+// serve ends with the test. Its handlers' requests end first, so that a handler
+// may wait for that.
+func serve(t *testing.T, h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	ended, end := context.WithCancel(context.Background())
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h(w, r.WithContext(ended))
+	}))
+	t.Cleanup(func() {
+		end()
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return s
+}
+
+func failed(t *testing.T, err error) *httpclient.Error {
+	t.Helper()
+	var e *httpclient.Error
+	require.ErrorAs(t, err, &e)
+	require.NotContains(t, err.Error(), "hunter2")
+	require.NotContains(t, err.Error(), "aHVudGVyMg")
+	return e
+}
+
+func TestRedirectsAreAnswersAndNotFollowed(t *testing.T) {
+	var followed atomic.Int32
+	elsewhere := serve(t, func(http.ResponseWriter, *http.Request) { followed.Add(1) })
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, status)
+		})
+		resp, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL))
+		require.NoError(t, err)
+		require.Equal(t, status, resp.Status)
+	}
+	require.Zero(t, followed.Load())
+}
+
+func TestBodiesAreBounded(t *testing.T) {
+	size := httpclient.MaxBody
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(strings.Repeat("a", size)))
+	})
+	c := newClient(t, httpclient.Options{})
+	resp, err := c.Do(request(t, s.URL))
+	require.NoError(t, err)
+	require.Len(t, resp.Body, httpclient.MaxBody)
+
+	size++
+	_, err = c.Do(request(t, s.URL))
+	e := failed(t, err)
+	require.ErrorIs(t, err, httpclient.ErrBodyTooLarge)
+	require.True(t, e.Sent)
+	require.Len(t, e.Partial, httpclient.MaxBody)
+	require.Equal(t, 200, e.Status)
+}
+
+func TestAnEndlessBodyEnds(t *testing.T) {
+	s := providertest.NewAuthServer(t, providertest.Options{})
+	s.Break(providertest.EndpointToken, providertest.Endless())
+	start := time.Now()
+	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.Endpoint(providertest.EndpointToken)))
+	require.ErrorIs(t, err, httpclient.ErrBodyTooLarge)
+	require.Less(t, time.Since(start), 5*time.Second)
+}
+
+func TestACompressedBodyIsBoundedUnpacked(t *testing.T) {
+	packed := bomb(t, 4*httpclient.MaxBody)
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(packed)
+	})
+	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL))
+	require.ErrorIs(t, err, httpclient.ErrBodyTooLarge)
+}
+
+func TestSlowServers(t *testing.T) {
+	for name, handler := range map[string]http.HandlerFunc{
+		"no answer": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"a trickle": func(w http.ResponseWriter, r *http.Request) {
+			for range 1000 {
+				_, _ = w.Write([]byte("a"))
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-r.Context().Done():
+					return
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, handler)
+			start := time.Now()
+			_, err := newClient(t, httpclient.Options{Timeout: 100 * time.Millisecond}).Do(request(t, s.URL))
+			e := failed(t, err)
+			require.True(t, e.Sent, "the server may have acted")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Less(t, time.Since(start), 2*time.Second)
+		})
+	}
+}
+
+func TestTheRequestsContextEndsTheExchange(t *testing.T) {
+	s := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL).WithContext(ctx))
+	failed(t, err)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestACutBodyIsSeen(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = w.Write([]byte(`{"access_token":"abc","exp`))
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL))
+	e := failed(t, err)
+	require.True(t, e.Sent)
+	require.Equal(t, http.StatusCreated, e.Status)
+	require.Equal(t, `{"access_token":"abc","exp`, string(e.Partial))
+}
+
+func TestNotSent(t *testing.T) {
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	expired := providertest.NewAuthServer(t, providertest.Options{ExpiredTLS: true})
+	unknown := providertest.NewAuthServer(t, providertest.Options{TLS: true})
+	for name, test := range map[string]struct{ url, ca string }{
+		"nobody listens":       {closed.URL, ""},
+		"expired certificate":  {expired.URL, expired.CAPEM},
+		"unknown certificate":  {unknown.URL, ""},
+		"another's CA":         {unknown.URL, expired.CAPEM},
+		"http not allowed":     {"http://as.example.com/", ""},
+		"link-local":           {"https://169.254.169.254/", ""},
+		"name does not exist":  {"https://nonexistent.invalid/", ""},
+		"user info in the URL": {"https://a:b@127.0.0.1/", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := newClient(t, httpclient.Options{CAPEM: test.ca, Timeout: 2 * time.Second}).Do(request(t, test.url))
+			require.False(t, failed(t, err).Sent, "%v", err)
+		})
+	}
+	_, err := newClient(t, httpclient.Options{CAPEM: unknown.CAPEM}).Do(request(t, unknown.URL))
+	require.NoError(t, err)
+}
+
+func TestAHangupIsSent(t *testing.T) {
+	s := providertest.NewAuthServer(t, providertest.Options{})
+	s.Break(providertest.EndpointToken, providertest.Hangup())
+	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.Endpoint(providertest.EndpointToken)))
+	require.True(t, failed(t, err).Sent)
+	require.Equal(t, 1, s.Counts().Requests[providertest.EndpointToken], "a POST is not repeated")
+}
+
+// A name that resolves to a metadata service is caught when its address is
+// dialled, which no check of the URL could do.
+func TestLinkLocalIsRefusedWhereItIsDialled(t *testing.T) {
+	c := newClient(t, httpclient.Options{AllowHTTP: true})
+	for _, address := range []string{"169.254.169.254:80", "[fe80::1]:443", "[::ffff:169.254.1.1]:80", "[fd00:ec2::254]:80"} {
+		_, err := c.Dial(context.Background(), address)
+		require.ErrorContains(t, err, "link-local", address)
+	}
+	s := serve(t, func(http.ResponseWriter, *http.Request) {})
+	conn, err := c.Dial(context.Background(), strings.TrimPrefix(s.URL, "http://"))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+}
+
+func TestCAPEM(t *testing.T) {
+	_, err := httpclient.New(httpclient.Options{CAPEM: "nonsense"})
+	require.ErrorContains(t, err, "ca_pem")
+}
+
+func TestManyHeadersAreRefused(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		for range 200 {
+			w.Header().Add("X-Padding", strings.Repeat("a", 1000))
+		}
+	})
+	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL))
+	failed(t, err)
+}
+
+// bomb is a gzip stream of n zeros.
+func bomb(t *testing.T, n int) []byte {
+	t.Helper()
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, err := w.Write(make([]byte, n))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return packed.Bytes()
+}
