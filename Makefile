@@ -64,8 +64,9 @@ fuzz: ## every fuzz target for FUZZTIME
 acceptance: build vault servers ## the built plugin in a real Vault against real servers
 	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/...
 
-bench: ## the benchmark
-	@echo "make bench: not built yet" >&2; exit 2
+bench: build vault servers ## the decision's cost, and issue and revoke as a ratio to the same without the broker
+	go test -run '^$$' -bench . -benchmem ./backend/...
+	@go run ./scripts/bench
 
 chaos: ## the long fault run
 	@echo "make chaos: not built yet" >&2; exit 2
