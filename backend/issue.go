@@ -270,7 +270,11 @@ func (b *broker) discardBecause(ctx context.Context, p *openProvider, g *grant.G
 	if err := b.discard(ctx, p, g, causeNotHandedOut); err != nil {
 		var f *fault.Error
 		if errors.As(why, &f) {
-			return fault.New(f.Code, "%s (grant %s: not dead yet, being retried)", f.Message, g.ID).Because(errors.Join(f.Cause, err))
+			state := "not dead yet, being retried"
+			if summary := g.Summary(); !summary.Revocable {
+				state = "nothing can kill it, it works " + livesUntil(&summary)
+			}
+			return fault.New(f.Code, "%s (grant %s: %s)", f.Message, g.ID, state).Because(errors.Join(f.Cause, err))
 		}
 	}
 	return why

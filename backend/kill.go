@@ -151,7 +151,9 @@ func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, c
 	}
 	now := b.now()
 	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now, now
-	g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed)}
+	if !g.Handle.Empty() { // else nobody need try again: it is on record until it expires
+		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed)}
+	}
 	if err := b.ledger.Record(ctx, g); err != nil {
 		b.ledger.Adopt(g)
 		return errors.Join(failed, err)

@@ -31,13 +31,13 @@ func (p *Policy) Accept(asked access.Access, a Answer) (unverified []string, err
 		case a.Confirmed[dim]:
 			excess = append(excess, a.Granted.Only(dim).Excess(allowed)...)
 		case p.Bounded[dim] && !p.Askable[dim]:
-			return nil, fault.New(fault.ProviderViolation, "the provider did not show the token's %s, which could not be asked for: nothing proves that the role's ceiling holds, and the token is being killed", dim)
+			return nil, fault.New(fault.ProviderViolation, "the provider did not show the token's %s, which could not be asked for: nothing proves that the role's ceiling holds, so the token is not handed out", dim)
 		case p.Bounded[dim] || dim == access.DimScopes:
 			unverified = append(unverified, string(dim))
 		}
 	}
 	if len(excess) > 0 {
-		return nil, fault.New(fault.ProviderViolation, "the provider granted more than was allowed (%s): the token is being killed; bring the role or the provider's own settings in line", quoteAll(excess))
+		return nil, fault.New(fault.ProviderViolation, "the provider granted more than was allowed (%s), so the token is not handed out: bring the role or the provider's own settings in line", quoteAll(excess))
 	}
 	return unverified, nil
 }
