@@ -11,7 +11,7 @@ PROVISION := go run ./bootstrap/provision
 STAGES := fmt-check vet lint unit fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers demo dev test $(STAGES) race bench chaos golden fmt clean
+.PHONY: help build vault servers toxiproxy demo dev test $(STAGES) race bench chaos golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ build: ## bin/vault-plugin-secrets-broker, the same bytes on every machine
 vault: ## bin/vault, built from its Go module; VAULT=/path takes an installed one
 	@$(PROVISION) vault
 
-servers: ## bin/hydra, bin/op and bin/toxiproxy, the counterparts of demo and test
-	@$(PROVISION) hydra op toxiproxy
+servers: ## bin/hydra and bin/op, the authorization servers of demo and test
+	@$(PROVISION) hydra op
+
+toxiproxy: ## bin/toxiproxy, the bad network of acceptance and chaos
+	@$(PROVISION) toxiproxy
 
 demo: build vault servers ## broker a token from a real server, use it, revoke it, see it dead
 	@go run ./scripts/demo

@@ -18,7 +18,7 @@ func StartToxiproxy(t TB) *Toxiproxy {
 	t.Helper()
 	port := freePort(t)
 	p := &Toxiproxy{URL: "http://" + address(port)}
-	p.process = start(t, "toxiproxy", t.TempDir(), executable(t, "", "toxiproxy", "servers"), "-host", "127.0.0.1", "-port", strconv.Itoa(port))
+	p.process = start(t, "toxiproxy", t.TempDir(), executable(t, "", "toxiproxy", "toxiproxy"), "-host", "127.0.0.1", "-port", strconv.Itoa(port))
 	p.process.await(t, "it answers", answersOK(p.URL+"/version"))
 	return p
 }
