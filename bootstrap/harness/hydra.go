@@ -18,24 +18,30 @@ type HydraOptions struct {
 	Config         map[string]any // top-level keys that replace the harness's own
 }
 
-// Hydra is a running Ory Hydra, with its data in memory.
+// Hydra is a running Ory Hydra, with its data in a file of the test's.
 type Hydra struct {
 	URL      string // the issuer
 	AdminURL string
 
-	process *server
+	dir, config string
+	process     *server
 }
 
 // StartHydra starts a Hydra that ends with the test.
 func StartHydra(t TB, options HydraOptions) *Hydra {
 	t.Helper()
 	public, admin := freePort(t), freePort(t)
-	h := &Hydra{URL: "http://" + address(public), AdminURL: "http://" + address(admin)}
+	dir := t.TempDir()
+	h := &Hydra{
+		URL: "http://" + address(public), AdminURL: "http://" + address(admin),
+		dir: dir, config: filepath.Join(dir, "hydra.json"),
+	}
 	if options.AccessTokenTTL == 0 {
 		options.AccessTokenTTL = time.Hour
 	}
 	config := map[string]any{
-		"dsn": "memory",
+		// In memory, SQLite refuses writes that meet, which costs tests their tokens.
+		"dsn": "sqlite://" + filepath.Join(dir, "hydra.sqlite") + "?_fk=true&_journal_mode=WAL&_busy_timeout=20000&_synchronous=OFF",
 		"serve": map[string]any{
 			"public": map[string]any{"host": "127.0.0.1", "port": public},
 			"admin":  map[string]any{"host": "127.0.0.1", "port": admin},
@@ -61,15 +67,19 @@ func StartHydra(t TB, options HydraOptions) *Hydra {
 	if err != nil {
 		t.Fatalf("hydra configuration: %v", err)
 	}
-	dir := t.TempDir()
-	file := filepath.Join(dir, "hydra.json")
-	if err := os.WriteFile(file, content, 0o600); err != nil {
+	if err := os.WriteFile(h.config, content, 0o600); err != nil {
 		t.Fatalf("hydra configuration: %v", err)
 	}
-	h.process = start(t, "hydra", dir, executable(t, "", "hydra", "servers"), "serve", "all", "--dev", "--sqa-opt-out", "-c", file)
+	start(t, "hydra-migration", dir, executable(t, "", "hydra", "servers"), "migrate", "sql", "up", "--yes", "-e", "-c", h.config).finish(t)
+	h.launch(t)
+	return h
+}
+
+func (h *Hydra) launch(t TB) {
+	t.Helper()
+	h.process = start(t, "hydra", h.dir, executable(t, "", "hydra", "servers"), "serve", "all", "--dev", "--sqa-opt-out", "-c", h.config)
 	h.process.await(t, "it is ready", answersOK(h.AdminURL+"/health/ready"))
 	h.process.await(t, "it answers", answersOK(h.URL+"/.well-known/openid-configuration"))
-	return h
 }
 
 // HydraClient describes a client. All of it is optional: by default Hydra makes up
@@ -212,3 +222,11 @@ func (h *Hydra) Revoke(t TB, client Credentials, token string) {
 
 // Stop ends Hydra before the test does, to show what happens without it.
 func (h *Hydra) Stop(TB) { h.process.stop() }
+
+// Restart ends Hydra, unless Stop did, and starts it again with its data at the
+// same URL.
+func (h *Hydra) Restart(t TB) {
+	t.Helper()
+	h.process.stop()
+	h.launch(t)
+}

@@ -77,6 +77,19 @@ func shortTempDir(t TB) string {
 	return dir
 }
 
+// finish waits for a program that ends by itself, and must succeed.
+func (s *server) finish(t TB) {
+	t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(readyTimeout):
+		t.Fatalf("%s: not done within %s\n%s", s.name, readyTimeout, s.tail())
+	}
+	if s.err != nil {
+		t.Fatalf("%s: %v\n%s", s.name, s.err, s.tail())
+	}
+}
+
 func (s *server) alive() bool {
 	select {
 	case <-s.done:
