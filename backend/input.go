@@ -3,6 +3,9 @@ package backend
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"sort"
 	"strings"
 
@@ -56,13 +59,22 @@ func (b *broker) checkInput(req *logical.Request) error {
 			return fault.New(fault.InvalidRequest, "%s: %s", name, err)
 		}
 		req.Data[name] = decoded
-		// The conversion's own error can hold the value, which may be a secret.
-		one := framework.FieldData{Raw: map[string]any{name: decoded}, Schema: path.Fields}
-		if one.Validate() != nil {
+		if !converts(path, name, decoded) {
 			return fault.New(fault.InvalidRequest, "%s: not a valid %s", name, schema.Type)
 		}
 	}
 	return nil
+}
+
+// converts reports whether the framework can make the field's type of the value.
+// Its own error is dropped: it can hold the value, which may be a secret.
+func converts(path *framework.Path, name string, value any) bool {
+	data := framework.FieldData{Raw: map[string]any{name: value}, Schema: path.Fields}
+	if data.Validate() != nil {
+		return false
+	}
+	number, isFloat := data.Get(name).(float64)
+	return !isFloat || !math.IsNaN(number) && !math.IsInf(number, 0)
 }
 
 func checkSize(value any, depth int) error {
@@ -135,40 +147,77 @@ func fromJSONText(t framework.FieldType, value any) (any, error) {
 }
 
 // rejectForeign refuses what the framework would convert by guesswork, such as a
-// map into a list of one, or a list of objects into text.
+// map into a list of one, true into 1, or a list of objects into text.
 func rejectForeign(t framework.FieldType, value any) (any, error) {
 	if value == nil {
 		return nil, fmt.Errorf("must not be null: leave the field out, or give an empty value to unset it")
 	}
+	number := isNumber(value)
+	var fits bool
 	switch t {
-	case framework.TypeCommaStringSlice:
-		list, ok := value.([]any)
-		if !ok {
-			if _, ok := value.([]string); ok {
-				return value, nil
-			}
-			return nil, fmt.Errorf("want a list of strings")
-		}
-		for _, e := range list {
-			if _, ok := e.(string); !ok {
-				return nil, fmt.Errorf("want a list of strings")
-			}
-		}
-	case framework.TypeKVPairs:
-		if m, ok := value.(map[string]any); ok {
-			for _, e := range m {
-				if _, ok := e.(string); !ok {
-					return nil, fmt.Errorf("want a map of strings")
-				}
-			}
-		}
 	case framework.TypeString:
-		switch value.(type) {
-		case []any, map[string]any, []string, bool:
-			return nil, fmt.Errorf("want a string")
-		}
+		fits = number
+	case framework.TypeInt, framework.TypeFloat, framework.TypeDurationSecond:
+		fits = number
+	case framework.TypeBool:
+		_, fits = value.(bool)
+	case framework.TypeMap:
+		_, fits = value.(map[string]any)
+	case framework.TypeSlice:
+		_, fits = value.([]any)
+	case framework.TypeCommaStringSlice:
+		fits = isTextList(value)
+	case framework.TypeKVPairs:
+		fits = isTextMap(value) || isTextList(value)
+	default:
+		fits = true
+	}
+	if !fits {
+		return nil, fmt.Errorf("want %s", wanted[t])
 	}
 	return value, nil
+}
+
+// wanted says what rejectForeign wants, in a caller's words.
+var wanted = map[framework.FieldType]string{
+	framework.TypeString:           "a string",
+	framework.TypeInt:              "a number",
+	framework.TypeFloat:            "a number",
+	framework.TypeDurationSecond:   "a duration, such as 600 or 10m",
+	framework.TypeBool:             "true or false",
+	framework.TypeMap:              "a map",
+	framework.TypeSlice:            "a list",
+	framework.TypeCommaStringSlice: "a list of strings",
+	framework.TypeKVPairs:          "a map of strings",
+}
+
+func isNumber(value any) bool {
+	switch value.(type) {
+	case json.Number, float64, int, int64:
+		return true
+	}
+	return false
+}
+
+func isTextList(value any) bool {
+	if _, ok := value.([]string); ok {
+		return true
+	}
+	list, ok := value.([]any)
+	return ok && !slices.ContainsFunc(list, isNoText)
+}
+
+func isTextMap(value any) bool {
+	if _, ok := value.(map[string]string); ok {
+		return true
+	}
+	m, ok := value.(map[string]any)
+	return ok && !slices.ContainsFunc(slices.Collect(maps.Values(m)), isNoText)
+}
+
+func isNoText(value any) bool {
+	_, ok := value.(string)
+	return !ok
 }
 
 func fieldNames(path *framework.Path) string {
