@@ -84,11 +84,12 @@ func (p *Provider) failure(resp *httpclient.Response) *fault.Error {
 	return unavailable("the provider answered HTTP %d: check its URLs", resp.Status)
 }
 
-// lost is an exchange of which no whole answer arrived.
-func lost(err error) *fault.Error {
+// lost is a token request of which no whole answer arrived. If a token was seen
+// in what did arrive, there is nothing that nobody knows of.
+func lost(err error, tokens seen) *fault.Error {
 	var failed *httpclient.Error
 	sent := errors.As(err, &failed) && failed.Sent
-	if sent {
+	if sent && len(tokens.access) == 0 {
 		err = errors.Join(provider.ErrAnswerLost, err)
 	}
 	switch {

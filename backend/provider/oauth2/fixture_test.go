@@ -2,6 +2,7 @@ package oauth2
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
@@ -67,7 +69,7 @@ func setupFor(server *providertest.AuthServer, f with) providertest.Setup {
 			delete(all, name)
 		}
 	}
-	if all["grant"] == "refresh_token" && secrets["refresh_token"] == "" {
+	if _, given := secrets["refresh_token"]; all["grant"] == "refresh_token" && !given {
 		secrets["refresh_token"] = server.IssueRefreshToken(testClient)
 	}
 	return providertest.Setup{Type: Type{}, Fields: all, Secrets: secrets, CAPEM: server.CAPEM, Timeout: 2 * time.Second}
@@ -144,4 +146,20 @@ func requireCode(t *testing.T, err error, code fault.Code, words ...string) {
 	for _, w := range words {
 		require.True(t, strings.Contains(f.Message, w), "%q should mention %q", f.Message, w)
 	}
+}
+
+func marshal(v any) string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return string(raw)
+}
+
+// setTimeout gives the provider a client that waits no longer than d.
+func (f *fixture) setTimeout(d time.Duration) {
+	f.t.Helper()
+	client, err := httpclient.New(httpclient.Options{CAPEM: f.setup.CAPEM, Timeout: d})
+	require.NoError(f.t, err)
+	f.deps.Client = client
 }

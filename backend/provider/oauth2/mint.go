@@ -131,7 +131,7 @@ func (p *Provider) exchange(ctx context.Context, form url.Values, send sender) (
 		if errors.As(err, &failed) {
 			got.status, got.tokens = failed.Status, seeTokensIn(failed.Partial)
 		}
-		return got, lost(err)
+		return got, lost(err, got.tokens)
 	}
 	got.status, got.body, got.tokens = resp.Status, resp.Body, seeTokens(resp)
 	success := resp.Status == http.StatusOK && errorCode(resp.Body) == ""

@@ -65,6 +65,14 @@ func Busy(retryAfter time.Duration) Fault {
 	}
 }
 
+// Header adds a header to f's answer.
+func Header(name, value string, f Fault) Fault {
+	return func(w http.ResponseWriter, r *http.Request, act func() reply) {
+		w.Header().Set(name, value)
+		f(w, r, act)
+	}
+}
+
 // Redirect sends the caller elsewhere, with the method and the body if it obeys.
 func Redirect(to string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ func() reply) {

@@ -1,0 +1,340 @@
+package oauth2
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+)
+
+func TestFieldsAreDescribed(t *testing.T) {
+	sensitive := map[string]bool{}
+	for name, f := range (Type{}).Fields() {
+		require.True(t, strings.HasSuffix(f.Description, "."), "%s: %q is no sentence", name, f.Description)
+		require.Greater(t, len(f.Description), 40, name)
+		if f.DisplayAttrs != nil && f.DisplayAttrs.Sensitive {
+			require.Equal(t, framework.TypeString, f.Type, name)
+			sensitive[name] = true
+		}
+	}
+	require.Equal(t, map[string]bool{"client_secret": true, "client_secret_next": true, "refresh_token": true}, sensitive)
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	full := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	bare := providertest.NewAuthServer(t, providertest.Options{WithoutRevocation: true, WithoutIntrospection: true}, registered())
+	none := providertest.NewAuthServer(t, providertest.Options{WithoutDiscovery: true}, registered())
+	urls := func(f with) with {
+		f["issuer"], f["token_url"] = "", bare.Endpoint(providertest.EndpointToken)
+		return f
+	}
+	for name, test := range map[string]struct {
+		server *providertest.AuthServer
+		fields with
+		words  []string
+	}{
+		"no client_id":                    {full, with{"client_id": ""}, []string{"client_id"}},
+		"client_id with a line end":       {full, with{"client_id": "a\n"}, []string{"client_id"}},
+		"no client_secret":                {full, with{"client_secret": ""}, []string{"client_secret"}},
+		"client_secret with a line end":   {full, with{"client_secret": "a\n"}, []string{"client_secret", "line end"}},
+		"neither issuer nor token_url":    {full, with{"issuer": ""}, []string{"issuer", "token_url"}},
+		"issuer not https":                {full, with{"issuer": "http://as.example.com"}, []string{"issuer", "allow_http"}},
+		"issuer with user information":    {full, with{"issuer": "https://a:b@as.example.com"}, []string{"issuer"}},
+		"issuer with a query":             {full, with{"issuer": "https://as.example.com?a=b"}, []string{"issuer", "query"}},
+		"link-local token_url":            {full, with{"token_url": "https://169.254.169.254/token"}, []string{"token_url", "link-local"}},
+		"relative revocation_url":         {full, with{"revocation_url": "/revoke"}, []string{"revocation_url"}},
+		"ftp introspection_url":           {full, with{"introspection_url": "ftp://as.example.com/"}, []string{"introspection_url"}},
+		"jwks_url with a fragment":        {full, with{"jwks_url": "https://as.example.com/#a"}, []string{"jwks_url"}},
+		"private_key_jwt":                 {full, with{"auth_method": "private_key_jwt"}, []string{"not supported by this version", "client_secret_basic"}},
+		"tls_client_auth":                 {full, with{"auth_method": "tls_client_auth"}, []string{"not supported by this version"}},
+		"self_signed_tls_client_auth":     {full, with{"auth_method": "self_signed_tls_client_auth"}, []string{"not supported by this version"}},
+		"unknown auth_method":             {full, with{"auth_method": "telepathy"}, []string{"auth_method", "client_secret_post"}},
+		"exchange":                        {full, with{"exchange": "token-exchange"}, []string{"exchange", "not supported by this version"}},
+		"unknown grant":                   {full, with{"grant": "password"}, []string{"grant", "client_credentials"}},
+		"unknown audience_parameter":      {full, with{"audience_parameter": "aud"}, []string{"audience_parameter"}},
+		"unknown verify":                  {full, with{"verify": "trust"}, []string{"verify", "introspect"}},
+		"unknown revocation":              {full, with{"revocation": "lever"}, []string{"revocation"}},
+		"refresh_token missing":           {full, with{"grant": "refresh_token", "refresh_token": ""}, []string{"refresh_token"}},
+		"refresh_token without the grant": {full, with{"refresh_token": "abc"}, []string{"grant=refresh_token"}},
+		"none with client_credentials":    {full, with{"auth_method": "none", "client_secret": ""}, []string{"contradicts"}},
+		"none with a secret":              {full, with{"auth_method": "none", "grant": "refresh_token"}, []string{"contradict"}},
+		"verify=introspect without it":    {bare, with{"verify": "introspect"}, []string{"introspection_url"}},
+		"verify=jwt without keys":         {bare, urls(with{"verify": "jwt"}), []string{"jwks_url"}},
+		"revocation=token without it":     {bare, with{"revocation": "token"}, []string{"revocation_url"}},
+		"confirmation without it":         {bare, with{"confirm_revocation": true}, []string{"introspection_url"}},
+		"confirmation of nothing":         {full, with{"confirm_revocation": true, "revocation": "expiry"}, []string{"confirm_revocation", "revocation=token"}},
+		"negative assumed_lifetime":       {full, with{"assumed_lifetime": -1}, []string{"assumed_lifetime"}},
+		"assumed_lifetime of a century":   {full, with{"assumed_lifetime": 100 * 365 * 86400}, []string{"assumed_lifetime"}},
+		"fields of the wrong types":       {full, with{"grant": 7}, []string{"malformed"}},
+		"an issuer without metadata":      {none, with{}, []string{"token_url"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := setupFor(test.server, test.fields).Configure(context.Background())
+			requireCode(t, err, fault.InvalidRequest, test.words...)
+		})
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	full := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	bare := providertest.NewAuthServer(t, providertest.Options{WithoutRevocation: true}, registered())
+	for name, test := range map[string]struct {
+		server  *providertest.AuthServer
+		fields  with
+		class   provider.Class
+		endless bool
+	}{
+		"client credentials":               {full, with{}, provider.ClassToken, true},
+		"without a revocation endpoint":    {bare, with{}, provider.ClassExpiry, false},
+		"expiry by the operator":           {full, with{"revocation": "expiry"}, provider.ClassExpiry, false},
+		"refresh token":                    {full, with{"grant": "refresh_token"}, provider.ClassExpiry, false},
+		"refresh token, by the operator":   {full, with{"grant": "refresh_token", "revocation": "token"}, provider.ClassToken, true},
+		"an assumed lifetime is an end":    {full, with{"assumed_lifetime": 60}, provider.ClassToken, false},
+		"a JWT has an end":                 {full, with{"verify": "jwt"}, provider.ClassToken, false},
+		"introspection may not say it":     {full, with{"verify": "introspect"}, provider.ClassToken, true},
+		"a revocation_url written by hand": {bare, with{"revocation_url": "https://as.example.com/revoke"}, provider.ClassToken, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixtureOn(t, test.server, test.fields)
+			traits := f.Traits()
+			require.Equal(t, test.class, traits.Class)
+			require.Equal(t, test.endless, traits.Endless)
+			require.True(t, traits.Ceiling.Equal(access.Everything()))
+		})
+	}
+}
+
+func TestTraits(t *testing.T) {
+	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	for _, audience := range []string{"none", "audience", "resource"} {
+		for _, verify := range []string{"response", "introspect", "jwt"} {
+			traits := newFixtureOn(t, server, with{"audience_parameter": audience, "verify": verify}).Traits()
+			require.Equal(t, audience != "none", traits.Askable[access.DimAudiences])
+			require.Equal(t, audience == "resource", traits.Askable[access.DimResources])
+			for _, d := range []access.Dimension{access.DimAudiences, access.DimResources} {
+				require.Equal(t, verify != "response", traits.Checkable[d])
+				require.Contains(t, traits.Hints[d], "audience_parameter=")
+				require.Contains(t, traits.Hints[d], "verify=")
+			}
+			require.True(t, traits.Askable[access.DimScopes] && traits.Checkable[access.DimScopes])
+			require.False(t, traits.Askable[access.DimPermissions] || traits.Checkable[access.DimPermissions])
+			require.NotEmpty(t, traits.Hints[access.DimPermissions])
+		}
+	}
+}
+
+func TestDiscovery(t *testing.T) {
+	for name, o := range map[string]providertest.Options{
+		"RFC 8414":       {},
+		"OpenID Connect": {OIDCOnly: true},
+		"https":          {TLS: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := providertest.NewAuthServer(t, o, registered())
+			pinned, err := setupFor(server, with{}).Configure(context.Background())
+			require.NoError(t, err)
+			var at endpoints
+			require.NoError(t, json.Unmarshal(pinned.Data, &at))
+			require.Equal(t, endpoints{
+				Issuer:        server.URL,
+				Token:         server.Endpoint(providertest.EndpointToken),
+				Revocation:    server.Endpoint(providertest.EndpointRevoke),
+				Introspection: server.Endpoint(providertest.EndpointIntrospect),
+				JWKS:          server.Endpoint(providertest.EndpointJWKS),
+			}, at)
+			require.Equal(t, []string{at.Introspection, at.Revocation, at.Token}, pinned.Destinations, "sorted, and no secret goes to the keys")
+			for _, r := range server.Requests() {
+				require.Equal(t, http.MethodGet, r.Method)
+				require.Empty(t, r.Header.Get("Authorization"))
+				require.Empty(t, r.Body)
+			}
+		})
+	}
+}
+
+func TestMetadataURLs(t *testing.T) {
+	require.Equal(t, []string{
+		"https://as.test/.well-known/oauth-authorization-server",
+		"https://as.test/.well-known/openid-configuration",
+	}, metadataURLs("https://as.test"))
+	require.Equal(t, metadataURLs("https://as.test"), metadataURLs("https://as.test/"))
+	require.Equal(t, []string{
+		"https://as.test:8443/.well-known/oauth-authorization-server/tenant%20one/x",
+		"https://as.test:8443/tenant%20one/x/.well-known/openid-configuration",
+	}, metadataURLs("https://as.test:8443/tenant%20one/x/"))
+}
+
+// bothMetadata breaks RFC 8414's and OpenID Connect's document alike.
+func bothMetadata(s *providertest.AuthServer, f providertest.Fault) {
+	s.Break(providertest.EndpointMetadata, f)
+	s.Break(providertest.EndpointOIDC, f)
+}
+
+func TestDiscoveryDistrusts(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault providertest.Fault
+		code  fault.Code
+		words []string
+	}{
+		"another issuer":              {providertest.Set("issuer", "https://other.test"), fault.InvalidRequest, []string{"another issuer", "https://other.test"}},
+		"another issuer, unprintable": {providertest.Set("issuer", "https://a\nb"), fault.InvalidRequest, []string{"another issuer"}},
+		"the issuer with a slash":     {providertest.Set("issuer", "https://other.test/"), fault.InvalidRequest, []string{"another issuer"}},
+		"no issuer":                   {providertest.Drop("issuer"), fault.InvalidRequest, []string{"another issuer"}},
+		"no token endpoint":           {providertest.Drop("token_endpoint"), fault.InvalidRequest, []string{"token_url"}},
+		"plain http elsewhere":        {providertest.Set("token_endpoint", "http://as.example.com/token"), fault.InvalidRequest, []string{"token endpoint", "https"}},
+		"link-local":                  {providertest.Set("revocation_endpoint", "https://169.254.169.254/"), fault.InvalidRequest, []string{"revocation endpoint"}},
+		"javascript":                  {providertest.Set("introspection_endpoint", "javascript:alert(1)"), fault.InvalidRequest, []string{"introspection endpoint"}},
+		"file for the keys":           {providertest.Set("jwks_uri", "file:///etc/passwd"), fault.InvalidRequest, []string{"jwks endpoint"}},
+		"an endpoint of another type": {providertest.Set("token_endpoint", 7), fault.InvalidRequest, []string{"metadata"}},
+		"HTML":                        {providertest.HTML(), fault.InvalidRequest, []string{"metadata"}},
+		"a redirect":                  {providertest.Redirect("https://elsewhere.test/"), fault.InvalidRequest, []string{"HTTP 307"}},
+		"no end":                      {providertest.Endless(), fault.InvalidRequest, []string{"larger"}},
+		"slow":                        {providertest.Slow(time.Minute), fault.TemporarilyUnavailable, []string{"reached"}},
+		"broken":                      {providertest.Cut(20), fault.TemporarilyUnavailable, []string{"reached"}},
+		"failing":                     {providertest.Answer(502, "text/html", "bad gateway"), fault.TemporarilyUnavailable, []string{"HTTP 502"}},
+		"busy":                        {providertest.Answer(429, "text/plain", ""), fault.TemporarilyUnavailable, []string{"HTTP 429"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+			bothMetadata(server, test.fault)
+			setup := setupFor(server, with{})
+			setup.Timeout = 300 * time.Millisecond
+			start := time.Now()
+			_, err := setup.Configure(context.Background())
+			requireCode(t, err, test.code, test.words...)
+			require.NotContains(t, err.Error(), "\n")
+			require.Less(t, time.Since(start), 3*time.Second)
+		})
+	}
+}
+
+func TestDiscoveryTriesTheOtherDocument(t *testing.T) {
+	for name, f := range map[string]providertest.Fault{
+		"HTML": providertest.HTML(), "not found": providertest.Answer(404, "text/plain", ""), "another issuer": providertest.Set("issuer", "https://other.test"),
+	} {
+		server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+		server.Break(providertest.EndpointMetadata, f)
+		_, err := setupFor(server, with{}).Configure(context.Background())
+		require.NoError(t, err, name)
+	}
+}
+
+func TestARemoteIssuerCannotPointToThisMachine(t *testing.T) {
+	for _, target := range []string{"http://127.0.0.1:8200/v1", "http://localhost:8200/v1", "https://[::1]/", "https://foo.localhost/"} {
+		raw, err := json.Marshal(metadata{Issuer: "https://as.example.com", Token: target})
+		require.NoError(t, err)
+		_, err = readMetadata(raw, "https://as.example.com", true)
+		requireCode(t, err, fault.InvalidRequest, "this machine")
+	}
+}
+
+func TestWrittenEndpointsWinAndAccountTellsWhoseChildrenTheseAre(t *testing.T) {
+	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	configure := func(f with) *provider.Pinned {
+		pinned, err := setupFor(server, f).Configure(context.Background())
+		require.NoError(t, err)
+		return pinned
+	}
+	base := configure(with{})
+	same := configure(with{"verify": "introspect", "introspection_url": "https://as.example.com/introspect", "auth_method": "client_secret_post"})
+	require.Equal(t, base.Account, same.Account)
+	require.NotEqual(t, base.Destinations, same.Destinations)
+	require.Contains(t, same.Destinations, "https://as.example.com/introspect")
+	for name, f := range map[string]with{
+		"revocation_url": {"revocation_url": "https://as.example.com/revoke"},
+		"client_id":      {"client_id": "another"},
+		"issuer":         {"issuer": "", "token_url": server.Endpoint(providertest.EndpointToken), "revocation_url": server.Endpoint(providertest.EndpointRevoke)},
+	} {
+		require.NotEqual(t, base.Account, configure(f).Account, name)
+	}
+	keys := configure(with{"jwks_url": "https://as.example.com/jwks"})
+	require.Equal(t, base.Destinations, keys.Destinations, "no secret goes to the keys")
+}
+
+func TestEndpointsStayPinned(t *testing.T) {
+	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	setup := setupFor(server, with{})
+	first, err := setup.Configure(context.Background())
+	require.NoError(t, err)
+	discoveries := server.Counts().Requests[providertest.EndpointMetadata]
+
+	client, err := httpclient.New(httpclient.Options{})
+	require.NoError(t, err)
+	update := func(fields with, written ...string) (*provider.Pinned, error) {
+		raw, err := json.Marshal(setupFor(server, fields).Fields)
+		require.NoError(t, err)
+		names := map[string]bool{}
+		for _, n := range written {
+			names[n] = true
+		}
+		return Type{}.Configure(context.Background(), provider.Change{
+			Config:  provider.Config{Name: "test", Fields: raw, Pinned: *first},
+			Parent:  provider.Parent{Secrets: providertest.Secrets(setup.Secrets)},
+			Written: names, Client: client,
+		})
+	}
+	bothMetadata(server, providertest.Set("token_endpoint", server.URL+"/moved"))
+
+	pinned, err := update(with{"verify": "introspect"}, "verify", "client_secret", "timeout")
+	require.NoError(t, err)
+	require.Equal(t, first.Data, pinned.Data)
+	require.Equal(t, discoveries, server.Counts().Requests[providertest.EndpointMetadata])
+
+	pinned, err = update(with{}, "issuer")
+	require.NoError(t, err)
+	require.Contains(t, string(pinned.Data), "/moved")
+
+	pinned, err = update(with{"token_url": server.URL + "/mine"}, "token_url")
+	require.NoError(t, err)
+	require.Contains(t, string(pinned.Data), "/mine")
+}
+
+func TestPinnedEndpointsAreJudgedAgain(t *testing.T) {
+	data, err := json.Marshal(endpoints{Token: "http://as.example.com/token"})
+	require.NoError(t, err)
+	_, err = Type{}.Configure(context.Background(), provider.Change{
+		Config: provider.Config{
+			Fields: json.RawMessage(`{"issuer":"https://as.example.com","client_id":"a"}`),
+			Pinned: provider.Pinned{Data: data},
+		},
+		Parent:  provider.Parent{Secrets: providertest.Secrets(map[string]string{"client_secret": "s"})},
+		Written: map[string]bool{"allow_http": true},
+	})
+	requireCode(t, err, fault.InvalidRequest, "allow_http")
+}
+
+func FuzzDiscovery(f *testing.F) {
+	const issuer = "https://as.example.com"
+	f.Add([]byte(`{"issuer":"https://as.example.com","token_endpoint":"https://as.example.com/token"}`))
+	f.Add([]byte(`{"issuer":"https://as.example.com/","token_endpoint":"http://127.0.0.1/"}`))
+	f.Add([]byte(`<html>`))
+	f.Add([]byte(`{"issuer":null,"token_endpoint":[]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		at, err := readMetadata(body, issuer, false)
+		if err != nil {
+			if len(err.Error()) > 500 || !printable(err.Error()) {
+				t.Fatalf("a server's text in %q", err)
+			}
+			return
+		}
+		if at.Issuer != issuer {
+			t.Fatalf("accepted the issuer %q", at.Issuer)
+		}
+		for _, u := range at.byName() {
+			if u != "" && (httpclient.CheckURL(u, false) != nil || isLoopback(u)) {
+				t.Fatalf("accepted the endpoint %q", u)
+			}
+		}
+	})
+}

@@ -1,0 +1,378 @@
+package oauth2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+)
+
+// What happened to the token that the server minted, if it minted.
+type fate int
+
+const (
+	unminted fate = iota // the server minted nothing
+	killable             // the caller got a child whose handle kills it
+	lostly               // minted, and nobody can know the token: ErrAnswerLost
+)
+
+func TestFaultsOfTheTokenEndpoint(t *testing.T) {
+	echo := func(status int, code string) providertest.Fault {
+		return providertest.Answer(status, "application/json", fmt.Sprintf(`{"error":%q,"error_description":"you sent %%s"}`, code))
+	}
+	for name, test := range map[string]struct {
+		fault providertest.Fault
+		code  fault.Code
+		fate  fate
+		words []string
+	}{
+		"HTML":                          {providertest.HTML(), fault.ProviderViolation, unminted, []string{"JSON"}},
+		"an array":                      {providertest.Answer(200, "application/json", `[]`), fault.ProviderViolation, unminted, []string{"JSON"}},
+		"null":                          {providertest.Answer(200, "application/json", `null`), fault.ProviderViolation, unminted, []string{"JSON"}},
+		"an empty object":               {providertest.Lie(), fault.ProviderViolation, unminted, []string{"access_token"}},
+		"nothing":                       {providertest.Answer(200, "application/json", ""), fault.ProviderViolation, lostly, nil},
+		"half an object":                {providertest.Answer(200, "application/json", `{"token_type":"Bea`), fault.ProviderViolation, lostly, nil},
+		"a body without end":            {providertest.Endless(), fault.ProviderViolation, lostly, []string{"larger"}},
+		"a token, then no end":          {providertest.EndlessAfterToken(), fault.ProviderViolation, killable, []string{"larger"}},
+		"a redirect":                    {providertest.Redirect("https://elsewhere.test/"), fault.ProviderViolation, unminted, []string{"redirect"}},
+		"slow":                          {providertest.Slow(time.Minute), fault.TemporarilyUnavailable, lostly, []string{"in time"}},
+		"no answer":                     {providertest.Hangup(), fault.TemporarilyUnavailable, lostly, nil},
+		"cut behind the token":          {providertest.Cut(-3), fault.TemporarilyUnavailable, killable, nil},
+		"cut inside the token":          {providertest.Cut(24), fault.TemporarilyUnavailable, lostly, nil},
+		"200 with an error":             {providertest.Answer(200, "application/json", `{"error":"slow"}`), fault.TemporarilyUnavailable, unminted, []string{"slow"}},
+		"200 with an error and a token": {providertest.Set("error", "slow"), fault.ProviderViolation, killable, []string{"error and a token"}},
+		"400 with a token":              {providertest.WithStatus(400), fault.ProviderViolation, killable, nil},
+		"401 with a token":              {providertest.WithStatus(401), fault.ProviderViolation, killable, nil},
+		"500 with a token":              {providertest.WithStatus(500), fault.ProviderViolation, killable, nil},
+		"201 with a token":              {providertest.WithStatus(201), fault.ProviderViolation, killable, nil},
+
+		"no token_type":         {providertest.Drop("token_type"), fault.ProviderViolation, killable, []string{"token_type"}},
+		"token_type mac":        {providertest.Set("token_type", "mac"), fault.ProviderViolation, killable, []string{"token_type"}},
+		"token_type DPoP":       {providertest.Set("token_type", "DPoP"), fault.ProviderViolation, killable, []string{"token_type"}},
+		"token_type 7":          {providertest.Set("token_type", 7), fault.ProviderViolation, killable, []string{"token_type"}},
+		"expires_in 0":          {providertest.Set("expires_in", 0), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in -1":         {providertest.Set("expires_in", -1), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in 10^12":      {providertest.Set("expires_in", 1e12), fault.ProviderViolation, killable, []string{"10 years"}},
+		"expires_in 10^30":      {providertest.Set("expires_in", 1e30), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in a fraction": {providertest.Set("expires_in", 0.5), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in a word":     {providertest.Set("expires_in", "soon"), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in empty":      {providertest.Set("expires_in", ""), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in \"0\"":      {providertest.Set("expires_in", "0"), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in \"-1\"":     {providertest.Set("expires_in", "-1"), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in true":       {providertest.Set("expires_in", true), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in a list":     {providertest.Set("expires_in", []int{60}), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"scope 7":               {providertest.Set("scope", 7), fault.ProviderViolation, killable, []string{"scope"}},
+		"scope with a control":  {providertest.Set("scope", "read\x00write"), fault.ProviderViolation, killable, []string{"scope"}},
+		"scope with a quote":    {providertest.Set("scope", `re"ad`), fault.ProviderViolation, killable, []string{"scope"}},
+		"scope beyond ASCII":    {providertest.Set("scope", "réad"), fault.ProviderViolation, killable, []string{"scope"}},
+		"odd details":           {providertest.Set("authorization_details", []any{7}), fault.ProviderViolation, killable, []string{"authorization_details"}},
+
+		"invalid_scope":                 {echo(400, "invalid_scope"), fault.InvalidScope, unminted, nil},
+		"invalid_target":                {echo(400, "invalid_target"), fault.InvalidTarget, unminted, nil},
+		"invalid_request":               {echo(400, "invalid_request"), fault.InvalidRequest, unminted, []string{"audience"}},
+		"invalid_authorization_details": {echo(400, "invalid_authorization_details"), fault.InvalidRequest, unminted, []string{"authorization_details"}},
+		"invalid_client":                {echo(401, "invalid_client"), fault.TemporarilyUnavailable, unminted, []string{"parent credential", "invalid_client"}},
+		"invalid_client with 400":       {echo(400, "invalid_client"), fault.TemporarilyUnavailable, unminted, []string{"parent credential"}},
+		"invalid_grant":                 {echo(400, "invalid_grant"), fault.TemporarilyUnavailable, unminted, []string{"parent credential"}},
+		"unauthorized_client":           {echo(400, "unauthorized_client"), fault.TemporarilyUnavailable, unminted, []string{"parent credential"}},
+		"unsupported_grant_type":        {echo(400, "unsupported_grant_type"), fault.TemporarilyUnavailable, unminted, []string{"unsupported_grant_type"}},
+		"server_error":                  {echo(500, "server_error"), fault.TemporarilyUnavailable, unminted, []string{"HTTP 500"}},
+		"an error code with markup":     {echo(400, "<b>no</b>"), fault.TemporarilyUnavailable, unminted, []string{"unreadable"}},
+		"an error code without end":     {echo(400, strings.Repeat("a", 65)), fault.TemporarilyUnavailable, unminted, []string{"unreadable"}},
+		"an error code that is ours":    {echo(400, "%s"), fault.TemporarilyUnavailable, unminted, []string{"unreadable"}},
+		"an error that is an object":    {providertest.Answer(400, "application/json", `{"error":{"code":1}}`), fault.TemporarilyUnavailable, unminted, []string{"HTTP 400"}},
+		"401 without a word":            {providertest.Answer(401, "text/plain", ""), fault.TemporarilyUnavailable, unminted, []string{"parent credential"}},
+		"403 with HTML":                 {providertest.Answer(403, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"HTTP 403"}},
+		"404":                           {providertest.Answer(404, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"HTTP 404"}},
+		"429":                           {providertest.Answer(429, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"later"}},
+		"503":                           {providertest.Busy(7 * time.Second), fault.TemporarilyUnavailable, unminted, []string{"later"}},
+		"502 of a gateway":              {providertest.Answer(502, "text/html", "<html>"), fault.TemporarilyUnavailable, lostly, []string{"HTTP 502"}},
+		"504 of a gateway":              {providertest.Answer(504, "text/html", "<html>"), fault.TemporarilyUnavailable, lostly, []string{"HTTP 504"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, providertest.Options{}, with{})
+			f.setTimeout(400 * time.Millisecond)
+			f.server.Break(providertest.EndpointToken, test.fault)
+			start := time.Now()
+			child, err := f.mint(scopes("read"))
+			require.Less(t, time.Since(start), 5*time.Second)
+			requireCode(t, err, test.code, test.words...)
+			require.Equal(t, 1, f.server.Counts().Requests[providertest.EndpointToken], "a mint is never repeated")
+			require.Equal(t, test.fate == lostly, errors.Is(err, provider.ErrAnswerLost), "%v", err)
+			f.requireFate(child, test.fate)
+		})
+	}
+}
+
+// requireFate checks that no token that was seen is left alive and unkillable.
+func (f *fixture) requireFate(child *provider.Child, want fate) {
+	f.t.Helper()
+	if want != killable {
+		require.Nil(f.t, child)
+		return
+	}
+	require.NotNil(f.t, child)
+	live := f.server.Live()
+	require.Len(f.t, live, 1)
+	require.Equal(f.t, live[0], child.Token.Reveal())
+	require.NoError(f.t, f.Revoke(context.Background(), child.Handle))
+	require.Empty(f.t, f.server.Live())
+}
+
+func TestAnswersOfSloppyServersAreUnderstood(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault providertest.Fault
+		life  time.Duration
+	}{
+		"expires_in as a string":  {providertest.Set("expires_in", "3600"), time.Hour},
+		"expires_in with .0":      {providertest.Verbatim("application/json", swap(`"expires_in":3600`, `"expires_in":3600.0`)), time.Hour},
+		"expires_in 10 years":     {providertest.Set("expires_in", 10*365*86400), maxLifetime},
+		"token_type in lowercase": {providertest.Set("token_type", "bearer"), time.Hour},
+		"no scope":                {providertest.Drop("scope"), time.Hour},
+		"scope null":              {providertest.Set("scope", nil), time.Hour},
+		"scope as a list":         {providertest.Set("scope", []string{"read"}), time.Hour},
+		"scope with more spaces":  {providertest.Set("scope", "  read  "), time.Hour},
+		"another content type":    {providertest.Verbatim("text/plain", swap("", "")), time.Hour},
+		"unknown members":         {providertest.Set("id_token", "a.b.c"), time.Hour},
+		"error null":              {providertest.Set("error", nil), time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, providertest.Options{}, with{})
+			f.server.Break(providertest.EndpointToken, test.fault)
+			child := f.mustMint(scopes("read"))
+			require.Equal(t, "Bearer", child.TokenType)
+			require.True(t, child.Granted.Equal(scopes("read")))
+			require.True(t, child.Confirmed[access.DimScopes])
+			require.WithinDuration(t, time.Now().Add(test.life), child.ExpiresAt, 10*time.Second)
+		})
+	}
+}
+
+// swap is the true answer with one piece of its text replaced.
+func swap(from, to string) func(map[string]any) string {
+	return func(body map[string]any) string { return strings.Replace(marshal(body), from, to, 1) }
+}
+
+func TestWhatWasGrantedIsReportedAndNotWhatWasAsked(t *testing.T) {
+	for scope, want := range map[string]access.Access{
+		"read write admin": scopes("read", "write", "admin"),
+		"other":            scopes("other"),
+		"read,write":       scopes("read,write"),
+		"":                 scopes(),
+	} {
+		f := newFixture(t, providertest.Options{}, with{})
+		f.server.Break(providertest.EndpointToken, providertest.Set("scope", scope))
+		child := f.mustMint(scopes("read"))
+		require.True(t, child.Granted.Equal(want), "%q: %v", scope, child.Granted.Flat())
+		require.True(t, child.Confirmed[access.DimScopes])
+	}
+}
+
+func TestSilenceAboutAScopeThatNobodyAskedForConfirmsNothing(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{})
+	child := f.mustMint(access.Access{})
+	require.True(t, child.Granted.Equal(scopes("read", "write", "admin")), "the server says what its default is")
+	require.True(t, child.Confirmed[access.DimScopes])
+
+	f.server.Break(providertest.EndpointToken, providertest.Drop("scope"))
+	child = f.mustMint(access.Access{})
+	require.False(t, child.Confirmed[access.DimScopes])
+}
+
+func TestTokensThatMustNotBeHandedOut(t *testing.T) {
+	for name, token := range map[string]string{
+		"a control character":   "abc\x00def",
+		"a line break":          "abc\r\nX-Injected: 1",
+		"beyond ASCII":          "abcdéf",
+		"longer than the bound": strings.Repeat("a", maxToken+1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, providertest.Options{}, with{})
+			f.server.Break(providertest.EndpointToken, providertest.Set("access_token", token))
+			child, err := f.mint(scopes("read"))
+			requireCode(t, err, fault.ProviderViolation)
+			require.NotNil(t, child, "it was seen, so it must be killed")
+			require.Equal(t, token, child.Token.Reveal())
+			require.NoError(t, f.Revoke(context.Background(), child.Handle))
+			require.Equal(t, token, f.server.LastRequest(providertest.EndpointRevoke).Form().Get("token"))
+		})
+	}
+	f := newFixture(t, providertest.Options{}, with{})
+	f.server.Break(providertest.EndpointToken, providertest.Set("access_token", strings.Repeat("a", maxToken)))
+	require.Len(t, f.mustMint(scopes("read")).Token.Reveal(), maxToken)
+}
+
+func TestTheParentIsNeverAChild(t *testing.T) {
+	const parentToken = "the-parent-refresh-token"
+	for name, fields := range map[string]with{
+		"client_secret":      {},
+		"client_secret_next": {"client_secret_next": nextSecret},
+		"refresh_token":      {"grant": "refresh_token", "refresh_token": parentToken, "revocation": "token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			own := map[string]string{"client_secret": testSecret, "client_secret_next": nextSecret, "refresh_token": parentToken}[name]
+			f := newFixture(t, providertest.Options{}, fields)
+			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json",
+				marshal(map[string]any{"access_token": own, "token_type": "Bearer", "expires_in": 60})))
+			child, err := f.mint(scopes("read"))
+			requireCode(t, err, fault.ProviderViolation, "parent credential")
+			require.Nil(t, child, "it would be revoked")
+		})
+	}
+	t.Run("the next refresh token as the access token", func(t *testing.T) {
+		f := newFixture(t, providertest.Options{}, with{"grant": "refresh_token", "revocation": "token"})
+		f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json",
+			`{"access_token":"both","refresh_token":"both","token_type":"Bearer","expires_in":60}`))
+		child, err := f.mint(scopes("read"))
+		requireCode(t, err, fault.ProviderViolation, "parent credential")
+		require.Nil(t, child)
+		require.Equal(t, "both", f.store.Parent().Secrets["refresh_token"].Reveal(), "the server's word about the parent holds")
+	})
+	t.Run("the client secret as a refresh token", func(t *testing.T) {
+		f := newFixture(t, providertest.Options{}, with{})
+		f.server.Break(providertest.EndpointToken, providertest.Set("refresh_token", testSecret))
+		child, err := f.mint(scopes("read"))
+		requireCode(t, err, fault.ProviderViolation)
+		require.NotNil(t, child)
+		require.NotContains(t, child.Handle.Reveal(), testSecret)
+		f.requireFate(child, killable)
+	})
+}
+
+func TestATokenIsFoundWhereverItStands(t *testing.T) {
+	for name, text := range map[string]func(map[string]any) string{
+		"byte order mark":   func(b map[string]any) string { return "\ufeff" + marshal(b) },
+		"guard prefix":      func(b map[string]any) string { return ")]}'\n" + marshal(b) },
+		"inside HTML":       func(b map[string]any) string { return "<pre>" + marshal(b) + "</pre>" },
+		"rubbish behind it": func(b map[string]any) string { return marshal(b) + "rubbish" },
+		"opened twice":      func(b map[string]any) string { return "{" + marshal(b) },
+		"an inner object":   func(b map[string]any) string { return `{"data":` + marshal(b) + `}` },
+		"in a list":         func(b map[string]any) string { return `[` + marshal(b) + `]` },
+		"broken behind it":  func(b map[string]any) string { return fmt.Sprintf(`{"access_token":%q,"x":nan}`, b["access_token"]) },
+		"spaces":            func(b map[string]any) string { return fmt.Sprintf(`x "access_token"  : %q`, b["access_token"]) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, providertest.Options{}, with{})
+			f.server.Break(providertest.EndpointToken, providertest.Verbatim("application/json", text))
+			child, err := f.mint(scopes("read"))
+			requireCode(t, err, fault.ProviderViolation)
+			f.requireFate(child, killable)
+		})
+	}
+	t.Run("a form", func(t *testing.T) {
+		f := newFixture(t, providertest.Options{}, with{})
+		f.server.Break(providertest.EndpointToken, providertest.Verbatim("application/x-www-form-urlencoded; charset=utf-8",
+			func(b map[string]any) string {
+				return fmt.Sprintf("access_token=%s&token_type=bearer", b["access_token"])
+			}))
+		child, err := f.mint(scopes("read"))
+		requireCode(t, err, fault.ProviderViolation, "JSON")
+		f.requireFate(child, killable)
+	})
+	t.Run("two of them", func(t *testing.T) {
+		f := newFixture(t, providertest.Options{}, with{})
+		f.server.Break(providertest.EndpointToken, providertest.Verbatim("application/json", func(b map[string]any) string {
+			return fmt.Sprintf(`{"access_token":"first","access_token":%q,"token_type":"Bearer"}`, b["access_token"])
+		}))
+		child, err := f.mint(scopes("read"))
+		requireCode(t, err, fault.ProviderViolation, "more than one")
+		require.NoError(t, f.Revoke(context.Background(), child.Handle))
+		require.Empty(t, f.server.Live())
+		require.Equal(t, 2, f.server.Counts().Requests[providertest.EndpointRevoke])
+	})
+}
+
+func TestARefreshTokenThatNobodyAskedForDiesToo(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{})
+	extra := f.server.IssueRefreshToken(testClient)
+	f.server.Break(providertest.EndpointToken, providertest.Set("refresh_token", extra))
+	child := f.mustMint(scopes("read"))
+	require.True(t, f.server.Active(extra))
+	require.NoError(t, f.Revoke(context.Background(), child.Handle))
+	require.False(t, f.server.Active(extra))
+	require.Empty(t, f.server.Live())
+}
+
+func TestTokensWithoutAnEnd(t *testing.T) {
+	for name, test := range map[string]struct {
+		options providertest.Options
+		fields  with
+		ok      bool
+		life    time.Duration
+	}{
+		"that can be revoked":                 {providertest.Options{}, with{}, true, 0},
+		"that cannot be revoked":              {providertest.Options{WithoutRevocation: true}, with{}, false, 0},
+		"of a refresh token":                  {providertest.Options{}, with{"grant": "refresh_token"}, false, 0},
+		"whose end is the operator's word":    {providertest.Options{}, with{"assumed_lifetime": 600}, true, 10 * time.Minute},
+		"whose end introspection tells":       {providertest.Options{}, with{"verify": "introspect", "revocation": "expiry"}, true, time.Hour},
+		"whose end the JWT tells":             {providertest.Options{JWT: true}, with{"verify": "jwt", "revocation": "expiry"}, true, time.Hour},
+		"whose checked end beats the assumed": {providertest.Options{JWT: true}, with{"verify": "jwt", "assumed_lifetime": 600}, true, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, test.options, test.fields)
+			f.server.Break(providertest.EndpointToken, providertest.Drop("expires_in"))
+			child, err := f.mint(scopes("read"))
+			require.NotNil(t, child)
+			switch {
+			case !test.ok:
+				requireCode(t, err, fault.ProviderViolation, "assumed_lifetime")
+			case test.life == 0:
+				require.NoError(t, err)
+				require.True(t, child.ExpiresAt.IsZero())
+			default:
+				require.NoError(t, err)
+				require.WithinDuration(t, time.Now().Add(test.life), child.ExpiresAt, 10*time.Second)
+			}
+		})
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	t.Run("nobody listens", func(t *testing.T) {
+		f := newFixture(t, providertest.Options{}, with{"token_url": "http://127.0.0.1:1/token"})
+		child, err := f.mint(scopes("read"))
+		requireCode(t, err, fault.TemporarilyUnavailable, "reached")
+		require.Nil(t, child)
+		require.NotErrorIs(t, err, provider.ErrAnswerLost)
+	})
+	t.Run("expired certificate", func(t *testing.T) {
+		expired := providertest.NewAuthServer(t, providertest.Options{ExpiredTLS: true}, registered())
+		f := newFixtureOn(t, expired, with{"issuer": "", "token_url": expired.Endpoint(providertest.EndpointToken)})
+		child, err := f.mint(scopes("read"))
+		requireCode(t, err, fault.TemporarilyUnavailable, "ca_pem")
+		require.Nil(t, child)
+		require.NotErrorIs(t, err, provider.ErrAnswerLost)
+		require.Empty(t, expired.Requests(), "the secret never left")
+	})
+}
+
+func TestRetryAfter(t *testing.T) {
+	soon := time.Now().Add(90 * time.Second).UTC().Format(http.TimeFormat)
+	for header, want := range map[string]time.Duration{
+		"7": 7 * time.Second, "0": 0, soon: 90 * time.Second, "99999999": maxRetryAfter, "Mon, 02 Jan 2006 15:04:05 GMT": 0,
+	} {
+		f := newFixture(t, providertest.Options{}, with{})
+		f.server.Break(providertest.EndpointToken, providertest.Header("Retry-After", header, providertest.Answer(503, "text/plain", "")))
+		_, err := f.mint(scopes("read"))
+		var wait interface{ RetryAfter() time.Duration }
+		require.ErrorAs(t, err, &wait, header)
+		require.InDelta(t, want.Seconds(), wait.RetryAfter().Seconds(), 5, header)
+	}
+	for _, header := range []string{"", "soon", "-1", "1e9", "99999999999999999999"} {
+		f := newFixture(t, providertest.Options{}, with{})
+		f.server.Break(providertest.EndpointToken, providertest.Header("Retry-After", header, providertest.Answer(503, "text/plain", "")))
+		_, err := f.mint(scopes("read"))
+		var wait *RetryLater
+		require.False(t, errors.As(err, &wait), header)
+	}
+}
