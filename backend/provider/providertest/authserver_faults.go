@@ -167,6 +167,15 @@ func Verbatim(contentType string, text func(body map[string]any) string) Fault {
 	}
 }
 
+// Before does something of the test's while the request is under way, and then
+// answers truly.
+func Before(do func()) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, act func() reply) {
+		do()
+		act().send(w)
+	}
+}
+
 // Once is f for the first request and the server itself for the others.
 func Once(f Fault) Fault {
 	used := make(chan struct{}, 1)

@@ -1,0 +1,267 @@
+package oauth2
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+func rotating(t *testing.T, more with) *fixture {
+	t.Helper()
+	fields := with{"grant": "refresh_token"}
+	for name, value := range more {
+		fields[name] = value
+	}
+	return newFixture(t, providertest.Options{RotateRefresh: true}, fields)
+}
+
+func (f *fixture) stored() string { return f.store.Parent().Secrets["refresh_token"].Reveal() }
+
+func TestRefreshesOfOneParentAreSerialised(t *testing.T) {
+	f := rotating(t, nil)
+	// Two Providers on one parent, as after an edit of the configuration.
+	other := f.setup.OpenOn(t, f.store)
+	var wg sync.WaitGroup
+	for n := range 40 {
+		p := provider.Provider(f.Provider)
+		if n%2 == 1 {
+			p = other
+		}
+		wg.Go(func() {
+			_, err := p.Mint(context.Background(), provider.Request{Access: scopes("read")})
+			if err != nil {
+				t.Errorf("a refresh token was used twice: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, 40, f.server.Counts().Minted)
+	require.Equal(t, 40, f.store.Saves())
+	require.True(t, f.server.Active(f.stored()))
+}
+
+func TestWaitingForTheTurnObeysTheContext(t *testing.T) {
+	f := rotating(t, nil)
+	release, err := f.store.Turn(context.Background())
+	require.NoError(t, err)
+	defer release()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+	defer cancel()
+	_, err = f.Mint(ctx, provider.Request{Access: scopes("read")})
+	requireCode(t, err, fault.TemporarilyUnavailable, "another request")
+	require.Zero(t, f.requests(providertest.EndpointToken))
+}
+
+func TestACallerWhoGivesUpDoesNotLoseTheNextRefreshToken(t *testing.T) {
+	f := rotating(t, nil)
+	f.server.Break(providertest.EndpointToken, providertest.Once(providertest.Slow(200*time.Millisecond)))
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	child, err := f.Mint(ctx, provider.Request{Access: scopes("read")})
+	require.NoError(t, err)
+	require.NotNil(t, child)
+	require.True(t, f.server.Active(f.stored()))
+	f.mustMint(scopes("read"))
+}
+
+func TestTheNextRefreshTokenIsStoredBeforeTheChildIsAnswered(t *testing.T) {
+	f := rotating(t, with{"revocation": "token"})
+	first := f.stored()
+	f.store.FailSaves(errors.New("storage is sealed"))
+
+	child, err := f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "stored")
+	require.NotNil(t, child, "the caller must kill it")
+	require.NoError(t, f.Revoke(context.Background(), child.Handle))
+	require.Empty(t, f.server.Live())
+	require.Equal(t, first, f.stored())
+
+	// While storage fails nothing more is asked of the provider.
+	asked := f.requests(providertest.EndpointToken)
+	child, err = f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "stored")
+	require.Nil(t, child)
+	require.Equal(t, asked, f.requests(providertest.EndpointToken))
+
+	// The configuration is edited, so the Provider is opened anew, and the token
+	// that only memory holds is not forgotten.
+	f.Provider = f.setup.OpenOn(t, f.store).(*Provider)
+	f.store.FailSaves(nil)
+	f.mustMint(scopes("read"))
+	require.NotEqual(t, first, f.stored())
+	require.True(t, f.server.Active(f.stored()))
+	_, waiting := unsaved.get(secret.New(first))
+	require.False(t, waiting)
+}
+
+func TestAnOperatorsNewTokenStands(t *testing.T) {
+	f := rotating(t, nil)
+	mine := f.server.IssueRefreshToken(testClient)
+	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+		f.store.Write(map[string]string{"client_secret": testSecret, "refresh_token": mine})
+	}))
+	child, err := f.mint(scopes("read"))
+	require.NoError(t, err)
+	require.NotNil(t, child)
+	require.Equal(t, mine, f.stored())
+	require.True(t, f.server.Active(mine))
+	f.mustMint(scopes("read"))
+	require.NotEqual(t, mine, f.stored(), "from then on it is the one that rotates")
+}
+
+func TestAnOperatorWhoWritesAnotherSecretDoesNotLoseTheRefreshToken(t *testing.T) {
+	f := rotating(t, nil)
+	first := f.stored()
+	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+		f.store.Write(map[string]string{"client_secret": testSecret, "client_secret_next": nextSecret, "refresh_token": first})
+	}))
+	f.mustMint(scopes("read"))
+	require.NotEqual(t, first, f.stored())
+	require.True(t, f.server.Active(f.stored()))
+	require.Equal(t, nextSecret, f.store.Parent().Secrets["client_secret_next"].Reveal())
+	f.mustMint(scopes("read"))
+}
+
+// meanwhile does something while a request is under way, the first time.
+func (f *fixture) meanwhile(do func()) providertest.Fault {
+	return providertest.Once(providertest.Before(do))
+}
+
+func TestARefusedRefreshTokenIsRemembered(t *testing.T) {
+	f := rotating(t, nil)
+	f.server.Kill(f.stored())
+	_, err := f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
+	require.Contains(t, f.store.Parent().Refused, "invalid_grant")
+
+	asked := f.requests(providertest.EndpointToken)
+	for range 3 {
+		_, err = f.mint(scopes("read"))
+		requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
+	}
+	_, err = f.Check(context.Background())
+	requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
+	require.Equal(t, asked, f.requests(providertest.EndpointToken))
+
+	f.store.Write(map[string]string{"client_secret": testSecret, "refresh_token": f.server.IssueRefreshToken(testClient)})
+	f.mustMint(scopes("read"))
+	require.Empty(t, f.store.Parent().Refused)
+}
+
+func TestARefusalThatCouldNotBeStoredIsRememberedToo(t *testing.T) {
+	f := rotating(t, nil)
+	f.server.Kill(f.stored())
+	f.store.FailSaves(errors.New("storage is sealed"))
+	_, err := f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
+	asked := f.requests(providertest.EndpointToken)
+	_, err = f.mint(scopes("read"))
+	require.Error(t, err)
+	f.store.FailSaves(nil)
+	_, err = f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
+	require.Equal(t, asked, f.requests(providertest.EndpointToken))
+	require.Contains(t, f.store.Parent().Refused, "invalid_grant")
+}
+
+func TestOtherRefusalsDoNotCondemnTheParent(t *testing.T) {
+	for name, answer := range map[string]providertest.Fault{
+		"invalid_client": providertest.Answer(401, "application/json", `{"error":"invalid_client"}`),
+		"invalid_scope":  providertest.Answer(400, "application/json", `{"error":"invalid_scope"}`),
+		"busy":           providertest.Busy(time.Second),
+		"502":            providertest.Answer(502, "text/html", ""),
+		"HTML":           providertest.HTML(),
+	} {
+		f := rotating(t, nil)
+		f.server.Break(providertest.EndpointToken, answer)
+		_, err := f.mint(scopes("read"))
+		require.Error(t, err, name)
+		require.Empty(t, f.store.Parent().Refused, name)
+		f.server.Break(providertest.EndpointToken, nil)
+		f.mustMint(scopes("read"))
+	}
+}
+
+func TestTheNextRefreshTokenIsTakenFromABrokenAnswer(t *testing.T) {
+	for name, broken := range map[string]providertest.Fault{
+		"malformed lifetime":    providertest.Set("expires_in", -1),
+		"unknown type":          providertest.Set("token_type", "mac"),
+		"endless":               providertest.EndlessAfterToken(),
+		"cut at its end":        providertest.Cut(-1),
+		"no token in it at all": providertest.Drop("access_token"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := rotating(t, nil)
+			first := f.stored()
+			f.server.Break(providertest.EndpointToken, broken)
+			_, err := f.mint(scopes("read"))
+			require.Error(t, err)
+			require.NotEqual(t, first, f.stored())
+			f.server.Break(providertest.EndpointToken, nil)
+			f.mustMint(scopes("read"))
+		})
+	}
+}
+
+func TestARefreshTokenFromAnErrorIsNotTaken(t *testing.T) {
+	for name, answer := range map[string]providertest.Fault{
+		"an error":         providertest.Answer(400, "application/json", `{"error":"invalid_scope","refresh_token":"x"}`),
+		"200 and an error": providertest.Answer(200, "application/json", `{"error":"invalid_scope","refresh_token":"x"}`),
+		"unprintable":      providertest.Set("refresh_token", "a\x00b"),
+		"our secret":       providertest.Set("refresh_token", testSecret),
+		"empty":            providertest.Set("refresh_token", ""),
+		"a number":         providertest.Set("refresh_token", 7),
+	} {
+		f := newFixture(t, providertest.Options{}, with{"grant": "refresh_token"})
+		first := f.stored()
+		f.server.Break(providertest.EndpointToken, answer)
+		_, _ = f.mint(scopes("read"))
+		require.Equal(t, first, f.stored(), name)
+	}
+}
+
+// Hydra and others kill a refresh token together with an access token of its
+// family. By default the end of a lease must not do that.
+func TestTheEndOfALeaseDoesNotKillTheParent(t *testing.T) {
+	options := providertest.Options{FamilyRevocation: true}
+	f := newFixture(t, options, with{"grant": "refresh_token"})
+	child := f.mustMint(scopes("read"))
+	require.True(t, child.Handle.Empty())
+	require.Equal(t, provider.ClassExpiry, f.Traits().Class)
+	f.mustMint(scopes("read"))
+
+	// An operator who says token gets what the server does.
+	f = newFixture(t, options, with{"grant": "refresh_token", "revocation": "token"})
+	child = f.mustMint(scopes("read"))
+	require.NoError(t, f.Revoke(context.Background(), child.Handle))
+	require.False(t, f.server.Active(f.stored()))
+}
+
+func TestARefreshTokenIsNeverSentToBeRevoked(t *testing.T) {
+	f := rotating(t, with{"revocation": "token"})
+	for range 3 {
+		child := f.mustMint(scopes("read"))
+		require.NoError(t, f.Revoke(context.Background(), child.Handle))
+	}
+	for _, r := range f.server.Requests() {
+		if r.Path == string(providertest.EndpointRevoke) {
+			kind, _ := f.server.Lookup(r.Form().Get("token"))
+			require.False(t, kind.Refresh)
+			require.Equal(t, "access_token", r.Form().Get("token_type_hint"))
+		}
+	}
+	require.True(t, f.server.Active(f.stored()))
+
+	forged := handle{Version: handleVersion, URL: f.at.Revocation, Tokens: []doomed{{Token: f.stored(), Hint: hintRefresh}}}
+	require.Error(t, f.Revoke(context.Background(), forged.encode()))
+	require.True(t, f.server.Active(f.stored()))
+}
