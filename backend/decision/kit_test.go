@@ -1,0 +1,26 @@
+package decision_test
+
+import (
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// kind is a provider type of which nothing but name and parameters are asked.
+type kind struct {
+	provider.Type
+	parameters map[string]string
+}
+
+func (kind) Name() string                    { return "test" }
+func (k kind) Parameters() map[string]string { return k.parameters }
+
+// able are the traits of a provider that can do everything.
+func able() provider.Traits {
+	all := access.Dimensions{}
+	for _, d := range access.AllDimensions() {
+		all[d] = true
+	}
+	return provider.Traits{Class: provider.ClassToken, Askable: all, Checkable: all, Ceiling: access.Everything()}
+}
+
+var noEndpoints provider.Pinned
