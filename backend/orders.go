@@ -62,6 +62,13 @@ func (o *orders) queue(id string, delta int) {
 	}
 }
 
+// left is how many grants the runs have yet to try.
+func (o *orders) left() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.queued)
+}
+
 // has reports whether a run has the grant already.
 func (o *orders) has(id string) bool {
 	o.mu.Lock()
