@@ -257,6 +257,7 @@ func (h providerHandler) merge(before *providerEntry, req *logical.Request, d *f
 		value := d.Get(name)
 		switch {
 		case slices.Contains(secrets, name):
+			after.brought = append(after.brought, name)
 			text := value.(string)
 			if text == "" {
 				delete(after.Secrets, name)
@@ -274,7 +275,7 @@ func (h providerHandler) merge(before *providerEntry, req *logical.Request, d *f
 		// was deleted must not save its token into the new one.
 		after.Serial = uint64(h.b.now().UnixNano())
 	}
-	if before == nil || slices.ContainsFunc(secrets, func(n string) bool { _, ok := req.Data[n]; return ok }) {
+	if before == nil || len(after.brought) > 0 {
 		after.Serial++
 		after.Refused = ""
 	}

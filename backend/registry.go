@@ -49,6 +49,9 @@ type providerEntry struct {
 	// Serial counts writes of the credential, Version every write.
 	Serial  uint64 `json:"serial"`
 	Version uint64 `json:"version"`
+
+	// brought are the secrets that the write under way brings itself.
+	brought []string
 }
 
 func (e *providerEntry) parent() provider.Parent {
@@ -193,9 +196,8 @@ func (r *registry) write(ctx context.Context, ref string, entry *providerEntry) 
 	if (current == nil && entry.Version != 0) || (current != nil && current.Version != entry.Version) {
 		return errChangedMeanwhile
 	}
-	// A refresh may have rotated the parent since entry was read.
-	if current != nil && current.Serial == entry.Serial {
-		entry.Secrets, entry.Refused = current.Secrets, current.Refused
+	if current != nil {
+		entry.followRotation(current)
 	}
 	entry.Version++
 	if err := r.put(ctx, ref, entry); err != nil {
@@ -203,6 +205,25 @@ func (r *registry) write(ctx context.Context, ref string, entry *providerEntry) 
 	}
 	r.drop(ref)
 	return nil
+}
+
+// followRotation takes the secrets that this write does not bring from what is
+// stored now: the server may have replaced them since the entry was read.
+func (e *providerEntry) followRotation(current *providerEntry) {
+	secrets := maps.Clone(current.Secrets)
+	if secrets == nil {
+		secrets = map[string]string{}
+	}
+	for _, name := range e.brought {
+		delete(secrets, name)
+		if value, ok := e.Secrets[name]; ok {
+			secrets[name] = value
+		}
+	}
+	e.Secrets = secrets
+	if len(e.brought) == 0 {
+		e.Refused = current.Refused
+	}
 }
 
 func (r *registry) put(ctx context.Context, ref string, entry *providerEntry) error {
