@@ -522,6 +522,8 @@ func (h providerHandler) check(ctx context.Context, _ *logical.Request, d *frame
 	if !ok {
 		return nil, fault.New(fault.InvalidRequest, "providers of type %s cannot be checked", h.t.Name())
 	}
+	ctx, cancel := toTheEnd(ctx)
+	defer cancel()
 	health, err := checker.Check(ctx)
 	return h.answer(ctx, p, health, err)
 }
@@ -535,6 +537,8 @@ func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *fram
 	if !ok {
 		return nil, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate their parent credential", h.t.Name())
 	}
+	ctx, cancel := toTheEnd(ctx)
+	defer cancel()
 	health, err := rotator.Rotate(ctx)
 	if err == nil {
 		h.b.providers.drop(h.ref(d))
@@ -542,8 +546,16 @@ func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *fram
 	return h.answer(ctx, p, health, err)
 }
 
-// answer reports a check or a rotation, after killing what it had to mint.
+// toTheEnd is for what mints: it goes on when the caller hangs up, because the
+// answer may hold a token that somebody has to kill.
+func toTheEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+}
+
+// answer reports a check or a rotation, after killing what it had to mint, for
+// which there is time of its own.
 func (h providerHandler) answer(ctx context.Context, p *openProvider, health provider.Health, failed error) (*logical.Response, error) {
+	ctx = context.WithoutCancel(ctx)
 	for _, child := range health.Children {
 		if err := h.b.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
 			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.ref, "error", err)
