@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -173,7 +174,7 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 		return nil, err
 	}
 	if r == nil {
-		r = &role.Role{Mode: role.ModeMint, OnExcess: role.Strip}
+		r = &role.Role{}
 	}
 	if err := mergeRole(r, req, d); err != nil {
 		return nil, err
@@ -213,6 +214,7 @@ func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error
 			*into = v.(string)
 		}
 	}
+	r.Mode, r.OnExcess = cmp.Or(r.Mode, role.ModeMint), cmp.Or(r.OnExcess, role.Strip)
 	for name, into := range map[string]*time.Duration{"ttl": &r.TTL, "max_ttl": &r.MaxTTL, "max_auth_age": &r.MaxAuthAge} {
 		if v, ok := d.GetOk(name); ok {
 			*into = time.Duration(v.(int)) * time.Second
