@@ -155,15 +155,16 @@ func (p *Provider) noteTargets(child *provider.Child, audience []string, asked a
 	var audiences, resources []string
 	for _, v := range audience {
 		isAudience, isResource := asked.Audiences.Contains(v), asked.Resources.Contains(v)
-		switch {
-		case access.CheckTarget(v) != nil:
+		if v == p.settings.ClientID && !isAudience && !isResource {
+			continue
+		}
+		if access.CheckTarget(v) != nil {
 			return errAudienceShape
-		case isResource:
+		}
+		if isResource {
 			resources = append(resources, v)
-			if isAudience {
-				audiences = append(audiences, v)
-			}
-		case isAudience || v != p.settings.ClientID:
+		}
+		if isAudience || !isResource {
 			audiences = append(audiences, v)
 		}
 	}

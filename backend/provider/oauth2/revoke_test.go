@@ -1,0 +1,170 @@
+package oauth2
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+func TestRevocationFaults(t *testing.T) {
+	alreadyDead := func(f *fixture, token string) { f.server.Kill(token) }
+	for name, test := range map[string]struct {
+		fields  with
+		options providertest.Options
+		before  func(f *fixture, token string)
+		fault   providertest.Fault
+		words   []string // of the error; none means success
+	}{
+		"already gone":              {before: alreadyDead},
+		"204":                       {fault: providertest.WithStatus(204)},
+		"200 is believed":           {fault: providertest.Lie()},
+		"200 is confirmed":          {fields: with{"confirm_revocation": true}},
+		"200 is a lie":              {fields: with{"confirm_revocation": true}, fault: providertest.Lie(), words: []string{"still active"}},
+		"unsupported_token_type":    {fault: providertest.Answer(400, "application/json", `{"error":"unsupported_token_type"}`), words: []string{"unsupported_token_type"}},
+		"busy":                      {fault: providertest.Busy(time.Second), words: []string{"HTTP 503"}},
+		"failing":                   {fault: providertest.Answer(500, "text/html", ""), words: []string{"HTTP 500"}},
+		"refused":                   {fault: providertest.Answer(401, "application/json", `{"error":"invalid_client"}`), words: []string{"parent credential"}},
+		"not there":                 {fault: providertest.Answer(404, "text/html", ""), words: []string{"HTTP 404"}},
+		"a redirect":                {fault: providertest.Redirect("https://elsewhere.test/"), words: []string{"HTTP 307"}},
+		"slow":                      {fault: providertest.Slow(time.Minute), words: []string{"did not answer"}},
+		"no answer":                 {fault: providertest.Hangup(), words: []string{"did not answer"}},
+		"a success without end":     {fault: providertest.Endless(), words: []string{"did not answer"}},
+		"an error, but dead":        {before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`)},
+		"404 for what is dead":      {before: alreadyDead, fault: providertest.Answer(404, "text/html", "")},
+		"an error and no one knows": {options: providertest.Options{WithoutIntrospection: true}, before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`), words: []string{"invalid_token"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, test.options, test.fields)
+			f.setTimeout(300 * time.Millisecond)
+			child := f.mustMint(scopes("read"))
+			if test.before != nil {
+				test.before(f, child.Token.Reveal())
+			}
+			f.server.Break(providertest.EndpointRevoke, test.fault)
+			err := f.Revoke(context.Background(), child.Handle)
+			f.clean(err)
+			if test.words != nil {
+				requireCode(t, err, fault.TemporarilyUnavailable, test.words...)
+				f.server.Break(providertest.EndpointRevoke, nil)
+				require.NoError(t, f.Revoke(context.Background(), child.Handle), "a retry works")
+				require.False(t, f.server.Active(child.Token.Reveal()))
+				return
+			}
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestAConfirmationThatCannotBeHadIsNone(t *testing.T) {
+	for name, broken := range map[string]providertest.Fault{
+		"failing": providertest.Busy(time.Second), "HTML": providertest.HTML(), "no answer": providertest.Hangup(), "no active": providertest.Lie(),
+	} {
+		f := newFixture(t, providertest.Options{}, with{"confirm_revocation": true})
+		child := f.mustMint(scopes("read"))
+		f.server.Break(providertest.EndpointIntrospect, broken)
+		require.Error(t, f.Revoke(context.Background(), child.Handle), name)
+		f.server.Break(providertest.EndpointIntrospect, nil)
+		require.NoError(t, f.Revoke(context.Background(), child.Handle), name)
+	}
+}
+
+func TestRevocationSaysHowLongToWait(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{})
+	child := f.mustMint(scopes("read"))
+	f.server.Break(providertest.EndpointRevoke, providertest.Busy(42*time.Second))
+	err := f.Revoke(context.Background(), child.Handle)
+	var wait interface{ RetryAfter() time.Duration }
+	require.ErrorAs(t, err, &wait)
+	require.Equal(t, 42*time.Second, wait.RetryAfter())
+}
+
+func TestAGrantIsKillableWhateverChanged(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{})
+	for name, changed := range map[string]with{
+		"the parent was rotated":       {"client_secret": nextSecret},
+		"nothing is revoked any more":  {"revocation": "expiry"},
+		"the endpoints are written":    {"issuer": "", "token_url": f.at.Token, "revocation_url": f.at.Revocation},
+		"another way to authenticate":  {"auth_method": "client_secret_post"},
+		"another grant":                {"grant": "refresh_token"},
+		"confirmation is wanted since": {"confirm_revocation": true},
+		"another revocation endpoint":  {"revocation_url": f.at.Revocation + "/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			child := f.mustMint(scopes("read"))
+			f.accept(testSecret, nextSecret)
+			now := newFixtureOn(t, f.server, changed)
+			before := f.requests(providertest.EndpointRevoke)
+			err := now.Revoke(context.Background(), child.Handle)
+			if name == "another revocation endpoint" {
+				// The account is another one: refused while grants live. The current
+				// secret must not go to where the old settings sent theirs.
+				require.Error(t, err)
+				require.Equal(t, before, f.requests(providertest.EndpointRevoke))
+				require.Equal(t, 1, f.requests("/revoke/"))
+				return
+			}
+			require.NoError(t, err)
+			require.False(t, f.server.Active(child.Token.Reveal()))
+		})
+	}
+}
+
+func TestHandles(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{"confirm_revocation": true, "client_secret_next": nextSecret})
+	child := f.mustMint(scopes("read"))
+	var h handle
+	require.NoError(t, json.Unmarshal([]byte(child.Handle.Reveal()), &h))
+	require.Equal(t, handle{
+		Version: 1, URL: f.server.Endpoint(providertest.EndpointRevoke), Introspection: f.server.Endpoint(providertest.EndpointIntrospect),
+		Tokens: []doomed{{Token: child.Token.Reveal(), Hint: "access_token"}},
+	}, h)
+	require.NotContains(t, child.Handle.Reveal(), testSecret)
+	require.NotContains(t, child.Handle.Reveal(), nextSecret)
+
+	for name, text := range map[string]string{
+		"empty": "", "no JSON": "s3cret-token", "another version": `{"v":2,"tokens":[{"token":"s3cret-token"}]}`, "no tokens": `{"v":1,"url":"https://as.test"}`,
+		"another type": `{"v":"s3cret-token"}`, "null": "null", "a list": "[]",
+	} {
+		err := f.Revoke(context.Background(), secret.New(text))
+		requireCode(t, err, fault.InvalidRequest, "handle")
+		for e := range chain(err) {
+			require.NotContains(t, e.Error(), "s3cret-token", name)
+		}
+	}
+}
+
+// A handle as the first version wrote it must work for ever.
+func TestTheFirstVersionsHandles(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{})
+	child := f.mustMint(scopes("read"))
+	text := `{"v":1,"url":"` + f.server.URL + `/revoke","tokens":[{"token":"` + child.Token.Reveal() + `","hint":"access_token"}],"introspect":"` + f.server.URL + `/introspect"}`
+	require.NoError(t, f.Revoke(context.Background(), secret.New(text)))
+	require.Empty(t, f.server.Live())
+}
+
+func TestEveryTokenOfAHandleIsTried(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{})
+	extra := f.server.IssueRefreshToken(testClient)
+	f.server.Break(providertest.EndpointToken, providertest.Set("refresh_token", extra))
+	child := f.mustMint(scopes("read"))
+	f.server.Break(providertest.EndpointRevoke, providertest.Once(providertest.Busy(time.Second)))
+	require.Error(t, f.Revoke(context.Background(), child.Handle))
+	require.False(t, f.server.Active(extra), "one failure does not spare the other")
+	require.NoError(t, f.Revoke(context.Background(), child.Handle))
+	require.False(t, f.server.Active(child.Token.Reveal()))
+}
+
+func TestNoHandleWhereNothingCanBeKilled(t *testing.T) {
+	f := newFixture(t, providertest.Options{WithoutRevocation: true}, with{})
+	child := f.mustMint(scopes("read"))
+	require.True(t, child.Handle.Empty())
+	require.Equal(t, provider.ClassExpiry, f.Traits().Class)
+}
