@@ -96,3 +96,51 @@ func (v *Vault) PluginPeakMemory(t TB) uint64 {
 	}
 	return peak
 }
+
+// KillLeavingPlugins ends the server's process alone, as the kernel does when it
+// runs out of memory, and returns the plugin processes that it leaves behind.
+// They end with EndOrphan, or with the test.
+func (v *Vault) KillLeavingPlugins(t TB) []Orphan {
+	t.Helper()
+	var orphans []Orphan
+	for _, pid := range v.PluginPIDs(t) {
+		orphan := Orphan{PID: pid, born: birthOf(pid)}
+		orphans = append(orphans, orphan)
+		t.Cleanup(orphan.End)
+	}
+	if err := v.process.cmd.Process.Kill(); err != nil {
+		t.Fatalf("killing Vault: %v", err)
+	}
+	<-v.process.done
+	return orphans
+}
+
+// Orphan is a plugin process whose Vault is gone.
+type Orphan struct {
+	PID  int
+	born string
+}
+
+// Alive reports whether the process is still there.
+func (o Orphan) Alive() bool { return o.born != "" && birthOf(o.PID) == o.born }
+
+// End kills the process, unless it is gone: its number may be another's by now.
+func (o Orphan) End() {
+	if o.Alive() {
+		_ = syscall.Kill(o.PID, syscall.SIGKILL)
+	}
+}
+
+// birthOf is when a process started, in the kernel's ticks; "" if there is none.
+func birthOf(pid int) string {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	// pid (name) state ppid …; starttime is the 22nd.
+	fields := strings.Fields(string(stat)[strings.LastIndex(string(stat), ")")+1:])
+	if len(fields) < 20 || fields[0] == "Z" {
+		return ""
+	}
+	return fields[19]
+}

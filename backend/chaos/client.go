@@ -1,0 +1,308 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// Outcome is what a client was told of a request for a token.
+type Outcome string
+
+// The outcomes.
+const (
+	Given    Outcome = "given"
+	LostSaid Outcome = "answer lost, the broker said"
+	Refused  Outcome = "refused"
+	Broken   Outcome = "broken off"
+	Left     Outcome = "client hung up"
+)
+
+// Request is one request for a token, and what became of the grant.
+type Request struct {
+	Scope, Entity, Role, Provider string
+
+	Began, Ended time.Time
+	Outcome      Outcome
+	Error        string
+
+	// What was given.
+	Token, Lease, Grant string
+
+	// RevokeAsked is set when somebody tried to end the lease, Revoked when Vault
+	// said that it is done.
+	RevokeAsked, Revoked bool
+	// Dropped is set when the client stopped renewing; otherwise it holds the lease
+	// to the end.
+	Dropped bool
+}
+
+// holding is a lease that a client keeps alive.
+type holding struct {
+	*Request
+	renewBy time.Time
+}
+
+// counters of what the clients did.
+type counters struct {
+	issued, renewed, revoked, checked atomic.Int64
+	renewFailed, revokeFailed         atomic.Int64
+}
+
+// client is one agent with an entity of its own.
+type client struct {
+	name, entity string
+	nodes        []*api.Client // one for each node, with the agent's token
+	roles        []role
+	ttl          time.Duration
+	random       *rand.Rand
+	counts       *counters
+	// alive asks the server itself.
+	alive func(token string) (bool, error)
+
+	mu        sync.Mutex
+	requests  []*Request
+	violation []string
+
+	held []*holding // the goroutine's own
+}
+
+const (
+	maxHeld    = 6
+	callPatien = 100 * time.Second // Vault's own bound on a request is 90 s
+	// shortPatience is of clients that hang up.
+	shortPatience = 400 * time.Millisecond
+	// checkedOnceIn revocations one is checked at the server at once.
+	checkedOnceIn = 8
+)
+
+// run issues, renews and revokes until work ends, then only renews what it
+// holds until hold ends.
+func (c *client) run(work, hold context.Context, pace time.Duration) {
+	for work.Err() == nil {
+		ok := c.step()
+		wait := pace/2 + time.Duration(c.random.Int64N(int64(pace)+1))
+		if !ok {
+			wait += 200 * time.Millisecond
+		}
+		pause(work, wait)
+	}
+	for hold.Err() == nil {
+		c.renewDue()
+		pause(hold, c.ttl/10)
+	}
+}
+
+// step does one thing; it reports false if that failed.
+func (c *client) step() bool {
+	if due := c.due(); due != nil {
+		if c.random.IntN(4) == 0 {
+			c.drop(due) // it lapses
+			return true
+		}
+		return c.renew(due)
+	}
+	switch n := c.random.IntN(100); {
+	case len(c.held) == maxHeld, len(c.held) > 0 && n < 35:
+		return c.revoke(c.held[c.random.IntN(len(c.held))])
+	case len(c.held) > 0 && n < 45:
+		return c.renew(c.held[c.random.IntN(len(c.held))])
+	default:
+		return c.issue()
+	}
+}
+
+func (c *client) due() *holding {
+	for _, r := range c.held {
+		if time.Now().After(r.renewBy) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (c *client) renewDue() {
+	for due := c.due(); due != nil; due = c.due() {
+		if !c.renew(due) {
+			return
+		}
+	}
+}
+
+// issue asks for a token with a scope that nobody else asks for.
+func (c *client) issue() bool {
+	role := c.roles[c.random.IntN(len(c.roles))]
+	r := &Request{
+		Scope: fmt.Sprintf("%s%s-%d", scopePrefix, c.name, len(c.requests)), Entity: c.entity, Role: role.name, Provider: role.provider,
+		Began: time.Now(),
+	}
+	patience := callPatien
+	if c.random.IntN(50) == 0 {
+		patience = time.Duration(c.random.Int64N(int64(shortPatience)))
+	}
+	secret, err := c.call(patience, func(ctx context.Context, v *api.Client) (*api.Secret, error) {
+		return v.Logical().WriteWithContext(ctx, mountPath+"/creds/"+role.name, map[string]any{"scopes": r.Scope})
+	})
+	r.Ended = time.Now()
+	r.Outcome = outcome(err, patience)
+	switch {
+	case err != nil:
+		r.Error = err.Error()
+	case secret == nil || secret.LeaseID == "":
+		r.Outcome, r.Error = Broken, "an answer without a lease"
+	default:
+		r.Token, _ = secret.Data["access_token"].(string)
+		r.Grant, _ = secret.Data["grant_id"].(string)
+		r.Lease = secret.LeaseID
+		c.held = append(c.held, &holding{Request: r, renewBy: r.Began.Add(c.ttl / 2)})
+		c.counts.issued.Add(1)
+	}
+	c.mu.Lock()
+	c.requests = append(c.requests, r)
+	c.mu.Unlock()
+	return err == nil
+}
+
+// saysLost are the broker's words for a mint whose answer did not arrive.
+var saysLost = []string{"did not arrive whole or in time", "the provider failed (HTTP 5", "the provider's answer is not whole"}
+
+func outcome(err error, patience time.Duration) Outcome {
+	var answered *api.ResponseError
+	switch {
+	case err == nil:
+		return Given
+	case errors.Is(err, context.DeadlineExceeded) && patience < callPatien:
+		return Left
+	case !errors.As(err, &answered):
+		return Broken
+	}
+	for _, words := range saysLost {
+		if strings.Contains(err.Error(), words) {
+			return LostSaid
+		}
+	}
+	for _, code := range []string{"access_denied: ", "temporarily_unavailable: ", "slow_down: ", "provider_violation: ", "invalid_"} {
+		if strings.Contains(err.Error(), code) {
+			return Refused
+		}
+	}
+	return Broken
+}
+
+func (c *client) renew(r *holding) bool {
+	began := time.Now()
+	_, err := c.call(callPatien, func(ctx context.Context, v *api.Client) (*api.Secret, error) {
+		return v.Sys().RenewWithContext(ctx, r.Lease, int(c.ttl/time.Second))
+	})
+	if err != nil {
+		c.counts.renewFailed.Add(1)
+		if isFinal(err) {
+			c.drop(r)
+		}
+		return false
+	}
+	c.counts.renewed.Add(1)
+	r.renewBy = began.Add(c.ttl / 2)
+	return true
+}
+
+// revoke ends a lease and waits until that is done.
+func (c *client) revoke(r *holding) bool {
+	c.drop(r)
+	c.mu.Lock()
+	r.RevokeAsked = true
+	c.mu.Unlock()
+	_, err := c.call(callPatien, func(ctx context.Context, v *api.Client) (*api.Secret, error) {
+		return v.Logical().WriteWithContext(ctx, "sys/leases/revoke", map[string]any{"lease_id": r.Lease, "sync": true})
+	})
+	if err != nil {
+		c.counts.revokeFailed.Add(1)
+		return false
+	}
+	c.counts.revoked.Add(1)
+	c.mu.Lock()
+	r.Revoked = true
+	c.mu.Unlock()
+	if c.random.IntN(checkedOnceIn) == 0 {
+		c.checkDead(r.Request)
+	}
+	return true
+}
+
+// checkDead: what Vault calls revoked must be dead now, not only in the end.
+func (c *client) checkDead(r *Request) {
+	active, err := c.alive(r.Token)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case err != nil:
+		c.violation = append(c.violation, fmt.Sprintf("asking Hydra about a token: %v", err))
+	case active:
+		c.violation = append(c.violation, fmt.Sprintf("Vault said that the lease of grant %s (%s) is revoked, and the token was active", r.Grant, r.Scope))
+	}
+	c.counts.checked.Add(1)
+}
+
+// drop forgets a lease: it is revoked, or lapses.
+func (c *client) drop(r *holding) {
+	c.mu.Lock()
+	r.Dropped = true
+	c.mu.Unlock()
+	for i := range c.held {
+		if c.held[i] == r {
+			c.held = append(c.held[:i], c.held[i+1:]...)
+			return
+		}
+	}
+}
+
+// call asks one node, and another one if that does not even listen.
+func (c *client) call(patience time.Duration, ask func(context.Context, *api.Client) (*api.Secret, error)) (secret *api.Secret, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	first := c.random.IntN(len(c.nodes))
+	for i := range c.nodes {
+		secret, err = ask(ctx, c.nodes[(first+i)%len(c.nodes)])
+		if !isRefusedConnection(err) {
+			break
+		}
+	}
+	return secret, err
+}
+
+func isRefusedConnection(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "connection refused")
+}
+
+// isFinal tells an answer about this lease from a failure of the moment.
+func isFinal(err error) bool {
+	var answered *api.ResponseError
+	return errors.As(err, &answered) && answered.StatusCode < http.StatusInternalServerError
+}
+
+// history of the client's requests, copied.
+func (c *client) history() (requests []Request, violations []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.requests {
+		requests = append(requests, *r)
+	}
+	return requests, append([]string(nil), c.violation...)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
