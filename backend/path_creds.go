@@ -26,20 +26,24 @@ ceiling.
 
 func (b *broker) pathCreds() []*framework.Path {
 	fields := credsFields()
-	op := &framework.PathOperation{
-		Callback: b.creds, Summary: "Get a leased child token.",
-		Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "The child token and what is known of it.", Fields: credsResponse()}}},
-		ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
+	// Each operation needs an id of its own in the OpenAPI document.
+	op := func(suffix string) *framework.PathOperation {
+		return &framework.PathOperation{
+			Callback: b.creds, Summary: "Get a leased child token.",
+			DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: "generate", OperationSuffix: suffix},
+			Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "The child token and what is known of it.", Fields: credsResponse()}}},
+			ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
+		}
 	}
 	return []*framework.Path{{
 		Pattern:         "creds/" + framework.GenericNameRegex("role") + "$",
-		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "generate", OperationSuffix: "credentials"},
+		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix},
 		HelpSynopsis:    "Hands out a leased child token.",
 		HelpDescription: strings.TrimSpace(credsHelp),
 		Fields:          fields,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation:   op,
-			logical.UpdateOperation: op,
+			logical.ReadOperation:   op("credentials"),
+			logical.UpdateOperation: op("credentials-with-parameters"),
 		},
 	}}
 }

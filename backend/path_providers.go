@@ -60,12 +60,12 @@ func (b *broker) pathProviders() []*framework.Path {
 		paths = append(paths, b.pathProviderType(t)...)
 	}
 	return append(paths, &framework.Path{
-		Pattern:         "providers/(?P<type>[^/]+)(/.*)?",
+		Pattern:         "providers/" + framework.MatchAllRegex("type"),
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "provider-of-unknown-type"},
 		HelpSynopsis:    "Answers for provider types that this version does not have.",
 		HelpDescription: "Known types: " + strings.Join(typeNames(), ", ") + ".",
 		Fields: map[string]*framework.FieldSchema{
-			"type": {Type: framework.TypeString, Description: "The type that does not exist."},
+			"type": {Type: framework.TypeString, Description: "The type that does not exist, and what follows it."},
 		},
 		TakesArbitraryInput: true,
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -81,8 +81,9 @@ func unknownType(summary string) *framework.PathOperation {
 	return &framework.PathOperation{
 		Summary: summary,
 		Callback: func(_ context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+			name, _, _ := strings.Cut(d.Get("type").(string), "/")
 			return nil, fault.New(fault.InvalidRequest, "there is no such provider under type %q: the types are %s, and names are of letters, digits, '-', '_' and '.'",
-				short(d.Get("type").(string)), strings.Join(typeNames(), ", "))
+				short(name), strings.Join(typeNames(), ", "))
 		},
 		Responses: map[int][]framework.Response{http.StatusOK: {{Description: "Never."}}},
 	}
