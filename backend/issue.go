@@ -132,9 +132,14 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 	if violation != nil {
 		return nil, violation
 	}
-	d.Lifetime = d.Lifetime.Until(now, child.ExpiresAt)
+	d.Lifetime = d.Lifetime.Until(now, child.ExpiresAt, "token")
 	if d.Lifetime.TTL < time.Second {
 		return nil, fault.New(fault.ProviderViolation, "the provider's token lives less than a second")
+	}
+	// The mint took its time, and the lease begins only now.
+	d.Lifetime = d.Lifetime.Until(now, g.Facts.SubjectExpires, "subject")
+	if d.Lifetime.TTL < time.Second {
+		return nil, fault.New(fault.InvalidGrant, "the subject token expired meanwhile: get a new one")
 	}
 	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now.Add(d.Lifetime.TTL), now.Add(d.Lifetime.Max)
 	return unverified, nil

@@ -73,14 +73,14 @@ func (p *Policy) lifetime(s Situation, q Request, d *Decision) Lifetime {
 	return Lifetime{TTL: got.ttl, Max: ceiling.ttl, DecidedBy: got.name, Capped: q.TTL > got.ttl}
 }
 
-// Until trims the lifetime to the token's own end; a zero end does not bind.
-func (l Lifetime) Until(now, end time.Time) Lifetime {
+// Until trims the lifetime to the end of what is named; a zero end does not bind.
+func (l Lifetime) Until(now, end time.Time, name string) Lifetime {
 	if end.IsZero() {
 		return l
 	}
 	left := end.Sub(now)
 	if left < l.TTL {
-		l.TTL, l.DecidedBy = left, "token"
+		l.TTL, l.DecidedBy = left, name
 	}
 	l.Max = min(l.Max, left)
 	return l
