@@ -85,7 +85,7 @@ func unknownType(summary string) *framework.PathOperation {
 			return nil, fault.New(fault.InvalidRequest, "there is no such provider under type %q: the types are %s, and names are of letters, digits, '-', '_' and '.'",
 				short(name), strings.Join(typeNames(), ", "))
 		},
-		Responses: map[int][]framework.Response{http.StatusOK: {{Description: "Never."}}},
+		Responses: map[int][]framework.Response{http.StatusBadRequest: {{Description: "There is no such type."}}},
 	}
 }
 
