@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +51,20 @@ func Answer(status int, contentType, body string) Fault {
 		w.Header().Set("Content-Type", contentType)
 		w.WriteHeader(status)
 		_, _ = fmt.Fprint(w, strings.ReplaceAll(body, "%s", sent))
+	}
+}
+
+// Echo refuses everything and repeats what it was sent, in every member.
+func Echo() Fault {
+	return func(w http.ResponseWriter, r *http.Request, _ func() reply) {
+		sent, _ := io.ReadAll(r.Body)
+		form, _ := url.ParseQuery(string(sent))
+		_, secret, _ := r.BasicAuth()
+		echo := secret
+		for _, values := range form {
+			echo += " " + strings.Join(values, " ")
+		}
+		reply{http.StatusBadRequest, map[string]any{"error": echo, "error_description": echo, "error_uri": echo}}.send(w)
 	}
 }
 

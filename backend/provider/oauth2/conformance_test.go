@@ -1,0 +1,56 @@
+package oauth2
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+)
+
+func TestConformance(t *testing.T) {
+	scope := access.Exactly("read", "write")
+	api := access.Exactly("https://api.test/")
+	for name, test := range map[string]struct {
+		options providertest.Options
+		fields  with
+		asked   access.Access
+	}{
+		"client credentials":             {providertest.Options{}, with{}, access.Access{Scopes: scope}},
+		"post, introspected":             {providertest.Options{}, with{"auth_method": "client_secret_post", "verify": "introspect", "audience_parameter": "audience", "confirm_revocation": true}, access.Access{Scopes: scope, Audiences: api}},
+		"JWTs":                           {providertest.Options{JWT: true, TLS: true}, with{"verify": "jwt", "audience_parameter": "resource"}, access.Access{Scopes: scope, Resources: api}},
+		"nothing to revoke with":         {providertest.Options{WithoutRevocation: true}, with{}, access.Access{Scopes: scope}},
+		"rotating refresh token":         {providertest.Options{RotateRefresh: true}, with{"grant": "refresh_token"}, access.Access{Scopes: scope}},
+		"rotating refresh token, killed": {providertest.Options{RotateRefresh: true, WithoutIntrospection: true}, with{"grant": "refresh_token", "revocation": "token"}, access.Access{Scopes: scope}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			providertest.Run(t, func(t *testing.T) providertest.Subject {
+				f := newFixture(t, test.options, test.fields)
+				f.setTimeout(time.Second)
+				return f.subject(test.asked)
+			})
+		})
+	}
+}
+
+func (f *fixture) subject(asked access.Access) providertest.Subject {
+	all := []providertest.Endpoint{providertest.EndpointToken, providertest.EndpointRevoke, providertest.EndpointIntrospect}
+	breakAll := func(fault providertest.Fault) func() {
+		return func() {
+			for _, e := range all {
+				f.server.Break(e, fault)
+			}
+		}
+	}
+	return providertest.Subject{
+		Provider:       f.Provider,
+		Request:        provider.Request{Access: asked, TTL: time.Hour},
+		Store:          f.store,
+		Alive:          f.server.Active,
+		Minted:         func() int { return f.server.Counts().Minted },
+		Echo:           breakAll(providertest.Echo()),
+		Stall:          breakAll(providertest.Slow(time.Minute)),
+		OutlivesCaller: f.settings.Grant == grantRefreshToken,
+	}
+}

@@ -1,0 +1,82 @@
+package oauth2
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+)
+
+// TestWire compares every request that one child's life takes, byte for byte,
+// with testdata/wire/oauth2. UPDATE_GOLDEN=1 rewrites the files.
+func TestWire(t *testing.T) {
+	details, err := access.ParseDetails([]byte(`[{"type":"payment","actions":["read"],"locations":["https://api.test/"]}]`))
+	require.NoError(t, err)
+	everything := access.Access{
+		Scopes:    access.Exactly("write", "read", "a:b/c"),
+		Audiences: access.Exactly("https://api.test/", "https://files.test/?q=1&r=2"),
+		Resources: access.Exactly("https://files.test/?q=1&r=2", "urn:example:x"),
+	}
+	for name, test := range map[string]struct {
+		fields with
+		asked  access.Access
+	}{
+		"client_credentials_basic":                 {with{}, scopes("write", "read")},
+		"client_credentials_post":                  {with{"auth_method": "client_secret_post"}, scopes("write", "read")},
+		"client_credentials_without_scope":         {with{}, access.Access{}},
+		"client_credentials_audience":              {with{"audience_parameter": "audience"}, everything},
+		"client_credentials_resource":              {with{"audience_parameter": "resource"}, everything},
+		"client_credentials_targets_not_askable":   {with{}, everything},
+		"client_credentials_authorization_details": {with{}, access.Access{Scopes: access.Exactly("read"), Details: details}},
+		"client_credentials_introspect_confirm":    {with{"verify": "introspect", "confirm_revocation": true}, scopes("read")},
+		"refresh_token_basic":                      {with{"grant": "refresh_token", "refresh_token": "parent/token+1", "revocation": "token"}, scopes("read")},
+		"refresh_token_public":                     {with{"grant": "refresh_token", "refresh_token": "parent/token+1", "auth_method": "none", "client_secret": "", "revocation": "token"}, scopes("read")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, providertest.Options{}, test.fields)
+			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", `{"access_token":"child/token+1","token_type":"Bearer","expires_in":60}`))
+			f.server.Break(providertest.EndpointIntrospect, providertest.Once(providertest.Answer(200, "application/json", `{"active":true}`)))
+			f.server.Break(providertest.EndpointRevoke, providertest.Lie())
+			child := f.mustMint(test.asked)
+			require.NoError(t, f.Revoke(context.Background(), child.Handle))
+			compareGolden(t, filepath.Join("..", "..", "..", "testdata", "wire", "oauth2", name+".txt"), dump(f.server.Requests()))
+		})
+	}
+}
+
+// dump writes requests down as they came, without what Go's client adds.
+func dump(requests []providertest.Request) string {
+	var b strings.Builder
+	for _, r := range requests {
+		if strings.HasPrefix(r.Path, "/.well-known/") {
+			continue
+		}
+		fmt.Fprintf(&b, "%s %s\n", r.Method, r.Path)
+		for _, name := range []string{"Accept", "Authorization", "Content-Type"} {
+			if value := r.Header.Get(name); value != "" {
+				fmt.Fprintf(&b, "%s: %s\n", name, value)
+			}
+		}
+		fmt.Fprintf(&b, "\n%s\n\n", r.Body)
+	}
+	return b.String()
+}
+
+func compareGolden(t *testing.T, path, got string) {
+	t.Helper()
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+		return
+	}
+	expected, err := os.ReadFile(path)
+	require.NoError(t, err, "UPDATE_GOLDEN=1 writes it")
+	require.Equal(t, string(expected), got)
+}

@@ -1,0 +1,355 @@
+package providertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// Subject is one provider under test, and what the suite must know of the world
+// that it works in.
+type Subject struct {
+	Provider provider.Provider
+	// Request is one that the downstream system grants.
+	Request provider.Request
+	// Store holds the parent.
+	Store *ParentStore
+	// Alive says whether a token is accepted downstream, and Minted how many were
+	// ever issued there.
+	Alive  func(token string) bool
+	Minted func() int
+	// Echo makes the downstream system refuse everything with a text that repeats
+	// what it was sent.
+	Echo func()
+	// Stall makes it do its work and never answer.
+	Stall func()
+	// OutlivesCaller is true of providers whose mint is finished, within their own
+	// timeout, even if the caller gives up, because abandoning it would lose the
+	// parent.
+	OutlivesCaller bool
+}
+
+// Run is the suite that every provider type passes. newSubject is called for each
+// test, with a downstream system of its own.
+func Run(t *testing.T, newSubject func(t *testing.T) Subject) {
+	for name, test := range map[string]func(*testing.T, Subject){
+		"traits make sense":             testTraits,
+		"a child is what it says":       testMint,
+		"one mint is one token":         testOneMint,
+		"a revoked child is dead":       testRevoke,
+		"a broken handle is an error":   testBrokenHandles,
+		"many at once":                  testConcurrency,
+		"a caller who has left":         testCancelledBefore,
+		"a caller who leaves meanwhile": testCancelledMeanwhile,
+		"no secret in any error":        testErrors,
+		"a check leaves nothing behind": testCheck,
+		"a rotation that cannot be":     testRotate,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, newSubject(t)) })
+	}
+}
+
+func (s Subject) mint(t *testing.T) *provider.Child {
+	t.Helper()
+	child, err := s.Provider.Mint(context.Background(), s.Request)
+	if err != nil || child == nil {
+		t.Fatalf("mint: %v, %v", child, err)
+	}
+	return child
+}
+
+func (s Subject) secrets() []string {
+	var values []string
+	for _, text := range s.Store.Parent().Secrets {
+		values = append(values, text.Reveal())
+	}
+	return values
+}
+
+func testTraits(t *testing.T, s Subject) {
+	traits := s.Provider.Traits()
+	if !slices.Contains([]provider.Class{provider.ClassToken, provider.ClassLever, provider.ClassExpiry}, traits.Class) {
+		t.Errorf("unknown class %q", traits.Class)
+	}
+	if _, revokes := s.Provider.(provider.Revoker); !revokes && traits.Class != provider.ClassExpiry {
+		t.Errorf("class %s without a Revoker", traits.Class)
+	}
+	if traits.Class == provider.ClassExpiry && traits.Endless {
+		t.Error("children that neither end nor can be killed serve no role")
+	}
+	for _, d := range access.AllDimensions() {
+		if !traits.Askable[d] && !traits.Checkable[d] && traits.Hints[d] == "" {
+			t.Errorf("no hint for %s, which can neither be asked for nor checked", d)
+		}
+		if !s.Request.Access.IsNothing(d) && !traits.Askable[d] && !traits.Checkable[d] {
+			t.Errorf("the suite's request has %s, which the provider knows nothing of", d)
+		}
+	}
+}
+
+func testMint(t *testing.T, s Subject) {
+	child := s.mint(t)
+	traits := s.Provider.Traits()
+	if !s.Alive(child.Token.Reveal()) {
+		t.Error("the token does not work")
+	}
+	if child.TokenType == "" {
+		t.Error("no token type")
+	}
+	if child.ExpiresAt.IsZero() && (traits.Class == provider.ClassExpiry || !traits.Endless) {
+		t.Error("no end, and the traits do not say so")
+	}
+	if child.Handle.Empty() != (traits.Class == provider.ClassExpiry) {
+		t.Errorf("class %s, but the handle's emptiness is %v", traits.Class, child.Handle.Empty())
+	}
+	if excess := child.Granted.Excess(s.Request.Access); len(excess) > 0 {
+		t.Errorf("more than asked: %v", excess)
+	}
+	for d := range child.Confirmed {
+		if !traits.Checkable[d] {
+			t.Errorf("%s is confirmed and not checkable", d)
+		}
+	}
+	for name, value := range child.Extra {
+		if value == nil {
+			t.Errorf("extra %s is nil", name)
+		}
+	}
+	for _, own := range s.secrets() {
+		if strings.Contains(child.Handle.Reveal(), own) || strings.Contains(child.Token.Reveal(), own) {
+			t.Error("the parent is in the child")
+		}
+	}
+	printed := fmt.Sprintf("%v %+v %#v", child, *child, *child)
+	if strings.Contains(printed, child.Token.Reveal()) {
+		t.Error("printing a child shows its token")
+	}
+}
+
+func testOneMint(t *testing.T, s Subject) {
+	before := s.Minted()
+	s.mint(t)
+	if got := s.Minted() - before; got != 1 {
+		t.Errorf("%d tokens for one mint", got)
+	}
+}
+
+func testRevoke(t *testing.T, s Subject) {
+	revoker, ok := s.Provider.(provider.Revoker)
+	if !ok || s.Provider.Traits().Class != provider.ClassToken {
+		t.Skip("nothing is revoked")
+	}
+	child, other := s.mint(t), s.mint(t)
+	for range 3 { // already gone is success
+		if err := revoker.Revoke(context.Background(), child.Handle); err != nil {
+			t.Fatalf("revoke: %v", err)
+		}
+	}
+	if s.Alive(child.Token.Reveal()) {
+		t.Error("a revoked token works")
+	}
+	if !s.Alive(other.Token.Reveal()) {
+		t.Error("class token, but another child died with it")
+	}
+	s.mint(t) // the parent lives
+}
+
+func testBrokenHandles(t *testing.T, s Subject) {
+	revoker, ok := s.Provider.(provider.Revoker)
+	if !ok {
+		t.Skip("nothing is revoked")
+	}
+	for _, text := range []string{"", "nonsense", "{}", "[]", "null", `{"v":9999}`, `{"v":"1"}`} {
+		err := revoker.Revoke(context.Background(), secret.New(text))
+		if err == nil {
+			t.Errorf("the handle %q was revoked", text)
+		}
+		classified(t, err)
+	}
+}
+
+func testConcurrency(t *testing.T, s Subject) {
+	const many = 16
+	children := make([]*provider.Child, many)
+	var wg sync.WaitGroup
+	for i := range many {
+		wg.Go(func() {
+			child, err := s.Provider.Mint(context.Background(), s.Request)
+			if err != nil {
+				t.Errorf("mint: %v", err)
+				return
+			}
+			children[i] = child
+		})
+	}
+	wg.Wait()
+	seen := map[string]bool{}
+	for _, child := range children {
+		if child == nil {
+			continue
+		}
+		if seen[child.Token.Reveal()] {
+			t.Error("two mints answered the same token")
+		}
+		seen[child.Token.Reveal()] = true
+	}
+	revoker, ok := s.Provider.(provider.Revoker)
+	if !ok || s.Provider.Traits().Class != provider.ClassToken {
+		return
+	}
+	for _, child := range children {
+		wg.Go(func() {
+			if err := revoker.Revoke(context.Background(), child.Handle); err != nil {
+				t.Errorf("revoke: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	for token := range seen {
+		if s.Alive(token) {
+			t.Error("a revoked token works")
+		}
+	}
+}
+
+func testCancelledBefore(t *testing.T, s Subject) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	before := s.Minted()
+	child, err := s.Provider.Mint(ctx, s.Request)
+	if err == nil || child != nil || s.Minted() != before {
+		t.Errorf("minted for a caller who has left: %v, %v", child, err)
+	}
+	classified(t, err)
+}
+
+func testCancelledMeanwhile(t *testing.T, s Subject) {
+	s.Stall()
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	child, err := s.Provider.Mint(ctx, s.Request)
+	if took := time.Since(start); took > 3*time.Second && !s.OutlivesCaller {
+		t.Errorf("the caller waited %s", took)
+	}
+	classified(t, err)
+	if child == nil && !errors.Is(err, provider.ErrAnswerLost) {
+		t.Errorf("the provider minted, and the error does not say that it may have: %v", err)
+	}
+}
+
+func testErrors(t *testing.T, s Subject) {
+	child := s.mint(t)
+	known := append(s.secrets(), child.Token.Reveal())
+	s.Echo()
+	var failures []error
+	_, err := s.Provider.Mint(context.Background(), s.Request)
+	failures = append(failures, err)
+	if revoker, ok := s.Provider.(provider.Revoker); ok && !child.Handle.Empty() {
+		failures = append(failures, revoker.Revoke(context.Background(), child.Handle))
+	}
+	if checker, ok := s.Provider.(provider.Checker); ok {
+		_, err := checker.Check(context.Background())
+		failures = append(failures, err)
+	}
+	for _, err := range failures {
+		classified(t, err)
+		walk(err, func(e error) {
+			for _, text := range []string{e.Error(), fmt.Sprintf("%+v", e)} {
+				for _, value := range known {
+					if strings.Contains(text, value) {
+						t.Errorf("a secret in the error %T", e)
+					}
+				}
+			}
+		})
+	}
+}
+
+func testCheck(t *testing.T, s Subject) {
+	checker, ok := s.Provider.(provider.Checker)
+	if !ok {
+		t.Skip("it cannot be checked")
+	}
+	before := s.Minted()
+	health, err := checker.Check(context.Background())
+	if err != nil {
+		t.Fatalf("check: %v", err)
+	}
+	if health.Detail == "" {
+		t.Error("the check does not say what it proved")
+	}
+	if minted := s.Minted() - before; minted != len(health.Children) {
+		t.Errorf("the check minted %d tokens and handed over %d", minted, len(health.Children))
+	}
+	for _, child := range health.Children {
+		if child.Handle.Empty() {
+			continue
+		}
+		if err := s.Provider.(provider.Revoker).Revoke(context.Background(), child.Handle); err != nil {
+			t.Errorf("revoke: %v", err)
+		}
+		if s.Alive(child.Token.Reveal()) {
+			t.Error("a token of the check lives")
+		}
+	}
+}
+
+// testRotate expects that newSubject gave the parent nothing to rotate to: types
+// that make their next credential themselves skip this by succeeding.
+func testRotate(t *testing.T, s Subject) {
+	rotator, ok := s.Provider.(provider.Rotator)
+	if !ok {
+		t.Skip("it cannot be rotated")
+	}
+	before := s.Store.Parent()
+	if _, err := rotator.Rotate(context.Background()); err != nil {
+		classified(t, err)
+		for name, value := range before.Secrets {
+			if !s.Store.Parent().Secrets[name].Equal(value) {
+				t.Errorf("a failed rotation changed %s", name)
+			}
+		}
+	}
+	s.mint(t)
+}
+
+// classified checks that err is an *fault.Error that says what to do.
+func classified(t *testing.T, err error) {
+	t.Helper()
+	var f *fault.Error
+	switch {
+	case err == nil:
+		t.Error("an error was expected")
+	case !errors.As(err, &f):
+		t.Errorf("%T is no *fault.Error: %v", err, err)
+	case len(f.Message) < 10:
+		t.Errorf("%q says nothing", f.Message)
+	}
+}
+
+// walk visits err and everything that it wraps.
+func walk(err error, visit func(error)) {
+	if err == nil {
+		return
+	}
+	visit(err)
+	switch e := err.(type) { //nolint:errorlint // the chain itself is what is walked
+	case interface{ Unwrap() error }:
+		walk(e.Unwrap(), visit)
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			walk(inner, visit)
+		}
+	}
+}
