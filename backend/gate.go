@@ -28,6 +28,8 @@ type gate struct {
 	// pauses are until when the provider asked to be left alone, by what it was
 	// asked then: a token endpoint under load must not hold up revocations.
 	pauses  map[string]time.Time
+	minting int           // mints under way, until their children are recorded or killed
+	closed  bool          // to mints, by alone
 	waiting int           // revocations that wait for the limiter
 	idle    chan struct{} // closed while none does
 }
@@ -148,6 +150,38 @@ func (g *gate) announce(delta int) {
 	case g.waiting == 0:
 		close(g.idle)
 	}
+}
+
+// enter lets a mint begin; ok is false while alone holds. leave ends it, once its
+// child is recorded or killed.
+func (g *gate) enter() (leave func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, false
+	}
+	g.minting++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.minting--
+	}, true
+}
+
+// alone keeps mints out until done; ok is false if one is under way. It is for
+// changes after which a child could not be killed any more, and never waits.
+func (g *gate) alone() (done func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || g.minting > 0 {
+		return nil, false
+	}
+	g.closed = true
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.closed = false
+	}, true
 }
 
 // turn waits until nobody else changes the parent credential.

@@ -45,6 +45,11 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 		return nil, err
 	}
 	defer release()
+	leave, err := b.admit(ctx, d.provider)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	child, err := b.mintOnce(ctx, d, id)
 	if child == nil {
 		return nil, err
@@ -69,6 +74,24 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	}
 	b.meters.issued.WithLabelValues(g.Provider, g.Role).Inc()
 	return b.answerChild(d, child, g, unverified), nil
+}
+
+// admit lets a mint begin. Until leave the provider can neither be deleted nor
+// become another account: whatever the mint brings can then also be killed.
+func (b *broker) admit(ctx context.Context, p *openProvider) (leave func(), err error) {
+	leave, ok := p.gate.enter()
+	if !ok {
+		return nil, fault.New(fault.TemporarilyUnavailable, "the provider is being changed: try again")
+	}
+	now, err := b.providers.mustOpen(ctx, p.ref)
+	if err == nil && now.pinned.Account != p.pinned.Account {
+		err = fault.New(fault.TemporarilyUnavailable, "the provider has been changed: try again")
+	}
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
 }
 
 // mintOnce mints, and uses up the subject token where the role wants that: before

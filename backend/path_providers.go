@@ -222,6 +222,13 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	}
 	after.Pinned = *pinned
 	if before != nil {
+		if before.Pinned.Account != after.Pinned.Account {
+			done, alone := h.b.providers.gate(ref).alone()
+			if !alone {
+				return nil, errMinting
+			}
+			defer done()
+		}
 		if err := h.mayReplace(ctx, ref, before, after, written); err != nil {
 			return nil, err
 		}
@@ -235,6 +242,9 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	h.b.roles.clear() // they were compiled against the provider's traits
 	return nil, nil
 }
+
+// errMinting refuses what would leave a child behind that nothing can kill.
+var errMinting = fault.New(fault.InvalidRequest, "a token of this provider is being minted at this moment: try again, or write disabled=true first")
 
 // merge applies the request to the stored provider, or to an empty one.
 func (h providerHandler) merge(before *providerEntry, req *logical.Request, d *framework.FieldData) (*providerEntry, error) {
@@ -488,14 +498,21 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err != nil || entry == nil {
 		return nil, err
 	}
+	done, alone := h.b.providers.gate(ref).alone()
+	if alone {
+		defer done()
+	}
 	live, err := h.b.revocableOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	if live == 0 {
+	if live == 0 && alone {
 		return nil, h.b.providers.delete(ctx, ref)
 	}
 	if !d.Get("force").(bool) {
+		if live == 0 {
+			return nil, errMinting
+		}
 		return nil, fault.New(fault.InvalidRequest, "%d grants of this provider live: revoke their leases first, or delete with force=true to kill them now", live)
 	}
 	entry.Settings.Disabled, entry.Settings.Deleting = true, true
@@ -511,6 +528,10 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		resp.AddWarning(fmt.Sprintf("%d revocations are pending: the provider stays, disabled, until they have succeeded", tally.Pending))
 		return resp, nil
 	}
+	if !alone {
+		resp.AddWarning("a token is being minted and dies as soon as it comes: the provider stays, disabled, until the next sweep")
+		return resp, nil
+	}
 	return resp, h.b.providers.delete(ctx, ref)
 }
 
@@ -523,6 +544,11 @@ func (h providerHandler) check(ctx context.Context, _ *logical.Request, d *frame
 	if !ok {
 		return nil, fault.New(fault.InvalidRequest, "providers of type %s cannot be checked", h.t.Name())
 	}
+	leave, err := h.b.admit(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	ctx, cancel := toTheEnd(ctx)
 	defer cancel()
 	health, err := checker.Check(ctx)
@@ -538,6 +564,11 @@ func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *fram
 	if !ok {
 		return nil, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate their parent credential", h.t.Name())
 	}
+	leave, err := h.b.admit(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	ctx, cancel := toTheEnd(ctx)
 	defer cancel()
 	health, err := rotator.Rotate(ctx)

@@ -159,17 +159,24 @@ func (b *broker) deleteEmptied(ctx context.Context) error {
 		if err != nil || p == nil || !p.settings.Deleting {
 			continue
 		}
-		live, err := b.revocableOf(ctx, ref)
-		if err != nil {
+		if err := b.deleteIfEmpty(ctx, p); err != nil {
 			return err
-		}
-		if live == 0 {
-			if err := b.providers.delete(ctx, ref); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
+}
+
+func (b *broker) deleteIfEmpty(ctx context.Context, p *openProvider) error {
+	done, alone := p.gate.alone()
+	if !alone {
+		return nil // the mint under way may bring another grant
+	}
+	defer done()
+	live, err := b.revocableOf(ctx, p.ref)
+	if err != nil || live > 0 {
+		return err
+	}
+	return b.providers.delete(ctx, p.ref)
 }
 
 // killMount kills what lives before the mount and its records go.
