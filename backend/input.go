@@ -48,6 +48,9 @@ func (b *broker) checkInput(req *logical.Request) error {
 	}
 	for name, value := range req.Data {
 		schema, ok := path.Fields[name]
+		if !ok && path.TakesArbitraryInput {
+			continue // the handler says what is wrong with the path itself
+		}
 		if !ok || (schema.Query && req.Operation != logical.ListOperation && req.Operation != logical.DeleteOperation) {
 			return fault.New(fault.InvalidRequest, "unknown field %q: this path takes %s", short(name), fieldNames(path))
 		}
