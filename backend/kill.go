@@ -114,7 +114,7 @@ func (b *broker) intoOutbox(ctx context.Context, g *grant.Grant, cause string, f
 func backoff(attempts int) time.Duration {
 	d := 5 * time.Second << min(attempts-1, 7)
 	d = min(d, 10*time.Minute)
-	return d/2 + rand.N(d/2+1)
+	return d/2 + rand.N(d/2+1) //nolint:gosec // spreads load, hides nothing
 }
 
 // publicText is what may stand in errors and records: a fault's own words, or

@@ -69,17 +69,17 @@ func (b *broker) pathProviders() []*framework.Path {
 		},
 		TakesArbitraryInput: true,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation:   unknownType("Refuses an unknown provider type."),
-			logical.UpdateOperation: unknownType("Refuses an unknown provider type."),
-			logical.DeleteOperation: unknownType("Refuses an unknown provider type."),
-			logical.ListOperation:   unknownType("Refuses an unknown provider type."),
+			logical.ReadOperation:   unknownType(),
+			logical.UpdateOperation: unknownType(),
+			logical.DeleteOperation: unknownType(),
+			logical.ListOperation:   unknownType(),
 		},
 	})
 }
 
-func unknownType(summary string) *framework.PathOperation {
+func unknownType() *framework.PathOperation {
 	return &framework.PathOperation{
-		Summary: summary,
+		Summary: "Refuses an unknown provider type.",
 		Callback: func(_ context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 			name, _, _ := strings.Cut(d.Get("type").(string), "/")
 			return nil, fault.New(fault.InvalidRequest, "there is no such provider under type %q: the types are %s, and names are of letters, digits, '-', '_' and '.'",

@@ -139,7 +139,7 @@ func (q *quotas) sweep(ctx context.Context) error {
 		}
 		for _, holder := range holders {
 			if ctx.Err() != nil {
-				return nil // the next sweep goes on
+				return nil //nolint:nilerr // the slice is over, the next sweep goes on
 			}
 			if err := q.forget(ctx, role+holder); err != nil {
 				return err

@@ -89,7 +89,7 @@ func (u *usedTokens) sweep(ctx context.Context, now time.Time) error {
 	}
 	for _, key := range keys {
 		if ctx.Err() != nil {
-			return nil // the next sweep goes on
+			return nil //nolint:nilerr // the slice is over, the next sweep goes on
 		}
 		until, err := u.untilOf(ctx, key)
 		if err != nil {

@@ -58,7 +58,7 @@ type Grant struct {
 	// Subject and Actor are identifiers, never tokens.
 	Subject       string `json:"subject,omitempty"`
 	SubjectIssuer string `json:"subject_issuer,omitempty"`
-	Actor   string `json:"actor,omitempty"`
+	Actor         string `json:"actor,omitempty"`
 	// Access is what the provider granted, as values; Granted is the same, flat.
 	Access  Access   `json:"access"`
 	Granted []string `json:"granted,omitempty"`
