@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
@@ -97,6 +99,14 @@ func (w *wire) Requests(path string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.counts[path]
+}
+
+// decoded is a server's JSON answer.
+func decoded(t *testing.T, body []byte) *api.Secret {
+	t.Helper()
+	answer := &api.Secret{}
+	require.NoError(t, json.Unmarshal(body, &answer.Data))
+	return answer
 }
 
 // through are provider fields that send the broker's calls to Hydra by the wire.
