@@ -144,6 +144,9 @@ func TestOldKeysServeWhileTheIssuerIsDown(t *testing.T) {
 		require.ErrorIs(t, unknown, ErrUnavailable, "whether the issuer has that key cannot be told")
 		require.NotErrorIs(t, unknown, ErrInvalid)
 	}
+	i.set(nil, errDown)
+	i.pass(RefreshEvery)
+	require.ErrorIs(t, verify(sign(t, jwa.ES384, p384(), m{"kid": "b"})), errDown)
 	i.pass(DeadAfter)
 	require.ErrorIs(t, verify(token), ErrUnavailable, "a withdrawn key must not serve for ever")
 	i.set(document(t, public(t, p256(), m{"kid": "a"})), nil)

@@ -61,14 +61,11 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 		return provider.Health{}, false, nil
 	}
 	got, err := p.introspect(ctx, p.at.Introspection, parent.Secrets[fieldRefreshToken].Reveal(), hintRefresh)
-	if err != nil || !got.active {
-		return provider.Health{}, false, nil
-	}
-	health := provider.Health{Detail: "the provider's introspection says that the parent refresh token is active"}
-	if got.facts.scope.known {
-		health.Grants = access.Access{Scopes: access.Exactly(got.facts.scope.values...)}.Flat()
-	}
-	return health, true, nil
+	known := err == nil && got.active
+	return provider.Health{
+		Detail: "the provider's introspection says that the parent refresh token is active",
+		Grants: access.Access{Scopes: access.Exactly(got.facts.scope.values...)}.Flat(),
+	}, known, nil
 }
 
 // prove asks for a token without naming a scope, which is what the parent can

@@ -134,6 +134,19 @@ func TestTraits(t *testing.T) {
 	}
 }
 
+func TestStoredConfigurationsThatCannotBeRead(t *testing.T) {
+	for _, cfg := range []provider.Config{
+		{Fields: json.RawMessage(`[]`), Pinned: provider.Pinned{Data: json.RawMessage(`{}`)}},
+		{Fields: json.RawMessage(`{}`)},
+		{Fields: json.RawMessage(`{}`), Pinned: provider.Pinned{Data: json.RawMessage(`[]`)}},
+	} {
+		_, err := Type{}.Open(cfg, provider.Parent{}, provider.Deps{})
+		require.Error(t, err)
+	}
+	require.Equal(t, TypeName, Type{}.Name())
+	require.Empty(t, Type{}.Parameters())
+}
+
 func TestDiscovery(t *testing.T) {
 	for name, o := range map[string]providertest.Options{
 		"RFC 8414":       {},

@@ -129,6 +129,19 @@ func (f *fixture) requireFate(child *provider.Child, want fate) {
 	require.Empty(f.t, f.server.Live())
 }
 
+func TestAnErrorCodeThatRepeatsASecretIsNotShown(t *testing.T) {
+	for _, code := range []string{"plain-client-secret", "x-plain-client-secret-x", "plain-client"} {
+		f := newFixture(t, providertest.Options{}, with{})
+		f.accept("plain-client-secret")
+		f.store.Write(map[string]string{"client_secret": "plain-client-secret"})
+		f.parent = f.store.Parent()
+		f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", marshal(map[string]any{"error": code})))
+		_, err := f.mint(scopes("read"))
+		requireCode(t, err, fault.TemporarilyUnavailable, "unreadable")
+		require.NotContains(t, err.Error(), "plain")
+	}
+}
+
 func TestAnswersOfSloppyServersAreUnderstood(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault providertest.Fault

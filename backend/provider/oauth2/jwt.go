@@ -76,7 +76,8 @@ func parseClaims(payload []byte, issuer string, now time.Time) (facts, error) {
 	if err := checkBeginning(claims, now); err != nil {
 		return facts{}, err
 	}
-	return f, addSCP(&f, claims["scp"])
+	f.scope, err = addSCP(f.scope, claims["scp"])
+	return f, err
 }
 
 // isOtherKind recognizes tokens for other purposes that the same key signs: ID
@@ -114,16 +115,12 @@ func checkBeginning(claims map[string]json.RawMessage, now time.Time) error {
 
 // addSCP adds the scopes of scp, which some servers (Hydra among them) have
 // instead of scope, or beside it: the token is good for both.
-func addSCP(f *facts, raw json.RawMessage) error {
+func addSCP(scope scopeList, raw json.RawMessage) (scopeList, error) {
 	scp, err := parseScope(raw)
-	if err != nil {
-		return err
-	}
-	if scp.known {
-		f.scope.known = true
-		f.scope.values = append(f.scope.values, scp.values...)
-	}
-	return nil
+	return scopeList{
+		known:  scope.known || scp.known,
+		values: append(scope.values, scp.values...),
+	}, err
 }
 
 // selfContained reports whether a resource server can accept token without

@@ -173,6 +173,42 @@ func TestARefusalThatCouldNotBeStoredIsRememberedToo(t *testing.T) {
 	require.Contains(t, f.store.Parent().Refused, "invalid_grant")
 }
 
+func TestAParentThatCannotBeReadIsNotGuessed(t *testing.T) {
+	f := rotating(t, nil)
+	f.store.FailLoads(errors.New("storage is sealed"))
+	_, err := f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "could not be read")
+	_, err = f.Check(context.Background())
+	requireCode(t, err, fault.TemporarilyUnavailable, "could not be read")
+	require.Zero(t, f.requests(providertest.EndpointToken)+f.requests(providertest.EndpointIntrospect))
+}
+
+func TestAProviderThatIsDeletedMeanwhile(t *testing.T) {
+	f := rotating(t, nil)
+	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+		f.store.Write(nil)
+		f.store.FailLoads(provider.ErrParentChanged)
+	}))
+	child, err := f.mint(scopes("read"))
+	require.NoError(t, err)
+	require.NotNil(t, child)
+	require.Empty(t, f.stored())
+}
+
+func TestAStorageThatFailsWhileAnOperatorWrites(t *testing.T) {
+	f := rotating(t, nil)
+	first := f.stored()
+	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+		f.store.Write(map[string]string{"client_secret": testSecret, "refresh_token": first})
+		f.store.FailLoads(errors.New("storage is sealed"))
+	}))
+	_, err := f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "stored")
+	f.store.FailLoads(nil)
+	f.mustMint(scopes("read"))
+	require.True(t, f.server.Active(f.stored()))
+}
+
 func TestOtherRefusalsDoNotCondemnTheParent(t *testing.T) {
 	for name, answer := range map[string]providertest.Fault{
 		"invalid_client": providertest.Answer(401, "application/json", `{"error":"invalid_client"}`),

@@ -19,7 +19,8 @@ import (
 type ParentStore struct {
 	mu     sync.Mutex
 	parent provider.Parent
-	fail   error
+	fail   error // of saves
+	unread error // of loads
 	saves  int
 	turn   chan struct{}
 }
@@ -50,6 +51,13 @@ func (s *ParentStore) FailSaves(err error) {
 	s.fail = err
 }
 
+// FailLoads makes every load fail with err, or succeed again with nil.
+func (s *ParentStore) FailLoads(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unread = err
+}
+
 // Saves is how many saves succeeded.
 func (s *ParentStore) Saves() int {
 	s.mu.Lock()
@@ -58,7 +66,11 @@ func (s *ParentStore) Saves() int {
 }
 
 // Load implements provider.Deps.LoadParent.
-func (s *ParentStore) Load(context.Context) (provider.Parent, error) { return s.Parent(), nil }
+func (s *ParentStore) Load(context.Context) (provider.Parent, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parent, s.unread
+}
 
 // Save implements provider.Deps.SaveParent.
 func (s *ParentStore) Save(ctx context.Context, p provider.Parent) error {

@@ -344,7 +344,7 @@ func walk(err error, visit func(error)) {
 		return
 	}
 	visit(err)
-	switch e := err.(type) { //nolint:errorlint // the chain itself is what is walked
+	switch e := err.(type) {
 	case interface{ Unwrap() error }:
 		walk(e.Unwrap(), visit)
 	case interface{ Unwrap() []error }:
