@@ -24,13 +24,7 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	}
 	health, err := p.prove(ctx, p.post)
 	if err == nil {
-		health.Detail = "the provider issued a token for the parent credential" + p.whichSecret()
-		return health, nil
-	}
-	// Client authentication comes before the scope is looked at (RFC 6749 3.2).
-	if code := fault.CodeOf(err); len(health.Children) == 0 && (code == fault.InvalidScope || code == fault.InvalidTarget) {
-		health.Detail = "the provider accepts the parent credential, and wants to be asked for a scope or a target" + p.whichSecret()
-		return health, nil
+		health.Detail += p.whichSecret()
 	}
 	return health, err
 }
@@ -69,9 +63,10 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 }
 
 // prove asks for a token without naming a scope, which is what the parent can
-// grant by default, and hands the token over to be killed.
+// grant by default, and hands the token over to be killed. A server that wants to
+// be asked for a scope has accepted the client before it says so (RFC 6749 3.2).
 func (p *Provider) prove(ctx context.Context, send sender) (provider.Health, error) {
-	var health provider.Health
+	health := provider.Health{Detail: "the provider issued a token for the parent credential"}
 	got, err := p.obtain(ctx, url.Values{}, send)
 	child := p.childOf(got)
 	if err == nil {
@@ -81,6 +76,9 @@ func (p *Provider) prove(ctx context.Context, send sender) (provider.Health, err
 	}
 	if child != nil {
 		health.Children = append(health.Children, child)
+	}
+	if code := fault.CodeOf(err); child == nil && (code == fault.InvalidScope || code == fault.InvalidTarget) {
+		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target", nil
 	}
 	return health, err
 }
@@ -99,7 +97,7 @@ func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
 		return p.postAs(ctx, endpoint, form, next)
 	})
 	if err != nil {
-		return health, unavailable("client_secret_next was not proven to work, so client_secret stays: %s", err).Because(err)
+		return health, fault.New(fault.CodeOf(err), "client_secret_next was not proven to work, so client_secret stays: %s", message(err)).Because(err)
 	}
 	release, err := p.deps.Turn(ctx)
 	if err != nil {
@@ -111,6 +109,15 @@ func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
 	}
 	health.Detail = "client_secret_next works and is the client_secret now; the former one can be withdrawn at the provider"
 	return health, nil
+}
+
+// message is err's text without its code, which another one replaces.
+func message(err error) string {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return f.Message
+	}
+	return "an unexpected error"
 }
 
 // promote stores the parent with proven, the next client secret, in place of the

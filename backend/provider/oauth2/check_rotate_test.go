@@ -3,6 +3,7 @@ package oauth2
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -50,6 +51,12 @@ func TestCheckWhereAScopeIsWanted(t *testing.T) {
 		health, err := f.Check(context.Background())
 		require.NoError(t, err)
 		require.Contains(t, health.Detail, "accepts the parent credential")
+
+		f = newFixture(t, providertest.Options{}, with{"client_secret_next": nextSecret})
+		f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"`+code+`"}`))
+		_, err = f.Rotate(context.Background())
+		require.NoError(t, err)
+		require.Equal(t, nextSecret, f.store.Parent().Secrets["client_secret"].Reveal())
 	}
 }
 
@@ -150,6 +157,7 @@ func TestRotateProvesFirst(t *testing.T) {
 	f := newFixture(t, providertest.Options{}, with{"client_secret_next": nextSecret})
 	health, err := f.Rotate(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "client_secret stays")
+	require.Equal(t, 1, strings.Count(err.Error(), "temporarily_unavailable"))
 	require.Empty(t, health.Children)
 	f.clean(err)
 	require.Equal(t, testSecret, f.store.Parent().Secrets["client_secret"].Reveal())
