@@ -126,6 +126,20 @@ func HolderOf(id string) (string, bool) {
 	return holder, ok && holder != "" && random != "" && !strings.ContainsAny(id, "/")
 }
 
+// clone is a copy that can be changed; nil of nil. What a grant refers to beside
+// its doom is never changed.
+func (g *Grant) clone() *Grant {
+	if g == nil {
+		return nil
+	}
+	copied := *g
+	if g.Doom != nil {
+		doom := *g.Doom
+		copied.Doom = &doom
+	}
+	return &copied
+}
+
 // CertainlyExpired reports whether the token is dead of itself at now.
 func (g *Grant) CertainlyExpired(now time.Time) bool {
 	return !g.ExpiresAt.IsZero() && now.After(g.ExpiresAt.Add(ExpiryGrace))

@@ -145,19 +145,35 @@ func (l *Ledger) Flush(ctx context.Context) error {
 	}
 	l.mu.RUnlock()
 	for _, g := range waiting {
-		if err := l.Record(ctx, g); err != nil {
+		if err := l.flushOne(ctx, g.ID); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// flushOne writes an adopted grant if it is one still: it may have been killed
+// meanwhile, and must not come back.
+func (l *Ledger) flushOne(ctx context.Context, id string) error {
+	lock := locksutil.LockForKey(l.locks, id)
+	lock.Lock()
+	defer lock.Unlock()
+	g := l.adoptedGrant(id)
+	if g == nil {
+		return nil
+	}
+	return l.write(ctx, g)
+}
+
+func (l *Ledger) adoptedGrant(id string) *Grant {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.adopted[id].clone()
+}
+
 // Get reads one grant; ErrGone if there is none.
 func (l *Ledger) Get(ctx context.Context, id string) (*Grant, error) {
-	l.mu.RLock()
-	g := l.adopted[id]
-	l.mu.RUnlock()
-	if g != nil {
+	if g := l.adoptedGrant(id); g != nil {
 		return g, nil
 	}
 	return l.read(ctx, id)
@@ -175,11 +191,56 @@ func (l *Ledger) Update(ctx context.Context, id string, change func(*Grant) erro
 	if err != nil {
 		return nil, err
 	}
-	copied := *g
-	if err := change(&copied); err != nil {
+	if err := change(g); err != nil {
 		return nil, err
 	}
-	return &copied, l.write(ctx, &copied)
+	return g, l.write(ctx, g)
+}
+
+// Doom puts a grant whose kill failed into the outbox: mark changes its doom,
+// which is new if this was the first attempt. ErrGone if it is dead meanwhile. If
+// the record cannot be written, the grant is adopted, and the error says why.
+func (l *Ledger) Doom(ctx context.Context, g *Grant, mark func(*Doom)) error {
+	lock := locksutil.LockForKey(l.locks, g.ID)
+	lock.Lock()
+	defer lock.Unlock()
+	doomed, err := l.Get(ctx, g.ID)
+	if errors.Is(err, ErrGone) || (err != nil && !l.mayKnow(g.ID)) {
+		return ErrGone
+	}
+	if err != nil {
+		doomed = g.clone()
+	}
+	if doomed.Doom == nil {
+		doomed.Doom = &Doom{}
+	}
+	mark(doomed.Doom)
+	if err := l.write(ctx, doomed); err != nil {
+		l.Adopt(doomed)
+		return err
+	}
+	return nil
+}
+
+// mayKnow is false for a grant that is certainly gone.
+func (l *Ledger) mayKnow(id string) bool {
+	holder, _ := HolderOf(id)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	_, known := l.index[holder][id]
+	return known || !l.loaded
+}
+
+// Suspect makes a grant due whose record cannot be read at the moment, so that
+// it can neither be killed nor be put into the outbox.
+func (l *Ledger) Suspect(id string, at time.Time) {
+	holder, _ := HolderOf(id)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s, known := l.index[holder][id]; known && !s.Doomed {
+		s.Doomed, s.Since, s.Next = true, at, at
+		l.index[holder][id] = s
+	}
 }
 
 // Remove forgets a grant whose token is dead. Forgetting one that is already
