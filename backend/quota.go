@@ -154,8 +154,11 @@ func (q *quotas) forget(ctx context.Context, key string) error {
 	lock.Lock()
 	defer lock.Unlock()
 	raw, err := q.b.storage.Get(ctx, ratePrefix+key)
-	if err != nil || raw == nil {
-		return err
+	if err != nil {
+		return storageFault(err)
+	}
+	if raw == nil {
+		return nil
 	}
 	var entry rateEntry
 	if err := raw.DecodeJSON(&entry); err == nil && len(entry.Issues) > 0 &&

@@ -57,7 +57,10 @@ type swept struct {
 func (b *broker) sweep(ctx context.Context, regardless bool, slice time.Duration) (swept, error) {
 	started := time.Now()
 	defer func() { b.meters.sweep.Observe(time.Since(started).Seconds()) }()
-	problems := b.ledger.Flush(ctx)
+	var problems error
+	if err := b.ledger.Flush(ctx); err != nil {
+		problems = storageFault(err)
+	}
 	due, err := b.dueGrants(ctx, regardless)
 	if err != nil {
 		return swept{}, errors.Join(problems, err)

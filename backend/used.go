@@ -113,8 +113,11 @@ func (u *usedTokens) untilOf(ctx context.Context, key string) (time.Time, error)
 		return until, nil
 	}
 	raw, err := u.storage.Get(ctx, usedPrefix+key)
-	if err != nil || raw == nil {
-		return time.Time{}, err
+	if err != nil {
+		return time.Time{}, storageFault(err)
+	}
+	if raw == nil {
+		return time.Time{}, nil
 	}
 	var entry usedEntry
 	if err := raw.DecodeJSON(&entry); err != nil {
