@@ -27,10 +27,14 @@ func (b *broker) kill(ctx context.Context, id, cause string) error {
 		return nil
 	}
 	if err != nil {
-		return storageFault(err)
+		b.ledger.Suspect(id, b.now())
+		return storageFault(errors.Join(err, errUnrecorded))
 	}
 	return b.killGrant(ctx, g, cause)
 }
+
+// errUnrecorded is in the chain of a kill's failure that is in memory only.
+var errUnrecorded = errors.New("the outbox could not be written")
 
 func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) error {
 	if g.Doom != nil {
@@ -45,7 +49,8 @@ func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) er
 		}
 	}
 	if err := b.ledger.Remove(ctx, g.ID); err != nil {
-		return storageFault(err) // the token is dead; the next attempt finds it so
+		// The token is dead, and the next attempt finds it so.
+		return storageFault(errors.Join(err, b.doom(ctx, g, cause, storageFault(err))))
 	}
 	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
 	b.Logger().Info("grant killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
@@ -89,24 +94,29 @@ func (b *broker) callRevoke(ctx context.Context, p *openProvider, revoker provid
 
 // intoOutbox makes a failed revocation durable and says so.
 func (b *broker) intoOutbox(ctx context.Context, g *grant.Grant, cause string, failed error) error {
-	ctx = context.WithoutCancel(ctx)
-	now := b.now()
-	_, err := b.ledger.Update(ctx, g.ID, func(g *grant.Grant) error {
-		if g.Doom == nil {
-			g.Doom = &grant.Doom{Since: now, Cause: cause}
-		}
-		g.Doom.Attempts++
-		g.Doom.Next = now.Add(max(backoff(g.Doom.Attempts), askedToWait(failed)))
-		g.Doom.Error = publicText(failed)
-		return nil
-	})
+	err := b.doom(ctx, g, cause, failed)
 	if errors.Is(err, grant.ErrGone) {
 		return nil // somebody else's attempt succeeded meanwhile
 	}
-	if err != nil {
-		failed = errors.Join(failed, err)
+	return fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its provider %s could not revoke it (%s); the broker keeps trying", g.ID, g.Provider, publicText(failed)).Because(errors.Join(failed, err))
+}
+
+// doom writes a failed attempt into the outbox, or keeps it in memory until the
+// outbox can be written: then errUnrecorded is in the error's chain.
+func (b *broker) doom(ctx context.Context, g *grant.Grant, cause string, failed error) error {
+	now := b.now()
+	err := b.ledger.Doom(context.WithoutCancel(ctx), g, func(d *grant.Doom) {
+		if d.Attempts == 0 {
+			d.Since, d.Cause = now, cause
+		}
+		d.Attempts++
+		d.Next = now.Add(max(backoff(d.Attempts), askedToWait(failed)))
+		d.Error = publicText(failed)
+	})
+	if err != nil && !errors.Is(err, grant.ErrGone) {
+		return errors.Join(err, errUnrecorded)
 	}
-	return fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its provider %s could not revoke it (%s); the broker keeps trying", g.ID, g.Provider, publicText(failed)).Because(failed)
+	return err
 }
 
 // backoff doubles from 5 s to 10 min, with jitter so that an outage's end is not

@@ -1,7 +1,9 @@
 package backend
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -23,9 +25,11 @@ type order struct {
 	Kind  string    `json:"kind"`
 	Name  string    `json:"name"`
 	Until time.Time `json:"until"`
+	// Cause is "revoke/<kind>" if it is empty.
+	Cause string `json:"cause,omitempty"`
 }
 
-func (o order) cause() string { return "revoke/" + o.Kind }
+func (o order) cause() string { return cmp.Or(o.Cause, "revoke/"+o.Kind) }
 
 func (o order) matches(s *grantSummary) bool {
 	if s.IssuedAt.After(o.Until) {
@@ -105,12 +109,18 @@ func (b *broker) execute(ctx context.Context, id string, o order) (*killRun, err
 	run := b.startKill(ctx, o.cause(), chosen)
 	go func() {
 		<-run.done
+		defer func() {
+			b.orders.mu.Lock()
+			delete(b.orders.running, id)
+			b.orders.mu.Unlock()
+		}()
+		if run.unrecorded {
+			b.Logger().Warn("a kill failed in part, and the outbox could not be written: the sweep will repeat it", "kind", o.Kind, "name", o.Name)
+			return
+		}
 		if err := b.storage.Delete(context.WithoutCancel(ctx), orderPrefix+id); err != nil {
 			b.Logger().Warn("a kill is complete, but its order could not be deleted: the sweep will repeat it", "error", err)
 		}
-		b.orders.mu.Lock()
-		delete(b.orders.running, id)
-		b.orders.mu.Unlock()
 		b.Logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending)
 	}()
 	return run, nil
@@ -153,6 +163,8 @@ type killRun struct {
 
 	mu    sync.Mutex
 	count tally
+	// unrecorded is true if a failure is not in the outbox; to be read when done.
+	unrecorded bool
 }
 
 // tally is the count so far; what was not tried yet counts as pending.
@@ -196,6 +208,7 @@ func (b *broker) startKill(ctx context.Context, cause string, chosen []grantSumm
 				run.mu.Lock()
 				defer run.mu.Unlock()
 				run.count.settle(s, err)
+				run.unrecorded = run.unrecorded || errors.Is(err, errUnrecorded)
 				return nil
 			})
 		}

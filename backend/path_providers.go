@@ -519,10 +519,11 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err := h.b.providers.write(ctx, ref, entry); err != nil {
 		return nil, err
 	}
-	tally, err := h.b.killAll(ctx, causeProviderGone, func(s *grantSummary) bool { return s.Provider == ref })
+	run, err := h.b.give(ctx, order{Kind: kindProvider, Name: ref, Until: h.b.now(), Cause: causeProviderGone})
 	if err != nil {
 		return nil, err
 	}
+	tally, _ := run.wait(ctx, killMountBudget)
 	resp := &logical.Response{Data: tally.data()}
 	if tally.Pending > 0 {
 		resp.AddWarning(fmt.Sprintf("%d revocations are pending: the provider stays, disabled, until they have succeeded", tally.Pending))
