@@ -62,7 +62,7 @@ func checkDecision(t tester, w world, s decision.Situation, q decision.Request, 
 	must(t, !s.Caller.Disabled && len(s.Stopped) == 0 && s.SubjectFault == nil, "allowed in spite of a reason")
 	must(t, (w.Subject == nil) == (s.Subject == nil), "a subject token if and only if the role wants one")
 	must(t, d.Access.Within(w.Ceiling) && d.Access.Within(w.traits.Ceiling), "%v is within %+v", d.Access.Flat(), w.role)
-	a, named := written(t, q)
+	a, named := written(t, w, q)
 	for _, dim := range access.AllDimensions() {
 		switch {
 		case !w.Bounded[dim]:
@@ -89,14 +89,14 @@ var refusalCodes = map[fault.Code]bool{
 }
 
 // written is what a well-formed request names.
-func written(t tester, q decision.Request) (a access.Access, named access.Dimensions) {
+func written(t tester, w world, q decision.Request) (a access.Access, named access.Dimensions) {
 	t.Helper()
 	named = access.Dimensions{
 		access.DimScopes: q.Scopes != nil, access.DimAudiences: q.Audiences != nil, access.DimResources: q.Resources != nil,
 		access.DimPermissions: q.Permissions != nil, access.DimDetails: q.Details != nil,
 	}
 	a = access.Access{Scopes: access.Exactly(q.Scopes...), Audiences: access.Exactly(q.Audiences...), Resources: access.Exactly(q.Resources...)}
-	p, err := access.NewPermissions(nil, q.Permissions)
+	p, err := access.NewPermissions(w.Levels, q.Permissions)
 	must(t, err == nil, "a malformed request was allowed: %v", err)
 	a.Permissions = p
 	if q.Details != nil {
@@ -272,9 +272,9 @@ func TestLifetimeIsAlwaysTheLeast(t *testing.T) {
 }
 
 func checkUntil(t *rapid.T, s decision.Situation, l decision.Lifetime) {
-	must(t, l.Until(s.Now, time.Time{}) == l, "a token without an end does not bind")
+	must(t, l.Until(s.Now, time.Time{}, "token") == l, "a token without an end does not bind")
 	end := s.Now.Add(time.Duration(rapid.IntRange(1, 100_000).Draw(t, "token's life")) * time.Second)
-	trimmed := l.Until(s.Now, end)
+	trimmed := l.Until(s.Now, end, "token")
 	must(t, !s.Now.Add(trimmed.TTL).After(end) && !s.Now.Add(trimmed.Max).After(end), "nothing outlives the token")
 	must(t, trimmed.TTL <= l.TTL && trimmed.Max <= l.Max, "an end only shortens")
 	must(t, (trimmed.DecidedBy == "token") == (trimmed.TTL < l.TTL), "the token is named if and only if it decided")
@@ -472,7 +472,7 @@ func TestNothingEverWidensAlways(t *testing.T) {
 		}
 		if !coin(t, 3, "endless") {
 			l.tokenEnds = s.Now.Add(time.Duration(rapid.IntRange(1, 7200).Draw(t, "token's life")) * time.Second)
-			l.lifetime = l.lifetime.Until(s.Now, l.tokenEnds)
+			l.lifetime = l.lifetime.Until(s.Now, l.tokenEnds, "token")
 		}
 		l.ends, l.maxLease = s.Now.Add(l.lifetime.TTL), s.Now.Add(l.lifetime.Max)
 		l.hold(t, w)

@@ -23,11 +23,11 @@ func (k kind) Parameters() map[string]string { return k.parameters }
 
 // able are the traits of a provider that can do everything.
 func able() provider.Traits {
-	all := access.Dimensions{}
+	askable, checkable := access.Dimensions{}, access.Dimensions{}
 	for _, d := range access.AllDimensions() {
-		all[d] = true
+		askable[d], checkable[d] = true, true
 	}
-	return provider.Traits{Class: provider.ClassToken, Askable: all, Checkable: all, Ceiling: access.Everything()}
+	return provider.Traits{Class: provider.ClassToken, Askable: askable, Checkable: checkable, Ceiling: access.Everything()}
 }
 
 // plain is the least that a role must say.
