@@ -103,9 +103,9 @@ func toxicOf(fault Fault) *harness.Toxic {
 	case ResetUpstream:
 		return &harness.Toxic{Type: "reset_peer", Upstream: true, Attributes: harness.Fields{"timeout": upTo(0, 50)}}
 	case Silence:
-		return &harness.Toxic{Type: "timeout", Attributes: harness.Fields{"timeout": upTo(0, 4000)}}
+		return &harness.Toxic{Type: "timeout", Attributes: harness.Fields{"timeout": upTo(0, 2500)}}
 	case SilenceUp:
-		return &harness.Toxic{Type: "timeout", Upstream: true, Attributes: harness.Fields{"timeout": upTo(0, 4000)}}
+		return &harness.Toxic{Type: "timeout", Upstream: true, Attributes: harness.Fields{"timeout": upTo(0, 2500)}}
 	case CutShort:
 		return &harness.Toxic{Type: "limit_data", Attributes: harness.Fields{"bytes": upTo(10, 800)}}
 	}

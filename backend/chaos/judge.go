@@ -100,8 +100,13 @@ func (e *evidence) holds(m *Mint, r *Request) string {
 
 // explain names the fault that kept the broker from the token, or "".
 func (e *evidence) explain(m *Mint, r *Request, next *Mint) Reason {
-	if r.Token == m.Token || len(e.grants[m.Scope]) > 0 {
+	if r.Token == m.Token {
 		return "" // the answer was not lost
+	}
+	for _, id := range e.grants[m.Scope] {
+		if id != r.Grant {
+			return "" // nor was it here: this is its record
+		}
 	}
 	// While the token, or what the broker does about it, was on its way.
 	from, to := m.Arrived.Add(-transit), r.Ended
@@ -160,6 +165,10 @@ func (e *evidence) broken(line string, from, to time.Time) bool {
 // checkRequests looks for grants that outlived what should have killed them, and
 // for those that died although nobody wanted that.
 func (v *verdict) checkRequests(e *evidence) {
+	asked := map[string]time.Time{}
+	for _, m := range e.mints {
+		asked[m.Token] = m.Arrived
+	}
 	for i := range e.requests {
 		r := &e.requests[i]
 		if r.Outcome != Given {
@@ -174,10 +183,11 @@ func (v *verdict) checkRequests(e *evidence) {
 			}
 			wanted = wanted || !r.Began.After(k.over())
 			switch {
-			case active && k.killed(r):
-				v.violations = append(v.violations, fmt.Sprintf("%s survived %s of %s", r.Scope, k.Kind, k.Began.Format(time.StampMilli)))
+			case active && k.killed(r, asked[r.Token]):
+				v.violations = append(v.violations, fmt.Sprintf("%s (asked %s, given %s) survived %s of %s, answered %s, thawed %s",
+					r.Scope, r.Began.Format(clock), r.Ended.Format(clock), k.Kind, k.Began.Format(clock), k.Answered.Format(clock), k.Thawed.Format(clock)))
 			case k.refuses(r):
-				v.violations = append(v.violations, fmt.Sprintf("%s was given although %s had stopped that at %s", r.Scope, k.Kind, k.Answered.Format(time.StampMilli)))
+				v.violations = append(v.violations, fmt.Sprintf("%s was given although %s had stopped that at %s", r.Scope, k.Kind, k.Answered.Format(clock)))
 			}
 		}
 		if !active && !wanted && e.leases[r.Lease] {
@@ -186,15 +196,16 @@ func (v *verdict) checkRequests(e *evidence) {
 	}
 }
 
-// killed reports whether the deed must have ended this grant.
-func (k *kill) killed(r *Request) bool {
+// killed reports whether the deed must have ended this grant, for which the
+// server was asked at that time.
+func (k *kill) killed(r *Request, asked time.Time) bool {
 	switch {
 	case k.Kind == Disable:
 		return true // sooner or later, and now it is later
 	case k.Answered.IsZero():
 		return false
 	case k.Frozen:
-		return r.Began.Before(k.Answered) // also what was being minted
+		return asked.Before(k.Answered) // also what was being minted
 	}
 	return r.Ended.Before(k.Began)
 }
@@ -230,8 +241,9 @@ func (v *verdict) checkGrants(e *evidence, byScope map[string]*Request) {
 	}
 }
 
+const clock = "15:04:05.000"
+
 func (e *evidence) describe(m *Mint, r *Request) string {
-	const clock = "15:04:05.000"
 	text := fmt.Sprintf("%s of %s on %s: asked %s, arrived %s, left %s, client ended %s (%s", m.Scope, r.Role, m.Line,
 		r.Began.Format(clock), m.Arrived.Format(clock), m.Left.Format(clock), r.Ended.Format(clock), r.Outcome)
 	if r.Error != "" {

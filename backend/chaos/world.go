@@ -59,7 +59,7 @@ const (
 	mountPath   = "broker"
 	scopePrefix = "task."
 	// providerTimeout is what the broker waits for Hydra.
-	providerTimeout = 5 * time.Second
+	providerTimeout = 3 * time.Second
 )
 
 // role is one role of the broker.
