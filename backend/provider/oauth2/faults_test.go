@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
@@ -251,6 +252,16 @@ func TestTheParentIsNeverAChild(t *testing.T) {
 		require.Nil(t, child)
 		require.Equal(t, "both", f.store.Parent().Secrets["refresh_token"].Reveal(), "the server's word about the parent holds")
 	})
+	t.Run("the used refresh token as the access token", func(t *testing.T) {
+		f := newFixture(t, providertest.Options{}, with{"grant": "refresh_token", "revocation": "token"})
+		used := f.stored()
+		f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json",
+			marshal(map[string]any{"access_token": used, "refresh_token": "next", "token_type": "Bearer", "expires_in": 60})))
+		child, err := f.mint(scopes("read"))
+		requireCode(t, err, fault.ProviderViolation, "parent credential")
+		require.Nil(t, child)
+		require.Equal(t, "next", f.stored())
+	})
 	t.Run("the client secret as a refresh token", func(t *testing.T) {
 		f := newFixture(t, providertest.Options{}, with{})
 		f.server.Break(providertest.EndpointToken, providertest.Set("refresh_token", testSecret))
@@ -303,6 +314,23 @@ func TestATokenIsFoundWhereverItStands(t *testing.T) {
 		require.Empty(t, f.server.Live())
 		require.Equal(t, 2, f.server.Counts().Requests[providertest.EndpointRevoke])
 	})
+}
+
+// A hostile answer may be built to be slow to read.
+func TestReadingAnAnswerIsLinear(t *testing.T) {
+	fill := func(piece string) []byte { return []byte(strings.Repeat(piece, httpclient.MaxBody/len(piece))) }
+	for _, piece := range []string{
+		`{"access_token":`, `"access_token":`, `"access_token":"`, `"access_token":"a`, `"access_token":["`, `"access_token"`, `"access_token"                                                                `,
+		`"access_token":"\\"`, `\"access_token":"\`, `[`, `{"a":`, `"`, `{`, `"access_token":"a","refresh_token":"b",`,
+	} {
+		body := fill(piece)
+		start := time.Now()
+		_ = seeTokensIn(body)
+		_, _ = parseAnswer(body)
+		_, _ = parseIntrospection(body)
+		_ = errorCode(body)
+		require.Less(t, time.Since(start), 5*time.Second, piece)
+	}
 }
 
 func TestARefreshTokenThatNobodyAskedForDiesToo(t *testing.T) {

@@ -76,11 +76,12 @@ func (s *seen) readMembers(body []byte) {
 }
 
 // search finds every `"member" : "value"` in body, value being a whole string.
+// It reads no other value, so that a body of nothing but names costs one pass.
 func (s *seen) search(body []byte, member string) {
 	name := []byte(`"` + member + `"`)
 	for {
 		at := bytes.Index(body, name)
-		if at < 0 || (len(s.access) == maxSeen && len(s.refresh) == maxSeen) {
+		if at < 0 {
 			return
 		}
 		body = body[at+len(name):]
@@ -88,27 +89,45 @@ func (s *seen) search(body []byte, member string) {
 		if !ok {
 			continue
 		}
-		var token string
-		// Decode reads one value and leaves alone what stands behind it.
-		if json.NewDecoder(bytes.NewReader(rest)).Decode(&token) == nil {
-			s.add(member, token)
+		if token, whole := leadingString(bytes.TrimLeft(rest, " \t\r\n")); whole && !s.add(member, token) {
+			return
 		}
 	}
 }
 
-// add notes a token once. The name is of any type because a JSON token is.
-func (s *seen) add(name any, token string) {
+// leadingString is the JSON string that b begins with, if it ends in b.
+func leadingString(b []byte) (string, bool) {
+	if len(b) == 0 || b[0] != '"' {
+		return "", false
+	}
+	for i := 1; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			var s string
+			err := json.Unmarshal(b[:i+1], &s)
+			return s, err == nil
+		}
+	}
+	return "", false
+}
+
+// add notes a token once, and reports whether there is room for more of its kind.
+// The name is of any type because a JSON token is.
+func (s *seen) add(name any, token string) bool {
 	into := &s.access
 	switch name {
 	case memberAccess:
 	case memberRefresh:
 		into = &s.refresh
 	default:
-		return
+		return true
 	}
 	if token != "" && len(*into) < maxSeen && !slices.Contains(*into, token) {
 		*into = append(*into, token)
 	}
+	return len(*into) < maxSeen
 }
 
 // answer is what a token endpoint said in a well-formed success (RFC 6749 5.1).
