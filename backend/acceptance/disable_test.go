@@ -49,8 +49,7 @@ func TestMountIsNotDisabledWhileItsProviderIsDead(t *testing.T) {
 
 func TestMountIsNotDisabledWhileHydraIsStopped(t *testing.T) {
 	t.Parallel()
-	needsServers(t)
-	hydra := harness.StartHydra(t, harness.HydraOptions{})
+	hydra := ownHydra(t)
 	s := sceneOn(t, sharedVault(t), hydra, harness.HydraClient{}, nil)
 	s.role(t, "deploy", nil)
 	c := read(t, s.Mount, "deploy")

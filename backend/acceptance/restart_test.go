@@ -55,10 +55,10 @@ func TestPromisesOutliveDisastersOnRaft(t *testing.T) {
 func outlive(t *testing.T, storage harness.Storage, disasters ...disaster) {
 	t.Helper()
 	needsServers(t)
-	vault := harness.StartVault(t, harness.VaultOptions{Storage: storage})
+	vault, hydra := harness.StartVault(t, harness.VaultOptions{Storage: storage}), ownHydra(t)
 	for _, d := range disasters {
 		t.Run(d.name, func(sub *testing.T) {
-			s := newStage(sub, vault)
+			s := newStage(sub, vault, hydra)
 			kept := make([]func(*testing.T), len(promises))
 			for i, p := range promises {
 				kept[i] = p.make(sub, s)
@@ -79,9 +79,8 @@ type stage struct {
 	ci     *signer
 }
 
-func newStage(t *testing.T, vault *harness.Vault) *stage {
+func newStage(t *testing.T, vault *harness.Vault, hydra *harness.Hydra) *stage {
 	t.Helper()
-	hydra := sharedHydra(t)
 	s := &stage{wire: newWire(t, hydra.URL), ci: newSigner(t, "https://ci.example.com")}
 	s.scene = sceneOn(t, vault, hydra, harness.HydraClient{}, nil)
 	s.role(t, "deploy", nil)
@@ -174,8 +173,7 @@ func lateLeaseKills(t *testing.T, s *stage) func(*testing.T) {
 // nothing of ours in between.
 func TestRevocationWaitsForHydraToComeBack(t *testing.T) {
 	t.Parallel()
-	needsServers(t)
-	hydra := harness.StartHydra(t, harness.HydraOptions{})
+	hydra := ownHydra(t)
 	s := sceneOn(t, sharedVault(t), hydra, harness.HydraClient{}, nil)
 	s.role(t, "deploy", nil)
 	c := read(t, s.Mount, "deploy")
