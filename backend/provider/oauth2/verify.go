@@ -142,9 +142,9 @@ func noteDetails(child *provider.Child, answered, checked json.RawMessage, asked
 }
 
 // noteTargets sorts the token's audience into the dimensions that were asked
-// for; RFC 8707 2 turns resources into audiences. What fits neither is an
-// audience, for the caller to see. The client's own id addresses nobody but the
-// broker and grants nothing, so it is left out unless it was asked for.
+// for; RFC 8707 2 turns resources into audiences. What fits neither is excess in
+// a dimension that was asked for, or an audience where none was. The client's own
+// id addresses nobody but the broker, so it is left out unless it was asked for.
 func (p *Provider) noteTargets(child *provider.Child, audience []string, asked access.Access) error {
 	if p.settings.Verify == verifyResponse {
 		return nil
@@ -153,6 +153,7 @@ func (p *Provider) noteTargets(child *provider.Child, audience []string, asked a
 		return p.absentAudience(asked)
 	}
 	var audiences, resources []string
+	excessIsResource := asked.Audiences.IsNothing() && !asked.Resources.IsNothing()
 	for _, v := range audience {
 		isAudience, isResource := asked.Audiences.Contains(v), asked.Resources.Contains(v)
 		if v == p.settings.ClientID && !isAudience && !isResource {
@@ -161,10 +162,10 @@ func (p *Provider) noteTargets(child *provider.Child, audience []string, asked a
 		if access.CheckTarget(v) != nil {
 			return errAudienceShape
 		}
-		if isResource {
+		if isResource || (!isAudience && excessIsResource) {
 			resources = append(resources, v)
 		}
-		if isAudience || !isResource {
+		if isAudience || (!isResource && !excessIsResource) {
 			audiences = append(audiences, v)
 		}
 	}

@@ -271,6 +271,20 @@ func TestAnAudienceThatCouldNotBeAskedForMustBeThere(t *testing.T) {
 	require.Empty(t, f.server.LastRequest(providertest.EndpointToken).Form()["resource"])
 }
 
+func TestAnExcessOfTargetsStandsInADimensionThatWasAskedFor(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{"verify": "introspect", "audience_parameter": "resource"})
+	f.server.Break(providertest.EndpointIntrospect, providertest.Set("aud", []string{"https://api.test/", "x"}))
+	for _, test := range []struct{ asked, granted access.Access }{
+		{targets([]string{"https://api.test/"}, nil), targets([]string{"https://api.test/", "x"}, nil)},
+		{targets(nil, []string{"https://api.test/"}), targets(nil, []string{"https://api.test/", "x"})},
+		{targets([]string{"https://files.test/"}, []string{"https://api.test/"}), targets([]string{"x"}, []string{"https://api.test/"})},
+		{targets([]string{"https://api.test/"}, []string{"https://api.test/"}), targets([]string{"https://api.test/", "x"}, []string{"https://api.test/"})},
+		{targets(nil, nil), targets([]string{"https://api.test/", "x"}, nil)},
+	} {
+		f.requireChecked(test.asked, want{granted: test.granted, confirmed: checkedAll})
+	}
+}
+
 func TestTargetsThatCannotBeAskedFor(t *testing.T) {
 	glob, err := access.Ceiling("https://api.test/*")
 	require.NoError(t, err)
