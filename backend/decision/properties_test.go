@@ -592,15 +592,14 @@ func (*life) ceilingOf(w world) access.Access {
 // narrowAgain asks for parts of what was granted, as a caller does who passes on
 // less and less.
 func narrowAgain(t *rapid.T, w world, s decision.Situation, before access.Access) {
-	q := decision.Request{Scopes: []string{}, Audiences: []string{}, Resources: []string{}}
-	for list, set := range map[*[]string]access.Set{&q.Scopes: before.Scopes, &q.Audiences: before.Audiences, &q.Resources: before.Resources} {
+	some := func(set access.Set) []string {
 		values, _ := set.Values()
 		if len(values) == 0 {
-			*list = nil
-			continue
+			return nil
 		}
-		*list = rapid.SliceOfNDistinct(rapid.SampledFrom(values), 1, len(values), rapid.ID).Draw(t, "less")
+		return rapid.SliceOfNDistinct(rapid.SampledFrom(values), 1, len(values), rapid.ID).Draw(t, "less")
 	}
+	q := decision.Request{Scopes: some(before.Scopes), Audiences: some(before.Audiences), Resources: some(before.Resources)}
 	if !before.Permissions.IsNothing() {
 		q.Permissions = before.Permissions.Map()
 	}
