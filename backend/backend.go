@@ -129,6 +129,9 @@ func (b *broker) loadLedger() {
 		if err := b.ledger.Load(context.Background()); err != nil {
 			b.Logger().Warn("the ledger could not be read: trying again", "error", err)
 		}
+		if ids := b.ledger.Unreadable(); len(ids) > 0 {
+			b.Logger().Error("records of grants cannot be read: their tokens live until they expire", "grant_ids", ids)
+		}
 	}()
 }
 
@@ -138,6 +141,8 @@ func (b *broker) invalidate(_ context.Context, key string) {
 	case strings.HasPrefix(key, providerPrefix):
 		b.providers.drop(strings.TrimPrefix(key, providerPrefix))
 		b.roles.clear()
+	case strings.HasPrefix(key, grant.StoragePrefix):
+		b.ledger.Invalidate()
 	case key == frozenKey:
 		b.freezer.forget()
 	case strings.HasPrefix(key, issuerPrefix):

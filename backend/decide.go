@@ -31,6 +31,8 @@ type decided struct {
 	provider *openProvider
 	caller   decision.Caller
 	subject  *subject.Token
+	// unfrozenAt is the freezer's moment before it was asked.
+	unfrozenAt uint64
 }
 
 // decide gathers what the pure decision needs and asks it. creds and explain
@@ -50,6 +52,7 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 		return nil, err
 	}
 	s := b.situation(caller)
+	moment := b.freezer.moment()
 	frozen, err := b.freezer.check(ctx, holderOf(caller.EntityID), role.name, p.ref)
 	if err != nil {
 		return nil, err
@@ -62,7 +65,9 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	if s.SubjectFault != nil && s.SubjectFault.Code == fault.TemporarilyUnavailable {
 		return nil, s.SubjectFault
 	}
-	return &decided{Decision: role.policy.Decide(s, a.request), role: role, provider: p, caller: caller, subject: s.Subject}, nil
+	return &decided{
+		Decision: role.policy.Decide(s, a.request), role: role, provider: p, caller: caller, subject: s.Subject, unfrozenAt: moment,
+	}, nil
 }
 
 // caller is the identity behind the ask, as Vault knows it now. One that Vault
@@ -81,10 +86,14 @@ func (b *broker) caller(a ask, groups bool) (decision.Caller, error) {
 }
 
 func (b *broker) situation(caller decision.Caller) decision.Situation {
-	return decision.Situation{
+	s := decision.Situation{
 		Now: b.now(), Caller: caller,
 		MountTTL: b.System().DefaultLeaseTTL(), MountMaxTTL: b.System().MaxLeaseTTL(),
 	}
+	if s.MountTTL <= 0 { // over Vault's plugin protocol, the answer to a failed call
+		s.MountMaxTTL = 0
+	}
+	return s
 }
 
 // stopped are the reasons against that lie with the provider.

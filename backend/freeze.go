@@ -39,9 +39,15 @@ type freezer struct {
 	mu      sync.RWMutex
 	loaded  bool
 	items   map[string]freeze // by "<kind>/<name>"
+	// count numbers this process's freezes, and last is each thing's latest one: a
+	// mint that was in flight then is not handed out, thawed meanwhile or not.
+	count uint64
+	last  map[string]uint64
 }
 
-func newFreezer(storage logical.Storage) *freezer { return &freezer{storage: storage} }
+func newFreezer(storage logical.Storage) *freezer {
+	return &freezer{storage: storage, last: map[string]uint64{}}
+}
 
 // load returns the frozen things; the map is never changed once it is there.
 func (f *freezer) load(ctx context.Context) (map[string]freeze, error) {
@@ -102,7 +108,37 @@ func (f *freezer) change(ctx context.Context, key string, to *freeze) error {
 		return storageFault(err)
 	}
 	f.keep(items, true)
+	if to != nil {
+		f.mu.Lock()
+		f.count++
+		f.last[key] = f.count
+		f.mu.Unlock()
+	}
 	return nil
+}
+
+// moment is now, for checkSince.
+func (f *freezer) moment() uint64 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.count
+}
+
+// checkSince is check, and also returns what was frozen since the moment and has
+// been thawed again.
+func (f *freezer) checkSince(ctx context.Context, moment uint64, holder, role, provider string) ([]*fault.Error, error) {
+	reasons, err := f.check(ctx, holder, role, provider)
+	if err != nil || len(reasons) > 0 {
+		return reasons, err
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, what := range freezable(holder, role, provider) {
+		if f.last[what.key()] > moment {
+			reasons = append(reasons, fault.New(fault.AccessDenied, "the %s was frozen meanwhile: try again", what.kind))
+		}
+	}
+	return reasons, nil
 }
 
 // check returns what of a grant's is frozen.
@@ -112,12 +148,22 @@ func (f *freezer) check(ctx context.Context, holder, role, provider string) ([]*
 		return nil, err
 	}
 	var reasons []*fault.Error
-	for _, what := range []struct{ kind, name string }{{kindEntity, holder}, {kindRole, role}, {kindProvider, provider}} {
-		if _, frozen := items[what.kind+"/"+what.name]; frozen {
+	for _, what := range freezable(holder, role, provider) {
+		if _, frozen := items[what.key()]; frozen {
 			reasons = append(reasons, fault.New(fault.AccessDenied, "the %s is frozen: an operator has stopped its grants", what.kind))
 		}
 	}
 	return reasons, nil
+}
+
+// thing is one that can be frozen.
+type thing struct{ kind, name string }
+
+func (t thing) key() string { return t.kind + "/" + t.name }
+
+// freezable is all that a freeze of which stops a grant.
+func freezable(holder, role, provider string) []thing {
+	return []thing{{kindEntity, holder}, {kindRole, role}, {kindProvider, provider}}
 }
 
 // list returns the keys in order, and when and by whom each was frozen.

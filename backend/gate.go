@@ -34,6 +34,10 @@ type gate struct {
 	idle    chan struct{} // closed while none does
 }
 
+// maxRevokePause bounds how long a provider can make its tokens unkillable by
+// asking to be left alone; after it, the next kill tries again.
+const maxRevokePause = time.Minute
+
 // The calls that are paced and measured.
 const (
 	callMint   = "mint"
@@ -65,6 +69,9 @@ func (g *gate) setLimit(perSecond float64) {
 func (g *gate) heed(call string, now time.Time, err error) {
 	if wait := askedToWait(err); wait > 0 {
 		g.mu.Lock()
+		if call == callRevoke {
+			wait = min(wait, maxRevokePause)
+		}
 		g.pauses[call] = now.Add(wait)
 		g.mu.Unlock()
 	}

@@ -27,8 +27,14 @@ type unfit struct {
 // instead of where the last slice ended. Vault is asked once or twice per
 // holder. An error while asking kills nobody: the holder is judged next time.
 func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Duration) (found []unfit, checked int, err error) {
-	b.holders.mu.Lock()
-	defer b.holders.mu.Unlock() // one slice at a time; no provider is called here
+	// One slice at a time. The periodic one does not wait for a manual one, which
+	// does its work; no provider is called here.
+	if afresh {
+		b.holders.mu.Lock()
+	} else if !b.holders.mu.TryLock() {
+		return nil, 0, nil
+	}
+	defer b.holders.mu.Unlock()
 	if afresh {
 		b.holders.after = ""
 	}

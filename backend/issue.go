@@ -64,7 +64,7 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 		unverified, err = b.judge(d, child, g)
 	}
 	if err == nil {
-		err = b.record(ctx, d.provider, g)
+		err = b.record(ctx, d, g)
 	}
 	if err == nil && alive.Err() != nil {
 		err = fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
@@ -151,6 +151,9 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 	if !child.ExpiresAt.IsZero() && !child.ExpiresAt.After(now) {
 		return nil, fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
 	}
+	if sizeOf(child.Granted.Flat()) > maxGranted {
+		return nil, fault.New(fault.ProviderViolation, "the provider granted more than %d bytes of names, more than can be recorded", maxGranted)
+	}
 	unverified, violation := d.role.policy.Accept(d.Access, decision.Answer{Granted: child.Granted, Confirmed: child.Confirmed})
 	if violation != nil {
 		return nil, violation
@@ -170,7 +173,8 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 
 // record makes the grant durable, and makes sure that nothing that happened
 // while the provider was minting leaves it alive by mistake.
-func (b *broker) record(ctx context.Context, p *openProvider, g *grant.Grant) error {
+func (b *broker) record(ctx context.Context, d *decided, g *grant.Grant) error {
+	p := d.provider
 	if err := b.ledger.Record(ctx, g); err != nil {
 		return storageFault(err)
 	}
@@ -181,9 +185,9 @@ func (b *broker) record(ctx context.Context, p *openProvider, g *grant.Grant) er
 	if now.pinned.Account != p.pinned.Account || now.settings.Disabled {
 		return fault.New(fault.AccessDenied, "the provider was changed or disabled meanwhile: try again")
 	}
-	// A freeze that came after the decision: its kill may have looked for this
-	// grant before it was recorded.
-	frozen, err := b.freezer.check(ctx, g.Holder, g.Role, g.Provider)
+	// A freeze that came after the decision, even if it was thawed again: its kill
+	// may have looked for this grant before it was recorded.
+	frozen, err := b.freezer.checkSince(ctx, d.unfrozenAt, g.Holder, g.Role, g.Provider)
 	if err != nil {
 		return err
 	}
@@ -198,12 +202,14 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 	holder, _ := grant.HolderOf(id)
 	g := &grant.Grant{
 		ID: id, Holder: holder, Role: d.role.name, Provider: d.provider.ref,
-		Access: values(child.Granted), Granted: child.Granted.Flat(),
 		ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
 		Class: provider.ClassExpiry, Handle: child.Handle,
 	}
 	if !child.Handle.Empty() {
 		g.Class = provider.ClassToken
+	}
+	if flat := child.Granted.Flat(); sizeOf(flat) <= maxGranted {
+		g.Access, g.Granted = values(child.Granted), flat
 	}
 	if d.caller.RemoteAddr.IsValid() {
 		g.Facts.RemoteAddr = d.caller.RemoteAddr.String()
@@ -214,6 +220,18 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 		g.Facts.SubjectClaims = d.subject.Claims
 	}
 	return g
+}
+
+// maxGranted bounds what a record must hold of a grant, in bytes: Vault's storage
+// takes about a megabyte, and a grant that cannot be recorded cannot be made.
+const maxGranted = 64 << 10
+
+func sizeOf(names []string) int {
+	size := 0
+	for _, name := range names {
+		size += len(name)
+	}
+	return size
 }
 
 func values(a access.Access) grant.Access {

@@ -93,7 +93,13 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	}
 	resp := &logical.Response{Secret: req.Secret}
 	resp.Secret.TTL = ends.Sub(b.now())
-	resp.Secret.MaxTTL = g.MaxLease.Sub(g.IssuedAt)
+	// Core prefers the caller's increment to our TTL, and heeds only the cap: the
+	// lease must not outlive what was recorded.
+	since := req.Secret.IssueTime
+	if since.IsZero() {
+		since = g.IssuedAt
+	}
+	resp.Secret.MaxTTL = ends.Sub(since)
 	return resp, nil
 }
 

@@ -132,37 +132,42 @@ func (b *broker) resumeOrders(ctx context.Context) error {
 	if err != nil {
 		return storageFault(err)
 	}
+	var problems error
 	for _, id := range ids {
-		b.orders.mu.Lock()
-		running := b.orders.running[id]
-		b.orders.mu.Unlock()
-		if running {
-			continue
-		}
-		raw, err := b.storage.Get(ctx, orderPrefix+id)
-		if err != nil {
-			return storageFault(err)
-		}
-		var o order
-		if raw == nil {
-			continue
-		}
-		if err := raw.DecodeJSON(&o); err != nil {
-			return storageFault(err)
-		}
-		if _, err := b.execute(ctx, id, o); err != nil {
-			return err
-		}
+		problems = errors.Join(problems, b.resume(ctx, id))
 	}
-	return nil
+	return problems
+}
+
+func (b *broker) resume(ctx context.Context, id string) error {
+	b.orders.mu.Lock()
+	running := b.orders.running[id]
+	b.orders.mu.Unlock()
+	if running {
+		return nil
+	}
+	raw, err := b.storage.Get(ctx, orderPrefix+id)
+	if err != nil {
+		return storageFault(err)
+	}
+	if raw == nil {
+		return nil
+	}
+	var o order
+	if err := raw.DecodeJSON(&o); err != nil {
+		return storageFault(err)
+	}
+	_, err = b.execute(ctx, id, o)
+	return err
 }
 
 // killRun is a kill of many that goes on whether or not somebody waits for it.
 type killRun struct {
 	done chan struct{}
 
-	mu    sync.Mutex
-	count tally
+	mu      sync.Mutex
+	count   tally
+	exposed []grantSummary // what may be accepted somewhere after it was tried
 	// unrecorded is true if a failure is not in the outbox; to be read when done.
 	unrecorded bool
 }
@@ -188,47 +193,72 @@ func (r *killRun) wait(ctx context.Context, atMost time.Duration) (t tally, comp
 	return r.tally(), false
 }
 
-// startKill kills the chosen grants, a bounded number at a time.
+// startKill kills the chosen grants, a bounded number at a time of each provider:
+// one that is slow or dead must not hold up the kills at the others.
 func (b *broker) startKill(ctx context.Context, cause string, chosen []grantSummary) *killRun {
 	ctx = context.WithoutCancel(ctx)
 	run := &killRun{done: make(chan struct{})}
 	run.count.Pending = len(chosen)
+	byProvider := map[string][]grantSummary{}
 	for _, s := range chosen {
 		run.count.expose(b.now(), s)
 		b.orders.queue(s.ID, 1)
+		byProvider[s.Provider] = append(byProvider[s.Provider], s)
 	}
 	go func() {
 		defer close(run.done)
-		group := errgroup.Group{}
-		group.SetLimit(killParallel)
-		for _, s := range chosen {
-			group.Go(func() error {
-				err := b.kill(ctx, s.ID, cause)
-				b.orders.queue(s.ID, -1)
-				run.mu.Lock()
-				defer run.mu.Unlock()
-				run.count.settle(s, err)
-				run.unrecorded = run.unrecorded || errors.Is(err, errUnrecorded)
-				return nil
-			})
+		var all sync.WaitGroup
+		for _, grants := range byProvider {
+			all.Go(func() { b.killEach(ctx, cause, grants, run) })
 		}
-		_ = group.Wait()
-		run.mu.Lock()
-		defer run.mu.Unlock()
-		run.count.Residual = 0
-		for _, s := range chosen {
-			if s.SelfContained || !s.Revocable || b.pending(ctx, s.ID) {
-				run.count.expose(b.now(), s)
-			}
-		}
+		all.Wait()
+		run.finish(b.now())
 	}()
 	return run
 }
 
-// pending reports whether a grant's revocation failed and is being retried.
-func (b *broker) pending(ctx context.Context, id string) bool {
-	g, err := b.ledger.Get(ctx, id)
-	return err == nil && g.Doom != nil
+// killEach tries every grant once, at most killParallel of them at a time.
+func (b *broker) killEach(ctx context.Context, cause string, grants []grantSummary, run *killRun) {
+	group := errgroup.Group{}
+	group.SetLimit(killParallel)
+	for _, s := range grants {
+		group.Go(func() error {
+			err := b.kill(ctx, s.ID, cause)
+			b.orders.queue(s.ID, -1)
+			run.settle(s, err)
+			return nil
+		})
+	}
+	_ = group.Wait()
+}
+
+// settle notes what became of one grant.
+func (r *killRun) settle(s grantSummary, failed error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unrecorded = r.unrecorded || errors.Is(failed, errUnrecorded)
+	if failed != nil || s.SelfContained || !s.Revocable {
+		r.exposed = append(r.exposed, s)
+	}
+	switch {
+	case failed != nil:
+		return
+	case s.Revocable:
+		r.count.Revoked++
+	default:
+		r.count.ExpiryOnly++
+	}
+	r.count.Pending--
+}
+
+// finish counts the exposure anew, of those alone that are exposed still.
+func (r *killRun) finish(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count.Residual = 0
+	for _, s := range r.exposed {
+		r.count.expose(now, s)
+	}
 }
 
 // tally counts what a kill of many did.
@@ -240,24 +270,17 @@ type tally struct {
 	Residual time.Duration
 }
 
+// endless stands in the exposure for a token whose end nobody knows: no provider
+// is believed a longer one.
+const endless = 10 * 365 * 24 * time.Hour
+
 // expose takes one token's remaining life into the residual exposure.
 func (t *tally) expose(now time.Time, s grantSummary) {
+	left := endless
 	if !s.ExpiresAt.IsZero() {
-		t.Residual = max(t.Residual, s.ExpiresAt.Sub(now))
+		left = s.ExpiresAt.Sub(now)
 	}
-}
-
-// settle moves one grant from pending to what became of it.
-func (t *tally) settle(s grantSummary, failed error) {
-	switch {
-	case failed != nil:
-		return
-	case s.Revocable:
-		t.Revoked++
-	default:
-		t.ExpiryOnly++
-	}
-	t.Pending--
+	t.Residual = max(t.Residual, left)
 }
 
 func (t tally) data() map[string]any {

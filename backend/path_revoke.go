@@ -84,8 +84,11 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 	key := kind + "/" + name
 	frozen, given := d.GetOk("freeze")
 	if given && !frozen.(bool) {
+		if err := b.freezer.change(ctx, key, nil); err != nil {
+			return nil, err
+		}
 		b.Logger().Info("thawed", "what", key, "by", by(req))
-		return &logical.Response{Data: tally{}.data()}, b.freezer.change(ctx, key, nil)
+		return &logical.Response{Data: tally{}.data()}, nil
 	}
 	if given {
 		if err := b.freezer.change(ctx, key, &freeze{Since: b.now(), By: by(req)}); err != nil {

@@ -28,8 +28,15 @@ const (
 // kills everything, in parallel, before Vault ends the leases one by one. Vault
 // ignores its error there: what keeps the mount is a lease that cannot be ended.
 func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
+	if !b.WriteSafeReplicationState() {
+		return nil // the primary's ledger is the primary's to sweep
+	}
 	if b.System().Tainted() {
-		return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, b.killMount(ctx))
+		err := b.killMount(ctx)
+		if err != nil {
+			b.Logger().Error("the mount cannot be disabled yet", "error", err)
+		}
+		return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, err)
 	}
 	if !b.ledger.Loaded() {
 		b.loadLedger() // reading many records here would hold up core
@@ -68,12 +75,16 @@ func (b *broker) sweep(ctx context.Context, regardless bool, slice time.Duration
 	unfits, holders, err := b.sweepHolders(ctx, regardless, slice*2/3)
 	problems = errors.Join(problems, err, b.resumeOrders(ctx))
 	for _, u := range unfits {
+		if b.orders.has(u.ID) {
+			continue
+		}
 		due[u.cause] = append(due[u.cause], u.grantSummary)
 	}
 	counts := b.killDue(ctx, due, slice-time.Since(started))
 	counts.Holders = holders
-	now := b.now()
-	return counts, errors.Join(problems, b.deleteEmptied(ctx), b.used.sweep(ctx, now), b.quotas.sweep(ctx))
+	tidy, cancel := context.WithTimeout(ctx, max(slice-time.Since(started), time.Second))
+	defer cancel()
+	return counts, errors.Join(problems, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.quotas.sweep(tidy))
 }
 
 // dueGrants are the grants that are the sweep's business, by cause.

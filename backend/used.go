@@ -68,10 +68,27 @@ func (u *usedTokens) use(ctx context.Context, t *subject.Token) (release func(co
 	return func(ctx context.Context) { _ = u.forget(ctx, key) }, nil
 }
 
+// forgetExpired forgets a token if it is past its time, looking once more under
+// the lock: it may have been taken back and used again since it was listed.
+func (u *usedTokens) forgetExpired(ctx context.Context, key string, now time.Time) error {
+	lock := locksutil.LockForKey(u.locks, key)
+	lock.Lock()
+	defer lock.Unlock()
+	until, known, err := u.untilOf(ctx, key)
+	if err != nil || !known || !now.After(until) {
+		return err
+	}
+	return u.forgetLocked(ctx, key)
+}
+
 func (u *usedTokens) forget(ctx context.Context, key string) error {
 	lock := locksutil.LockForKey(u.locks, key)
 	lock.Lock()
 	defer lock.Unlock()
+	return u.forgetLocked(ctx, key)
+}
+
+func (u *usedTokens) forgetLocked(ctx context.Context, key string) error {
 	if err := u.storage.Delete(ctx, usedPrefix+key); err != nil {
 		return storageFault(err)
 	}
@@ -91,40 +108,39 @@ func (u *usedTokens) sweep(ctx context.Context, now time.Time) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the slice is over, the next sweep goes on
 		}
-		until, err := u.untilOf(ctx, key)
-		if err != nil {
-			return err
+		if until, seen := u.seen(key); seen && !now.After(until) {
+			continue
 		}
-		if now.After(until) {
-			if err := u.forget(ctx, key); err != nil {
-				return err
-			}
+		if err := u.forgetExpired(ctx, key, now); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// untilOf reads each entry once in the life of the process.
-func (u *usedTokens) untilOf(ctx context.Context, key string) (time.Time, error) {
+// seen is what this process has read or written of the key.
+func (u *usedTokens) seen(key string) (until time.Time, ok bool) {
 	u.mu.Lock()
-	until, ok := u.until[key]
-	u.mu.Unlock()
-	if ok {
-		return until, nil
-	}
+	defer u.mu.Unlock()
+	until, ok = u.until[key]
+	return until, ok
+}
+
+// untilOf reads the entry; the key's lock must be held.
+func (u *usedTokens) untilOf(ctx context.Context, key string) (until time.Time, known bool, err error) {
 	raw, err := u.storage.Get(ctx, usedPrefix+key)
 	if err != nil {
-		return time.Time{}, storageFault(err)
+		return time.Time{}, false, storageFault(err)
 	}
 	if raw == nil {
-		return time.Time{}, nil
+		return time.Time{}, false, nil
 	}
 	var entry usedEntry
 	if err := raw.DecodeJSON(&entry); err != nil {
-		return time.Time{}, storageFault(err)
+		return time.Time{}, false, storageFault(err)
 	}
 	u.mu.Lock()
 	u.until[key] = entry.Until
 	u.mu.Unlock()
-	return entry.Until, nil
+	return entry.Until, true, nil
 }

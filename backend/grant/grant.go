@@ -29,6 +29,7 @@ package grant
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -161,7 +162,7 @@ func decode(raw []byte) (*Grant, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber() // claims compare by their exact numbers
 	if err := dec.Decode(&s); err != nil {
-		return nil, fmt.Errorf("a grant's record cannot be read: %w", err)
+		return nil, errors.Join(ErrUnreadable, err)
 	}
 	s.Grant.Handle = secret.New(s.Handle)
 	return s.Grant, nil

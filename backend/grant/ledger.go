@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -19,6 +20,9 @@ const StoragePrefix = "grant/"
 
 // ErrGone means that there is no such grant: it was never made, or is dead.
 var ErrGone = errors.New("no such grant")
+
+// ErrUnreadable means that a record is there and cannot be decoded.
+var ErrUnreadable = errors.New("a grant's record cannot be read")
 
 // Summary is what the ledger keeps in memory of each grant: enough to list,
 // count and choose, without a token or a handle.
@@ -49,6 +53,8 @@ type Ledger struct {
 
 	mu     sync.RWMutex
 	loaded bool
+	// unreadable are records that cannot be decoded.
+	unreadable []string
 	// index is by holder, then by id.
 	index map[string]map[string]Summary
 	// adopted are grants whose record could not be written.
@@ -109,14 +115,35 @@ func (l *Ledger) loadOne(ctx context.Context, id string) error {
 	lock.Lock()
 	defer lock.Unlock()
 	g, err := l.read(ctx, id)
-	if errors.Is(err, ErrGone) {
+	switch {
+	case errors.Is(err, ErrGone):
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, ErrUnreadable):
+		l.mu.Lock()
+		l.unreadable = append(l.unreadable, id)
+		l.mu.Unlock()
+		return nil
+	case err != nil:
 		return err
 	}
 	l.remember(g)
 	return nil
+}
+
+// Unreadable are the ids of records that Load had to pass over. Each is a token
+// that nothing kills; one of them must not keep the others alive.
+func (l *Ledger) Unreadable() []string {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return slices.Clone(l.unreadable)
+}
+
+// Invalidate makes the next use of the index read storage again: another node
+// has written it.
+func (l *Ledger) Invalidate() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loaded, l.index, l.unreadable = false, map[string]map[string]Summary{}, nil
 }
 
 // Record writes a new grant. When it returns nil, the grant outlives a crash.
@@ -136,7 +163,7 @@ func (l *Ledger) Adopt(g *Grant) {
 	l.remember(g)
 }
 
-// Flush writes the adopted grants; the first failure ends it.
+// Flush writes the adopted grants, as many as it can.
 func (l *Ledger) Flush(ctx context.Context) error {
 	l.mu.RLock()
 	waiting := make([]*Grant, 0, len(l.adopted))
@@ -144,12 +171,11 @@ func (l *Ledger) Flush(ctx context.Context) error {
 		waiting = append(waiting, g)
 	}
 	l.mu.RUnlock()
+	var problems error
 	for _, g := range waiting {
-		if err := l.flushOne(ctx, g.ID); err != nil {
-			return err
-		}
+		problems = errors.Join(problems, l.flushOne(ctx, g.ID))
 	}
-	return nil
+	return problems
 }
 
 // flushOne writes an adopted grant if it is one still: it may have been killed
