@@ -99,7 +99,13 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 			return nil
 		},
 		PeriodicFunc: b.periodic,
-		Invalidate:   b.invalidate,
+		Clean: func(ctx context.Context) {
+			// What is in memory only would be lost with this process.
+			if err := b.ledger.Flush(ctx); err != nil {
+				b.Logger().Error("grants could not be recorded before the end: their tokens live until they expire", "error", err)
+			}
+		},
+		Invalidate: b.invalidate,
 	}
 	return b
 }

@@ -42,7 +42,7 @@ func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) er
 	}
 	if !g.CertainlyExpired(b.now()) {
 		if g.Handle.Empty() {
-			return nil
+			return b.endUnkillable(ctx, g, cause)
 		}
 		if err := b.revokeAtProvider(ctx, g); err != nil {
 			return b.intoOutbox(ctx, g, cause, err)
@@ -54,6 +54,23 @@ func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) er
 	}
 	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
 	b.Logger().Info("grant killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
+	return nil
+}
+
+// endUnkillable notes on a grant that nothing can kill that it was to die, so that
+// its lease is not renewed any more. It stays on record until it has expired.
+func (b *broker) endUnkillable(ctx context.Context, g *grant.Grant, cause string) error {
+	if g.Doom != nil {
+		return nil
+	}
+	now := b.now()
+	_, err := b.ledger.Update(ctx, g.ID, func(g *grant.Grant) error {
+		g.Doom = &grant.Doom{Since: now, Cause: cause}
+		return nil
+	})
+	if err != nil && !errors.Is(err, grant.ErrGone) {
+		return storageFault(err)
+	}
 	return nil
 }
 
@@ -160,7 +177,7 @@ func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, c
 		return nil
 	}
 	now := b.now()
-	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now, now
+	g.IssuedAt, g.LeaseEnds, g.MaxLease, g.Withheld = now, now, now, true
 	if !g.Handle.Empty() { // else nobody need try again: it is on record until it expires
 		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed)}
 	}
@@ -190,14 +207,27 @@ func (b *broker) checkGrant(p *openProvider, child *provider.Child) *grant.Grant
 // killParallel is how many revocations of one kill run at once.
 const killParallel = 32
 
-// revocableOf counts the grants of a provider that could be killed and live.
-func (b *broker) revocableOf(ctx context.Context, ref string) (int, error) {
+// liveOf counts the grants of a provider whose tokens may still work, and how many
+// of them could be killed.
+func (b *broker) liveOf(ctx context.Context, ref string) (live, revocable int, err error) {
 	now := b.now()
-	live, err := b.ledger.Select(ctx, func(s *grantSummary) bool {
-		return s.Provider == ref && s.Revocable && !s.CertainlyExpired(now)
+	_, err = b.ledger.Select(ctx, func(s *grantSummary) bool {
+		if s.Provider == ref && !s.CertainlyExpired(now) {
+			live++
+			if s.Revocable {
+				revocable++
+			}
+		}
+		return false
 	})
 	if err != nil {
-		return 0, storageFault(err)
+		return 0, 0, storageFault(err)
 	}
-	return len(live), nil
+	return live, revocable, nil
+}
+
+// revocableOf counts the grants of a provider that could be killed and live.
+func (b *broker) revocableOf(ctx context.Context, ref string) (int, error) {
+	_, revocable, err := b.liveOf(ctx, ref)
+	return revocable, err
 }

@@ -99,6 +99,9 @@ func (b *broker) creds(ctx context.Context, req *logical.Request, d *framework.F
 	return b.issue(ctx, a)
 }
 
+// maxAsked bounds a request in bytes, well below what a record can hold.
+const maxAsked = 32 << 10
+
 func parseRequest(req *logical.Request, d *framework.FieldData) (q decision.Request, err error) {
 	for name, into := range map[string]*[]string{"scopes": &q.Scopes, "audiences": &q.Audiences, "resources": &q.Resources} {
 		if v, ok := d.GetOk(name); ok {
@@ -121,6 +124,9 @@ func parseRequest(req *logical.Request, d *framework.FieldData) (q decision.Requ
 			return q, fault.New(fault.InvalidRequest, "authorization_details: %s", err)
 		}
 		q.Details = &details
+	}
+	if asked := sizeOf(q.Scopes) + sizeOf(q.Audiences) + sizeOf(q.Resources); asked > maxAsked {
+		return q, fault.New(fault.InvalidRequest, "asks for %d bytes of names, and %d is the most: ask for less", asked, maxAsked)
 	}
 	if v, ok := d.GetOk("ttl"); ok {
 		q.TTL = time.Duration(v.(int)) * time.Second

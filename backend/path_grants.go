@@ -116,7 +116,7 @@ func grantPage(all []grant.Summary, d *framework.FieldData) (*logical.Response, 
 	info := map[string]any{}
 	for _, s := range all[from:to] {
 		keys = append(keys, s.ID)
-		about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "lease_ends": stamp(s.LeaseEnds), "pending": s.Doomed}
+		about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "lease_ends": stamp(s.LeaseEnds), "pending": s.Doomed && s.Revocable}
 		if s.Role != "" {
 			about["role"] = s.Role
 		}
@@ -156,7 +156,7 @@ func showGrant(g *grant.Grant) map[string]any {
 	data := map[string]any{
 		"grant_id": g.ID, "entity_id": g.Holder, "provider": g.Provider,
 		"issued_at": stamp(g.IssuedAt), "lease_ends": stamp(g.LeaseEnds),
-		"revocation": string(g.Class), "self_contained": g.SelfContained, "pending": g.Doom != nil,
+		"revocation": string(g.Class), "self_contained": g.SelfContained, "pending": g.Doom != nil && !g.Handle.Empty(),
 	}
 	for name, value := range map[string]string{"role": g.Role, "subject": g.Subject, "subject_issuer": g.SubjectIssuer, "actor": g.Actor, "remote_addr": g.Facts.RemoteAddr} {
 		if value != "" {
@@ -171,7 +171,9 @@ func showGrant(g *grant.Grant) map[string]any {
 	}
 	if g.Doom != nil {
 		data["cause"], data["attempts"] = g.Doom.Cause, g.Doom.Attempts
-		data["next_attempt"] = stamp(g.Doom.Next)
+		if !g.Handle.Empty() {
+			data["next_attempt"] = stamp(g.Doom.Next)
+		}
 		if g.Doom.Error != "" {
 			data["last_error"] = g.Doom.Error
 		}

@@ -502,7 +502,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if alone {
 		defer done()
 	}
-	live, err := h.b.revocableOf(ctx, ref)
+	live, _, err := h.b.liveOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -513,7 +513,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		if live == 0 {
 			return nil, errMinting
 		}
-		return nil, fault.New(fault.InvalidRequest, "%d grants of this provider live: revoke their leases first, or delete with force=true to kill them now", live)
+		return nil, fault.New(fault.InvalidRequest, "%d grants of this provider live: revoke their leases and let expire what nothing can revoke, or delete with force=true", live)
 	}
 	entry.Settings.Disabled, entry.Settings.Deleting = true, true
 	if err := h.b.providers.write(ctx, ref, entry); err != nil {

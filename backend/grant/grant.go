@@ -76,6 +76,8 @@ type Grant struct {
 
 	Class         provider.Class `json:"class"`
 	SelfContained bool           `json:"self_contained,omitempty"`
+	// Withheld is a token that was never handed out.
+	Withheld bool `json:"withheld,omitempty"`
 	// Doom is set from the first failed revocation on.
 	Doom *Doom `json:"doom,omitempty"`
 	// Handle is what kills the token; empty for ClassExpiry.

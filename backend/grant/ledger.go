@@ -29,6 +29,7 @@ var ErrUnreadable = errors.New("a grant's record cannot be read")
 type Summary struct {
 	ID, Holder, Role, Provider string
 	Revocable, SelfContained   bool
+	Withheld                   bool
 	IssuedAt                   time.Time
 	ExpiresAt, LeaseEnds       time.Time
 	// Doomed is set while a revocation that failed is due: since when, and when
@@ -327,7 +328,7 @@ func (l *Ledger) LiveIDs(holder, role string, now time.Time) map[string]bool {
 	defer l.mu.RUnlock()
 	ids := map[string]bool{}
 	for id, s := range l.index[holder] {
-		if s.Role == role && !s.CertainlyExpired(now) {
+		if s.Role == role && !s.Withheld && !s.CertainlyExpired(now) {
 			ids[id] = true
 		}
 	}
@@ -387,7 +388,7 @@ func (l *Ledger) write(ctx context.Context, g *Grant) error {
 func (g *Grant) Summary() Summary {
 	s := Summary{
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider,
-		Revocable: !g.Handle.Empty(), SelfContained: g.SelfContained,
+		Revocable: !g.Handle.Empty(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
 	}
 	if g.Doom != nil {
