@@ -318,6 +318,9 @@ func TestExplainAndCredsAgree(t *testing.T) {
 		ends[l.compare(t, explained, explainErr, granted, credsErr, minted)]++
 	})
 	t.Logf("%v", ends)
+	if testing.Short() {
+		return // too few walks to come to every end
+	}
 	for _, end := range []string{"granted", "refused", "error"} {
 		require.NotZero(t, ends[end], "the walk never came to %s: %v", end, ends)
 	}

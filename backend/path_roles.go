@@ -179,7 +179,11 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	if err := mergeRole(r, req, d); err != nil {
 		return nil, err
 	}
-	if _, err := b.compileRole(ctx, r); err != nil {
+	policy, err := b.compileRole(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.checkAudiences(ctx, policy); err != nil {
 		return nil, err
 	}
 	for _, issuer := range r.SubjectIssuers {
@@ -203,6 +207,28 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	}
 	b.roles.drop(name)
 	return nil, nil
+}
+
+// checkAudiences holds the role against the endpoints of every provider, not its
+// own alone: a token for another's token endpoint is no less a credential there.
+func (b *broker) checkAudiences(ctx context.Context, policy *decision.Policy) error {
+	refs, err := b.providerRefs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		entry, err := b.providers.read(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if entry == nil {
+			continue
+		}
+		if err := role.CheckAudiences(policy, entry.Pinned.Destinations); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mergeRole takes what the request brought; an empty value unsets.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -166,12 +167,47 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.
 	if err := r.compileSubject(p); err != nil {
 		return nil, err
 	}
-	for _, url := range pinned.Destinations {
-		if p.Ceiling.Audiences.Contains(url) || p.Ceiling.Resources.Contains(url) {
-			return nil, fault.New(fault.InvalidRequest, "audiences and resources must not cover %s, an endpoint of the provider itself: a token for it could be used to authenticate there", url)
-		}
+	if err := CheckAudiences(p, pinned.Destinations); err != nil {
+		return nil, err
 	}
 	return p, nil
+}
+
+// CheckAudiences refuses a policy whose audiences or resources cover one of the
+// endpoints, in any usual spelling: a token for a token endpoint could be used to
+// authenticate there (rule 10 of the contract).
+func CheckAudiences(p *decision.Policy, endpoints []string) error {
+	for _, endpoint := range endpoints {
+		if covers(p.Ceiling.Audiences, endpoint) || covers(p.Ceiling.Resources, endpoint) {
+			return fault.New(fault.InvalidRequest, "audiences and resources must not cover %s, an endpoint of a provider: a token for it could be used to authenticate there", endpoint)
+		}
+	}
+	return nil
+}
+
+// covers holds the endpoint against a set as it is and normalized, and each value
+// of the set, normalized, against the endpoint.
+func covers(set access.Set, endpoint string) bool {
+	normal := normalURL(endpoint)
+	if set.Contains(endpoint) || set.Contains(normal) || set.Contains(normal+"/") {
+		return true
+	}
+	return slices.ContainsFunc(set.Literals(), func(v string) bool { return normalURL(v) == normal })
+}
+
+// normalURL is a URL in lower case up to its path, without a default port or a
+// slash at the end (RFC 3986 6.2.2 and 6.2.3).
+func normalURL(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" {
+		return raw
+	}
+	u.Scheme, u.Host = strings.ToLower(u.Scheme), strings.ToLower(u.Host)
+	if port := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]; port != "" {
+		u.Host = strings.TrimSuffix(u.Host, port)
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	return u.String()
 }
 
 func (r *Role) compileWho(p *decision.Policy) error {
