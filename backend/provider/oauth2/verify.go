@@ -72,19 +72,24 @@ func (p *Provider) checkClient(f facts) error {
 
 // shortenEnd makes the earliest known end the child's. A token that itself ends
 // much later than the answer said would outlive its lease wherever it is
-// verified offline, so that is no discrepancy to smooth over.
+// verified offline, so that is no discrepancy to smooth over; whoever kills it
+// then has to know the later end.
 func (p *Provider) shortenEnd(child *provider.Child, f facts) error {
-	switch {
-	case f.expires.IsZero():
+	if f.expires.IsZero() {
 		return nil
-	case !f.expires.After(p.deps.Now()):
-		return errExpired
+	}
+	if !f.expires.After(p.deps.Now()) {
+		return errExpired // or so it says: nobody should rely on its being dead
+	}
+	answered := child.ExpiresAt
+	child.ExpiresAt = f.expires
+	switch {
 	case f.expires.After(p.deps.Now().Add(maxLifetime)):
 		return errEndFar
-	case !child.ExpiresAt.IsZero() && f.expires.After(child.ExpiresAt.Add(maxEndSkew)):
+	case !answered.IsZero() && f.expires.After(answered.Add(maxEndSkew)):
 		return errEndLater
-	case child.ExpiresAt.IsZero() || f.expires.Before(child.ExpiresAt):
-		child.ExpiresAt = f.expires
+	case !answered.IsZero() && answered.Before(f.expires):
+		child.ExpiresAt = answered
 	}
 	return nil
 }
