@@ -134,7 +134,12 @@ func sharedHydra(t *testing.T) *harness.Hydra {
 	suite.Lock()
 	defer suite.Unlock()
 	if suite.hydra == nil {
-		suite.hydra = harness.StartHydra(suite.tb, harness.HydraOptions{})
+		hydra := harness.StartHydra(suite.tb, harness.HydraOptions{})
+		// Hydra makes the key of its JWTs when first asked for one, in a transaction
+		// that takes seconds.
+		first := hydra.CreateClient(suite.tb, harness.HydraClient{JWT: true})
+		hydra.Token(suite.tb, first, nil, nil)
+		suite.hydra = hydra
 	}
 	return suite.hydra
 }
