@@ -165,6 +165,42 @@ func TestForgeriesAreRefused(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// The issuer's own signature does not make up for a header that must be refused.
+func TestSignedTokensThatAreRefused(t *testing.T) {
+	s := static(t, public(t, edKey(), m{"kid": "ed"}), public(t, p384(), m{"kid": "p384"}))
+	ed := func(header string) string {
+		return signed(header, func(input []byte) []byte { return ed25519.Sign(edKey(), input) })
+	}
+	// ES256's hash with another curve's key (RFC 7518 3.4 ties the two).
+	mixed := signed(`{"alg":"ES256","kid":"p384"}`, func(input []byte) []byte {
+		sum := sha256.Sum256(input)
+		r, s, err := ecdsa.Sign(rand.Reader, p384(), sum[:])
+		require.NoError(t, err)
+		return append(r.FillBytes(make([]byte, 48)), s.FillBytes(make([]byte, 48))...)
+	})
+	_, _, err := s.Verify(context.Background(), ed(`{"alg":"EdDSA","kid":"ed"}`), everything)
+	require.NoError(t, err)
+	for name, token := range map[string]string{
+		"a critical extension":      ed(`{"alg":"EdDSA","kid":"ed","crit":["exp"],"exp":1}`),
+		"an empty crit":             ed(`{"alg":"EdDSA","kid":"ed","crit":[]}`),
+		"a payload left as it is":   ed(`{"alg":"EdDSA","kid":"ed","crit":["b64"],"b64":false}`),
+		"another algorithm's name":  ed(`{"alg":"RS256","kid":"ed"}`),
+		"another key's id":          ed(`{"alg":"EdDSA","kid":"p384"}`),
+		"an algorithm with a space": ed(`{"alg":"EdDSA ","kid":"ed"}`),
+		"another curve":             mixed,
+	} {
+		_, _, err := s.Verify(context.Background(), token, everything)
+		require.ErrorIs(t, err, ErrInvalid, name)
+	}
+}
+
+// signed is a token with exactly that header.
+func signed(header string, sign func(input []byte) []byte) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	input := encode([]byte(header)) + "." + encode([]byte(claims))
+	return input + "." + encode(sign([]byte(input)))
+}
+
 func hmacToken(header string, key []byte) string {
 	signed := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims))
 	mac := hmac.New(sha256.New, key)
