@@ -93,6 +93,11 @@ type world struct {
 
 func drawWorld(t *rapid.T) world {
 	w := world{role: drawRole(t), traits: drawTraits(t)}
+	return w.compile(t)
+}
+
+// compile compiles the role, and sometimes gives it a condition.
+func (w world) compile(t *rapid.T) world {
 	maxTTL := drawDuration(t, "provider's max_ttl")
 	p, err := w.role.Compile(kind{}, w.traits, noEndpoints, maxTTL)
 	if err != nil {
@@ -102,11 +107,35 @@ func drawWorld(t *rapid.T) world {
 			t.Fatalf("%+v: %v", w.role, err)
 		}
 	}
-	w.Policy = p
+	w.Policy, w.met = p, nil
 	if c := rapid.SampledFrom(conditions).Draw(t, "condition"); coin(t, 2, "condition") && (p.Subject != nil || !c.program.Uses("subject")) {
 		p.Condition, w.met = c.program, c.met
 	}
 	return w
+}
+
+// edited is w after an operator changed one thing in it, or all.
+func (w world) edited(t *rapid.T) world {
+	other := drawRole(t)
+	r := *w.role
+	switch rapid.SampledFrom([]string{"time", "scopes", "audiences", "permissions", "who", "subject", "condition", "all"}).Draw(t, "edit") {
+	case "time":
+		r.TTL, r.MaxTTL = other.TTL, other.MaxTTL
+	case "scopes":
+		r.Scopes, r.DefaultScopes = other.Scopes, other.DefaultScopes
+	case "audiences":
+		r.Audiences = other.Audiences
+	case "permissions":
+		r.Permissions = other.Permissions
+	case "who":
+		r.BoundEntityIDs, r.BoundGroupNames, r.BoundCIDRs = other.BoundEntityIDs, other.BoundGroupNames, other.BoundCIDRs
+	case "subject":
+		r.SubjectIssuers, r.BoundSubjectClaims, r.RequiredACR = other.SubjectIssuers, other.BoundSubjectClaims, other.RequiredACR
+		r.MaxAuthAge, r.SubjectSingleUse = other.MaxAuthAge, other.SubjectSingleUse
+	case "all":
+		r = *other
+	}
+	return world{role: &r, traits: w.traits}.compile(t)
 }
 
 func drawRole(t *rapid.T) *role.Role {

@@ -59,6 +59,8 @@ func checkDecision(t tester, w world, s decision.Situation, q decision.Request, 
 		return
 	}
 	must(t, s.Caller.EntityID != "" || len(w.Who.EntityIDs)+len(w.Who.Groups)+len(w.Who.Metadata) == 0, "nobody is somebody")
+	must(t, s.Caller.EntityID != "" || w.Condition == nil || !w.Condition.Uses("identity"), "nobody meets no condition on who it is")
+	must(t, d.Lifetime.TTL > 0 && d.Lifetime.TTL <= s.MountMaxTTL, "a life of %v", d.Lifetime.TTL)
 	must(t, !s.Caller.Disabled && len(s.Stopped) == 0 && s.SubjectFault == nil, "allowed in spite of a reason")
 	must(t, (w.Subject == nil) == (s.Subject == nil), "a subject token if and only if the role wants one")
 	must(t, d.Access.Within(w.Ceiling) && d.Access.Within(w.traits.Ceiling), "%v is within %+v", d.Access.Flat(), w.role)
@@ -72,6 +74,9 @@ func checkDecision(t tester, w world, s decision.Situation, q decision.Request, 
 		case named[dim]:
 			must(t, d.Access.Only(dim).Within(a), "%v is within the request", d.Access.Flat())
 		}
+	}
+	if s.Subject != nil {
+		must(t, !s.Now.Add(d.Lifetime.Max).After(s.Subject.ExpiresAt), "nothing outlives the subject")
 	}
 	if s.Subject != nil && s.Subject.HasScopes {
 		must(t, d.Access.Scopes.Within(access.Exactly(s.Subject.Scopes...)), "the subject has these scopes")
@@ -117,8 +122,11 @@ func checkNothingLost(t tester, w world, s decision.Situation, a access.Access, 
 		if !named[dim] {
 			bound, _ := w.Ceiling.Set(dim)
 			set = access.Exactly(bound.Literals()...)
-			if dim == access.DimScopes && w.Defaults != nil {
+			switch {
+			case dim == access.DimScopes && w.Defaults != nil:
 				set = *w.Defaults
+			case dim == access.DimScopes && s.Subject != nil && s.Subject.HasScopes:
+				set = access.Exactly(s.Subject.Scopes...)
 			}
 		}
 		granted, _ := d.Access.Set(dim)
@@ -479,7 +487,7 @@ func TestNothingEverWidensAlways(t *testing.T) {
 		narrowAgain(t, w, s, d.Access)
 		for range rapid.IntRange(0, 5).Draw(t, "steps") {
 			if coin(t, 2, "edit") {
-				w = drawWorld(t)
+				w = w.edited(t)
 			}
 			s.Now = s.Now.Add(time.Duration(rapid.SampledFrom([]int{1, 60, 600, 3600}).Draw(t, "later")) * time.Second)
 			if s.Now.After(l.ends) {
