@@ -156,7 +156,35 @@ func (p *Provider) judge(ctx context.Context, got reply, asked access.Access) (*
 	if err := p.verify(ctx, child, a, asked); err != nil {
 		return child, err
 	}
+	if err := p.lookOnce(ctx, child); err != nil {
+		return child, err
+	}
 	return child, p.settleEnd(child, got.started)
+}
+
+// lookOnce notes in the handle that introspection sees the token alive, which a
+// later "inactive" needs to mean anything. verify=introspect has looked already.
+func (p *Provider) lookOnce(ctx context.Context, child *provider.Child) error {
+	looked := p.settings.Verify == verifyIntrospect
+	if child.Handle.Empty() || (!looked && !p.settings.ConfirmRevocation) {
+		return nil
+	}
+	h, err := decodeHandle(child.Handle)
+	if err != nil {
+		return err
+	}
+	if !looked {
+		got, err := p.introspect(ctx, p.at.Introspection, h.Tokens[0].Token, hintAccess)
+		if err != nil {
+			return err
+		}
+		if !got.active {
+			return violation("the provider's introspection does not show this client its own tokens, so confirm_revocation would confirm nothing: let the client introspect them, or write confirm_revocation=false")
+		}
+	}
+	h.Seen = true
+	child.Handle = h.encode()
+	return nil
 }
 
 // read is the part of judge that concerns the answer alone.

@@ -28,6 +28,9 @@ type handle struct {
 	Tokens []doomed `json:"tokens"`
 	// Introspection is where to confirm the death, if that was wanted.
 	Introspection string `json:"introspect,omitempty"`
+	// Seen is true if introspection has called the token active: only then does
+	// its "inactive" mean dead, and not that this client may not look (RFC 7662 2.2).
+	Seen bool `json:"seen,omitempty"`
 }
 
 type doomed struct {
@@ -60,9 +63,9 @@ func (p *Provider) Revoke(ctx context.Context, text secret.Text) error {
 	if err != nil {
 		return err
 	}
-	h.URL = p.todays(h.URL, p.at.Revocation)
-	if h.URL == "" {
-		return unavailable("the provider has no revocation endpoint any more: write revocation_url")
+	if !slices.Contains(p.pinned.Destinations, h.URL) {
+		// Another server would answer 200 for a token that it does not know.
+		return unavailable("the revocation endpoint of this token, %s, is not the provider's any more: write the provider as it was", h.URL)
 	}
 	if h.Introspection != "" || p.settings.ConfirmRevocation {
 		h.Introspection = p.todays(h.Introspection, p.at.Introspection)
@@ -90,7 +93,8 @@ func (p *Provider) todays(named, current string) string {
 
 // kill revokes one token. The server answers 200 also for tokens that it does
 // not know or has already forgotten (RFC 7009 2.2), so gone is success. Where it
-// answers an error, only its introspection can tell that the token is gone.
+// answers an error, only an introspection that has seen it alive can tell that the
+// token is gone.
 func (p *Provider) kill(ctx context.Context, h handle, d doomed) error {
 	if p.isOwn(reply{}, d.Token) {
 		return violation("refusing to revoke the parent credential in place of a child")
@@ -105,7 +109,7 @@ func (p *Provider) kill(ctx context.Context, h handle, d doomed) error {
 	case h.Introspection == "":
 		return nil
 	}
-	if err != nil || (failure != nil && p.at.Introspection == "") {
+	if err != nil || (failure != nil && (!h.Seen || p.at.Introspection == "")) {
 		return failure
 	}
 	return p.confirmDeath(ctx, h, d, failure)

@@ -37,8 +37,9 @@ func TestRevocationFaults(t *testing.T) {
 		"slow":                      {fault: providertest.Slow(time.Minute), words: []string{"did not answer"}},
 		"no answer":                 {fault: providertest.Hangup(), words: []string{"did not answer"}},
 		"a success without end":     {fault: providertest.Endless(), words: []string{"did not answer"}},
-		"an error, but dead":        {before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`)},
-		"404 for what is dead":      {before: alreadyDead, fault: providertest.Answer(404, "text/html", "")},
+		"an error, but dead":        {fields: with{"verify": "introspect"}, before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`)},
+		"404 for what is dead":      {fields: with{"verify": "introspect"}, before: alreadyDead, fault: providertest.Answer(404, "text/html", "")},
+		"an error, and never seen":  {before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`), words: []string{"invalid_token"}},
 		"an error and no one knows": {options: providertest.Options{WithoutIntrospection: true}, before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`), words: []string{"invalid_token"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -108,7 +109,7 @@ func TestAGrantIsKillableWhateverChanged(t *testing.T) {
 				// secret must not go to where the old settings sent theirs.
 				require.Error(t, err)
 				require.Equal(t, before, f.requests(providertest.EndpointRevoke))
-				require.Equal(t, 1, f.requests("/revoke/"))
+				require.Zero(t, f.requests("/revoke/"), "another server's 200 would prove nothing")
 				return
 			}
 			require.NoError(t, err)
@@ -124,7 +125,7 @@ func TestHandles(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(child.Handle.Reveal()), &h))
 	require.Equal(t, handle{
 		Version: 1, URL: f.server.Endpoint(providertest.EndpointRevoke), Introspection: f.server.Endpoint(providertest.EndpointIntrospect),
-		Tokens: []doomed{{Token: child.Token.Reveal(), Hint: "access_token"}},
+		Tokens: []doomed{{Token: child.Token.Reveal(), Hint: "access_token"}}, Seen: true,
 	}, h)
 	require.NotContains(t, child.Handle.Reveal(), testSecret)
 	require.NotContains(t, child.Handle.Reveal(), nextSecret)
@@ -167,4 +168,14 @@ func TestNoHandleWhereNothingCanBeKilled(t *testing.T) {
 	child := f.mustMint(scopes("read"))
 	require.True(t, child.Handle.Empty())
 	require.Equal(t, provider.ClassExpiry, f.Traits().Class)
+}
+
+// A server may call a token inactive to a client that may not see it (RFC 7662
+// 2.2): that confirms no death, so it must show before that it sees the living.
+func TestABlindIntrospectionConfirmsNothing(t *testing.T) {
+	f := newFixture(t, providertest.Options{}, with{"confirm_revocation": true})
+	f.server.Break(providertest.EndpointIntrospect, providertest.Answer(200, "application/json", `{"active":false}`))
+	child, err := f.Mint(context.Background(), provider.Request{Access: scopes("read")})
+	requireCode(t, err, fault.ProviderViolation, "confirm_revocation")
+	require.NotNil(t, child, "it lives and must be killed")
 }
