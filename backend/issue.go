@@ -151,8 +151,8 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 	if !child.ExpiresAt.IsZero() && !child.ExpiresAt.After(now) {
 		return nil, fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
 	}
-	if sizeOf(child.Granted.Flat()) > maxGranted {
-		return nil, fault.New(fault.ProviderViolation, "the provider granted more than %d bytes of names, more than can be recorded", maxGranted)
+	if why := unfitToRecord(d.provider.parent, child.Granted.Flat()); why != "" {
+		return nil, fault.New(fault.ProviderViolation, "%s", why)
 	}
 	unverified, violation := d.role.policy.Accept(d.Access, decision.Answer{Granted: child.Granted, Confirmed: child.Confirmed})
 	if violation != nil {
@@ -208,7 +208,7 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 	if !child.Handle.Empty() {
 		g.Class = provider.ClassToken
 	}
-	if flat := child.Granted.Flat(); sizeOf(flat) <= maxGranted {
+	if flat := child.Granted.Flat(); unfitToRecord(d.provider.parent, flat) == "" {
 		g.Access, g.Granted = values(child.Granted), flat
 	}
 	if d.caller.RemoteAddr.IsValid() {
@@ -225,6 +225,22 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 // maxGranted bounds what a record must hold of a grant, in bytes: Vault's storage
 // takes about a megabyte, and a grant that cannot be recorded cannot be made.
 const maxGranted = 64 << 10
+
+// unfitToRecord says why what a provider granted must be neither recorded nor
+// shown, or "".
+func unfitToRecord(parent provider.Parent, granted []string) string {
+	if sizeOf(granted) > maxGranted {
+		return fmt.Sprintf("the provider granted more than %d bytes of names, more than can be recorded", maxGranted)
+	}
+	for _, s := range parent.Secrets {
+		for _, name := range granted {
+			if len(s.Reveal()) >= 16 && strings.Contains(name, s.Reveal()) {
+				return "the provider repeats the parent credential among what it granted"
+			}
+		}
+	}
+	return ""
+}
 
 func sizeOf(names []string) int {
 	size := 0

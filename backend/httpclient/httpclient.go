@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"net/textproto"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -187,7 +188,7 @@ func (c *Client) Do(req *http.Request) (*Response, error) {
 		if errors.As(err, &uerr) {
 			err = uerr.Err // the URL is the operator's affair, not the caller's
 		}
-		return nil, &Error{Sent: connected.Load(), Err: err}
+		return nil, &Error{Sent: connected.Load(), Err: discreet(err)}
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
@@ -198,6 +199,16 @@ func (c *Client) Do(req *http.Request) (*Response, error) {
 		return nil, &Error{Sent: true, Partial: body[:min(len(body), MaxBody)], Status: resp.StatusCode, Err: err}
 	}
 	return &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
+}
+
+// discreet keeps what a server sent out of an error: net/http quotes an answer
+// that is no HTTP, and that may be a token.
+func discreet(err error) error {
+	var protocol textproto.ProtocolError
+	if errors.As(err, &protocol) || strings.Contains(err.Error(), "malformed") {
+		return errors.New("the answer is no valid HTTP")
+	}
+	return err
 }
 
 func stripQuery(u *url.URL) string {

@@ -25,8 +25,17 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	health, err := p.prove(ctx, p.post)
 	if err == nil {
 		health.Detail += p.whichSecret()
+	} else if why := p.refused(); why != "" {
+		err = refusedForGood(why).Because(err)
 	}
 	return health, err
+}
+
+// refused is why the parent is known to be refused, or "".
+func (p *Provider) refused() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.parent.Refused
 }
 
 // whichSecret tells an operator in the middle of a change of secrets where it is.
@@ -40,16 +49,16 @@ func (p *Provider) whichSecret() string {
 	return ""
 }
 
-// checkByIntrospection is done when it knows: the credential is known to be
-// refused, or introspection says that it is active. Servers that do not
-// introspect refresh tokens call all of them inactive, so that proves nothing.
+// checkByIntrospection is done when introspection says that the credential is
+// active. Servers that do not introspect refresh tokens call all of them inactive,
+// so that proves nothing; and one that was refused has to prove itself by a use.
 func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, bool, error) {
 	parent, err := p.deps.LoadParent(ctx)
 	if err != nil {
 		return provider.Health{}, true, unavailable("the parent credential could not be read from storage: try again").Because(err)
 	}
 	if parent.Refused != "" {
-		return provider.Health{}, true, refusedForGood(parent.Refused)
+		return provider.Health{}, false, nil
 	}
 	if _, waiting := unsaved.get(parent.Secrets[fieldRefreshToken]); waiting {
 		return provider.Health{}, false, nil
@@ -67,7 +76,7 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 // be asked for a scope has accepted the client before it says so (RFC 6749 3.2).
 func (p *Provider) prove(ctx context.Context, send sender) (provider.Health, error) {
 	health := provider.Health{Detail: "the provider issued a token for the parent credential"}
-	got, err := p.obtain(ctx, url.Values{}, send)
+	got, err := p.obtain(ctx, url.Values{}, send, true)
 	child := p.childOf(got)
 	if err == nil {
 		var a answer
@@ -75,7 +84,7 @@ func (p *Provider) prove(ctx context.Context, send sender) (provider.Health, err
 		health.Grants = access.Access{Scopes: access.Exactly(a.scope.values...)}.Flat()
 	}
 	if child != nil {
-		health.Children = append(health.Children, child)
+		health.Children = append(health.Children, p.assumeEnd(child, got.started))
 	}
 	if code := fault.CodeOf(err); child == nil && (code == fault.InvalidScope || code == fault.InvalidTarget) {
 		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target", nil

@@ -75,7 +75,9 @@ func (p *Provider) failure(resp *httpclient.Response) *fault.Error {
 		return violation("the provider answered with a redirect (HTTP %d), which is never followed with a credential: write the final URL", resp.Status)
 	case resp.Status == http.StatusUnauthorized:
 		return unavailable("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works")
-	case resp.Status == http.StatusTooManyRequests || resp.Status == http.StatusServiceUnavailable:
+	case resp.Status == http.StatusTooManyRequests || (resp.Status == http.StatusServiceUnavailable && retryAfter(resp) != nil):
+		// Whoever says when to come back has not done the work. Any other 503 may be
+		// a gateway's that lost the answer of the server behind it.
 		return unavailable("the provider is overloaded (HTTP %d): try again later", resp.Status).Because(retryAfter(resp))
 	case resp.Status >= 500:
 		// A gateway that gave up does not know what the server behind it did.

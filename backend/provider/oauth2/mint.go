@@ -21,20 +21,38 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 	if err != nil {
 		return nil, err
 	}
-	got, err := p.obtain(ctx, form, p.post)
-	if err != nil {
-		return p.childOf(got), err
+	if p.endless.Load() {
+		return nil, errEndless // each further one would live for ever, too
 	}
-	return p.judge(ctx, got, r.Access)
+	got, err := p.obtain(ctx, form, p.post, false)
+	if err != nil {
+		return p.assumeEnd(p.childOf(got), got.started), err
+	}
+	child, err := p.judge(ctx, got, r.Access)
+	return p.assumeEnd(child, got.started), err
+}
+
+// errEndless is the answer of a server whose tokens have no end that is known and
+// cannot be revoked either.
+var errEndless = violation("the provider does not say when its tokens expire, and they cannot be revoked: set assumed_lifetime, or verify=introspect or verify=jwt, on the provider")
+
+// assumeEnd gives a child without a known end the operator's word for it, also one
+// that is not handed out: it is on record until then.
+func (p *Provider) assumeEnd(child *provider.Child, started time.Time) *provider.Child {
+	if child != nil && child.ExpiresAt.IsZero() && p.settings.AssumedLifetime > 0 {
+		child.ExpiresAt = started.Add(p.settings.assumedLifetime())
+	}
+	return child
 }
 
 // sender is post, or postAs with one client secret.
 type sender func(ctx context.Context, endpoint string, form url.Values) (*httpclient.Response, error)
 
-// obtain asks the token endpoint once, by the provider's grant.
-func (p *Provider) obtain(ctx context.Context, form url.Values, send sender) (reply, error) {
+// obtain asks the token endpoint once, by the provider's grant; despite means even
+// if the parent is known to be refused.
+func (p *Provider) obtain(ctx context.Context, form url.Values, send sender, despite bool) (reply, error) {
 	if p.settings.Grant == grantRefreshToken {
-		return p.refresh(ctx, form, send)
+		return p.refresh(ctx, form, send, despite)
 	}
 	form.Set("grant_type", grantClientCredentials)
 	return p.exchange(ctx, form, send)
@@ -217,12 +235,9 @@ func (p *Provider) settleEnd(child *provider.Child, started time.Time) error {
 	if !child.ExpiresAt.IsZero() {
 		return nil
 	}
-	if p.settings.AssumedLifetime > 0 {
-		child.ExpiresAt = started.Add(p.settings.assumedLifetime())
-		return nil
-	}
-	if p.class == provider.ClassExpiry {
-		return violation("the provider does not say when the token expires, and it cannot be revoked: set assumed_lifetime, or verify=introspect or verify=jwt, on the provider")
+	if p.assumeEnd(child, started).ExpiresAt.IsZero() && p.class == provider.ClassExpiry {
+		p.endless.Store(true)
+		return errEndless
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -53,6 +54,9 @@ type Provider struct {
 	class    provider.Class
 	deps     provider.Deps
 	keys     *jwks.Set // nil unless the server has a JWKS
+	// endless is set by the first child without an end that nothing can kill; no
+	// further one is minted by this configuration.
+	endless atomic.Bool
 
 	mu      sync.Mutex // guards what follows; never held across a call
 	parent  provider.Parent

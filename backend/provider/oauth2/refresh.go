@@ -60,7 +60,7 @@ func (s *successors) drop(refreshToken secret.Text) {
 // the saving are finished even if the caller gives up meanwhile: abandoning them
 // would lose the next refresh token, and with it the parent. The client's
 // timeout bounds them.
-func (p *Provider) refresh(ctx context.Context, form url.Values, send sender) (reply, error) {
+func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, despite bool) (reply, error) {
 	release, err := p.deps.Turn(ctx)
 	if err != nil {
 		return reply{}, unavailable("another request is refreshing this provider's parent token: try again").Because(err)
@@ -73,7 +73,7 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender) (r
 	if err != nil {
 		return reply{}, err
 	}
-	if parent.Refused != "" {
+	if parent.Refused != "" && !despite {
 		return reply{}, refusedForGood(parent.Refused)
 	}
 	sent := parent.Secrets[fieldRefreshToken]
@@ -119,8 +119,15 @@ func (p *Provider) loadParent(ctx context.Context) (provider.Parent, error) {
 // token, or that the server refuses this one for good.
 func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply, failed error) error {
 	sent := parent.Secrets[fieldRefreshToken]
+	cleared := failed == nil && parent.Refused != ""
+	if failed == nil {
+		parent.Refused = ""
+	}
 	if next, ok := p.successor(got); ok && !next.Equal(sent) {
 		return p.saveParent(ctx, sent, withRefreshToken(parent, next))
+	}
+	if cleared {
+		return p.saveParent(ctx, sent, parent)
 	}
 	if failed != nil && len(got.tokens.access) == 0 && got.status < 500 && errorCode(got.body) == codeInvalidGrant {
 		parent.Refused = codeInvalidGrant + " at " + p.deps.Now().UTC().Format(time.RFC3339)
@@ -220,5 +227,5 @@ func withRefreshToken(parent provider.Parent, token secret.Text) provider.Parent
 }
 
 func refusedForGood(why string) *fault.Error {
-	return unavailable("the provider has refused the parent refresh token (%s): write a new refresh_token to the provider", why)
+	return unavailable("the provider has refused the parent refresh token (%s): write a new refresh_token to the provider, or prove by its check path that this one works again", why)
 }

@@ -148,13 +148,30 @@ func TestARefusedRefreshTokenIsRemembered(t *testing.T) {
 		_, err = f.mint(scopes("read"))
 		requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
 	}
+	require.Equal(t, asked, f.requests(providertest.EndpointToken))
 	_, err = f.Check(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
-	require.Equal(t, asked, f.requests(providertest.EndpointToken))
+	require.Equal(t, asked+1, f.requests(providertest.EndpointToken), "a check asks")
 
 	f.store.Write(map[string]string{"client_secret": testSecret, "refresh_token": f.server.IssueRefreshToken(testClient)})
 	f.mustMint(scopes("read"))
 	require.Empty(t, f.store.Parent().Refused)
+}
+
+// Some servers answer invalid_grant for what was asked, not for the token: a check
+// that the token passes ends the refusal.
+func TestACheckEndsARefusalThatWasNone(t *testing.T) {
+	f := rotating(t, nil)
+	f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"invalid_grant"}`))
+	_, err := f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
+	f.server.Break(providertest.EndpointToken, nil)
+	_, err = f.mint(scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "check")
+	_, err = f.Check(context.Background())
+	require.NoError(t, err)
+	require.Empty(t, f.store.Parent().Refused)
+	f.mustMint(scopes("read"))
 }
 
 func TestARefusalThatCouldNotBeStoredIsRememberedToo(t *testing.T) {
