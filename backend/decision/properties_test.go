@@ -76,15 +76,27 @@ func checkDecision(t tester, w world, s decision.Situation, q decision.Request, 
 		}
 	}
 	if s.Subject != nil {
-		must(t, !s.Now.Add(d.Lifetime.Max).After(s.Subject.ExpiresAt), "nothing outlives the subject")
-	}
-	if s.Subject != nil && s.Subject.HasScopes {
-		must(t, d.Access.Scopes.Within(access.Exactly(s.Subject.Scopes...)), "the subject has these scopes")
+		checkOnBehalf(t, w, s, d)
 	}
 	checkNothingLost(t, w, s, a, named, d)
 	if named == nil {
 		must(t, len(d.Stripped) == 0, "who asked for nothing lost nothing")
 	}
+}
+
+// checkOnBehalf: the subject's token is as the role wants it, and bounds the grant.
+func checkOnBehalf(t tester, w world, s decision.Situation, d *decision.Decision) {
+	t.Helper()
+	r, tok := w.role, s.Subject
+	must(t, !s.Now.Add(d.Lifetime.Max).After(tok.ExpiresAt), "nothing outlives the subject")
+	must(t, !tok.HasScopes || d.Access.Scopes.Within(access.Exactly(tok.Scopes...)), "the subject has these scopes")
+	must(t, !r.SubjectSingleUse || tok.ID != "", "a token for one use can be told from others")
+	must(t, len(r.RequiredACR) == 0 || slices.Contains(r.RequiredACR, tok.ACR), "the class of the login")
+	must(t, r.MaxAuthAge == 0 || !tok.AuthTime.IsZero() && s.Now.Sub(tok.AuthTime) <= r.MaxAuthAge, "the age of the login")
+	for _, method := range r.RequiredAMR {
+		must(t, slices.Contains(tok.AMR, method), "the methods of the login")
+	}
+	must(t, len(w.Subject.Claims.Check(tok.Claims)) == 0, "the claims that the role wants")
 }
 
 // refusalCodes are those that a decision can give.
