@@ -169,23 +169,31 @@ func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, c
 		defer cancel()
 		failed = b.callRevoke(killCtx, p, revoker, g)
 	}
-	if failed == nil {
-		b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
-		if err := b.ledger.Remove(ctx, g.ID); err != nil {
-			return storageFault(err)
-		}
-		return nil
+	if failed != nil {
+		return errors.Join(failed, b.recordDoomed(ctx, g, cause, failed))
 	}
+	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
+	if err := b.ledger.Remove(ctx, g.ID); err != nil {
+		// The token is dead. A record of it may be there: the sweep takes it away.
+		b.Logger().Warn("a token that was not handed out is dead, but its record could not be deleted", "grant_id", g.ID, "error", err)
+		_ = b.recordDoomed(ctx, g, cause, storageFault(err))
+	}
+	return nil
+}
+
+// recordDoomed puts a grant that was perhaps never recorded into the outbox, in
+// memory if there is no other way.
+func (b *broker) recordDoomed(ctx context.Context, g *grant.Grant, cause string, failed error) error {
 	now := b.now()
 	g.IssuedAt, g.LeaseEnds, g.MaxLease, g.Withheld = now, now, now, true
 	if !g.Handle.Empty() { // else nobody need try again: it is on record until it expires
 		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed)}
 	}
-	if err := b.ledger.Record(ctx, g); err != nil {
+	err := b.ledger.Record(ctx, g)
+	if err != nil {
 		b.ledger.Adopt(g)
-		return errors.Join(failed, err)
 	}
-	return failed
+	return err
 }
 
 // checkGrant is the grant for a token that a live check had to mint: nobody's.
