@@ -54,6 +54,8 @@ type Ledger struct {
 
 	mu     sync.RWMutex
 	loaded bool
+	// invalidated counts the calls of Invalidate: a load that overlaps one is void.
+	invalidated uint64
 	// unreadable are records that cannot be decoded.
 	unreadable []string
 	// index is by holder, then by id.
@@ -83,6 +85,36 @@ func (l *Ledger) Load(ctx context.Context) error {
 	if l.Loaded() {
 		return nil
 	}
+	for range maxPasses {
+		before := l.generation()
+		if err := l.readAll(ctx); err != nil {
+			return err
+		}
+		if l.complete(before) {
+			return nil
+		}
+	}
+	return errors.New("the records of grants keep changing while they are read")
+}
+
+// maxPasses is how often Load begins again because of an Invalidate.
+const maxPasses = 10
+
+func (l *Ledger) generation() uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.invalidated
+}
+
+// complete makes the index the truth, unless it was invalidated since before.
+func (l *Ledger) complete(before uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loaded = l.invalidated == before
+	return l.loaded
+}
+
+func (l *Ledger) readAll(ctx context.Context) error {
 	holders, err := l.storage.List(ctx, StoragePrefix)
 	if err != nil {
 		return fmt.Errorf("cannot list the holders: %w", err)
@@ -98,9 +130,6 @@ func (l *Ledger) Load(ctx context.Context) error {
 			}
 		}
 	}
-	l.mu.Lock()
-	l.loaded = true
-	l.mu.Unlock()
 	return nil
 }
 
@@ -115,7 +144,7 @@ func (l *Ledger) loadOne(ctx context.Context, id string) error {
 	lock := locksutil.LockForKey(l.locks, id)
 	lock.Lock()
 	defer lock.Unlock()
-	g, err := l.read(ctx, id)
+	g, err := l.Get(ctx, id) // an adopted one is newer than its record
 	switch {
 	case errors.Is(err, ErrGone):
 		return nil
@@ -144,7 +173,11 @@ func (l *Ledger) Unreadable() []string {
 func (l *Ledger) Invalidate() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.invalidated++
 	l.loaded, l.index, l.unreadable = false, map[string]map[string]Summary{}, nil
+	for _, g := range l.adopted {
+		l.enter(g.Summary())
+	}
 }
 
 // Record writes a new grant. When it returns nil, the grant outlives a crash.
@@ -362,7 +395,14 @@ func (l *Ledger) read(ctx context.Context, id string) (*Grant, error) {
 	if entry == nil {
 		return nil, ErrGone
 	}
-	return decode(entry.Value)
+	g, err := decode(entry.Value)
+	if err != nil {
+		return nil, err
+	}
+	if holder, _ := HolderOf(id); g.ID != id || g.Holder != holder {
+		return nil, fmt.Errorf("%w: it is of another grant", ErrUnreadable)
+	}
+	return g, nil
 }
 
 func (l *Ledger) write(ctx context.Context, g *Grant) error {
@@ -404,10 +444,15 @@ func (l *Ledger) remember(g *Grant) {
 	s.Role, s.Provider = unique.Make(s.Role).Value(), unique.Make(s.Provider).Value()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.index[g.Holder] == nil {
-		l.index[g.Holder] = map[string]Summary{}
+	l.enter(s)
+}
+
+// enter puts s into the index. The caller holds mu.
+func (l *Ledger) enter(s Summary) {
+	if l.index[s.Holder] == nil {
+		l.index[s.Holder] = map[string]Summary{}
 	}
-	l.index[g.Holder][g.ID] = s
+	l.index[s.Holder][s.ID] = s
 }
 
 func (l *Ledger) forget(id string) {
