@@ -37,7 +37,7 @@ func (s *scene) newParent(t *testing.T) string {
 
 func TestEndOfALeaseDoesNotKillTheParent(t *testing.T) {
 	t.Parallel()
-	s, parent := newFamily(t, sharedVault(t), ownHydra(t), nil)
+	s, parent := newFamily(t, sharedVault(t), sharedHydra(t), nil)
 	require.Equal(t, "expiry", text(s.Read(t, "providers/oauth2/hydra"), "revocation_class"))
 	_, err := s.TryWrite(t, "roles/strict", harness.Fields{"provider": "oauth2/hydra", "scopes": "repo:read", "require_revocable": true})
 	refused(t, err, 400, "invalid_request", "require_revocable")
@@ -64,7 +64,7 @@ func TestEndOfALeaseDoesNotKillTheParent(t *testing.T) {
 // servers, revokes the whole family (RFC 7009 2.1), the parent with its child.
 func TestRevokingAChildKillsTheParentWhereTheOperatorAsksForIt(t *testing.T) {
 	t.Parallel()
-	s, _ := newFamily(t, sharedVault(t), ownHydra(t), harness.Fields{"revocation": "token"})
+	s, _ := newFamily(t, sharedVault(t), sharedHydra(t), harness.Fields{"revocation": "token"})
 	c := read(t, s.Mount, "deploy")
 	require.Equal(t, "token", text(c.Secret, "revocation"))
 	require.NoError(t, endLease(t, s.vault.Session, c.LeaseID))
@@ -81,7 +81,7 @@ func TestRevokingAChildKillsTheParentWhereTheOperatorAsksForIt(t *testing.T) {
 
 func TestReadsOfOneParentQueueAndAllSucceed(t *testing.T) {
 	t.Parallel()
-	hydra := ownHydra(t)
+	hydra := sharedHydra(t)
 	w := newWire(t, hydra.URL)
 	s, _ := newFamily(t, sharedVault(t), hydra, harness.Fields{
 		"issuer": nil, "token_url": w.URL + "/oauth2/token", "verify": nil,
@@ -116,7 +116,7 @@ func TestReadsOfOneParentQueueAndAllSucceed(t *testing.T) {
 // the broker hands out nothing that is more than was asked for.
 func TestARefreshThatCannotBeNarrowedIsRefused(t *testing.T) {
 	t.Parallel()
-	s, _ := newFamily(t, sharedVault(t), ownHydra(t), nil)
+	s, _ := newFamily(t, sharedVault(t), sharedHydra(t), nil)
 	_, err := s.TryRead(t, "creds/deploy", "scopes=repo:read")
 	refused(t, err, 501, "provider_violation", "scope:repo:write", "nothing can kill it")
 	grants := s.List(t, "grants")
@@ -127,7 +127,7 @@ func TestARefreshThatCannotBeNarrowedIsRefused(t *testing.T) {
 
 func TestARefusedParentIsRememberedAndReported(t *testing.T) {
 	t.Parallel()
-	hydra := ownHydra(t)
+	hydra := sharedHydra(t)
 	w := newWire(t, hydra.URL)
 	s, parent := newFamily(t, sharedVault(t), hydra, harness.Fields{
 		"issuer": nil, "token_url": w.URL + "/oauth2/token", "verify": nil, "introspection_url": nil,

@@ -55,7 +55,7 @@ func TestPromisesOutliveDisastersOnRaft(t *testing.T) {
 func outlive(t *testing.T, storage harness.Storage, disasters ...disaster) {
 	t.Helper()
 	needsServers(t)
-	vault, hydra := harness.StartVault(t, harness.VaultOptions{Storage: storage}), ownHydra(t)
+	vault, hydra := harness.StartVault(t, harness.VaultOptions{Storage: storage}), sharedHydra(t)
 	for _, d := range disasters {
 		t.Run(d.name, func(sub *testing.T) {
 			s := newStage(sub, vault, hydra)

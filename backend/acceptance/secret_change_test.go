@@ -14,7 +14,7 @@ import (
 // An operator changes the client's secret at Hydra while agents go on reading.
 func TestClientSecretChangesWithoutDowntime(t *testing.T) {
 	t.Parallel()
-	s := sceneOn(t, sharedVault(t), ownHydra(t), harness.HydraClient{}, nil)
+	s := newScene(t, harness.HydraClient{}, nil)
 	s.role(t, "deploy", nil)
 	before := read(t, s.Mount, "deploy")
 	_, err := s.TryWrite(t, "providers/oauth2/hydra/rotate", nil)

@@ -126,8 +126,7 @@ func sharedVault(t *testing.T) *harness.Vault {
 	return suite.vault
 }
 
-// sharedHydra is a Hydra for stories that do not stop it. They only ask it for
-// client-credentials tokens and to revoke and introspect them: see ownHydra.
+// sharedHydra is a Hydra for stories that do not stop it.
 func sharedHydra(t *testing.T) *harness.Hydra {
 	t.Helper()
 	needsServers(t)
@@ -135,8 +134,7 @@ func sharedHydra(t *testing.T) *harness.Hydra {
 	defer suite.Unlock()
 	if suite.hydra == nil {
 		hydra := harness.StartHydra(suite.tb, harness.HydraOptions{})
-		// Hydra makes the key of its JWTs when first asked for one, in a transaction
-		// that takes seconds.
+		// Hydra makes the key of its JWTs when first asked for one, which takes seconds.
 		first := hydra.CreateClient(suite.tb, harness.HydraClient{JWT: true})
 		hydra.Token(suite.tb, first, nil, nil)
 		suite.hydra = hydra
@@ -144,10 +142,7 @@ func sharedHydra(t *testing.T) *harness.Hydra {
 	return suite.hydra
 }
 
-// ownHydra is a Hydra for one story that uses refresh tokens or changes clients.
-// Hydra does so in transactions that fail when they meet on SQLite, and then even
-// answers a revocation with 200 that did not happen, in its own words "the token
-// may still exist" (storeErrorsToRevocationError in fosite v0.49).
+// ownHydra is a Hydra for one story, which may stop it.
 func ownHydra(t *testing.T) *harness.Hydra {
 	t.Helper()
 	needsServers(t)

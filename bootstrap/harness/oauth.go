@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -82,54 +81,36 @@ func postForm(t TB, endpoint string, as Credentials, form url.Values) []byte {
 // sendJSON returns the decoded body of a 2xx; everything else ends the test.
 func sendJSON(t TB, method, endpoint string, body any) map[string]any {
 	t.Helper()
-	answer, err := tryJSON(method, endpoint, body)
+	content, err := json.Marshal(body)
 	if err != nil {
-		t.Fatalf("%v", err)
+		t.Fatalf("%s: %v", endpoint, err)
+	}
+	request, err := http.NewRequestWithContext(context.Background(), method, endpoint, bytes.NewReader(content))
+	if err != nil {
+		t.Fatalf("%s: %v", endpoint, err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	answer := map[string]any{}
+	if body := send(t, request); len(body) > 0 {
+		if err := json.Unmarshal(body, &answer); err != nil {
+			t.Fatalf("%s %s: %v in %q", method, endpoint, err, body)
+		}
 	}
 	return answer
 }
 
-func tryJSON(method, endpoint string, body any) (map[string]any, error) {
-	content, err := json.Marshal(body)
-	if err != nil {
-		return nil, err
-	}
-	request, err := http.NewRequestWithContext(context.Background(), method, endpoint, bytes.NewReader(content))
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	received, err := trySend(request)
-	if err != nil || len(received) == 0 {
-		return map[string]any{}, err
-	}
-	answer := map[string]any{}
-	if err := json.Unmarshal(received, &answer); err != nil {
-		return nil, fmt.Errorf("%s %s: %w in %q", method, endpoint, err, received)
-	}
-	return answer, nil
-}
-
 func send(t TB, request *http.Request) []byte {
 	t.Helper()
-	body, err := trySend(request)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	return body
-}
-
-func trySend(request *http.Request) ([]byte, error) {
 	response, err := httpClient.Do(request)
 	if err != nil {
-		return nil, err
+		t.Fatalf("%v", err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
 	if err != nil || response.StatusCode >= http.StatusMultipleChoices {
-		return nil, fmt.Errorf("%s %s: %s, %w", request.Method, request.URL, response.Status, errors.Join(err, errors.New(string(body))))
+		t.Fatalf("%s %s: %s, %v, %s", request.Method, request.URL, response.Status, err, body)
 	}
-	return body, nil
+	return body
 }
 
 func clientCredentialsToken(t TB, tokenURL string, as Credentials, scopes, audiences []string) string {
