@@ -138,6 +138,9 @@ func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *frame
 		i = &storedIssuer{IssuerConfig: subject.IssuerConfig{Name: name, ClockSkew: subject.DefaultClockSkew}}
 	}
 	mergeIssuer(&i.IssuerConfig, d)
+	if err := checkCAPEM(i.CAPEM); err != nil {
+		return nil, err
+	}
 	if err := i.Validate(); err != nil {
 		return nil, err
 	}

@@ -308,10 +308,22 @@ func isEmpty(value any) bool {
 	return false
 }
 
+// checkCAPEM refuses a bundle that somebody has pasted too much of: whoever may
+// read the configuration would read it.
+func checkCAPEM(pem string) error {
+	if strings.Contains(pem, "PRIVATE KEY-----") {
+		return fault.New(fault.InvalidRequest, "ca_pem holds a private key: write the certificates alone, and replace that key")
+	}
+	return nil
+}
+
 // merge takes the common fields that the request brought.
 func (s *settings) merge(d *framework.FieldData) error {
 	if v, ok := d.GetOk("ca_pem"); ok {
 		s.CAPEM = v.(string)
+		if err := checkCAPEM(s.CAPEM); err != nil {
+			return err
+		}
 	}
 	if v, ok := d.GetOk("timeout"); ok {
 		s.Timeout = time.Duration(v.(int)) * time.Second
