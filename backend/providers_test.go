@@ -1,8 +1,13 @@
 package backend
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"net/http"
@@ -18,16 +23,33 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
 
+// badURLs are none to which a secret may be sent.
+var badURLs = []string{
+	"http://auth.example.com", "http://10.0.0.1/token", "http://127.0.0.1.example.com/", "ftp://auth.example.com", "javascript:alert(1)",
+	"auth.example.com", "//auth.example.com", "https://", "https:///token", "https://ho st/", "https://user:pw@auth.example.com",
+	"https://auth.example.com/#x", "https://auth.example.com/?tenant=a", "https://169.254.169.254/latest", "https://[fe80::1]/",
+	"https://[fd00:ec2::254]/", "https://[::ffff:169.254.169.254]/", "http://169.254.169.254", "https://auth.example.com/\x00",
+	"https://auth.example.com/" + strings.Repeat("a", 2100),
+}
+
+func TestURLsOfIssuersAreJudged(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	for _, field := range []string{"oidc_discovery_url", "jwks_url"} {
+		for _, bad := range badURLs {
+			within(t, func() {
+				_, err := m.write("issuers/i", map[string]any{field: bad, "bound_audiences": "broker"})
+				require.Error(t, err, "%s=%s", field, bad)
+				requireCode(t, err, fault.InvalidRequest, field)
+			})
+		}
+	}
+	require.Empty(t, m.keys("issuers", nil))
+}
+
 func TestURLsOfProvidersAreJudged(t *testing.T) {
 	m := newEmptyMount(t, setup{})
 	for _, field := range []string{"issuer", "token_url", "revocation_url", "introspection_url", "jwks_url"} {
-		for _, bad := range []string{
-			"http://auth.example.com", "http://10.0.0.1/token", "http://127.0.0.1.example.com/", "ftp://auth.example.com", "javascript:alert(1)",
-			"auth.example.com", "//auth.example.com", "https://", "https:///token", "https://ho st/", "https://user:pw@auth.example.com",
-			"https://auth.example.com/#x", "https://auth.example.com/?tenant=a", "https://169.254.169.254/latest", "https://[fe80::1]/",
-			"https://[fd00:ec2::254]/", "https://[::ffff:169.254.169.254]/", "http://169.254.169.254", "https://auth.example.com/\x00",
-			"https://auth.example.com/" + strings.Repeat("a", 2100),
-		} {
+		for _, bad := range badURLs {
 			fields := m.providerFields(map[string]any{"token_url": "https://auth.example.com/token", "issuer": nil, field: bad})
 			within(t, func() {
 				_, err := m.write("providers/oauth2/p", fields)
@@ -175,6 +197,32 @@ func TestUpdatesArePartial(t *testing.T) {
 	requireCode(t, err, fault.InvalidRequest, "client_secret")
 	m.mustCreds(nil)
 	require.Equal(t, 1, m.server.Counts().Requests[providertest.EndpointMetadata], "only a write that names an endpoint discovers again")
+}
+
+func TestPrivateKeysArePastedNowhere(t *testing.T) {
+	m := newMount(t, setup{})
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	private := m.hide(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	bundle := providertest.NewAuthServer(t, providertest.Options{TLS: true}).CAPEM + private
+	_, err = m.write("providers/oauth2/p", map[string]any{"ca_pem": bundle, "client_secret": parentSecret})
+	requireCode(t, err, fault.InvalidRequest, "ca_pem", "private key")
+	_, err = m.write("issuers/i", map[string]any{"jwks_pem": private, "bound_audiences": "broker"})
+	requireCode(t, err, fault.InvalidRequest)
+	_, err = m.write("issuers/i", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "ca_pem": bundle, "bound_audiences": "broker", "bound_issuer": m.server.URL})
+	requireCode(t, err, fault.InvalidRequest, "ca_pem", "private key")
+}
+
+func TestProvidersOfRolesHaveTheirForm(t *testing.T) {
+	m := newMount(t, setup{})
+	for _, bad := range []string{"", "p", "/p", "oauth2/", "oauth2/../p", "oauth2/p/check", "../provider/oauth2/p", "oauth2/nobody", "github/p", "oauth2/p\n", "oauth2/" + strings.Repeat("p", 1000)} {
+		_, err := m.write("roles/r", map[string]any{"provider": bad})
+		require.Error(t, err, bad)
+		requireCode(t, err, fault.InvalidRequest)
+	}
+	m.mustCreds(nil)
 }
 
 func TestEmptyValuesUnsetARolesFields(t *testing.T) {
