@@ -64,15 +64,23 @@ race: unit
 fuzz: ## every fuzz target for FUZZTIME
 	@./scripts/fuzz $(FUZZTIME)
 
-acceptance: build vault servers ## the built plugin in a real Vault against real servers
-	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/...
+acceptance: build vault servers toxiproxy ## the built plugin in a real Vault against real servers, also under fire
+	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos
 
 bench: build vault servers ## the decision's cost, and issue and revoke as a ratio to the same without the broker
 	go test -run '^$$' -bench . -benchmem ./backend/...
 	@go run ./scripts/bench
 
-chaos: ## the long fault run
-	@echo "make chaos: not built yet" >&2; exit 2
+# SEED=0 chooses one; STORAGE is file or raft; NODES is 1, or 3 on raft.
+SEED     ?= 0
+DURATION ?= 10m
+CLIENTS  ?= 100
+STORAGE  ?= file
+NODES    ?= 1
+
+chaos: build vault servers toxiproxy ## the long fault run: SEED= DURATION= CLIENTS= STORAGE= NODES=
+	go test -count=1 -v -timeout 0 ./backend/chaos -run '^TestFaultRun$$' \
+		-args -seed=$(SEED) -duration=$(DURATION) -clients=$(CLIENTS) -storage=$(STORAGE) -nodes=$(NODES)
 
 golden: ## rewrite the golden files under testdata from what the code does now
 	UPDATE_GOLDEN=1 go test -short -count=1 ./...

@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	seed     = flag.Uint64("seed", 0, "seed of the faults; 0 chooses one")
+	seed     = flag.Uint64("seed", 25, "seed of the faults; 0 chooses one")
 	duration = flag.Duration("duration", 30*time.Second, "how long the faults last")
 	clients  = flag.Int("clients", 20, "how many clients work")
 	storage  = flag.String("storage", "file", "Vault's storage: file or raft")
@@ -19,7 +19,8 @@ var (
 	pace     = flag.Duration("pace", 0, "pause between two requests of a client, on average")
 )
 
-// TestFaultRun is short by default; `make chaos` makes it long.
+// TestFaultRun is short by default, with a seed that has faults of most kinds in
+// its first seconds; `make chaos` makes it long.
 func TestFaultRun(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts real servers")

@@ -153,7 +153,7 @@ func (e *evidence) died(from, to time.Time) bool {
 func (e *evidence) broken(line string, from, to time.Time) bool {
 	for _, w := range e.windows {
 		switch w.Kind {
-		case Cut, Slow, Trickle, Reset, ResetUpstream, Silence, SilenceUp, CutShort, HalfBody:
+		case Cut, Slow, Trickle, Reset, ResetUpstream, Silence, SilenceUp, CutShort:
 			if w.Line == line && w.overlaps(from.Add(-slack), to) {
 				return true
 			}

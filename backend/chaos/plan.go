@@ -74,8 +74,8 @@ type tempo struct {
 
 var (
 	processTempo  = tempo{2 * time.Second, 9 * time.Second, 0, time.Second}
-	networkTempo  = tempo{time.Second, 6 * time.Second, 300 * time.Millisecond, 3 * time.Second}
-	operatorTempo = tempo{time.Second, 5 * time.Second, 300 * time.Millisecond, 3 * time.Second}
+	networkTempo  = tempo{500 * time.Millisecond, 4 * time.Second, 200 * time.Millisecond, 2 * time.Second}
+	operatorTempo = tempo{500 * time.Millisecond, 4 * time.Second, 300 * time.Millisecond, 3 * time.Second}
 )
 
 func processFaults(cluster bool) []choice {
@@ -98,10 +98,8 @@ var operatorDeeds = []choice{
 
 // sequence is the endless sequence of a lane's steps: a function of seed and name.
 func sequence(seed uint64, lane string, kinds []choice, t tempo) iter.Seq[Fault] {
-	name := fnv.New64a()
-	_, _ = name.Write([]byte(lane))
 	return func(yield func(Fault) bool) {
-		random := seeded(seed, name.Sum64())
+		random := seeded(seed, lane)
 		between := func(low, high time.Duration) time.Duration {
 			return low + time.Duration(random.Int64N(int64(high-low)+1))
 		}
@@ -132,6 +130,9 @@ func pick(random *rand.Rand, kinds []choice) Kind {
 	return ""
 }
 
-func seeded(seed, stream uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(seed, stream)) //nolint:gosec // it must repeat itself, not be secret
+// seeded is a source of its own for each name.
+func seeded(seed uint64, name string) *rand.Rand {
+	stream := fnv.New64a()
+	_, _ = stream.Write([]byte(name))
+	return rand.New(rand.NewPCG(seed, stream.Sum64())) //nolint:gosec // it must repeat itself, not be secret
 }

@@ -48,7 +48,7 @@ const maxBody = 1 << 20
 
 func newRecorder(public, admin string, seed uint64) *Recorder {
 	return &Recorder{
-		public: public, admin: admin, random: seeded(seed, 1),
+		public: public, admin: admin, random: seeded(seed, "recorder"),
 		client: &http.Client{
 			Timeout:       upstreamTimeout,
 			Transport:     &http.Transport{MaxIdleConnsPerHost: 256, IdleConnTimeout: time.Minute},
@@ -246,10 +246,12 @@ func (a *answer) deliver(w http.ResponseWriter, fault Kind, cut int) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
 	w.WriteHeader(a.status)
 	if fault != HalfBody {
-		_, _ = w.Write(a.body) // who does not take it has lost it
+		cut = len(a.body)
+	}
+	_, _ = w.Write(a.body[:cut]) //nolint:gosec // no browser reads it; and who does not take it has lost it
+	if fault != HalfBody {
 		return
 	}
-	_, _ = w.Write(a.body[:cut])
 	_ = http.NewResponseController(w).Flush()
 	panic(http.ErrAbortHandler)
 }

@@ -166,7 +166,7 @@ func (w *world) newClient(i int) *client {
 	})
 	return &client{
 		name: fmt.Sprintf("c%d", i), entity: session.EntityID, nodes: w.apis(session.Token), roles: w.roles, ttl: w.options.LeaseTTL,
-		random: seeded(w.options.Seed, uint64(i)+1000), counts: &w.counts, alive: w.active,
+		random: seeded(w.options.Seed, name), counts: &w.counts, alive: w.active,
 	}
 }
 

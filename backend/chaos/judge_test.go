@@ -1,0 +1,179 @@
+package chaos
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func at(seconds float64) time.Time { return noon.Add(time.Duration(seconds * float64(time.Second))) }
+
+// scene is a token that was asked for at 0, minted from 1 to 2 and given at 3; it
+// is active, on record and leased. A case changes what it is about.
+type scene struct {
+	mint    *Mint
+	request *Request
+	*evidence
+}
+
+func newScene() *scene {
+	s := &scene{
+		mint: &Mint{Scope: "task.a", Line: "trusting", Token: "token", Arrived: at(1), Left: at(2)},
+		request: &Request{
+			Scope: "task.a", Entity: "ann", Role: "reader", Provider: "oauth2/trusting",
+			Began: at(0), Ended: at(3), Outcome: Given, Token: "token", Lease: "lease", Grant: "ann.1",
+		},
+		evidence: &evidence{
+			active: map[string]bool{"token": true}, grants: map[string][]string{"task.a": {"ann.1"}}, leases: map[string]bool{"lease": true},
+		},
+	}
+	s.mints = []*Mint{s.mint}
+	return s
+}
+
+// lose makes the client's request fail, with nothing on record.
+func (s *scene) lose(outcome Outcome) {
+	s.request.Outcome, s.request.Token, s.request.Lease, s.request.Grant = outcome, "", "", ""
+	s.grants, s.leases = map[string][]string{}, map[string]bool{}
+}
+
+func (s *scene) window(kind Kind, line string, from, to float64) {
+	s.windows = append(s.windows, Window{Kind: kind, Line: line, Began: at(from), Ended: at(to)})
+}
+
+// repeat adds a second mint for the same request, from 2.5 to 2.8, which is the
+// one that was given.
+func (s *scene) repeat() {
+	s.mints = append(s.mints, &Mint{Scope: "task.a", Line: "trusting", Token: "second", Arrived: at(2.5), Left: at(2.8)})
+	s.request.Token = "second"
+	s.active["second"] = true
+}
+
+func TestJudge(t *testing.T) {
+	for name, c := range map[string]struct {
+		change      func(*scene)
+		held        int
+		explained   Reason
+		unexplained string
+		violation   string
+	}{
+		"held by right":         {change: func(*scene) {}, held: 1},
+		"its grant is gone":     {change: func(s *scene) { s.grants = nil }, unexplained: "active without its grant"},
+		"its lease is gone":     {change: func(s *scene) { s.leases = nil }, unexplained: "active without its lease", violation: "has no lease"},
+		"its lease was revoked": {change: func(s *scene) { s.request.Revoked = true }, unexplained: "although its lease was revoked"},
+		"minted for nobody":     {change: func(s *scene) { s.mint.Scope = "task.b" }, unexplained: "for nobody's request"},
+		"an outage explains no given token": {
+			change:      func(s *scene) { s.leases = nil; s.window(Cut, "trusting", 0, 9); s.window(KillVault, "", 1.5, 1.5) },
+			unexplained: "active without its lease", violation: "has no lease",
+		},
+
+		"withheld":                  {change: func(s *scene) { s.lose(LostSaid); s.mint.Withheld = HangUp }, explained: ByRecorder},
+		"lost on a broken line":     {change: func(s *scene) { s.lose(LostSaid); s.window(Reset, "trusting", 1.9, 2.1) }, explained: ByNetwork},
+		"the other line broke":      {change: func(s *scene) { s.lose(LostSaid); s.window(Reset, "careful", 1.9, 2.1) }, unexplained: "active and nobody's"},
+		"the line broke earlier":    {change: func(s *scene) { s.lose(LostSaid); s.window(Reset, "trusting", 0, 0.5) }, unexplained: "active and nobody's"},
+		"the line broke afterwards": {change: func(s *scene) { s.lose(LostSaid); s.window(Reset, "trusting", 3.1, 4) }, unexplained: "active and nobody's"},
+		"half a body with the token is no loss": {
+			change: func(s *scene) { s.lose(LostSaid); s.window(HalfBody, "trusting", 0, 4) }, unexplained: "active and nobody's",
+		},
+		"a living plugin had the answer": {
+			change: func(s *scene) { s.lose(Refused); s.window(Reset, "trusting", 1.9, 2.1) }, unexplained: "active and nobody's",
+		},
+		"the server was slow": {
+			change:    func(s *scene) { s.lose(LostSaid); s.mint.Left = s.mint.Arrived.Add(providerTimeout) },
+			explained: BySlowness,
+		},
+		"the plugin died with the answer":   {change: func(s *scene) { s.lose(Broken); s.window(KillPlugin, "", 2.5, 2.5) }, explained: ByDeath},
+		"the plugin died before it asked":   {change: func(s *scene) { s.lose(Broken); s.window(KillPlugin, "", -1, -1) }, unexplained: "active and nobody's"},
+		"the plugin died after the request": {change: func(s *scene) { s.lose(Refused); s.window(KillPlugin, "", 3.1, 3.1) }, unexplained: "active and nobody's"},
+		"the leader stepped down":           {change: func(s *scene) { s.lose(Refused); s.window(StepDown, "", 2, 5) }, explained: ByDeath},
+		"a death explains nothing that is on record": {
+			change:      func(s *scene) { s.lose(Broken); s.grants["task.a"] = []string{"ann.2"}; s.window(KillVault, "", 2, 2) },
+			unexplained: "active and nobody's", violation: "has no lease",
+		},
+		"the client hung up and the line broke later": {
+			change: func(s *scene) { s.lose(Left); s.request.Ended = at(0.2); s.window(CutShort, "trusting", 1.5, 2.5) }, explained: ByNetwork,
+		},
+		"the client hung up, that is all": {change: func(s *scene) { s.lose(Left); s.request.Ended = at(0.2) }, unexplained: "active and nobody's"},
+
+		"Vault asked again after a death": {
+			change: func(s *scene) { s.repeat(); s.window(KillPlugin, "", 2.2, 2.2) }, held: 1, explained: ByDeath,
+		},
+		"asked again without a death": {
+			change: func(s *scene) { s.repeat(); s.window(Reset, "trusting", 1, 3) }, held: 1, unexplained: "active and nobody's",
+		},
+		"asked again, and the death came later": {
+			change: func(s *scene) { s.repeat(); s.window(KillPlugin, "", 2.9, 2.9) }, held: 1, unexplained: "active and nobody's",
+		},
+
+		"survived a kill": {
+			change: func(s *scene) { s.kills = []kill{{Kind: RevokeRole, Role: "reader", Began: at(4), Answered: at(5)}} },
+			held:   1, violation: "survived revoke/role",
+		},
+		"issued while a kill ran": {
+			change: func(s *scene) { s.kills = []kill{{Kind: RevokeRole, Role: "reader", Began: at(2), Answered: at(5)}} },
+			held:   1,
+		},
+		"of another role": {
+			change: func(s *scene) { s.kills = []kill{{Kind: RevokeRole, Role: "writer", Began: at(4), Answered: at(5)}} },
+			held:   1,
+		},
+		"in flight when the freeze came": {
+			change: func(s *scene) {
+				s.kills = []kill{{Kind: FreezeEntity, Entity: "ann", Began: at(1.2), Answered: at(1.5), Frozen: true, Thawed: at(1.6)}}
+			},
+			held: 1, violation: "survived freeze entity",
+		},
+		"given while frozen": {
+			change: func(s *scene) {
+				s.kills = []kill{{Kind: FreezeEntity, Entity: "ann", Began: at(-3), Answered: at(-2), Frozen: true, Thawed: at(9)}}
+			},
+			held: 1, violation: "had stopped that",
+		},
+		"of a disabled entity": {
+			change: func(s *scene) { s.kills = []kill{{Kind: Disable, Entity: "ann", Began: at(60), Answered: at(61)}} },
+			held:   1, violation: "survived entity disabled",
+		},
+		"dead without a reason": {
+			change: func(s *scene) { s.active = nil; s.grants = nil }, violation: "nobody wanted that",
+		},
+		"dead by the operator": {
+			change: func(s *scene) {
+				s.active, s.grants = nil, nil
+				s.kills = []kill{{Kind: RevokeEntity, Entity: "ann", Began: at(4), Answered: at(5)}}
+			},
+		},
+		"dead because the client let it lapse": {change: func(s *scene) { s.active, s.grants = nil, nil; s.request.Dropped = true }},
+		"still pending": {
+			change: func(s *scene) { s.pending = []string{"ann.1"} }, held: 1, violation: "still pending",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene()
+			c.change(s)
+			s.requests = []Request{*s.request}
+			v := judge(s.evidence)
+			require.Equal(t, c.held, v.held, "held")
+			explained := map[Reason]int{}
+			if c.explained != "" {
+				explained[c.explained] = 1
+			}
+			require.Equal(t, explained, v.explained)
+			requireOne(t, c.unexplained, v.unexplained)
+			requireOne(t, c.violation, v.violations)
+			require.Equal(t, v.active, v.held+len(v.explained)+len(v.unexplained))
+		})
+	}
+}
+
+func requireOne(t *testing.T, want string, found []string) {
+	t.Helper()
+	if want == "" {
+		require.Empty(t, found)
+		return
+	}
+	require.Len(t, found, 1)
+	require.Contains(t, found[0], want)
+}
