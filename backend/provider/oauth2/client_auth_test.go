@@ -84,7 +84,7 @@ func TestOnlyARefusedClientIsTriedAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, providertest.Options{}, with{"client_secret_next": nextSecret})
-			f.setTimeout(300 * time.Millisecond)
+			f.beImpatient(name)
 			f.server.Break(providertest.EndpointToken, answer)
 			_, err := f.mint(scopes("read"))
 			require.Error(t, err)

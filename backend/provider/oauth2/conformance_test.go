@@ -27,7 +27,7 @@ func TestConformance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			providertest.Run(t, func(t *testing.T) providertest.Subject {
 				f := newFixture(t, test.options, test.fields)
-				f.setTimeout(time.Second)
+				f.setTimeout(3 * time.Second)
 				return f.subject(test.asked)
 			})
 		})

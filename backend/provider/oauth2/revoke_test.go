@@ -44,7 +44,7 @@ func TestRevocationFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, test.options, test.fields)
-			f.setTimeout(300 * time.Millisecond)
+			f.beImpatient(name)
 			child := f.mustMint(scopes("read"))
 			if test.before != nil {
 				test.before(f, child.Token.Reveal())

@@ -109,7 +109,7 @@ func TestIntrospection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, providertest.Options{}, with{"verify": "introspect", "audience_parameter": "audience"})
-			f.setTimeout(400 * time.Millisecond)
+			f.beImpatient(name)
 			f.server.Break(providertest.EndpointIntrospect, test.fault)
 			f.requireChecked(api, test.want)
 		})
