@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -45,6 +46,28 @@ func TestMountIsNotDisabledWhileItsProviderIsDead(t *testing.T) {
 	s.vault.CLI(t, "secrets", "disable", s.Path)
 	s.hydra.MustBeInactive(t, c.Token)
 	require.NotContains(t, s.vault.CLI(t, "secrets", "list"), s.Path+"/")
+}
+
+// A token without a lease, here one that was refused after the mint, cannot keep
+// the mount: Vault gives the plugin one last run and does not ask how it went.
+func TestDisablingTheMountKillsAlsoWhatHasNoLease(t *testing.T) {
+	t.Parallel()
+	s, w := severable(t)
+	var minted string
+	w.Tamper(func(path string, body []byte) []byte {
+		if path == "/oauth2/token" {
+			minted = text(decoded(t, body), "access_token")
+			w.Cut()
+			return bytes.Replace(body, []byte(`"scope":"`), []byte(`"scope":"admin `), 1)
+		}
+		return body
+	})
+	_, err := s.TryRead(t, "creds/deploy")
+	refused(t, err, 501, "provider_violation", "not dead yet")
+	s.hydra.MustBeActive(t, confidential("refused token", minted))
+	w.Mend()
+	s.vault.CLI(t, "secrets", "disable", s.Path)
+	s.hydra.MustBeInactive(t, minted)
 }
 
 func TestMountIsNotDisabledWhileHydraIsStopped(t *testing.T) {

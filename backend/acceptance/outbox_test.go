@@ -116,3 +116,31 @@ func TestProviderWithLiveGrantsIsNotDeletedUnlessForced(t *testing.T) {
 	s.hydra.MustBeInactive(t, c.Token)
 	require.Nil(t, s.Read(t, "providers/oauth2/hydra"))
 }
+
+// Hydra answers 200 also where its database has failed the revocation, and to one
+// client that revokes another's token. Where that is not good enough, the operator
+// lets the broker ask.
+func TestRevocationIsConfirmedWhereTheOperatorAsksForIt(t *testing.T) {
+	t.Parallel()
+	s, w := severable(t)
+	w.Lie("/oauth2/revoke")
+	believed := read(t, s.Mount, "deploy")
+	require.NoError(t, endLease(t, s.vault.Session, believed.LeaseID))
+	s.hydra.MustBeActive(t, believed.Token) // by default a 200 is believed
+
+	fields := s.provider(w.through())
+	fields["introspection_url"] = s.hydra.AdminURL + "/admin/oauth2/introspect"
+	fields["confirm_revocation"] = true
+	s.Write(t, "providers/oauth2/careful", fields)
+	s.role(t, "careful", harness.Fields{"provider": "oauth2/careful"})
+	c := read(t, s.Mount, "careful")
+	err := endLease(t, s.vault.Session, c.LeaseID)
+	require.ErrorContains(t, err, "still active")
+	require.ErrorContains(t, err, c.GrantID)
+	require.Equal(t, true, s.Read(t, "grants/"+c.GrantID).Data["pending"])
+
+	w.Lie("")
+	s.Write(t, "sweep", nil)
+	s.hydra.MustBeInactive(t, c.Token)
+	require.NoError(t, endLease(t, s.vault.Session, c.LeaseID))
+}

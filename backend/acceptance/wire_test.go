@@ -26,6 +26,7 @@ type wire struct {
 
 	mu     sync.Mutex
 	cut    bool
+	lie    string // a path
 	counts map[string]int
 	tamper func(path string, body []byte) []byte
 }
@@ -38,8 +39,11 @@ func newWire(t *testing.T, server string) *wire {
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.ModifyResponse = w.answer
 	listener := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
-		if w.note(r.URL.Path) {
+		switch cut, lie := w.note(r.URL.Path); {
+		case cut:
 			panic(http.ErrAbortHandler) // hangs up, as a dead server does
+		case lie:
+			return // with 200
 		}
 		r.Host = target.Host // Hydra takes its own name from it
 		proxy.ServeHTTP(out, r)
@@ -49,12 +53,12 @@ func newWire(t *testing.T, server string) *wire {
 	return w
 }
 
-// note counts a request and reports whether the wire is cut.
-func (w *wire) note(path string) bool {
+// note counts a request and reports what is wrong with the wire.
+func (w *wire) note(path string) (cut, lie bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts[path]++
-	return w.cut
+	return w.cut, w.lie == path
 }
 
 func (w *wire) answer(r *http.Response) error {
@@ -92,6 +96,13 @@ func (w *wire) Tamper(change func(path string, body []byte) []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tamper = change
+}
+
+// Lie answers requests for path with 200 and does not pass them on; "" ends it.
+func (w *wire) Lie(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lie = path
 }
 
 // Requests is how often path has been asked for.
