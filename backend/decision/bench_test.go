@@ -71,7 +71,7 @@ func TestDecideAllocations(t *testing.T) {
 // BenchmarkDecide: below 20 µs and 60 allocations.
 func BenchmarkDecide(b *testing.B) {
 	p, s, q := typical(b)
-	for name, q := range map[string]decision.Request{"named": q, "silent": {Audiences: q.Audiences, Scopes: q.Scopes[:1]}} {
+	for name, q := range map[string]decision.Request{"within": {Audiences: q.Audiences, Scopes: q.Scopes[:1]}, "stripped": q} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
