@@ -68,10 +68,9 @@ func TestARotatedParentSurvivesABrokenAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := newRefreshMount(t)
 			var err error
-			switch {
-			case c.fault == nil:
+			if c.fault == nil {
 				_, err = m.hangUpDuring(call{op: "update", path: "creds/r"})
-			default:
+			} else {
 				m.server.Break(providertest.EndpointToken, c.fault)
 				_, err = m.creds(nil)
 				m.server.Break(providertest.EndpointToken, nil)
