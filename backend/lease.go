@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -75,11 +76,11 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	if err != nil {
 		return nil, err
 	}
-	if err := b.mayRenew(ctx, role, g); err != nil {
-		return nil, err
-	}
 	ends, err := b.renewedEnd(role, g, req.Secret.Increment)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.mayRenew(ctx, role, g, ends.Sub(b.now())); err != nil {
 		return nil, err
 	}
 	if _, err := b.ledger.Update(ctx, id, func(g *grant.Grant) error {
@@ -116,9 +117,12 @@ func renewFault(err error) error {
 }
 
 // mayRenew is rule 8: who, freeze and role, over what was recorded.
-func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Grant) error {
+func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Grant, ttl time.Duration) error {
 	if role.Provider != g.Provider {
 		return fault.New(fault.AccessDenied, "the role serves another provider now: read creds again")
+	}
+	if len(role.SubjectIssuers) > 0 && g.SubjectIssuer != "" && !slices.Contains(role.SubjectIssuers, g.SubjectIssuer) {
+		return fault.New(fault.AccessDenied, "the role does not trust the issuer of this grant's subject any more: read creds again")
 	}
 	caller, err := b.caller(ask{entityID: entityOf(g.Holder)}, role.policy.NeedsGroups())
 	if err != nil {
@@ -129,7 +133,7 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 		return fault.New(fault.AccessDenied, "what was granted cannot be told any more: read creds again").Because(err)
 	}
 	recorded := decision.Recorded{
-		Access: granted, RemoteAddr: g.Facts.RemoteAddr, Claims: g.Facts.SubjectClaims, TTL: g.MaxLease.Sub(b.now()),
+		Access: granted, RemoteAddr: g.Facts.RemoteAddr, Claims: g.Facts.SubjectClaims, TTL: ttl,
 	}
 	s := b.situation(caller)
 	if s.Stopped, err = b.freezer.check(ctx, g.Holder, g.Role, g.Provider); err != nil {

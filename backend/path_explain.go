@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -87,7 +88,30 @@ func (b *broker) explain(ctx context.Context, req *logical.Request, d *framework
 	if err != nil {
 		return nil, err
 	}
+	if err := b.lookAtState(ctx, outcome); err != nil {
+		return nil, err
+	}
 	return &logical.Response{Data: explained(outcome)}, nil
+}
+
+// lookAtState adds what creds would find after the decision: a quota that is used
+// up, a subject token that has been used.
+func (b *broker) lookAtState(ctx context.Context, o *decided) error {
+	states := []error{b.quotas.look(ctx, o.role, holderOf(o.caller.EntityID))}
+	if terms := o.role.policy.Subject; terms != nil && terms.SingleUse && o.subject != nil {
+		states = append(states, b.used.look(ctx, o.subject))
+	}
+	for _, err := range states {
+		var refusal *fault.Error
+		switch {
+		case err == nil:
+		case errors.As(err, &refusal) && refusal.Code != fault.TemporarilyUnavailable:
+			o.Refusals = append(o.Refusals, refusal)
+		default:
+			return err
+		}
+	}
+	return nil
 }
 
 func explained(o *decided) map[string]any {

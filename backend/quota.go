@@ -66,17 +66,48 @@ func (q *quotas) reserve(ctx context.Context, role *compiledRole, holder, id str
 func (q *quotas) reserveGrant(role *compiledRole, holder, key, id string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	counted := q.b.ledger.LiveIDs(holder, role.name, q.b.now())
-	for other := range q.minting[key] {
-		counted[other] = true
-	}
-	if len(counted) >= role.MaxGrantsPerEntity {
-		return fault.New(fault.SlowDown, "the entity holds %d live grants of this role, as many as it may: revoke leases that are no longer needed", len(counted))
+	if err := q.countLocked(role, holder, key); err != nil {
+		return err
 	}
 	if q.minting[key] == nil {
 		q.minting[key] = map[string]bool{}
 	}
 	q.minting[key][id] = true
+	return nil
+}
+
+func (q *quotas) countLocked(role *compiledRole, holder, key string) error {
+	counted := q.b.ledger.LiveIDs(holder, role.name, q.b.now())
+	for other := range q.minting[key] {
+		counted[other] = true
+	}
+	if len(counted) < role.MaxGrantsPerEntity {
+		return nil
+	}
+	return fault.New(fault.SlowDown, "the entity holds %d live grants of this role, as many as it may: revoke leases that are no longer needed", len(counted))
+}
+
+// look says what reserve would, and takes nothing.
+func (q *quotas) look(ctx context.Context, role *compiledRole, holder string) error {
+	if holder == grant.NoHolder {
+		return nil
+	}
+	key := role.name + "/" + holder
+	if role.MaxGrantsPerEntity > 0 {
+		if err := q.b.ledger.Load(ctx); err != nil {
+			return storageFault(err)
+		}
+		q.mu.Lock()
+		err := q.countLocked(role, holder, key)
+		q.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	if role.MaxIssueRate > 0 {
+		_, err := q.window(ctx, role.MaxIssueRate, key)
+		return err
+	}
 	return nil
 }
 
@@ -99,23 +130,11 @@ func (q *quotas) take(ctx context.Context, limit int, key string) error {
 	lock := locksutil.LockForKey(q.locks, key)
 	lock.Lock()
 	defer lock.Unlock()
-	var entry rateEntry
-	raw, err := q.b.storage.Get(ctx, ratePrefix+key)
+	entry, err := q.window(ctx, limit, key)
 	if err != nil {
-		return storageFault(err)
+		return err
 	}
-	if raw != nil {
-		if err := raw.DecodeJSON(&entry); err != nil {
-			return storageFault(err)
-		}
-	}
-	now := q.b.now()
-	entry.Issues = slices.DeleteFunc(entry.Issues, func(t time.Time) bool { return now.Sub(t) >= rateWindow })
-	if len(entry.Issues) >= limit {
-		wait := rateWindow - now.Sub(entry.Issues[len(entry.Issues)-limit])
-		return fault.New(fault.SlowDown, "the entity has had %d grants of this role within a minute, as many as it may: try again in %s", limit, wait.Round(time.Second))
-	}
-	entry.Issues = append(entry.Issues, now)
+	entry.Issues = append(entry.Issues, q.b.now())
 	written, err := logical.StorageEntryJSON(ratePrefix+key, entry)
 	if err != nil {
 		return storageFault(err)
@@ -124,6 +143,28 @@ func (q *quotas) take(ctx context.Context, limit int, key string) error {
 		return storageFault(err)
 	}
 	return nil
+}
+
+// window is the issues of the last minute, or slow_down if there are as many as
+// the limit.
+func (q *quotas) window(ctx context.Context, limit int, key string) (rateEntry, error) {
+	var entry rateEntry
+	raw, err := q.b.storage.Get(ctx, ratePrefix+key)
+	if err != nil {
+		return entry, storageFault(err)
+	}
+	if raw != nil {
+		if err := raw.DecodeJSON(&entry); err != nil {
+			return entry, storageFault(err)
+		}
+	}
+	now := q.b.now()
+	entry.Issues = slices.DeleteFunc(entry.Issues, func(t time.Time) bool { return now.Sub(t) >= rateWindow })
+	if len(entry.Issues) >= limit {
+		wait := rateWindow - now.Sub(entry.Issues[len(entry.Issues)-limit])
+		return entry, fault.New(fault.SlowDown, "the entity has had %d grants of this role within a minute, as many as it may: try again in %s", limit, wait.Round(time.Second))
+	}
+	return entry, nil
 }
 
 // sweep forgets the issues of more than a minute ago.

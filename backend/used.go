@@ -53,7 +53,7 @@ func (u *usedTokens) use(ctx context.Context, t *subject.Token) (release func(co
 		return nil, storageFault(err)
 	}
 	if before != nil {
-		return nil, fault.New(fault.InvalidGrant, "the subject token has been used already: get a new one")
+		return nil, errUsed
 	}
 	entry, err := logical.StorageEntryJSON(usedPrefix+key, usedEntry{Until: until})
 	if err != nil {
@@ -67,6 +67,24 @@ func (u *usedTokens) use(ctx context.Context, t *subject.Token) (release func(co
 	u.mu.Unlock()
 	return func(ctx context.Context) { _ = u.forget(ctx, key) }, nil
 }
+
+// look says what use would, and uses nothing up.
+func (u *usedTokens) look(ctx context.Context, t *subject.Token) error {
+	key, _, err := t.ReplayKey()
+	if err != nil {
+		return err
+	}
+	before, err := u.storage.Get(ctx, usedPrefix+key)
+	if err != nil {
+		return storageFault(err)
+	}
+	if before != nil {
+		return errUsed
+	}
+	return nil
+}
+
+var errUsed = fault.New(fault.InvalidGrant, "the subject token has been used already: get a new one")
 
 // forgetExpired forgets a token if it is past its time, looking once more under
 // the lock: it may have been taken back and used again since it was listed.

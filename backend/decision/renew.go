@@ -23,7 +23,7 @@ func (p *Policy) allowed(of access.Access) access.Access {
 type Recorded struct {
 	Access access.Access
 	// RemoteAddr and Claims are facts of the issue, for the condition; the TTL
-	// that it sees is what is left.
+	// that it sees is what the renewal would give.
 	RemoteAddr string
 	Claims     map[string]any
 	TTL        time.Duration
