@@ -65,7 +65,7 @@ func (m *mount) storm() {
 
 // patient is a provider whose answers are waited for also on a busy machine, so
 // that none is lost by chance.
-var patient = setup{provider: map[string]any{"timeout": 30}}
+var patient = setup{provider: map[string]any{"timeout": 60}}
 
 // together runs f in every worker at once.
 func together(f func(worker int)) {
@@ -122,7 +122,7 @@ func TestManyAtOnceWhileOperatorsWork(t *testing.T) {
 		for range rounds {
 			switch worker {
 			case 0:
-				_, _ = m.write("providers/oauth2/p", map[string]any{"timeout": 29})
+				_, _ = m.write("providers/oauth2/p", map[string]any{"timeout": 59})
 			case 1:
 				_, _ = m.write("providers/oauth2/p", map[string]any{"client_secret": parentSecret})
 			case 2:
@@ -171,7 +171,7 @@ func TestManyAtOnceWhileTheProviderIsDeletedAndWritten(t *testing.T) {
 			case 0:
 				_, _ = m.delete("providers/oauth2/p", map[string]any{"force": true})
 			case 1:
-				_, _ = m.write("providers/oauth2/p", m.providerFields(map[string]any{"disabled": false, "timeout": 30}))
+				_, _ = m.write("providers/oauth2/p", m.providerFields(map[string]any{"disabled": false, "timeout": 60}))
 			case 2:
 				_, _ = m.delete("providers/oauth2/p", nil)
 			case 3:
@@ -182,7 +182,7 @@ func TestManyAtOnceWhileTheProviderIsDeletedAndWritten(t *testing.T) {
 		}
 	})
 	m.waitForKills()
-	m.must(m.write("providers/oauth2/p", m.providerFields(map[string]any{"disabled": false, "timeout": 30})))
+	m.must(m.write("providers/oauth2/p", m.providerFields(map[string]any{"disabled": false, "timeout": 60})))
 }
 
 func TestRefreshesOfOneParentStandInAQueue(t *testing.T) {

@@ -102,7 +102,7 @@ func TestDiscoveryIsNotTrusted(t *testing.T) {
 			m.server.Break(providertest.EndpointMetadata, c.fault)
 			m.server.Break(providertest.EndpointOIDC, c.fault)
 			within(t, func() {
-				_, err := m.write("providers/oauth2/p", m.providerFields(nil))
+				_, err := m.write("providers/oauth2/p", m.providerFields(map[string]any{"timeout": 2}))
 				requireCode(t, err, c.code)
 			})
 			require.Empty(t, m.keys("providers", nil), "what was refused is not stored")
