@@ -3,6 +3,7 @@ package acceptance
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,17 @@ var (
 	}
 	auditedRequests = []string{"scopes", "audiences", "resources", "ttl", "entity_id", "remote_addr"}
 )
+
+// The story below is told with these keys, so an operator must be told to set them.
+func TestREADMENamesTheAuditedKeys(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	for kind, keys := range map[string][]string{"response": auditedResponses, "request": auditedRequests} {
+		for _, key := range keys {
+			require.Contains(t, string(readme), "-audit-non-hmac-"+kind+"-keys="+key+" ")
+		}
+	}
+}
 
 // entry is one line of the audit log, as far as an auditor needs it.
 type entry struct {

@@ -52,7 +52,7 @@ func demo(t harness.TB, keep bool) {
 	seen := hydra.Introspect(t, token)
 	t.Logf("   hydra: active=%v scope=%q aud=%v   <- the token is accepted\n", seen.Active, seen.Scope, seen.Audience)
 	t.Logf("5. The lease is revoked.")
-	cli("lease", "revoke", lease)
+	cli("lease", "revoke", "-sync", lease)
 	hydra.MustBeInactive(t, token)
 	t.Logf("   hydra: active=%v   <- the token is refused\n", hydra.Introspect(t, token).Active)
 	t.Logf("The token worked, the lease was revoked, the token is dead at the server.")
