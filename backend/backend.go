@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -40,6 +41,7 @@ type broker struct {
 
 	providers *registry
 	roles     *cache[*compiledRole]
+	roleLocks []*locksutil.LockEntry
 	issuers   *cache[*subject.Issuer]
 	used      *usedTokens
 	freezer   *freezer
@@ -63,15 +65,16 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 
 func newBroker(storage logical.Storage, now func() time.Time) *broker {
 	b := &broker{
-		storage: storage,
-		now:     now,
-		roles:   newCache[*compiledRole](),
-		issuers: newCache[*subject.Issuer](),
-		used:    newUsedTokens(storage),
-		freezer: newFreezer(storage),
-		orders:  newOrders(),
-		meters:  newMeters(),
-		ledger:  grant.NewLedger(storage),
+		storage:   storage,
+		now:       now,
+		roles:     newCache[*compiledRole](),
+		roleLocks: locksutil.CreateLocks(),
+		issuers:   newCache[*subject.Issuer](),
+		used:      newUsedTokens(storage),
+		freezer:   newFreezer(storage),
+		orders:    newOrders(),
+		meters:    newMeters(),
+		ledger:    grant.NewLedger(storage),
 	}
 	b.providers = newRegistry(b)
 	b.quotas = newQuotas(b)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
@@ -169,6 +170,9 @@ func (b *broker) readRole(ctx context.Context, name string) (*role.Role, error) 
 
 func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
+	lock := locksutil.LockForKey(b.roleLocks, name) // an update is partial; no provider is called here
+	lock.Lock()
+	defer lock.Unlock()
 	r, err := b.readRole(ctx, name)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"net/textproto"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -156,6 +157,11 @@ func CheckURL(raw string, allowHTTP bool) error {
 		return errors.New("must not have a fragment")
 	case u.RawQuery != "" || u.ForceQuery:
 		return errors.New("must not have a query")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return errors.New("has a port that does not exist")
+		}
 	}
 	addr, addrErr := netip.ParseAddr(host)
 	if addrErr == nil && isLinkLocal(addr) {
