@@ -133,8 +133,10 @@ func (b *broker) HandleExistenceCheck(ctx context.Context, req *logical.Request)
 
 // loadLedger reads the ledger in the background; whoever needs it waits for it.
 // A failure is tried again by the next periodic call.
-func (b *broker) loadLedger() {
+func (b *broker) loadLedger() (done <-chan struct{}) {
+	loaded := make(chan struct{})
 	go func() {
+		defer close(loaded)
 		if err := b.ledger.Load(context.Background()); err != nil {
 			b.Logger().Warn("the ledger could not be read: trying again", "error", err)
 		}
@@ -142,6 +144,7 @@ func (b *broker) loadLedger() {
 			b.Logger().Error("records of grants cannot be read: their tokens live until they expire", "grant_ids", ids)
 		}
 	}()
+	return loaded
 }
 
 // invalidate drops what is kept in memory of a key that another node wrote.

@@ -39,8 +39,12 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 		return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, err)
 	}
 	if !b.ledger.Loaded() {
-		b.loadLedger() // reading many records here would hold up core
-		return nil
+		// Reading many records here would hold up core.
+		select {
+		case <-b.loadLedger():
+		case <-time.After(sweepSlice / 2):
+			return nil
+		}
 	}
 	counts, err := b.sweep(ctx, false, sweepSlice)
 	if err != nil {

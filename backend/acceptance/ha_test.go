@@ -74,7 +74,7 @@ func TestClusterGoesOnWhenItsLeaderDies(t *testing.T) {
 		require.NoError(t, endLease(t, standby.As(leader.Token), byHand.LeaseID))
 		require.NoError(t, endLease(t, standby.As(leader.Token), forwarded.LeaseID))
 		hydra.MustBeInactive(t, forwarded.Token)
-		soonInactive(t, hydra, byItself.Token, 100*time.Second) // by the sweep of every minute
+		soonInactive(t, hydra, byItself.Token, 150*time.Second) // by the sweep of every minute
 		require.Equal(t, 3, w.Requests(revocation)-before, "one revocation for each, by the leader alone")
 	})
 	t.Run("also when the lead is handed on", func(t *testing.T) {
