@@ -71,14 +71,14 @@ bench: build vault servers ## the decision's cost, and issue and revoke as a rat
 	go test -run '^$$' -bench . -benchmem ./backend/...
 	@go run ./scripts/bench
 
-# SEED=0 chooses one; STORAGE is file or raft; NODES is 1, or 3 on raft.
+# SEED=0 chooses one; NODES is 1 or 3.
 SEED     ?= 0
 DURATION ?= 10m
 CLIENTS  ?= 100
-STORAGE  ?= file
+STORAGE  ?= raft
 NODES    ?= 1
 
-chaos: build vault servers toxiproxy ## the long fault run: SEED= DURATION= CLIENTS= STORAGE= NODES=
+chaos: build vault servers toxiproxy ## the long fault run: SEED= DURATION= CLIENTS= NODES=
 	go test -count=1 -v -timeout 0 ./backend/chaos -run '^TestFaultRun$$' \
 		-args -seed=$(SEED) -duration=$(DURATION) -clients=$(CLIENTS) -storage=$(STORAGE) -nodes=$(NODES)
 

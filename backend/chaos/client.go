@@ -80,6 +80,8 @@ const (
 	callPatien = 100 * time.Second // Vault's own bound on a request is 90 s
 	// shortPatience is of clients that hang up.
 	shortPatience = 400 * time.Millisecond
+	// failurePause keeps clients from filling an outage with attempts.
+	failurePause = 700 * time.Millisecond
 	// checkedOnceIn revocations one is checked at the server at once.
 	checkedOnceIn = 8
 )
@@ -91,7 +93,7 @@ func (c *client) run(work, hold context.Context, pace time.Duration) {
 		ok := c.step()
 		wait := pace/2 + time.Duration(c.random.Int64N(int64(pace)+1))
 		if !ok {
-			wait += 200 * time.Millisecond
+			wait += failurePause
 		}
 		pause(work, wait)
 	}

@@ -14,16 +14,16 @@ const orphanLife = 5 * time.Second
 
 // breakProcesses kills and restarts until ctx ends. A step is complete before the
 // next one, so in the end everything runs.
-func (w *world) breakProcesses(ctx context.Context) {
+func (w *world) breakProcesses(ctx context.Context) error {
 	for fault := range sequence(w.options.Seed, "processes", processFaults(w.cluster != nil), processTempo) {
 		if pause(ctx, fault.Pause); ctx.Err() != nil {
-			return
+			break
 		}
 		if err := attempt(w.t, func(t harness.TB) { w.breakProcess(t, fault) }); err != nil {
-			w.problem("%s: %v", fault.Kind, err)
-			return
+			return fmt.Errorf("%s: %w", fault.Kind, err)
 		}
 	}
+	return nil
 }
 
 // breakProcess does one step. What it notes in the history is the moment of the
@@ -64,10 +64,10 @@ func (w *world) breakProcess(t harness.TB, fault Fault) {
 }
 
 // breakLine spoils the way to Hydra until ctx ends, and mends it then.
-func (w *world) breakLine(ctx context.Context, l line) {
+func (w *world) breakLine(ctx context.Context, l line) error {
 	for fault := range sequence(w.options.Seed, "line "+l.name, networkFaults, networkTempo) {
 		if pause(ctx, fault.Pause); ctx.Err() != nil {
-			return
+			break
 		}
 		err := attempt(w.t, func(t harness.TB) {
 			end := w.history.begin(fault.Kind, l.name, "")
@@ -84,10 +84,10 @@ func (w *world) breakLine(ctx context.Context, l line) {
 			l.proxy.Mend(t)
 		})
 		if err != nil {
-			w.problem("%s of %s: %v", fault.Kind, l.name, err)
-			return
+			return fmt.Errorf("%s of %s: %w", fault.Kind, l.name, err)
 		}
 	}
+	return nil
 }
 
 // toxicOf is the toxic that makes the fault, nil if none does.
@@ -130,23 +130,26 @@ func (k *kill) covers(r *Request) bool {
 }
 
 // operate does what operators do until ctx ends.
-func (w *world) operate(ctx context.Context) {
+func (w *world) operate(ctx context.Context) error {
 	for deed := range sequence(w.options.Seed, "operators", operatorDeeds, operatorTempo) {
 		if pause(ctx, deed.Pause); ctx.Err() != nil {
-			return
+			break
 		}
-		w.deed(ctx, deed)
+		if err := w.deed(ctx, deed); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func (w *world) deed(ctx context.Context, deed Fault) {
+func (w *world) deed(ctx context.Context, deed Fault) error {
 	victim, role := w.clients[int(deed.Pick)%len(w.clients)], w.roles[int(deed.Pick)%len(w.roles)]
 	k := kill{Kind: deed.Kind}
 	path, fields := "", map[string]any{}
 	switch deed.Kind {
 	case Sweep:
 		_, _ = w.asRoot(mountPath+"/sweep", nil, time.Minute)
-		return
+		return nil
 	case Disable:
 		path, fields["disabled"] = "identity/entity/id/"+victim.entity, true
 		k.Entity = victim.entity
@@ -175,12 +178,13 @@ func (w *world) deed(ctx context.Context, deed Fault) {
 		pause(ctx, deed.For)
 		k.Thawed = time.Now()
 		if _, err := w.asRoot(path, map[string]any{"freeze": false}, 2*time.Minute); err != nil {
-			w.problem("thawing %s: %v", about, err)
+			return fmt.Errorf("thawing %s: %w", about, err)
 		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.kills = append(w.kills, k)
+	return nil
 }
 
 // asRoot writes to whichever node answers, again and again until one does.

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 )
 
@@ -21,6 +23,9 @@ func Run(t harness.TB, o Options) *Report {
 	hold, release := context.WithCancel(context.Background())
 	defer release()
 	clients := w.disturb(hold)
+	if w.stuck != nil {
+		t.Fatalf("the run cannot go on (seed %d): %v", o.Seed, w.stuck)
+	}
 	t.Logf("the faults are over: %d tokens given; settling", w.counts.issued.Load())
 
 	e := w.settle(t)
@@ -35,28 +40,28 @@ func Run(t harness.TB, o Options) *Report {
 // the run. Then nothing is broken any more and the clients only renew what they
 // hold, until hold ends.
 func (w *world) disturb(hold context.Context) (clients *sync.WaitGroup) {
-	work, cancel := context.WithTimeout(hold, w.options.Duration)
+	ending, cancel := context.WithTimeout(hold, w.options.Duration)
 	defer cancel()
+	lanes, work := errgroup.WithContext(ending) // a lane that is stuck ends all
 	clients = &sync.WaitGroup{}
 	for _, c := range w.clients {
 		clients.Go(func() { c.run(work, hold, w.options.Pace) })
 	}
-	var lanes sync.WaitGroup
-	lanes.Go(func() { w.breakProcesses(work) })
-	lanes.Go(func() { w.operate(work) })
+	lanes.Go(func() error { return w.breakProcesses(work) })
+	lanes.Go(func() error { return w.operate(work) })
 	for _, l := range w.lines {
-		lanes.Go(func() { w.breakLine(work, l) })
+		lanes.Go(func() error { return w.breakLine(work, l) })
 	}
-	lanes.Go(func() { w.tell(work) })
-	lanes.Wait()
+	lanes.Go(func() error { return w.tell(work) })
+	w.stuck = lanes.Wait()
 	return clients
 }
 
 // tell says now and then how far it is.
-func (w *world) tell(ctx context.Context) {
+func (w *world) tell(ctx context.Context) error {
 	for {
 		if pause(ctx, time.Minute); ctx.Err() != nil {
-			return
+			return nil
 		}
 		w.t.Logf("%d tokens given, %d minted, %d faults", w.counts.issued.Load(), len(w.recorder.Mints()), len(w.history.all()))
 	}
