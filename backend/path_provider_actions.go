@@ -1,0 +1,136 @@
+package backend
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// delete refuses while grants live. With force it kills them first; what cannot
+// be killed now is the sweep's, which also deletes the provider in the end.
+func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	ref := h.ref(d)
+	entry, err := h.b.providers.read(ctx, ref)
+	if err != nil || entry == nil {
+		return nil, err
+	}
+	done, alone := h.b.providers.gate(ref).alone()
+	if alone {
+		defer done()
+	}
+	live, _, err := h.b.liveOf(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if live == 0 && alone {
+		return nil, h.b.providers.delete(ctx, ref)
+	}
+	if !d.Get("force").(bool) {
+		if live == 0 {
+			return nil, errMinting
+		}
+		return nil, fault.New(fault.InvalidRequest, "%d grants of this provider live: revoke their leases and let expire what nothing can revoke, or delete with force=true", live)
+	}
+	entry.Settings.Disabled, entry.Settings.Deleting = true, true
+	if err := h.b.providers.write(ctx, ref, entry); err != nil {
+		return nil, err
+	}
+	run, err := h.b.give(ctx, order{Kind: kindProvider, Name: ref, Until: h.b.now(), Cause: causeProviderGone})
+	if err != nil {
+		return nil, err
+	}
+	tally, _ := run.wait(ctx, killMountBudget)
+	resp := &logical.Response{Data: tally.data()}
+	if tally.Pending > 0 {
+		resp.AddWarning(fmt.Sprintf("%d revocations are pending: the provider stays, disabled, until they have succeeded", tally.Pending))
+		return resp, nil
+	}
+	if !alone {
+		resp.AddWarning("a token is being minted and dies as soon as it comes: the provider stays, disabled, until the next sweep")
+		return resp, nil
+	}
+	return resp, h.b.providers.delete(ctx, ref)
+}
+
+func (h providerHandler) check(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	return h.prove(ctx, d, func(ctx context.Context, p *openProvider) (provider.Health, error) {
+		checker, ok := p.Provider.(provider.Checker)
+		if !ok {
+			return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot be checked", h.t.Name())
+		}
+		return checker.Check(ctx)
+	})
+}
+
+func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	return h.prove(ctx, d, func(ctx context.Context, p *openProvider) (provider.Health, error) {
+		rotator, ok := p.Provider.(provider.Rotator)
+		if !ok {
+			return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate their parent credential", h.t.Name())
+		}
+		health, err := rotator.Rotate(ctx)
+		if err == nil {
+			h.b.providers.drop(p.ref)
+		}
+		return health, err
+	})
+}
+
+// prove runs what calls the provider with the parent credential and may mint. It
+// goes on when the caller hangs up, because the answer may hold a token that
+// somebody has to kill, and the provider stays what it is meanwhile.
+func (h providerHandler) prove(ctx context.Context, d *framework.FieldData, call func(context.Context, *openProvider) (provider.Health, error)) (*logical.Response, error) {
+	p, err := h.b.providers.open(ctx, h.ref(d))
+	if err != nil || p == nil {
+		return nil, missing(err, h.ref(d))
+	}
+	leave, err := h.b.admit(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	defer cancel()
+	health, err := call(callCtx, p)
+	return h.answer(ctx, p, health, err)
+}
+
+// answer reports a check or a rotation, after killing what it had to mint, for
+// which there is time of its own.
+func (h providerHandler) answer(ctx context.Context, p *openProvider, health provider.Health, failed error) (*logical.Response, error) {
+	ctx = context.WithoutCancel(ctx)
+	for _, child := range health.Children {
+		if err := h.b.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
+			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.ref, "error", err)
+		}
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	data := map[string]any{"healthy": true, "detail": health.Detail}
+	if len(health.Grants) > 0 {
+		data["grants"] = health.Grants
+	}
+	return &logical.Response{Data: data}, nil
+}
+
+func missing(err error, ref string) error {
+	if err != nil {
+		return err
+	}
+	return fault.New(fault.InvalidRequest, "there is no provider %q", ref)
+}
+
+func healthResponses() map[int][]framework.Response {
+	return map[int][]framework.Response{http.StatusOK: {{Description: "The credential works.", Fields: map[string]*framework.FieldSchema{
+		"healthy": {Type: framework.TypeBool, Description: "Always true: a credential that does not work is an error."},
+		"detail":  {Type: framework.TypeString, Description: "What was proven, or changed."},
+		"grants":  {Type: framework.TypeStringSlice, Description: "What the parent can grant, where the provider says so."},
+	}}}}
+}
