@@ -362,3 +362,39 @@ func TestKillOfManyGoesOnAfterACrash(t *testing.T) {
 		return nil
 	})
 }
+
+// A provider's rate limit makes a kill long; it goes on after the answer.
+func TestLargeKillGoesOnAfterItsAnswer(t *testing.T) {
+	t.Parallel()
+	s, w := severable(t)
+	const n, perSecond = 90, 3
+	tokens := make([]string, n)
+	each(t, n, func(i int) error {
+		secret, err := s.TryRead(t, "creds/deploy")
+		if err == nil {
+			tokens[i] = text(secret, "access_token")
+		}
+		return err
+	})
+	s.Write(t, "providers/oauth2/hydra", harness.Fields{"rate_limit": perSecond})
+	started := time.Now()
+	killed := s.Write(t, "revoke/role/deploy", nil)
+	took := time.Since(started)
+	require.Less(t, took, time.Minute)
+	revoked, pending := number(t, killed, "revoked"), number(t, killed, "pending")
+	require.Positive(t, revoked)
+	require.Positive(t, pending)
+	require.Equal(t, float64(n), revoked+pending, "so far")
+	require.Contains(t, fmt.Sprint(killed.Warnings), "goes on")
+	require.LessOrEqual(t, float64(w.Requests(revocation)), perSecond*(time.Since(started).Seconds()+2), "the rate limit holds")
+	harness.Eventually(t, patience, "the kill is complete", func() error {
+		if left := len(s.List(t, "grants")); left > 0 {
+			return fmt.Errorf("%d grants are left", left)
+		}
+		return nil
+	})
+	require.Greater(t, time.Since(started), (n/perSecond-2)*time.Second, "the rate limit holds")
+	for _, token := range tokens {
+		s.hydra.MustBeInactive(t, token)
+	}
+}

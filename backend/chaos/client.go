@@ -23,7 +23,7 @@ const (
 	LostSaid Outcome = "answer lost, the broker said"
 	Refused  Outcome = "refused"
 	Broken   Outcome = "broken off"
-	Left     Outcome = "client hung up"
+	GaveUp   Outcome = "given up by the client"
 )
 
 // Request is one request for a token, and what became of the grant.
@@ -76,8 +76,8 @@ type client struct {
 }
 
 const (
-	maxHeld    = 6
-	callPatien = 100 * time.Second // Vault's own bound on a request is 90 s
+	maxHeld      = 6
+	callPatience = 100 * time.Second // Vault's own bound on a request is 90 s
 	// shortPatience is of clients that hang up.
 	shortPatience = 400 * time.Millisecond
 	// failurePause keeps clients from filling an outage with attempts.
@@ -146,7 +146,7 @@ func (c *client) issue() bool {
 		Scope: fmt.Sprintf("%s%s-%d", scopePrefix, c.name, len(c.requests)), Entity: c.entity, Role: role.name, Provider: role.provider,
 		Began: time.Now(),
 	}
-	patience := callPatien
+	patience := callPatience
 	if c.random.IntN(50) == 0 {
 		patience = time.Duration(c.random.Int64N(int64(shortPatience)))
 	}
@@ -181,8 +181,8 @@ func outcome(err error, patience time.Duration) Outcome {
 	switch {
 	case err == nil:
 		return Given
-	case errors.Is(err, context.DeadlineExceeded) && patience < callPatien:
-		return Left
+	case errors.Is(err, context.DeadlineExceeded) && patience < callPatience:
+		return GaveUp
 	case !errors.As(err, &answered):
 		return Broken
 	}
@@ -201,7 +201,7 @@ func outcome(err error, patience time.Duration) Outcome {
 
 func (c *client) renew(r *holding) bool {
 	began := time.Now()
-	_, err := c.call(callPatien, func(ctx context.Context, v *api.Client) (*api.Secret, error) {
+	_, err := c.call(callPatience, func(ctx context.Context, v *api.Client) (*api.Secret, error) {
 		return v.Sys().RenewWithContext(ctx, r.Lease, int(c.ttl/time.Second))
 	})
 	if err != nil {
@@ -222,7 +222,7 @@ func (c *client) revoke(r *holding) bool {
 	c.mu.Lock()
 	r.RevokeAsked = true
 	c.mu.Unlock()
-	_, err := c.call(callPatien, func(ctx context.Context, v *api.Client) (*api.Secret, error) {
+	_, err := c.call(callPatience, func(ctx context.Context, v *api.Client) (*api.Secret, error) {
 		return v.Logical().WriteWithContext(ctx, "sys/leases/revoke", map[string]any{"lease_id": r.Lease, "sync": true})
 	})
 	if err != nil {

@@ -110,7 +110,7 @@ func (e *evidence) explain(m *Mint, r *Request, next *Mint) Reason {
 	}
 	// While the token, or what the broker does about it, was on its way.
 	from, to := m.Arrived.Add(-transit), r.Ended
-	if r.Outcome == Left {
+	if r.Outcome == GaveUp {
 		to = m.Left.Add(hungUpFor)
 	}
 	if from.Before(r.Began) {
@@ -126,7 +126,7 @@ func (e *evidence) explain(m *Mint, r *Request, next *Mint) Reason {
 		return ByDeath
 	case next != nil:
 		return "" // only a death makes Vault ask again
-	case r.Outcome != LostSaid && r.Outcome != Left:
+	case r.Outcome != LostSaid && r.Outcome != GaveUp:
 		return "" // a living plugin had the answer
 	case e.broken(m.Line, m.Arrived, to):
 		return ByNetwork

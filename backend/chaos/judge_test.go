@@ -93,10 +93,10 @@ func TestJudge(t *testing.T) {
 			change:      func(s *scene) { s.lose(Broken); s.grants["task.a"] = []string{"ann.2"}; s.window(KillVault, "", 2, 2) },
 			unexplained: "active and nobody's", violation: "has no lease",
 		},
-		"the client hung up and the line broke later": {
-			change: func(s *scene) { s.lose(Left); s.request.Ended = at(0.2); s.window(CutShort, "trusting", 1.5, 2.5) }, explained: ByNetwork,
+		"the client gave up and the line broke later": {
+			change: func(s *scene) { s.lose(GaveUp); s.request.Ended = at(0.2); s.window(CutShort, "trusting", 1.5, 2.5) }, explained: ByNetwork,
 		},
-		"the client hung up, that is all": {change: func(s *scene) { s.lose(Left); s.request.Ended = at(0.2) }, unexplained: "active and nobody's"},
+		"the client gave up, that is all": {change: func(s *scene) { s.lose(GaveUp); s.request.Ended = at(0.2) }, unexplained: "active and nobody's"},
 
 		"Vault asked again after a death": {
 			change: func(s *scene) { s.repeat(); s.window(KillPlugin, "", 2.2, 2.2) }, held: 1, explained: ByDeath,

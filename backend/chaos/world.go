@@ -179,7 +179,7 @@ func (w *world) apis(token string) []*api.Client {
 	var all []*api.Client
 	for _, node := range w.nodes() {
 		config := api.DefaultConfig()
-		config.Address, config.MaxRetries, config.Timeout = node.Addr, 0, callPatien
+		config.Address, config.MaxRetries, config.Timeout = node.Addr, 0, callPatience
 		config.HttpClient = &http.Client{Transport: transport}
 		c, err := api.NewClient(config)
 		if err != nil {
