@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"sort"
 	"sync"
 	"time"
 
@@ -43,11 +44,10 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 		return nil, 0, storageFault(err)
 	}
 	deadline := time.Now().Add(slice)
-	for _, holder := range all {
-		if holder <= b.holders.after {
-			continue
-		}
-		if ctx.Err() != nil || time.Now().After(deadline) {
+	next := sort.Search(len(all), func(i int) bool { return all[i] > b.holders.after })
+	for _, holder := range all[next:] {
+		// At least one each time, or a slow machine would never come to the end.
+		if checked > 0 && (ctx.Err() != nil || time.Now().After(deadline)) {
 			return found, checked, nil
 		}
 		grants, err := b.ledger.OfHolder(ctx, holder)
