@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -126,7 +127,7 @@ func (e *evidence) explain(m *Mint, r *Request, next *Mint) Reason {
 		return ByDeath
 	case next != nil:
 		return "" // only a death makes Vault ask again
-	case r.Outcome != LostSaid && r.Outcome != GaveUp:
+	case r.Outcome != LostSaid && (r.Outcome != GaveUp || !e.saidLost(r.Provider, m.Arrived, to)):
 		return "" // a living plugin had the answer
 	case e.broken(m.Line, m.Arrived, to):
 		return ByNetwork
@@ -146,6 +147,14 @@ func (e *evidence) died(from, to time.Time) bool {
 		}
 	}
 	return false
+}
+
+// saidLost reports whether the broker has logged a lost answer: a client that has
+// given up is not told.
+func (e *evidence) saidLost(provider string, from, to time.Time) bool {
+	return slices.ContainsFunc(e.logged.lost, func(l lostAnswer) bool {
+		return l.provider == provider && !l.at.Before(from) && !l.at.After(to)
+	})
 }
 
 // broken reports whether a toxic was on the line. The recorder's own faults are

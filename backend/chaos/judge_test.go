@@ -27,7 +27,7 @@ func newScene() *scene {
 			Began: at(0), Ended: at(3), Outcome: Given, Token: "token", Lease: "lease", Grant: "ann.1",
 		},
 		evidence: &evidence{
-			active: map[string]bool{"token": true}, grants: map[string][]string{"task.a": {"ann.1"}}, leases: map[string]bool{"lease": true},
+			logged: &logged{}, active: map[string]bool{"token": true}, grants: map[string][]string{"task.a": {"ann.1"}}, leases: map[string]bool{"lease": true},
 		},
 	}
 	s.mints = []*Mint{s.mint}
@@ -42,6 +42,15 @@ func (s *scene) lose(outcome Outcome) {
 
 func (s *scene) window(kind Kind, line string, from, to float64) {
 	s.windows = append(s.windows, Window{Kind: kind, Line: line, Began: at(from), Ended: at(to)})
+}
+
+// giveUp makes the client hang up early; the line breaks, and the broker logs
+// that an answer of the provider was lost.
+func (s *scene) giveUp(provider string) {
+	s.lose(GaveUp)
+	s.request.Ended = at(0.2)
+	s.window(CutShort, "trusting", 1.5, 2.5)
+	s.logged.lost = []lostAnswer{{at: at(2.2), provider: provider}}
 }
 
 // repeat adds a second mint for the same request, from 2.5 to 2.8, which is the
@@ -94,7 +103,10 @@ func TestJudge(t *testing.T) {
 			unexplained: "active and nobody's", violation: "has no lease",
 		},
 		"the client gave up and the line broke later": {
-			change: func(s *scene) { s.lose(GaveUp); s.request.Ended = at(0.2); s.window(CutShort, "trusting", 1.5, 2.5) }, explained: ByNetwork,
+			change: func(s *scene) { s.giveUp("oauth2/trusting") }, explained: ByNetwork,
+		},
+		"the client gave up, and another answer was lost": {
+			change: func(s *scene) { s.giveUp("oauth2/careful") }, unexplained: "active and nobody's",
 		},
 		"the client gave up, that is all": {change: func(s *scene) { s.lose(GaveUp); s.request.Ended = at(0.2) }, unexplained: "active and nobody's"},
 

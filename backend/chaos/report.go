@@ -2,8 +2,6 @@ package chaos
 
 import (
 	"fmt"
-	"os"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -35,7 +33,7 @@ func (w *world) report(e *evidence, v *verdict) *Report {
 		Options: w.options, Minted: int64(len(e.mints)),
 		Given: w.counts.issued.Load(), Renewed: w.counts.renewed.Load(), Revoked: w.counts.revoked.Load(), Checked: w.counts.checked.Load(),
 		RenewFailed: w.counts.renewFailed.Load(), RevokeFailed: w.counts.revokeFailed.Load(),
-		Outcomes: map[Outcome]int{}, Faults: map[Kind]int{}, KilledBy: map[string]int{},
+		Outcomes: map[Outcome]int{}, Faults: map[Kind]int{}, KilledBy: e.logged.killedBy, LostSaid: len(e.logged.lost),
 		Active: v.active, Held: v.held, Explained: v.explained, Unexplained: v.unexplained, Violations: v.violations,
 	}
 	for i := range e.requests {
@@ -50,33 +48,7 @@ func (w *world) report(e *evidence, v *verdict) *Report {
 			r.Withheld++
 		}
 	}
-	for _, node := range w.nodes() {
-		r.readLog(node.LogFile())
-	}
 	return r
-}
-
-var killedBy = regexp.MustCompile(`grant killed: .*\bcause=("[^"]*"|\S+)`)
-
-// readLog counts what the broker itself reported. Its metrics start again with
-// every process; the log stays.
-func (r *Report) readLog(file string) {
-	log, err := os.ReadFile(file)
-	if err != nil {
-		r.Violations = append(r.Violations, err.Error())
-		return
-	}
-	for line := range strings.Lines(string(log)) {
-		if cause := killedBy.FindStringSubmatch(line); cause != nil {
-			r.KilledBy[strings.Trim(cause[1], `"`)]++
-		}
-		if strings.Contains(line, "a mint's answer was lost") {
-			r.LostSaid++
-		}
-		if strings.Contains(line, "panic:") || strings.Contains(line, "DATA RACE") {
-			r.Violations = append(r.Violations, "in the log: "+strings.TrimSpace(line))
-		}
-	}
 }
 
 // Print writes the counts, and fails the test if anything is unexplained.

@@ -59,10 +59,14 @@ func (w *world) disturb(hold context.Context) (clients *sync.WaitGroup) {
 
 // tell says now and then how far it is.
 func (w *world) tell(ctx context.Context) error {
+	ticker := time.NewTicker(time.Minute)
+	defer ticker.Stop()
 	for {
-		if pause(ctx, time.Minute); ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-ticker.C:
+			w.t.Logf("%d tokens given, %d minted, %d faults", w.counts.issued.Load(), len(w.recorder.Mints()), len(w.history.all()))
 		}
-		w.t.Logf("%d tokens given, %d minted, %d faults", w.counts.issued.Load(), len(w.recorder.Mints()), len(w.history.all()))
 	}
 }

@@ -26,6 +26,8 @@ type evidence struct {
 	pending []string
 	// leases are those that Vault has.
 	leases map[string]bool
+	// logged is what the broker reported.
+	logged *logged
 	// violations were seen while it ran.
 	violations []string
 }
@@ -65,6 +67,15 @@ func (w *world) settle(t harness.TB) *evidence {
 		e.violations = append(e.violations, violations...)
 	}
 	e.windows = w.history.all()
+	var files []string
+	for _, node := range w.nodes() {
+		files = append(files, node.LogFile())
+	}
+	var err error
+	if e.logged, err = readLogs(files); err != nil {
+		t.Fatalf("Vault's log: %v", err)
+	}
+	e.violations = append(e.violations, e.logged.bad...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e.kills = slices.Clone(w.kills)
