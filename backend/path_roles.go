@@ -103,7 +103,7 @@ func (b *broker) pathRoles() []*framework.Path {
 				logical.CreateOperation: write,
 				logical.UpdateOperation: write,
 				logical.ReadOperation:   &framework.PathOperation{Callback: b.showRole, Summary: "Read a role.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The role.", Fields: fields}}}},
-				logical.DeleteOperation: &framework.PathOperation{Callback: b.deleteRole, Summary: "Delete a role. Its live grants can still be killed.", Responses: map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted."}}}, ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true},
+				logical.DeleteOperation: &framework.PathOperation{Callback: b.deleteRole, Summary: "Delete a role. The next sweep kills its live grants at the provider.", Responses: map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted."}}}, ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true},
 			},
 		},
 	}
