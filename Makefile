@@ -1,11 +1,11 @@
 # Needs Go, git, make and a C compiler. What else is needed is built from Go modules
 # by ./bootstrap/provision and kept in the user's cache directory.
 
-VERSION   ?= v0.1.0
-MODULE    := github.com/tokenbroker/vault-plugin-secrets-broker
-PLUGIN    := vault-plugin-secrets-broker
-FUZZTIME  ?= 5s
-PROVISION := go run ./bootstrap/provision
+VERSION    ?= v0.1.0
+MODULE     := github.com/tokenbroker/vault-plugin-secrets-broker
+PLUGIN     := vault-plugin-secrets-broker
+FUZZINPUTS ?= 10000
+PROVISION  := go run ./bootstrap/provision
 
 # In the order in which they tell most for the time they take.
 STAGES := fmt-check vet lint unit fuzz acceptance
@@ -61,8 +61,8 @@ unit: ## tests that need no server, under the race detector
 
 race: unit
 
-fuzz: ## every fuzz target for FUZZTIME
-	@./scripts/fuzz $(FUZZTIME)
+fuzz: ## every fuzz target with FUZZINPUTS inputs
+	@./scripts/fuzz $(FUZZINPUTS)
 
 acceptance: build vault servers toxiproxy ## the built plugin in a real Vault against real servers, also under fire
 	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos
