@@ -2,7 +2,6 @@ package backend
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -10,6 +9,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -21,6 +21,8 @@ type ask struct {
 	entityID     string // "" for a caller without an entity
 	remoteAddr   string
 	subjectToken secret.Text
+	actorToken   secret.Text
+	proofs       map[provider.ProofKind]secret.Text // those that came
 	request      decision.Request
 }
 
@@ -29,8 +31,10 @@ type decided struct {
 	*decision.Decision
 	role     *compiledRole
 	provider *openProvider
+	ask      ask
 	caller   decision.Caller
 	subject  *subject.Token
+	actor    *subject.Token
 	// unfrozenAt is the freezer's moment before it was asked.
 	unfrozenAt uint64
 }
@@ -47,9 +51,12 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	if err != nil {
 		return nil, err
 	}
-	caller, err := b.caller(a, role.policy.NeedsGroups())
+	caller, err := b.caller(a, role.policy.NeedsGroups() || p.traits.NeedsGroups)
 	if err != nil {
 		return nil, err
+	}
+	if refusal := checkProofs(p, a.proofs); refusal != nil {
+		return nil, refusal
 	}
 	s := b.situation(caller)
 	moment := b.freezer.moment()
@@ -58,15 +65,12 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 		return nil, err
 	}
 	s.Stopped = append(stopped(p, role), frozen...)
-	s.Subject, err = b.verifySubject(ctx, role, a.subjectToken)
-	if err != nil && !errors.As(err, &s.SubjectFault) {
+	if err := b.parties(ctx, role, p, a, &s); err != nil {
 		return nil, err
 	}
-	if s.SubjectFault != nil && s.SubjectFault.Code == fault.TemporarilyUnavailable {
-		return nil, s.SubjectFault
-	}
 	return &decided{
-		Decision: role.policy.Decide(s, a.request), role: role, provider: p, caller: caller, subject: s.Subject, unfrozenAt: moment,
+		Decision: role.policy.Decide(s, a.request), role: role, provider: p, ask: a, caller: caller,
+		subject: s.Subject, actor: s.Actor, unfrozenAt: moment,
 	}, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/wrapping"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
@@ -69,7 +70,10 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	if err == nil && alive.Err() != nil {
 		err = fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
 	}
-	if err != nil {
+	switch {
+	case err != nil && d.role.policy.Forward:
+		return nil, b.letBe(ctx, g, err)
+	case err != nil:
 		return nil, b.discardBecause(ctx, d.provider, g, err)
 	}
 	b.meters.issued.WithLabelValues(g.Provider, g.Role).Inc()
@@ -121,13 +125,19 @@ func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Chi
 	mintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
 	started := time.Now()
-	child, err := p.Mint(mintCtx, provider.Request{Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id})
+	child, err := d.call(mintCtx, provider.Request{
+		Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id, Identity: identity(d.caller),
+		Subject: party(d.subject, d.ask.subjectToken), Actor: party(d.actor, d.ask.actorToken), Proofs: d.ask.proofs,
+	})
 	b.meters.call(p.ref, callMint, started, err)
 	p.gate.heed(callMint, b.now(), err)
 	switch {
 	case child != nil && isParentSecret(p.parent, child.Token):
 		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
 		return nil, fault.New(fault.ProviderViolation, "the provider answered with the parent credential itself")
+	case child != nil && d.bringsItself(child):
+		// Dropped unrecorded: it is the caller's own, and stays alive.
+		return nil, fault.New(fault.ProviderViolation, "the provider answered with the token that was to be exchanged: nothing became narrower")
 	case err == nil && (child == nil || child.Token.Empty()):
 		child, err = nil, fault.New(fault.ProviderViolation, "the provider answered without a token")
 	}
@@ -136,6 +146,31 @@ func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Chi
 		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "provider", p.ref, "role", d.role.name, "error", err)
 	}
 	return child, err
+}
+
+// call asks the provider in the role's mode.
+func (d *decided) call(ctx context.Context, r provider.Request) (*provider.Child, error) {
+	switch p := d.provider.Provider; d.role.Mode {
+	case provider.ModeExchange:
+		if p, ok := p.(provider.Exchanger); ok {
+			return p.Exchange(ctx, r)
+		}
+	case provider.ModeForward:
+		if p, ok := p.(provider.Forwarder); ok {
+			return p.Forward(ctx, r)
+		}
+	default:
+		// A subject token here is evidence for the decision and nobody else's.
+		r.Subject, r.Actor = nil, nil
+		return p.Mint(ctx, r)
+	}
+	return nil, fault.New(fault.TemporarilyUnavailable, "the provider cannot %s any more: an operator must write the role again", d.role.Mode)
+}
+
+// bringsItself reports whether an exchange's answer is what it was asked with.
+func (d *decided) bringsItself(child *provider.Child) bool {
+	return d.role.Mode == provider.ModeExchange && !child.Token.Empty() &&
+		(child.Token.Equal(d.ask.subjectToken) || child.Token.Equal(d.ask.actorToken))
 }
 
 // mintBudget bounds one mint with all its calls (token, introspection, keys),
@@ -219,6 +254,9 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 		g.Facts.SubjectExpires = d.subject.ExpiresAt
 		g.Facts.SubjectClaims = d.subject.Claims
 	}
+	if d.actor != nil {
+		g.Actor = d.actor.Subject
+	}
 	return g
 }
 
@@ -280,6 +318,12 @@ func (b *broker) answerChild(d *decided, child *provider.Child, g *grant.Grant, 
 	if g.Subject != "" {
 		data["subject"], data["subject_issuer"] = g.Subject, g.SubjectIssuer
 	}
+	if g.Actor != "" {
+		data["actor"] = g.Actor
+	}
+	if child.IssuedTokenType != "" {
+		data["issued_token_type"] = child.IssuedTokenType
+	}
 	if len(unverified) > 0 {
 		data["unverified"] = unverified
 	}
@@ -293,8 +337,15 @@ func (b *broker) answerChild(d *decided, child *provider.Child, g *grant.Grant, 
 	resp.Secret.TTL = d.Lifetime.TTL
 	resp.Secret.MaxTTL = d.Lifetime.Max
 	b.warn(resp, d.Decision, g)
+	if d.role.policy.Forward {
+		resp.WrapInfo = &wrapping.ResponseWrapInfo{TTL: min(handOver, d.Lifetime.TTL)}
+	}
 	return resp
 }
+
+// handOver is how long a forwarded token can be unwrapped, once: whoever gets it
+// instead of the one it was meant for is found out (vault unwrap).
+const handOver = 5 * time.Minute
 
 // show adds access to a response, empty members left out.
 func show(data map[string]any, v grant.Access, granted, stripped []string) {
@@ -324,6 +375,15 @@ func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Gra
 	if g.Class == provider.ClassExpiry {
 		resp.AddWarning("nothing can revoke this token: it works until expires_at, also after the lease has ended")
 	}
+}
+
+// letBe leaves a token alone that was not handed on: it is the caller's own, and
+// the caller has it anyway.
+func (b *broker) letBe(ctx context.Context, g *grant.Grant, why error) error {
+	if err := b.ledger.Remove(ctx, g.ID); err != nil {
+		b.Logger().Warn("a token that was not handed on may be on record until its end, when it is revoked", "grant_id", g.ID, "error", err)
+	}
+	return why
 }
 
 // discardBecause kills a token that is not handed out, and says in the refusal

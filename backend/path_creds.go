@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -54,6 +55,9 @@ func credsFields() map[string]*framework.FieldSchema {
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"role":          {Type: framework.TypeString, Description: "Name of the role."},
 		"subject_token": {Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}, Description: "The token on whose behalf, for a role with subject_issuers. By update only: a URL is no place for a token."},
+		"actor_token":   {Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}, Description: "The token of who acts, for a role with actor=token. By update only."},
+		"dpop_proof":    {Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}, Description: "A DPoP proof for the provider's token endpoint (RFC 9449 5), made with a key that only the caller holds, for providers that bind tokens to it. By update only."},
+		"dpop_jkt":      {Type: framework.TypeString, Description: "The RFC 7638 SHA-256 thumbprint, base64url, of a key that only the caller holds, for providers that bind tokens to it without a proof."},
 		"ttl":           {Type: framework.TypeDurationSecond, Description: "Life that is wanted of the lease; capped by role, provider, mount and token."},
 	})
 	return fields
@@ -76,6 +80,8 @@ func credsResponse() map[string]*framework.FieldSchema {
 		"unverified":            {Type: list, Description: "Dimensions for which the provider's word was not checked."},
 		"subject":               {Type: text, Description: "On whose behalf: the subject token's sub."},
 		"subject_issuer":        {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},
+		"actor":                 {Type: text, Description: "Who acts for the subject: the entity's id, or the actor token's sub."},
+		"issued_token_type":     {Type: text, Description: "What an exchange gave, as in RFC 8693 3."},
 		"provider":              {Type: text, Description: "The provider as <type>/<name>."},
 		"grant_id":              {Type: text, Description: "The grant's id, for grants/ and revoke/."},
 		"revocation":            {Type: text, Description: "token, lever or expiry: what can kill the token before it expires."},
@@ -85,18 +91,37 @@ func credsResponse() map[string]*framework.FieldSchema {
 
 // creds parses the request; issue does the rest.
 func (b *broker) creds(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	q, err := parseRequest(req, d)
+	a, err := parseAsk(req, d, d.Get("role").(string))
 	if err != nil {
 		return nil, err
 	}
-	a := ask{
-		role: d.Get("role").(string), entityID: req.EntityID, remoteAddr: remoteAddr(req),
-		subjectToken: secret.New(d.Get("subject_token").(string)), request: q,
-	}
-	if !a.subjectToken.Empty() && req.Operation != logical.UpdateOperation {
-		return nil, fault.New(fault.InvalidRequest, "subject_token must be written, not read: a URL is no place for a token")
-	}
 	return b.issue(ctx, a)
+}
+
+// parseAsk reads who asks for what; explain's fields are those of creds and more.
+func parseAsk(req *logical.Request, d *framework.FieldData, role string) (ask, error) {
+	q, err := parseRequest(req, d)
+	if err != nil {
+		return ask{}, err
+	}
+	a := ask{role: role, entityID: req.EntityID, remoteAddr: remoteAddr(req), request: q}
+	read := func(name string) secret.Text { return secret.New(d.Get(name).(string)) }
+	a.subjectToken, a.actorToken = read("subject_token"), read("actor_token")
+	a.proofs = map[provider.ProofKind]secret.Text{}
+	for _, kind := range []provider.ProofKind{provider.ProofDPoP, provider.ProofThumbprint} {
+		if proof := read(string(kind)); !proof.Empty() {
+			a.proofs[kind] = proof
+		}
+	}
+	if req.Operation == logical.UpdateOperation {
+		return a, nil
+	}
+	for _, name := range []string{"subject_token", "actor_token", string(provider.ProofDPoP)} {
+		if !read(name).Empty() {
+			return a, fault.New(fault.InvalidRequest, "%s must be written, not read: a URL is no place for a token", name)
+		}
+	}
+	return a, nil
 }
 
 // maxAsked bounds a request in bytes, well below what a record can hold.

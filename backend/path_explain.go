@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 const explainHelp = `
@@ -64,13 +63,9 @@ func (b *broker) pathExplain() []*framework.Path {
 }
 
 func (b *broker) explain(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	q, err := parseRequest(req, d)
+	a, err := parseAsk(req, d, d.Get("name").(string))
 	if err != nil {
 		return nil, err
-	}
-	a := ask{
-		role: d.Get("name").(string), entityID: req.EntityID, remoteAddr: remoteAddr(req),
-		subjectToken: secret.New(d.Get("subject_token").(string)), request: q,
 	}
 	if v, ok := d.GetOk("entity_id"); ok {
 		a.entityID = v.(string)

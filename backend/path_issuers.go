@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
@@ -104,13 +102,6 @@ func (b *broker) openIssuer(i *storedIssuer) (*subject.Issuer, error) {
 		return nil, fault.New(fault.InvalidRequest, "%s", err)
 	}
 	return subject.Open(i.IssuerConfig, i.PinnedJWKSURL, client, b.now)
-}
-
-func missingIssuer(err error, name string) error {
-	if err != nil {
-		return err
-	}
-	return fault.New(fault.InvalidRequest, "subject_issuers: there is no issuers/%s: write it first", name)
 }
 
 func (b *broker) readIssuer(ctx context.Context, name string) (*storedIssuer, error) {
@@ -253,30 +244,4 @@ func (b *broker) listIssuers(ctx context.Context, _ *logical.Request, _ *framewo
 		return nil, storageFault(err)
 	}
 	return logical.ListResponse(names), nil
-}
-
-// verifySubject verifies a subject token by the keys of the one issuer that it
-// claims to be from, among those that the role trusts.
-func (b *broker) verifySubject(ctx context.Context, role *compiledRole, raw secret.Text) (*subject.Token, error) {
-	if raw.Empty() {
-		return nil, nil
-	}
-	if len(role.SubjectIssuers) == 0 {
-		return nil, fault.New(fault.InvalidRequest, "the role takes no subject_token: leave it out")
-	}
-	var trusted []*subject.Issuer
-	for _, name := range slices.Compact(slices.Clone(role.SubjectIssuers)) {
-		i, err := b.issuer(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		if i != nil { // deleted since: nobody's tokens
-			trusted = append(trusted, i)
-		}
-	}
-	i, err := subject.PickIssuer(raw, trusted)
-	if err != nil {
-		return nil, err
-	}
-	return i.Verify(ctx, raw, b.now())
 }

@@ -36,10 +36,14 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	for name := range req.Data {
 		written[name] = true
 	}
-	pinned, err := h.t.Configure(ctx, provider.Change{
+	change := provider.Change{
 		Config: provider.Config{Name: d.Get("name").(string), Fields: after.Fields, Pinned: after.Pinned},
 		Parent: after.parent(), Written: written, AllowHTTP: after.Settings.AllowHTTP, Client: client,
-	})
+	}
+	if err := h.generate(&change, after); err != nil {
+		return nil, err
+	}
+	pinned, err := h.t.Configure(ctx, change)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +68,30 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	}
 	h.b.roles.clear() // they were compiled against the provider's traits
 	return nil, nil
+}
+
+// generate adds the secrets that the broker makes itself, such as a key pair. One
+// that is new was sent nowhere before, as if this request had brought it.
+func (h providerHandler) generate(change *provider.Change, after *providerEntry) error {
+	generator, ok := h.t.(provider.Generator)
+	if !ok {
+		return nil
+	}
+	made, err := generator.Generate(*change)
+	if err != nil {
+		return err
+	}
+	if len(made) > 0 {
+		after.Serial++
+		after.Refused = ""
+	}
+	for name, value := range made {
+		after.Secrets[name] = value.Reveal()
+		after.brought = append(after.brought, name)
+		change.Written[name] = true
+	}
+	change.Parent = after.parent()
+	return nil
 }
 
 // errMinting refuses what would leave a child behind that nothing can kill.

@@ -214,6 +214,9 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	entry.Settings.show(data)
 	if p, err := h.b.providers.assemble(h.ref(d), entry); err == nil {
 		data["revocation_class"] = string(p.traits.Class)
+		if published, ok := p.Provider.(provider.Publisher); ok {
+			maps.Copy(data, published.Public())
+		}
 	}
 	if pinned := map[string]any{}; json.Unmarshal(entry.Pinned.Data, &pinned) == nil {
 		data["endpoints"] = pinned
@@ -246,6 +249,9 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 			continue
 		}
 		fields[name] = f
+	}
+	if shows, ok := h.t.(provider.Shows); ok {
+		maps.Copy(fields, shows.PublicFields())
 	}
 	fields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
 	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, disabled or deleting: what the broker last learnt."}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
@@ -35,7 +36,7 @@ func roleFields() map[string]*framework.FieldSchema {
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"name":                  {Type: framework.TypeString, Description: "Name of the role."},
 		"provider":              {Type: framework.TypeString, Description: "The provider as <type>/<name>. It must exist. Required."},
-		"mode":                  {Type: framework.TypeString, Default: role.ModeMint, AllowedValues: []any{role.ModeMint}, Description: "How a child comes about: mint, from the parent credential."},
+		"mode":                  {Type: framework.TypeString, Default: string(provider.ModeMint), AllowedValues: []any{string(provider.ModeMint), string(provider.ModeExchange), string(provider.ModeForward)}, Description: "How a child comes about: mint, from the parent credential alone; exchange, for the caller's subject_token (RFC 8693); forward, the subject_token itself, handed on response-wrapped if it is narrow enough."},
 		"ttl":                   {Type: framework.TypeDurationSecond, Description: "Life of a lease when the caller names none; also the longest one if max_ttl is unset. Default: the mount's."},
 		"max_ttl":               {Type: framework.TypeDurationSecond, Description: "The longest life of a lease, renewals included. Default: ttl, or else the mount's limit."},
 		"default_scopes":        {Type: framework.TypeCommaStringSlice, Description: "The scopes for a caller who names none. Default: all of scopes."},
@@ -52,6 +53,8 @@ func roleFields() map[string]*framework.FieldSchema {
 		"required_amr":          {Type: framework.TypeCommaStringSlice, Description: "Authentication methods, all of which the subject's login must have used."},
 		"max_auth_age":          {Type: framework.TypeDurationSecond, Description: "How long ago the subject's login may be."},
 		"subject_single_use":    {Type: framework.TypeBool, Description: "A subject token, told by its jti, works once."},
+		"actor":                 {Type: framework.TypeString, AllowedValues: []any{role.ActorNone, role.ActorEntity, role.ActorToken}, Description: "Who acts for the subject of an exchange: none, the Vault entity, for which the broker vouches, or whoever the caller's actor_token is about. Default: the provider's; see its help."},
+		"actor_issuers":         {Type: framework.TypeCommaStringSlice, Description: "Names of the issuers whose actor tokens the role takes, for actor=token."},
 		"max_grants_per_entity": {Type: framework.TypeInt, Description: "How many live grants of this role one entity may hold. Default: any number. Callers without an entity are not counted."},
 		"max_issue_rate":        {Type: framework.TypeInt, Description: "How many grants of this role one entity may get within any minute, at most 1000. Default: any number."},
 		"require_revocable":     {Type: framework.TypeBool, Description: "Refuses a provider whose tokens cannot be killed before they expire."},
@@ -190,13 +193,11 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	if err := b.checkAudiences(ctx, policy); err != nil {
 		return nil, err
 	}
-	for _, issuer := range r.SubjectIssuers {
-		if known, err := b.issuer(ctx, issuer); err != nil || known == nil {
-			return nil, missingIssuer(err, issuer)
-		}
-	}
 	p, err := b.providers.mustOpen(ctx, r.Provider)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.checkIssuers(ctx, r, p); err != nil {
 		return nil, err
 	}
 	if !p.allowedRoles.MatchAny(name) {
@@ -211,6 +212,28 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	}
 	b.roles.drop(name)
 	return nil, nil
+}
+
+// checkIssuers refuses a role that names issuers which do not exist, or that would
+// forward tokens of which none can be the provider's.
+func (b *broker) checkIssuers(ctx context.Context, r *role.Role, p *openProvider) error {
+	its := false
+	for field, names := range map[string][]string{"subject_issuers": r.SubjectIssuers, "actor_issuers": r.ActorIssuers} {
+		for _, name := range names {
+			known, err := b.issuer(ctx, name)
+			if err != nil {
+				return err
+			}
+			if known == nil {
+				return fault.New(fault.InvalidRequest, "%s: there is no issuers/%s: write it first", field, name)
+			}
+			its = its || field == "subject_issuers" && known.URL() == p.traits.Issuer
+		}
+	}
+	if r.Mode == provider.ModeForward && (p.traits.Issuer == "" || !its) {
+		return fault.New(fault.InvalidRequest, "mode=forward: none of the subject_issuers is the provider's own issuer, and no other token is good there")
+	}
+	return nil
 }
 
 // checkAudiences holds the role against the endpoints of every provider, not its
@@ -238,13 +261,13 @@ func (b *broker) checkAudiences(ctx context.Context, policy *decision.Policy) er
 // mergeRole takes what the request brought; an empty value unsets.
 func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error {
 	for name, into := range map[string]*string{
-		"provider": &r.Provider, "mode": &r.Mode, "on_excess": &r.OnExcess, "condition": &r.Condition,
+		"provider": &r.Provider, "mode": (*string)(&r.Mode), "on_excess": &r.OnExcess, "condition": &r.Condition, "actor": &r.Actor,
 	} {
 		if v, ok := d.GetOk(name); ok {
 			*into = v.(string)
 		}
 	}
-	r.Mode, r.OnExcess = cmp.Or(r.Mode, role.ModeMint), cmp.Or(r.OnExcess, role.Strip)
+	r.Mode, r.OnExcess = cmp.Or(r.Mode, provider.ModeMint), cmp.Or(r.OnExcess, role.Strip)
 	for name, into := range map[string]*time.Duration{"ttl": &r.TTL, "max_ttl": &r.MaxTTL, "max_auth_age": &r.MaxAuthAge} {
 		if v, ok := d.GetOk(name); ok {
 			*into = time.Duration(v.(int)) * time.Second
@@ -253,7 +276,7 @@ func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error
 	for name, into := range map[string]*[]string{
 		"scopes": &r.Scopes, "audiences": &r.Audiences, "resources": &r.Resources, "default_scopes": &r.DefaultScopes,
 		"bound_entity_ids": &r.BoundEntityIDs, "bound_group_names": &r.BoundGroupNames, "bound_cidrs": &r.BoundCIDRs,
-		"subject_issuers": &r.SubjectIssuers, "required_acr": &r.RequiredACR, "required_amr": &r.RequiredAMR,
+		"subject_issuers": &r.SubjectIssuers, "actor_issuers": &r.ActorIssuers, "required_acr": &r.RequiredACR, "required_amr": &r.RequiredAMR,
 	} {
 		if v, ok := d.GetOk(name); ok {
 			*into = nilIfEmpty(v.([]string))
@@ -312,7 +335,7 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 		return nil, err
 	}
 	data := map[string]any{
-		"name": d.Get("name"), "provider": r.Provider, "mode": r.Mode, "on_excess": r.OnExcess,
+		"name": d.Get("name"), "provider": r.Provider, "mode": string(r.Mode), "on_excess": r.OnExcess,
 		"ttl": int64(r.TTL / time.Second), "max_ttl": int64(r.MaxTTL / time.Second),
 		"require_revocable": r.RequireRevocable, "subject_single_use": r.SubjectSingleUse,
 		"max_auth_age": int64(r.MaxAuthAge / time.Second), "max_grants_per_entity": r.MaxGrantsPerEntity, "max_issue_rate": r.MaxIssueRate,
@@ -320,13 +343,16 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 	if r.Condition != "" {
 		data["condition"] = r.Condition
 	}
+	if r.Actor != "" {
+		data["actor"] = r.Actor
+	}
 	if r.BoundSubjectClaims != nil {
 		data["bound_subject_claims"] = r.BoundSubjectClaims
 	}
 	for name, values := range map[string][]string{
 		"scopes": r.Scopes, "audiences": r.Audiences, "resources": r.Resources, "default_scopes": r.DefaultScopes,
 		"bound_entity_ids": r.BoundEntityIDs, "bound_group_names": r.BoundGroupNames, "bound_cidrs": r.BoundCIDRs,
-		"subject_issuers": r.SubjectIssuers, "required_acr": r.RequiredACR, "required_amr": r.RequiredAMR,
+		"subject_issuers": r.SubjectIssuers, "actor_issuers": r.ActorIssuers, "required_acr": r.RequiredACR, "required_amr": r.RequiredAMR,
 	} {
 		if values != nil {
 			data[name] = values

@@ -146,6 +146,7 @@ func (r *registry) assemble(ref string, entry *providerEntry) (*openProvider, er
 			LoadParent: func(ctx context.Context) (provider.Parent, error) { return r.loadParent(ctx, ref) },
 			SaveParent: func(ctx context.Context, p provider.Parent) error { return r.saveParent(ctx, ref, p) },
 			Turn:       g.turn,
+			Signer:     signer{r.b},
 		})
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -18,7 +19,7 @@ import (
 // on behalf of a subject whose token has been verified.
 func typical(tb testing.TB) (*decision.Policy, decision.Situation, decision.Request) {
 	r := &role.Role{
-		Provider: "test/it", Mode: role.ModeMint, OnExcess: role.Strip, TTL: 10 * time.Minute, MaxTTL: time.Hour,
+		Provider: "test/it", Mode: provider.ModeMint, OnExcess: role.Strip, TTL: 10 * time.Minute, MaxTTL: time.Hour,
 		Scopes: []string{
 			"repo:read", "repo:write", "repo:delete", "issues:read", "issues:write",
 			"packages:read", "packages:write", "deploy:staging", "deploy:production", "org:*",

@@ -296,7 +296,7 @@ func decodeYAML(raw []byte, into any) error {
 func (c *tableCase) role() (*role.Role, error) {
 	b := c.Role
 	r := &role.Role{
-		Provider: either(b.Provider, "test/it"), Mode: either(b.Mode, role.ModeMint), OnExcess: either(b.OnExcess, role.Strip),
+		Provider: either(b.Provider, "test/it"), Mode: provider.Mode(either(b.Mode, string(provider.ModeMint))), OnExcess: either(b.OnExcess, role.Strip),
 		TTL: b.TTL.d(), MaxTTL: b.MaxTTL.d(),
 		Scopes: unset(b.Scopes), Audiences: unset(b.Audiences), Resources: unset(b.Resources), DefaultScopes: unset(b.DefaultScopes),
 		BoundEntityIDs: unset(b.BoundEntityIDs), BoundGroupNames: unset(b.BoundGroupNames), BoundCIDRs: unset(b.BoundCIDRs),

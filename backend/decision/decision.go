@@ -30,6 +30,10 @@ type Policy struct {
 	Who    Who
 	// Subject is nil for a role that takes no subject token.
 	Subject *SubjectTerms
+	// Acts is who acts for the subject of an exchange.
+	Acts Actor
+	// Forward hands the subject token itself on.
+	Forward bool
 	// Condition is nil for a role without one.
 	Condition *condition.Program
 	// TTL is the role's default life, MaxTTL the role's cap, ProviderMaxTTL the
@@ -51,6 +55,12 @@ type Situation struct {
 	// is why the one that was given could not be verified.
 	Subject      *subject.Token
 	SubjectFault *fault.Error
+	// Actor is who acts: of the verified actor token, or the entity; nil where
+	// nobody is named. ActorGiven is true if the caller brought an actor token, and
+	// ActorFault is why it could not be verified.
+	Actor      *subject.Token
+	ActorGiven bool
+	ActorFault *fault.Error
 	// MountTTL and MountMaxTTL are the mount's default and maximal lease.
 	MountTTL, MountMaxTTL time.Duration
 }
@@ -78,8 +88,13 @@ func (p *Policy) Decide(s Situation, q Request) *Decision {
 	d.refuse(p.checkCaller(s.Caller)...)
 	d.refuse(s.Stopped...)
 	d.refuse(p.checkSubject(s)...)
+	d.refuse(p.checkActor(s)...)
 	before := len(d.Refusals)
-	p.narrow(s, q, d)
+	if p.Forward {
+		p.forward(s, q, d)
+	} else {
+		p.narrow(s, q, d)
+	}
 	d.Lifetime = p.lifetime(s, q, d)
 	// What would be granted is not known if nothing would be.
 	if p.Condition != nil && (len(d.Refusals) == before || !p.Condition.Uses("request")) {

@@ -46,7 +46,7 @@ func FuzzDecide(f *testing.F) {
 	f.Add([]byte(`{"authorization_details":[{"type":"pay","actions":["x","y"]}],"on_excess":"refuse","bound_entity_metadata":{"team":"red"}}`),
 		[]byte(`{"authorization_details":[{"type":"pay","actions":["x"]}]}`), []byte(`null`), []byte(`{"authorization_details":[]}`), uint16(0x2a))
 	f.Fuzz(func(t *testing.T, roleJSON, requestJSON, claimsJSON, answerJSON []byte, knobs uint16) {
-		r := &role.Role{Provider: "test/it", Mode: role.ModeMint, OnExcess: role.Strip}
+		r := &role.Role{Provider: "test/it", Mode: provider.ModeMint, OnExcess: role.Strip}
 		var q, answer fuzzed
 		var claims map[string]any
 		if json.Unmarshal(roleJSON, r) != nil || json.Unmarshal(requestJSON, &q) != nil || json.Unmarshal(claimsJSON, &claims) != nil || json.Unmarshal(answerJSON, &answer) != nil {

@@ -140,7 +140,7 @@ func (w world) edited(t *rapid.T) world {
 
 func drawRole(t *rapid.T) *role.Role {
 	r := &role.Role{
-		Provider: "test/it", Mode: role.ModeMint, OnExcess: rapid.SampledFrom([]string{role.Strip, role.Refuse}).Draw(t, "on_excess"),
+		Provider: "test/it", Mode: provider.ModeMint, OnExcess: rapid.SampledFrom([]string{role.Strip, role.Refuse}).Draw(t, "on_excess"),
 		Scopes: maybeList(t, scopePatterns, "scopes"), Audiences: maybeList(t, targetPatterns, "audiences"), Resources: maybeList(t, targetPatterns, "resources"),
 		BoundEntityIDs: rareList(t, entities, "bound_entity_ids"), BoundGroupNames: rareList(t, groups, "bound_group_names"), BoundCIDRs: rareList(t, cidrs, "bound_cidrs"),
 		TTL: drawDuration(t, "ttl"), MaxTTL: drawDuration(t, "max_ttl"),

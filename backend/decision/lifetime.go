@@ -55,6 +55,9 @@ func (p *Policy) lifetime(s Situation, q Request, d *Decision) Lifetime {
 		roleMax = p.TTL
 	}
 	caps := []bound{{"role", roleMax}, {"provider", p.ProviderMaxTTL}, {"mount", s.MountMaxTTL}}
+	if most, ok := least(caps...); ok && p.Forward && s.Subject != nil {
+		p.checkRemaining(s, most.ttl, d)
+	}
 	if s.Subject != nil {
 		left := s.Subject.ExpiresAt.Sub(s.Now)
 		if left < time.Second {

@@ -13,6 +13,9 @@ type SubjectTerms struct {
 	Claims    *subject.ClaimBounds
 	StepUp    subject.StepUp
 	SingleUse bool
+	// Exchanged is true if the child is the subject's, and not only granted because
+	// of it.
+	Exchanged bool
 }
 
 // checkSubject judges the subject token, whose signature and registered claims

@@ -32,6 +32,19 @@ const (
 	ClassExpiry Class = "expiry"
 )
 
+// Mode is how a child comes about.
+type Mode string
+
+// The modes of a role.
+const (
+	// ModeMint: from the parent credential alone.
+	ModeMint Mode = "mint"
+	// ModeExchange: for a subject token of the caller's (RFC 8693).
+	ModeExchange Mode = "exchange"
+	// ModeForward: the caller's own token is handed on, if it is narrow enough.
+	ModeForward Mode = "forward"
+)
+
 // Type is one kind of downstream system. Its methods are safe for concurrent use.
 type Type interface {
 	// Name is the path segment and the value in a role's provider field.
@@ -114,6 +127,34 @@ type Deps struct {
 	// that was opened on it. What holds the turn loads the parent anew first. It
 	// is a queue of one parent's refreshes, not a lock on anything of the broker.
 	Turn func(ctx context.Context) (release func(), err error)
+	// Signer is the broker as an issuer of its own.
+	Signer Signer
+}
+
+// Purpose is what a token that the broker signs is for. Keys and typ differ by
+// purpose, so that none can pass for another (rule 10 of the contract).
+type Purpose string
+
+// The purposes.
+const (
+	// PurposeChild: an access token (RFC 9068).
+	PurposeChild Purpose = "child"
+	// PurposeActor: an actor token that vouches for a Vault entity (RFC 8693 1.1).
+	PurposeActor Purpose = "actor"
+	// PurposeAssertion: a client's authentication (RFC 7523 2.2).
+	PurposeAssertion Purpose = "assertion"
+)
+
+// Signer signs as the issuer that the config path names. It is safe for
+// concurrent use; its errors are *fault.Error, temporarily_unavailable where no
+// issuer is configured.
+type Signer interface {
+	// Issuer is the broker's own issuer URL, and the longest life of a token
+	// that it signs.
+	Issuer(ctx context.Context) (url string, longest time.Duration, err error)
+	// Sign makes a compact JWS of the claims. It sets iss and typ itself; exp must
+	// be among the claims.
+	Sign(ctx context.Context, purpose Purpose, claims map[string]any) (secret.Text, error)
 }
 
 // ErrParentChanged is SaveParent's answer when the stored parent is newer.
@@ -123,6 +164,8 @@ var ErrParentChanged = errors.New("the parent credential was changed meanwhile")
 // when they are written. They need no network.
 type Traits struct {
 	Class Class
+	// Modes are how children can come about; nil is ModeMint alone.
+	Modes []Mode
 	// Askable are the dimensions that can be asked for, Checkable those of which
 	// the provider's answer is the proof. A role with a ceiling in a dimension
 	// that is neither is refused with the Hint of that dimension.
@@ -135,7 +178,30 @@ type Traits struct {
 	// Endless is true if a child may turn out to have no end that the broker can
 	// learn; with ClassExpiry such a provider can serve no role.
 	Endless bool
+	// Required are dimensions in which every role of this provider must have a
+	// ceiling.
+	Required access.Dimensions
+	// Actors is true if an exchange can name an actor; ActsByDefault if it names
+	// the Vault entity where the role does not say who acts.
+	Actors, ActsByDefault bool
+	// Issuer is the iss of the provider's own tokens, "" if that is not known.
+	Issuer string
+	// NeedsGroups is true if Request.Identity must hold the groups.
+	NeedsGroups bool
+	// Proofs are the kinds of proof of possession that a request may bring.
+	Proofs []ProofKind
 }
+
+// ProofKind is how a caller says which key a child shall be bound to.
+type ProofKind string
+
+// The kinds of proof.
+const (
+	// ProofDPoP is a DPoP proof for the token endpoint (RFC 9449 5).
+	ProofDPoP ProofKind = "dpop_proof"
+	// ProofThumbprint is the thumbprint of the caller's key (RFC 7638).
+	ProofThumbprint ProofKind = "dpop_jkt"
+)
 
 // Provider mints children of one parent credential. It is safe for concurrent
 // use, and holds no lock across a call.
@@ -153,6 +219,23 @@ type Provider interface {
 	Mint(ctx context.Context, r Request) (*Child, error)
 }
 
+// Exchanger is a Provider that gives a child for somebody else's token (RFC 8693).
+type Exchanger interface {
+	// Exchange is Mint with a Subject, and keeps Mint's promises. That the subject
+	// token is at fault is invalid_grant; a login that does not do is
+	// insufficient_user_authentication. The tokens of the request are the
+	// caller's: none of them is ever the child, nor revoked.
+	Exchange(ctx context.Context, r Request) (*Child, error)
+}
+
+// Forwarder is a Provider whose tokens can be handed on as they are.
+type Forwarder interface {
+	// Forward makes a child of r.Subject's own token, whose access is r.Access. It
+	// mints nothing. An error is *fault.Error; the token then stays the caller's
+	// affair.
+	Forward(ctx context.Context, r Request) (*Child, error)
+}
+
 // ErrAnswerLost marks a mint that may have succeeded although no token was seen.
 var ErrAnswerLost = errors.New("the provider may have minted a token whose answer was lost")
 
@@ -165,6 +248,41 @@ type Request struct {
 	Parameters map[string]string
 	// GrantID names the child at providers whose children have names.
 	GrantID string
+	// Identity is the holder.
+	Identity Identity
+	// Subject is on whose behalf, nil for a mint. Actor is who acts for it, nil if
+	// nobody is named.
+	Subject, Actor *Party
+	// Proofs are the proofs of possession that came, of the kinds in Traits.Proofs.
+	Proofs map[ProofKind]secret.Text
+}
+
+// Identity is the Vault entity that gets the child; zero for a caller without one.
+type Identity struct {
+	EntityID, Name string
+	Metadata       map[string]string
+	// Groups are names, inherited groups included; only if Traits.NeedsGroups.
+	Groups  []string
+	Aliases []Alias
+}
+
+// Alias is one of an entity's names at an auth mount.
+type Alias struct {
+	Name, MountAccessor string
+	Metadata            map[string]string
+}
+
+// Party is who stands behind a verified token, or the Vault entity itself.
+type Party struct {
+	// Issuer and ID are the token's iss and sub. For the entity, Issuer is the
+	// broker's own, and "" where none is configured.
+	Issuer, ID string
+	// Token is what the caller brought. It is empty for the entity: whoever needs a
+	// token of it has the broker sign one.
+	Token secret.Text
+	// Claims are the token's, numbers as json.Number; nil for the entity.
+	Claims    map[string]any
+	ExpiresAt time.Time
 }
 
 // Child is one token that a provider answered with.
@@ -188,6 +306,26 @@ type Child struct {
 	IssuedTokenType string
 	// Extra is what the type adds to the creds response; never null, no secrets.
 	Extra map[string]any
+}
+
+// Generator is a Type that makes secrets of a parent itself, such as a key pair.
+type Generator interface {
+	// Generate returns the secret fields that change lacks and that the broker
+	// makes rather than the operator; it uses no network.
+	Generate(change Change) (map[string]secret.Text, error)
+}
+
+// Publisher is a Provider with something public to show, such as the key to
+// register at the server.
+type Publisher interface {
+	// Public are the fields that a read of the provider adds: never null, no
+	// secrets.
+	Public() map[string]any
+}
+
+// Shows is a Type that describes the fields of its Providers' Public.
+type Shows interface {
+	PublicFields() map[string]*framework.FieldSchema
 }
 
 // RetryLater is an error in the chain of one after which the provider asked to

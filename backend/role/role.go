@@ -20,8 +20,15 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
-// ModeMint gets a child of the parent credential alone.
-const ModeMint = "mint"
+// Values of Actor.
+const (
+	// ActorNone names nobody: to the provider the subject itself asks.
+	ActorNone = "none"
+	// ActorEntity names the Vault entity, for which the broker vouches.
+	ActorEntity = "entity"
+	// ActorToken names whoever the caller's actor_token is about.
+	ActorToken = "token"
+)
 
 // Values of OnExcess.
 const (
@@ -32,7 +39,7 @@ const (
 // Role is the stored form. A nil list or map is a field that was never written.
 type Role struct {
 	Provider string        `json:"provider"`
-	Mode     string        `json:"mode"`
+	Mode     provider.Mode `json:"mode"`
 	TTL      time.Duration `json:"ttl,omitempty"`
 	MaxTTL   time.Duration `json:"max_ttl,omitempty"`
 
@@ -59,6 +66,10 @@ type Role struct {
 	MaxAuthAge         time.Duration       `json:"max_auth_age,omitempty"`
 	SubjectSingleUse   bool                `json:"subject_single_use,omitempty"`
 
+	// Actor is "" for the provider's own default.
+	Actor        string   `json:"actor,omitempty"`
+	ActorIssuers []string `json:"actor_issuers,omitempty"`
+
 	RequireRevocable bool `json:"require_revocable,omitempty"`
 
 	MaxGrantsPerEntity int `json:"max_grants_per_entity,omitempty"`
@@ -82,8 +93,8 @@ func (r *Role) Validate() error {
 		return fault.New(fault.InvalidRequest, "provider is missing: name one as <type>/<name>")
 	case !providerRef.MatchString(r.Provider):
 		return fault.New(fault.InvalidRequest, "provider must have the form <type>/<name>")
-	case r.Mode != ModeMint:
-		return fault.New(fault.InvalidRequest, "mode must be %q: this version has no other", ModeMint)
+	case r.Mode != provider.ModeMint && r.Mode != provider.ModeExchange && r.Mode != provider.ModeForward:
+		return fault.New(fault.InvalidRequest, "mode must be mint, exchange or forward")
 	case r.OnExcess != Strip && r.OnExcess != Refuse:
 		return fault.New(fault.InvalidRequest, "on_excess must be %q or %q", Strip, Refuse)
 	case r.TTL < 0 || r.MaxTTL < 0:
@@ -97,7 +108,30 @@ func (r *Role) Validate() error {
 	case len(r.SubjectIssuers) == 0 && r.asksSubject():
 		return fault.New(fault.InvalidRequest, "bound_subject_claims, required_acr, required_amr, max_auth_age and subject_single_use judge a subject token: name in subject_issuers whose tokens are trusted")
 	}
+	if err := r.validateMode(); err != nil {
+		return err
+	}
 	return r.validateLists()
+}
+
+// validateMode judges what belongs to one mode alone.
+func (r *Role) validateMode() error {
+	acts := r.Actor != "" && r.Actor != ActorNone
+	switch {
+	case r.Mode != provider.ModeMint && len(r.SubjectIssuers) == 0:
+		return fault.New(fault.InvalidRequest, "mode=%s works on a subject token: name in subject_issuers whose tokens are trusted", r.Mode)
+	case acts && r.Actor != ActorEntity && r.Actor != ActorToken:
+		return fault.New(fault.InvalidRequest, "actor must be none, entity or token")
+	case acts && r.Mode != provider.ModeExchange:
+		return fault.New(fault.InvalidRequest, "actor=%s needs mode=exchange: nobody acts for a subject otherwise", r.Actor)
+	case r.Actor == ActorToken && len(r.ActorIssuers) == 0:
+		return fault.New(fault.InvalidRequest, "actor=token needs actor_issuers: name whose actor tokens are trusted")
+	case len(r.ActorIssuers) > 0 && r.Actor != ActorToken:
+		return fault.New(fault.InvalidRequest, "actor_issuers say whose actor tokens are trusted, which needs actor=token")
+	case r.Mode == provider.ModeForward && len(r.Audiences) == 0:
+		return fault.New(fault.InvalidRequest, "mode=forward needs audiences: without them a token would be handed on to anybody")
+	}
+	return nil
 }
 
 func (r *Role) validateLists() error {
@@ -113,6 +147,7 @@ func (r *Role) validateLists() error {
 		{"bound_entity_ids", r.BoundEntityIDs, checkName},
 		{"bound_group_names", r.BoundGroupNames, checkName},
 		{"subject_issuers", r.SubjectIssuers, checkName},
+		{"actor_issuers", r.ActorIssuers, checkName},
 	} {
 		for _, v := range list.values {
 			if err := list.check(v); err != nil {
@@ -145,6 +180,10 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
+	traits, err := r.inMode(traits)
+	if err != nil {
+		return nil, err
+	}
 	if err := r.checkRevocation(traits); err != nil {
 		return nil, err
 	}
@@ -157,6 +196,7 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.
 	p := &decision.Policy{
 		RefuseExcess: r.OnExcess == Refuse, Levels: traits.Levels, Askable: traits.Askable,
 		TTL: r.TTL, MaxTTL: r.MaxTTL, ProviderMaxTTL: providerMaxTTL,
+		Forward: r.Mode == provider.ModeForward, Acts: r.acts(traits),
 	}
 	if err := r.compileCeiling(p, traits); err != nil {
 		return nil, err
@@ -171,6 +211,53 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.
 		return nil, err
 	}
 	return p, nil
+}
+
+// inMode is what the provider can do for this role's mode. Nobody can be asked to
+// make a forwarded token otherwise than it is; its own claims show what it is.
+func (r *Role) inMode(traits provider.Traits) (provider.Traits, error) {
+	modes := traits.Modes
+	if modes == nil {
+		modes = []provider.Mode{provider.ModeMint}
+	}
+	acts := r.Actor == ActorEntity || r.Actor == ActorToken
+	switch {
+	case !slices.Contains(modes, r.Mode):
+		return traits, fault.New(fault.InvalidRequest, "mode=%s: the provider can only %s", r.Mode, joined(modes))
+	case acts && !traits.Actors:
+		return traits, fault.New(fault.InvalidRequest, "actor=%s: the provider's kind of exchange takes no actor", r.Actor)
+	case r.Mode == provider.ModeForward:
+		traits.Askable = nil
+		traits.Checkable = access.Dimensions{access.DimScopes: true, access.DimAudiences: true}
+		traits.Ceiling = access.Everything()
+		traits.Hints = map[access.Dimension]string{
+			access.DimResources:   "mode=forward knows a token's audiences alone",
+			access.DimPermissions: "mode=forward knows a token's scopes and audiences alone",
+			access.DimDetails:     "mode=forward knows a token's scopes and audiences alone",
+		}
+	}
+	return traits, nil
+}
+
+// acts is who is named as the actor.
+func (r *Role) acts(traits provider.Traits) decision.Actor {
+	switch {
+	case r.Mode != provider.ModeExchange || r.Actor == ActorNone:
+		return decision.ActorNone
+	case r.Actor == ActorToken:
+		return decision.ActorToken
+	case r.Actor == ActorEntity || traits.ActsByDefault:
+		return decision.ActorEntity
+	}
+	return decision.ActorNone
+}
+
+func joined(modes []provider.Mode) string {
+	var names []string
+	for _, m := range modes {
+		names = append(names, string(m))
+	}
+	return strings.Join(names, ", ")
 }
 
 // CheckAudiences refuses a policy whose audiences or resources cover one of the
@@ -266,7 +353,9 @@ func (r *Role) compileSubject(p *decision.Policy) error {
 	if err := stepUp.Validate(); err != nil {
 		return err
 	}
-	p.Subject = &decision.SubjectTerms{Claims: claims, StepUp: stepUp, SingleUse: r.SubjectSingleUse}
+	p.Subject = &decision.SubjectTerms{
+		Claims: claims, StepUp: stepUp, SingleUse: r.SubjectSingleUse, Exchanged: r.Mode == provider.ModeExchange,
+	}
 	return nil
 }
 
@@ -322,6 +411,9 @@ func (r *Role) compileCeiling(p *decision.Policy, traits provider.Traits) error 
 	for _, dim := range access.AllDimensions() {
 		if p.Bounded[dim] && !traits.Askable[dim] && !traits.Checkable[dim] {
 			return fault.New(fault.InvalidRequest, "%s: this provider can neither be asked for them nor be checked: %s", dim, hint(traits, dim))
+		}
+		if !p.Bounded[dim] && traits.Required[dim] {
+			return fault.New(fault.InvalidRequest, "%s are missing: a role of this provider must have them", dim)
 		}
 	}
 	p.Ceiling = own.Meet(traits.Ceiling)

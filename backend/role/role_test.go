@@ -32,7 +32,7 @@ func able() provider.Traits {
 
 // plain is the least that a role must say.
 func plain() *role.Role {
-	return &role.Role{Provider: "test/it", Mode: role.ModeMint, OnExcess: role.Strip}
+	return &role.Role{Provider: "test/it", Mode: provider.ModeMint, OnExcess: role.Strip}
 }
 
 func compile(r *role.Role, t provider.Traits) (*decision.Policy, error) {

@@ -6,6 +6,17 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
 
+// Entity stands for a Vault entity as an actor, for which the broker vouches under
+// its own issuer; issuer is "" where none is configured, and then no may_act that
+// binds its iss names it.
+func Entity(issuer, entityID string) *Token {
+	claims := map[string]any{"sub": entityID}
+	if issuer != "" {
+		claims["iss"] = issuer
+	}
+	return &Token{Issuer: issuer, Subject: entityID, Claims: claims}
+}
+
 // CheckActor judges the actor token against the subject token's may_act (RFC
 // 8693 4.4): every member of may_act must be a claim of the actor's token with
 // the same value. Where may_act has no iss, its sub is one of the subject's own

@@ -1,0 +1,106 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
+)
+
+// parties verifies the tokens that came with the ask: on whose behalf, and who
+// acts. What is a token's fault goes into the situation, as a reason against; an
+// issuer that could not be asked is an error.
+func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvider, a ask, s *decision.Situation) error {
+	var err error
+	s.Subject, s.SubjectFault, err = b.verify(ctx, "subject_token", role.SubjectIssuers, a.subjectToken)
+	if err != nil {
+		return err
+	}
+	if role.policy.Forward && s.Subject != nil && s.Subject.Issuer != p.traits.Issuer {
+		s.SubjectFault = fault.New(fault.InvalidGrant, "the token is not from the provider's own issuer, so it is not good there: exchange it (mode=exchange)")
+	}
+	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
+		issuer, _, err := b.ownIssuer(ctx)
+		if err != nil {
+			return err
+		}
+		s.Actor = subject.Entity(issuer, a.entityID)
+	}
+	s.ActorGiven = !a.actorToken.Empty()
+	if role.policy.Acts != decision.ActorToken {
+		return nil
+	}
+	s.Actor, s.ActorFault, err = b.verify(ctx, "actor_token", role.ActorIssuers, a.actorToken)
+	return err
+}
+
+// verify verifies a token by the keys of the one issuer that it claims to be from,
+// among those that are trusted. All of none if there is no token.
+func (b *broker) verify(ctx context.Context, field string, trusted []string, raw secret.Text) (*subject.Token, *fault.Error, error) {
+	if raw.Empty() {
+		return nil, nil, nil
+	}
+	token, err := b.verifyFrom(ctx, field, trusted, raw)
+	var refusal *fault.Error
+	if err != nil && (!errors.As(err, &refusal) || refusal.Code == fault.TemporarilyUnavailable) {
+		return nil, nil, err
+	}
+	return token, refusal, nil
+}
+
+func (b *broker) verifyFrom(ctx context.Context, field string, trusted []string, raw secret.Text) (*subject.Token, error) {
+	if len(trusted) == 0 {
+		return nil, fault.New(fault.InvalidRequest, "the role takes no %s: leave it out", field)
+	}
+	var issuers []*subject.Issuer
+	for _, name := range slices.Compact(slices.Clone(trusted)) {
+		i, err := b.issuer(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if i != nil { // deleted since: nobody's tokens
+			issuers = append(issuers, i)
+		}
+	}
+	i, err := subject.PickIssuer(raw, issuers)
+	if err != nil {
+		return nil, err
+	}
+	return i.Verify(ctx, raw, b.now())
+}
+
+// party is a verified token as a provider gets it; raw is empty for the entity.
+func party(t *subject.Token, raw secret.Text) *provider.Party {
+	if t == nil {
+		return nil
+	}
+	p := &provider.Party{Issuer: t.Issuer, ID: t.Subject, Token: raw, ExpiresAt: t.ExpiresAt}
+	if !raw.Empty() {
+		p.Claims = t.Claims
+	}
+	return p
+}
+
+// identity is the caller as a provider gets it.
+func identity(c decision.Caller) provider.Identity {
+	id := provider.Identity{EntityID: c.EntityID, Name: c.Name, Metadata: c.Metadata, Groups: c.Groups}
+	for _, a := range c.Aliases {
+		id.Aliases = append(id.Aliases, provider.Alias{Name: a.Name, MountAccessor: a.MountAccessor, Metadata: a.Metadata})
+	}
+	return id
+}
+
+// checkProofs refuses a proof of possession that the provider would not look at.
+func checkProofs(p *openProvider, proofs map[provider.ProofKind]secret.Text) *fault.Error {
+	for kind := range proofs {
+		if !slices.Contains(p.traits.Proofs, kind) {
+			return fault.New(fault.InvalidRequest, "%s: the provider %q binds no token to a key in this way: leave it out", kind, p.ref)
+		}
+	}
+	return nil
+}
