@@ -1,10 +1,8 @@
 package harness
 
 import (
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -12,44 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"golang.org/x/oauth2"
 )
-
-// OIDCProviderOptions configures StartOIDCProvider. All of it is optional.
-type OIDCProviderOptions struct {
-	TLS            bool // https, with client certificates asked for (RFC 8705)
-	Clients        []OIDCClient
-	Resources      []OIDCResource
-	Scopes         []string          // that exist besides those of clients and resources
-	AccessTokenTTL time.Duration     // default one hour; whole seconds
-	DPoPNonce      bool              // a DPoP proof without a nonce gets a challenge
-	DetailTypes    map[string]Fields // RFC 9396 types, each with members that the server puts on top of what is asked for
-}
-
-// OIDCClient describes a client. Only the ID must be there.
-type OIDCClient struct {
-	ID          string
-	Secret      string
-	AuthMethod  string   // default client_secret_basic
-	Grants      []string // default client_credentials
-	Scopes      []string // none means: whatever exists
-	JWKS        any      // a JWK set: of private_key_jwt, or Certificate.JWKS
-	SubjectDN   string   // of tls_client_auth, as RFC 4514 writes it: CN=name,O=harness
-	SubjectURI  string   // of tls_client_auth, instead of SubjectDN
-	DPoPBound   bool     // no token without a DPoP proof
-	CertBound   bool     // no token without a client certificate, to which it is bound
-	DetailTypes []string // RFC 9396 types that it may ask for
-	Extra       Fields   // further client metadata
-}
-
-// OIDCResource is a resource server (RFC 8707) that a client may name.
-type OIDCResource struct {
-	ID       string // absolute URI, what `resource` says
-	Audience string // default ID
-	Scopes   []string
-	JWT      bool          // its tokens are JWTs, which can be neither revoked nor introspected
-	TTL      time.Duration // default AccessTokenTTL; whole seconds
-}
 
 // OIDCProvider is a running oidc-provider, with its data in memory.
 type OIDCProvider struct {
@@ -60,9 +23,6 @@ type OIDCProvider struct {
 	process *server
 }
 
-// oidcObserver introspects for the tests.
-var oidcObserver = Credentials{ID: "harness-observer", Secret: "only-for-tests"}
-
 // StartOIDCProvider starts an oidc-provider that ends with the test. Without Node.js
 // the test is skipped, unless CI is set.
 func StartOIDCProvider(t TB, options OIDCProviderOptions) *OIDCProvider {
@@ -70,32 +30,18 @@ func StartOIDCProvider(t TB, options OIDCProviderOptions) *OIDCProvider {
 	requireNode(t)
 	port := freePort(t)
 	p := &OIDCProvider{URL: "http://" + address(port)}
-	if options.AccessTokenTTL == 0 {
-		options.AccessTokenTTL = time.Hour
-	}
-	config := Fields{
-		"port":           port,
-		"clients":        clientMetadata(append(options.Clients, OIDCClient{ID: oidcObserver.ID, Secret: oidcObserver.Secret})),
-		"resources":      resourceSettings(options.Resources),
-		"scopes":         append([]string{}, options.Scopes...),
-		"accessTokenTTL": int(options.AccessTokenTTL.Seconds()),
-		"detailTypes":    options.DetailTypes,
-	}
-	if options.DetailTypes == nil {
-		config["detailTypes"] = Fields{}
-	}
-	if options.TLS {
-		p.URL = "https://" + address(port)
-		p.Authority = NewAuthority(t)
+	config := options.settings()
+	if options.TLS || options.TLSAliases {
+		p.URL, p.Authority = "https://"+address(port), NewAuthority(t)
 		own := p.Authority.serverCertificate(t)
-		config["tls"] = Fields{"key": own.Key, "cert": own.PEM, "clientCA": p.Authority.PEM}
+		secure := Fields{"key": own.Key, "cert": own.PEM, "clientCA": p.Authority.PEM}
+		if options.TLSAliases {
+			secure["aliasPort"] = freePort(t)
+		}
+		config["tls"] = secure
 	}
-	if options.DPoPNonce {
-		secret := make([]byte, 32)
-		_, _ = rand.Read(secret) // never fails
-		config["dpopNonceSecret"] = base64.StdEncoding.EncodeToString(secret)
-	}
-	config["issuer"], p.client = p.URL, p.HTTPClient(t, nil)
+	config["port"], config["issuer"] = port, p.URL
+	p.client = p.HTTPClient(t, nil)
 	p.launch(t, config)
 	return p
 }
@@ -127,71 +73,6 @@ func requireNode(t TB) {
 		skipper.Skipf("SKIPPED, install Node.js to run it: %v", err)
 	}
 	t.Fatalf("needs Node.js: %v", err)
-}
-
-// clientMetadata is RFC 7591's.
-func clientMetadata(clients []OIDCClient) []Fields {
-	all := make([]Fields, len(clients))
-	for i, c := range clients {
-		grants, responses, redirects := c.Grants, []string{}, []string{}
-		if grants == nil {
-			grants = []string{"client_credentials"}
-		}
-		for _, grant := range grants {
-			if grant == "authorization_code" {
-				responses, redirects = []string{"code"}, []string{redirectURI}
-			}
-		}
-		document := Fields{
-			"client_id":                c.ID,
-			"grant_types":              grants,
-			"response_types":           responses,
-			"redirect_uris":            redirects,
-			"dpop_bound_access_tokens": c.DPoPBound,
-		}
-		if c.JWKS != nil {
-			document["jwks"] = c.JWKS
-		}
-		// The server knows these only where the feature is on.
-		if c.CertBound {
-			document["tls_client_certificate_bound_access_tokens"] = true
-		}
-		if c.DetailTypes != nil {
-			document["authorization_details_types"] = c.DetailTypes
-		}
-		optional := map[string]string{
-			"client_secret": c.Secret, "token_endpoint_auth_method": c.AuthMethod, "scope": strings.Join(c.Scopes, " "),
-			"tls_client_auth_subject_dn": c.SubjectDN, "tls_client_auth_san_uri": c.SubjectURI,
-		}
-		for key, value := range optional {
-			if value != "" {
-				document[key] = value
-			}
-		}
-		for key, value := range c.Extra {
-			document[key] = value
-		}
-		all[i] = document
-	}
-	return all
-}
-
-func resourceSettings(resources []OIDCResource) []Fields {
-	all := make([]Fields, len(resources))
-	for i, r := range resources {
-		document := Fields{"id": r.ID, "audience": r.ID, "scopes": append([]string{}, r.Scopes...), "format": "opaque"}
-		if r.Audience != "" {
-			document["audience"] = r.Audience
-		}
-		if r.JWT {
-			document["format"] = "jwt"
-		}
-		if r.TTL > 0 {
-			document["ttl"] = int(r.TTL.Seconds())
-		}
-		all[i] = document
-	}
-	return all
 }
 
 // HTTPClient trusts the server, and shows it the certificate, unless that is nil. It
@@ -233,6 +114,29 @@ func (p *OIDCProvider) Token(t TB, client Credentials, scopes []string, resource
 		t.Fatalf("%s gave no token: %v in %q", p.URL, err, body)
 	}
 	return answer.AccessToken
+}
+
+// RefreshToken gets a refresh token by an authorization code flow, in which the user
+// agrees to everything. The client needs the grants authorization_code and
+// refresh_token. Not with TLS.
+func (p *OIDCProvider) RefreshToken(t TB, client Credentials, scopes []string, resource string) string {
+	t.Helper()
+	config := oauth2.Config{
+		ClientID:     client.ID,
+		ClientSecret: client.Secret,
+		Scopes:       append([]string{"offline_access"}, scopes...),
+		Endpoint:     oauth2.Endpoint{AuthURL: p.URL + "/auth", TokenURL: p.URL + "/token"},
+	}
+	submit := func(b *browser, page *url.URL, form url.Values) *url.URL {
+		t.Helper()
+		resume := b.open(t, p.URL+page.Path, form)
+		return b.open(t, resume.String(), nil)
+	}
+	token := codeFlow(t, config, func(b *browser, login *url.URL) *url.URL {
+		consent := submit(b, login, url.Values{"prompt": {"login"}, "login": {"test-user"}, "password": {"any"}})
+		return submit(b, consent, url.Values{"prompt": {"consent"}})
+	}, oauth2.SetAuthURLParam("resource", resource), oauth2.SetAuthURLParam("prompt", "consent"))
+	return token.RefreshToken
 }
 
 // Introspect asks the server about an opaque token.

@@ -5,12 +5,14 @@
 //
 //   port            where to listen on 127.0.0.1
 //   issuer          its URL
-//   tls             PEM: key, cert, clientCA; absent for http without RFC 8705
+//   tls             PEM: key, cert, clientCA; absent for http without RFC 8705. With
+//                   aliasPort, certificates are asked for there alone (RFC 8705 5)
 //   clients         RFC 7591 metadata
 //   scopes          that exist besides those of the clients and resources
 //   resources       RFC 8707: id, audience, scopes, format (opaque or jwt), ttl
 //   accessTokenTTL  seconds, where a resource has none of its own
 //   dpopNonceSecret 32 bytes in base64; with it DPoP proofs need a nonce
+//   rotateRefresh   whether each refresh ends the refresh token for a new one
 //   detailTypes     RFC 9396: by type, the members that the server puts on top
 import * as crypto from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -31,10 +33,11 @@ const provider = new Provider(settings.issuer, {
     'client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none',
     ...(settings.tls ? ['tls_client_auth', 'self_signed_tls_client_auth'] : []),
   ],
+  discovery: { mtls_endpoint_aliases: endpointAliases(settings.tls?.aliasPort) },
   cookies: { keys: [crypto.randomBytes(32).toString('hex')] },
   features: {
     clientCredentials: { enabled: true },
-    devInteractions: { enabled: false },
+    devInteractions: { enabled: true }, // a login and consent page that take anybody
     dPoP: dPoP(settings.dpopNonceSecret),
     introspection: { enabled: true },
     mTLS: settings.tls ? {
@@ -45,6 +48,7 @@ const provider = new Provider(settings.issuer, {
     richAuthorizationRequests: richAuthorizationRequests(settings.detailTypes),
   },
   jwks: { keys: [signingKey('rsa', { modulusLength: 2048 }, 'RS256'), signingKey('ec', { namedCurve: 'P-256' }, 'ES256')] },
+  rotateRefreshToken: () => settings.rotateRefresh,
   scopes: knownScopes(),
   ttl: { AccessToken: accessTokenTTL, ClientCredentials: accessTokenTTL },
 });
@@ -52,6 +56,12 @@ const provider = new Provider(settings.issuer, {
 function dPoP(nonceSecret) {
   if (nonceSecret === undefined) return { enabled: true };
   return { enabled: true, nonceSecret: Buffer.from(nonceSecret, 'base64'), requireNonce: () => true };
+}
+
+function endpointAliases(port) {
+  if (port === undefined) return undefined;
+  const url = `https://127.0.0.1:${port}/token`;
+  return { token_endpoint: url, introspection_endpoint: `${url}/introspection`, revocation_endpoint: `${url}/revocation` };
 }
 
 function resourceServer(ctx, id) {
@@ -103,9 +113,12 @@ for (const refusal of ['grant.error', 'introspection.error', 'revocation.error']
 }
 
 // A certificate is asked for, not demanded: whether it will do is the provider's affair.
-const server = settings.tls
-  ? https.createServer({
-    key: settings.tls.key, cert: settings.tls.cert, ca: settings.tls.clientCA, requestCert: true, rejectUnauthorized: false,
-  }, provider.callback())
-  : http.createServer(provider.callback());
-server.listen(settings.port, '127.0.0.1', () => console.log('ready', settings.issuer));
+function createServer(requestCert) {
+  if (!settings.tls) return http.createServer(provider.callback());
+  const { key, cert, clientCA: ca } = settings.tls;
+  return https.createServer({ key, cert, ca, requestCert, rejectUnauthorized: false }, provider.callback());
+}
+
+const { port, issuer, tls: { aliasPort } = {} } = settings;
+if (aliasPort !== undefined) createServer(true).listen(aliasPort, '127.0.0.1');
+createServer(aliasPort === undefined).listen(port, '127.0.0.1', () => console.log('ready', issuer));
