@@ -56,7 +56,7 @@ func TestOIDCProviderDPoP(t *testing.T) {
 	require.Equal(t, "invalid_grant", answer["error"])
 	status, _, answer = request(opaqueAPI, "")
 	require.Equal(t, http.StatusBadRequest, status)
-	require.Equal(t, "invalid_grant", answer["error"], "RFC 9449 has invalid_dpop_proof")
+	require.Equal(t, "invalid_grant", answer["error"], "RFC 9449 5.2 refuses it without naming a code")
 	status, _, answer = request(opaqueAPI, dpopProof(t, key, public, op.URL+"/elsewhere", challenge))
 	require.Equal(t, http.StatusBadRequest, status)
 	require.Equal(t, "invalid_dpop_proof", answer["error"])
