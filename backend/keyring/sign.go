@@ -21,7 +21,7 @@ func (r *Ring) Sign(p Purpose, now time.Time, claims map[string]any) (string, er
 	if k == nil {
 		return "", ErrNoKey
 	}
-	exp, ok := numericDate(claims["exp"])
+	exp, ok := NumericDate(claims["exp"])
 	if !ok {
 		return "", fmt.Errorf("%w: exp must be a number of seconds", ErrClaims)
 	}
@@ -51,9 +51,9 @@ func (k *key) sign(payload []byte) (string, error) {
 	return string(enc.AppendEncode(append(token, '.'), signature)), nil
 }
 
-// numericDate reads RFC 7519's NumericDate in the types that a claim may have. Only
-// a time that a time.Time can be compared by is one.
-func numericDate(claim any) (time.Time, bool) {
+// NumericDate reads RFC 7519's NumericDate in the types that a claim may have; false
+// if it is none, or so far away that no time.Time can stand for it.
+func NumericDate(claim any) (time.Time, bool) {
 	var seconds float64
 	switch v := claim.(type) {
 	case int64:
