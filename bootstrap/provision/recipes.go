@@ -18,6 +18,7 @@ type recipe struct {
 	module  string // folder below bootstrap/
 	pkg     string
 	tags    string
+	ldflags string // beyond those that all have
 	cgo     bool
 	source  *patchedSource
 }
@@ -50,6 +51,21 @@ var recipes = []recipe{
 		version: "v2.5.0",
 		module:  "toxiproxy",
 		pkg:     "github.com/Shopify/toxiproxy/v2/cmd/server",
+	},
+	{
+		name:    "etcd",
+		version: "v3.6.13",
+		module:  "etcd",
+		pkg:     "go.etcd.io/etcd/server/v3",
+	},
+	{
+		name:    "kube-apiserver",
+		version: "v1.36.3",
+		module:  "kube",
+		pkg:     "k8s.io/kubernetes/cmd/kube-apiserver",
+		// Without them it takes itself for v0.0.0, which no feature gate knows.
+		ldflags: "-X k8s.io/component-base/version.gitVersion=v1.36.3" +
+			" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
 	},
 	{
 		name:    "golangci-lint",
@@ -93,8 +109,9 @@ func (r recipe) key(bootstrap string) (string, error) {
 }
 
 func (r recipe) buildArgs(output string) []string {
+	ldflags := strings.TrimSpace("-ldflags=-s -w " + r.ldflags)
 	return slices.DeleteFunc([]string{
-		"build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-tags=" + r.tags, "-o", output, r.pkg,
+		"build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", ldflags, "-tags=" + r.tags, "-o", output, r.pkg,
 	}, func(arg string) bool { return arg == "-tags=" })
 }
 
