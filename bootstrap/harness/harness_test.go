@@ -237,7 +237,8 @@ func refresh(t *testing.T, endpoint string, client Credentials, token string) {
 
 func TestCluster(t *testing.T) {
 	slow(t)
-	cluster := StartCluster(t, VaultOptions{WithoutPlugin: true})
+	// With TLS: of clusters without, the acceptance tests have enough.
+	cluster := StartCluster(t, VaultOptions{WithoutPlugin: true, TLS: true})
 	first := cluster.Leader(t)
 	if err := first.Client(t).Sys().PutPolicy("kept", `path "x" {}`); err != nil {
 		t.Fatal(err)
