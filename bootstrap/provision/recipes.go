@@ -63,7 +63,7 @@ var recipes = []recipe{
 		version: "v1.36.3",
 		module:  "kube",
 		pkg:     "k8s.io/kubernetes/cmd/kube-apiserver",
-		// Without them it takes itself for v0.0.0, which no feature gate knows.
+		// Without them it takes itself for v0.0.0-master.
 		ldflags: "-X k8s.io/component-base/version.gitVersion=v1.36.3" +
 			" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
 	},
