@@ -12,7 +12,7 @@ PROVISION  := go run ./bootstrap/provision
 STAGES := fmt-check vet lint unit fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers oidc-provider toxiproxy demo dev test $(STAGES) race bench chaos golden fmt clean
+.PHONY: help build vault servers oidc-provider toxiproxy kube demo dev test $(STAGES) race bench chaos golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ oidc-provider: ## bin/oidc-provider, if there is Node.js; with CI set there must
 
 toxiproxy: ## bin/toxiproxy, the bad network of acceptance and chaos
 	@$(PROVISION) toxiproxy
+
+kube: ## bin/kube-apiserver and bin/etcd, the Kubernetes of acceptance
+	@$(PROVISION) etcd kube-apiserver
 
 demo: build vault servers ## broker a token from a real server, use it, revoke it, see it dead
 	@go run ./scripts/demo
@@ -68,7 +71,7 @@ race: unit
 fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 
-acceptance: build vault servers oidc-provider toxiproxy ## the built plugin in a real Vault against real servers, also under fire
+acceptance: build vault servers oidc-provider toxiproxy kube ## the built plugin in a real Vault against real servers, also under fire
 	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos
 
 bench: build vault servers ## the decision's cost, and issue and revoke as a ratio to the same without the broker

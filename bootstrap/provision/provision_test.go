@@ -47,6 +47,7 @@ func TestTheKeyFollowsTheRecipe(t *testing.T) {
 	changes := map[string]func(*recipe){
 		"version": func(r *recipe) { r.version = "v2" },
 		"tags":    func(r *recipe) { r.tags = "minimal" },
+		"ldflags": func(r *recipe) { r.ldflags = "-X main.version=v1" },
 		"cgo":     func(r *recipe) { r.cgo = true },
 		"script":  func(r *recipe) { r.script = "server.mjs" },
 		"patch":   func(r *recipe) { r.source = &patchedSource{Patches: []patch{{File: "f"}}} },

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 )
 
 // A recipe says how one program is made from the module in bootstrap/<module>: a Go
@@ -18,6 +19,7 @@ type recipe struct {
 	module  string // folder below bootstrap/
 	pkg     string
 	tags    string
+	ldflags string // beyond those that all have
 	cgo     bool
 	source  *patchedSource
 	script  string // file in module that Node.js runs
@@ -57,6 +59,21 @@ var recipes = []recipe{
 		version: "9.13.3",
 		module:  "oidc-provider",
 		script:  "server.mjs",
+	},
+	{
+		name:    "etcd",
+		version: "v3.6.13",
+		module:  "etcd",
+		pkg:     "go.etcd.io/etcd/server/v3",
+	},
+	{
+		name:    "kube-apiserver",
+		version: "v1.36.3",
+		module:  "kube",
+		pkg:     "k8s.io/kubernetes/cmd/kube-apiserver",
+		// Without them it takes itself for v0.0.0-master.
+		ldflags: "-X k8s.io/component-base/version.gitVersion=v1.36.3" +
+			" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
 	},
 	{
 		name:    "golangci-lint",
@@ -126,8 +143,9 @@ func (r recipe) program() string {
 }
 
 func (r recipe) buildArgs(output string) []string {
+	ldflags := strings.TrimSpace("-ldflags=-s -w " + r.ldflags)
 	return slices.DeleteFunc([]string{
-		"build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-tags=" + r.tags, "-o", output, r.pkg,
+		"build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", ldflags, "-tags=" + r.tags, "-o", output, r.pkg,
 	}, func(arg string) bool { return arg == "-tags=" })
 }
 
