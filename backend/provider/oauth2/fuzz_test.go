@@ -45,7 +45,7 @@ func FuzzTokenResponse(f *testing.F) {
 		if code := errorCode(body); len(code) > 64 || !printable(code) {
 			t.Fatalf("a server's text as error code: %q", code)
 		}
-		a, err := parseAnswer(body)
+		a, err := parseAnswer(body, bearerAlone)
 		if err != nil {
 			if len(err.Error()) > 200 {
 				t.Fatalf("a server's text in %q", err)
