@@ -21,6 +21,9 @@ const (
 	codeConsent          = "consent_required"
 	codeLogin            = "login_required"
 	codeStepUp           = "insufficient_user_authentication"
+	// codeReplayed is Hydra's own for a subject token that it has taken before, where
+	// RFC 7523 3.1 has invalid_grant.
+	codeReplayed = "jti_known"
 )
 
 // refuseExchange is refusal for an exchange, where the subject token may be at
@@ -30,6 +33,8 @@ func (p *Provider) refuseExchange(resp *httpclient.Response, sent []secret.Text)
 	switch code := errorCode(resp.Body); code {
 	case codeInvalidGrant:
 		return fault.New(fault.InvalidGrant, "the provider refuses the subject token (invalid_grant): get a new one, and see that the provider trusts its issuer and is in its audience")
+	case codeReplayed:
+		return fault.New(fault.InvalidGrant, "the provider has taken this subject token before, and takes each one once (jti_known): get a new one")
 	case codeInvalidRequest:
 		// RFC 8693 2.2.2 has no other code for a subject or actor token that is
 		// "invalid for any reason".

@@ -159,6 +159,7 @@ func TestErrorsOfAnExchange(t *testing.T) {
 		words  []string
 	}{
 		"invalid_grant":          {400, `{"error":"invalid_grant"}`, fault.InvalidGrant, []string{"subject token"}},
+		"Hydra's jti_known":      {400, `{"error":"jti_known"}`, fault.InvalidGrant, []string{"once"}},
 		"invalid_request":        {400, `{"error":"invalid_request"}`, fault.InvalidRequest, []string{"subject or actor token"}},
 		"invalid_scope":          {400, `{"error":"invalid_scope"}`, fault.InvalidScope, nil},
 		"invalid_target":         {400, `{"error":"invalid_target"}`, fault.InvalidTarget, nil},
