@@ -94,5 +94,6 @@ func rawMembers(claims map[string]any) (map[string]json.RawMessage, error) {
 		return nil, err
 	}
 	var members map[string]json.RawMessage
-	return members, json.Unmarshal(raw, &members)
+	err = json.Unmarshal(raw, &members)
+	return members, err
 }

@@ -179,7 +179,7 @@ func parseAnswer(body []byte, judgeType typeJudge) (answer, error) {
 	if len(a.accessToken) > maxToken || !printable(a.accessToken) {
 		return a, errTokenShape
 	}
-	if err = judgeType(members, &a); err != nil {
+	if err := judgeType(members, &a); err != nil {
 		return a, err
 	}
 	if a.lifetime, err = parseLifetime(members["expires_in"]); err != nil {
