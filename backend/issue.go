@@ -186,6 +186,9 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 	if !child.ExpiresAt.IsZero() && !child.ExpiresAt.After(now) {
 		return nil, fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
 	}
+	if d.role.RequireRevocable && child.Handle.Empty() {
+		return nil, unrevocable(d.role.Mode)
+	}
 	if why := unfitToRecord(d.provider.parent, child.Granted.Flat()); why != "" {
 		return nil, fault.New(fault.ProviderViolation, "%s", why)
 	}
@@ -204,6 +207,15 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 	}
 	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now.Add(d.Lifetime.TTL), now.Add(d.Lifetime.Max)
 	return unverified, nil
+}
+
+// unrevocable is for a token that cannot be killed although the provider's others
+// can: one of another client's, or no access token.
+func unrevocable(mode provider.Mode) *fault.Error {
+	if mode == provider.ModeForward {
+		return fault.New(fault.AccessDenied, "the role wants tokens that can be revoked (require_revocable), and the provider lets nobody but the client that got this one revoke it: exchange it (mode=exchange)")
+	}
+	return fault.New(fault.ProviderViolation, "the role wants tokens that can be revoked (require_revocable), and this one cannot")
 }
 
 // record makes the grant durable, and makes sure that nothing that happened

@@ -152,6 +152,11 @@ func (b *broker) compileRole(ctx context.Context, r *role.Role) (*decision.Polic
 	if p == nil {
 		return nil, fault.New(fault.InvalidRequest, "provider: there is no providers/%s: write it first", r.Provider)
 	}
+	if checker, ok := p.Provider.(provider.ParameterChecker); ok {
+		if err := checker.CheckParameters(r.Mode, r.Parameters); err != nil {
+			return nil, err
+		}
+	}
 	typeName, _, _ := strings.Cut(r.Provider, "/")
 	return r.Compile(catalog.Lookup(typeName), p.traits, p.pinned, p.settings.MaxTTL)
 }

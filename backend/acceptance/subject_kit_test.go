@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-uuid"
 	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jws"
 	"github.com/lestrrat-go/jwx/v2/jwt"
 	"github.com/stretchr/testify/require"
 
@@ -31,6 +32,9 @@ func newSigner(t *testing.T, issuer string) *signer {
 	require.NoError(t, err)
 	return &signer{issuer: issuer, key: key}
 }
+
+// keyID names the key, which many servers want of a JWS.
+func (s *signer) keyID() string { return "key-of-" + s.issuer }
 
 // pem is the public key.
 func (s *signer) pem(t *testing.T) string {
@@ -55,7 +59,9 @@ func (s *signer) token(t *testing.T, claims harness.Fields) string {
 	}, claims) {
 		require.NoError(t, token.Set(name, value))
 	}
-	signed, err := jwt.Sign(token, jwt.WithKey(jwa.ES256, s.key))
+	headers := jws.NewHeaders()
+	require.NoError(t, headers.Set(jws.KeyIDKey, s.keyID()))
+	signed, err := jwt.Sign(token, jwt.WithKey(jwa.ES256, s.key, jws.WithProtectedHeaders(headers)))
 	require.NoError(t, err)
 	return confidential("subject token", string(signed))
 }

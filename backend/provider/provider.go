@@ -240,6 +240,14 @@ type Forwarder interface {
 // ErrAnswerLost marks a mint that may have succeeded although no token was seen.
 var ErrAnswerLost = errors.New("the provider may have minted a token whose answer was lost")
 
+// ParameterChecker is a Provider that judges the values of a role's parameters, of
+// which it gets known keys only.
+type ParameterChecker interface {
+	// CheckParameters returns *fault.Error with invalid_request for what a role in
+	// that mode must not have. It needs no network.
+	CheckParameters(mode Mode, parameters map[string]string) error
+}
+
 // Request is what to mint: already decided, exact values, no globs.
 type Request struct {
 	Access access.Access

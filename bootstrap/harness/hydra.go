@@ -176,10 +176,19 @@ func (h *Hydra) Token(t TB, client Credentials, scopes, audiences []string) stri
 	return clientCredentialsToken(t, h.URL+"/oauth2/token", client, scopes, audiences)
 }
 
-// RefreshToken gets a refresh token by an authorization code flow, in which the
-// user agrees to everything. The client needs the grants authorization_code and
-// refresh_token.
+// RefreshToken gets the refresh token of UserTokens.
 func (h *Hydra) RefreshToken(t TB, client Credentials, scopes, audiences []string) string {
+	t.Helper()
+	return h.UserTokens(t, client, scopes, audiences).RefreshToken
+}
+
+// HydraUser is who logs in.
+const HydraUser = "test-user"
+
+// UserTokens gets an access and a refresh token by an authorization code flow, in
+// which the user agrees to everything. The client needs the grants
+// authorization_code and refresh_token.
+func (h *Hydra) UserTokens(t TB, client Credentials, scopes, audiences []string) *oauth2.Token {
 	t.Helper()
 	scopes = append([]string{"offline"}, scopes...)
 	config := oauth2.Config{
@@ -194,8 +203,8 @@ func (h *Hydra) RefreshToken(t TB, client Credentials, scopes, audiences []strin
 		next, _ := sendJSON(t, http.MethodPut, endpoint, body)["redirect_to"].(string)
 		return next
 	}
-	token := codeFlow(t, config, func(b *browser, login *url.URL) *url.URL {
-		next := accept("login", login.Query().Get("login_challenge"), map[string]any{"subject": "test-user"})
+	return codeFlow(t, config, func(b *browser, login *url.URL) *url.URL {
+		next := accept("login", login.Query().Get("login_challenge"), map[string]any{"subject": HydraUser})
 		consent := b.open(t, next, nil)
 		next = accept("consent", consent.Query().Get("consent_challenge"), map[string]any{
 			"grant_scope":                 scopes,
@@ -203,7 +212,16 @@ func (h *Hydra) RefreshToken(t TB, client Credentials, scopes, audiences []strin
 		})
 		return b.open(t, next, nil)
 	}, oauth2.SetAuthURLParam("audience", strings.Join(audiences, " ")))
-	return token.RefreshToken
+}
+
+// TrustIssuer lets assertions of the issuer (RFC 7523 2.1) about any subject be
+// redeemed for the scopes; jwk is its public key.
+func (h *Hydra) TrustIssuer(t TB, issuer string, jwk map[string]any, scopes ...string) {
+	t.Helper()
+	sendJSON(t, http.MethodPost, h.AdminURL+"/admin/trust/grants/jwt-bearer/issuers", map[string]any{
+		"issuer": issuer, "allow_any_subject": true, "scope": scopes, "jwk": jwk,
+		"expires_at": time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339),
+	})
 }
 
 // Introspect asks Hydra about a token.

@@ -17,6 +17,10 @@ var (
 	OPService = Credentials{ID: "sid1", Secret: "verysecret"}
 	// OPWeb may use authorization_code, refresh_token and token-exchange.
 	OPWeb = Credentials{ID: "web", Secret: "secret"}
+	// OPAPI is a service that access tokens are for.
+	OPAPI = Credentials{ID: "api", Secret: "secret"}
+	// OPJWT is like OPWeb, and its access tokens are JWTs.
+	OPJWT = Credentials{ID: "jwt", Secret: "secret"}
 
 	opUser = url.Values{"username": {"test-user@localhost"}, "password": {"verysecure"}}
 )
@@ -32,7 +36,18 @@ type OP struct {
 // StartOP starts an OP that ends with the test.
 func StartOP(t TB) *OP {
 	t.Helper()
-	op := &OP{process: start(t, "op", t.TempDir(), executable(t, "", "op", "servers"), "-verbose", "-redirect-uri", redirectURI)}
+	return StartOPTrusting(t, nil)
+}
+
+// StartOPTrusting starts an OP that also exchanges tokens of other issuers: trust
+// is the URL of each one's JWKS by its name.
+func StartOPTrusting(t TB, trust map[string]string) *OP {
+	t.Helper()
+	args := []string{"-verbose", "-redirect-uri", redirectURI}
+	for issuer, jwksURL := range trust {
+		args = append(args, "-trust", issuer+"="+jwksURL)
+	}
+	op := &OP{process: start(t, "op", t.TempDir(), executable(t, "", "op", "servers"), args...)}
 	op.process.await(t, "it says where it listens", func(context.Context) error {
 		log, err := os.Open(op.process.log)
 		if err != nil {
@@ -74,6 +89,18 @@ func (o *OP) UserTokens(t TB, client Credentials, scopes ...string) *oauth2.Toke
 		}
 		return b.open(t, b.open(t, login.String(), form).String(), nil)
 	})
+}
+
+// Login gets what a user has after a login by UserTokens: an ID token, and an
+// access token, which is a JWT for OPJWT.
+func (o *OP) Login(t TB, client Credentials, scopes ...string) (idToken, accessToken string) {
+	t.Helper()
+	tokens := o.UserTokens(t, client, scopes...)
+	idToken, _ = tokens.Extra("id_token").(string)
+	if idToken == "" {
+		t.Fatalf("the OP gave no id_token")
+	}
+	return idToken, tokens.AccessToken
 }
 
 // RefreshToken gets the refresh token of UserTokens.

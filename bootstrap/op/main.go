@@ -22,20 +22,23 @@ import (
 const (
 	serviceID     = "sid1"
 	serviceSecret = "verysecret"
+	jwtID         = "jwt"
 )
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:0", "loopback address to listen on")
 	redirect := flag.String("redirect-uri", "http://127.0.0.1/callback", "redirect URI of the clients web and native")
 	verbose := flag.Bool("verbose", false, "log every request")
+	foreign := trusted{}
+	flag.Var(foreign, "trust", "issuer=jwks-url of tokens that may be exchanged; repeatable")
 	flag.Parse()
-	if err := run(*listen, *redirect, *verbose); err != nil {
+	if err := run(*listen, *redirect, *verbose, foreign); err != nil {
 		fmt.Fprintln(os.Stderr, "op:", err)
 		os.Exit(1)
 	}
 }
 
-func run(listen, redirect string, verbose bool) error {
+func run(listen, redirect string, verbose bool, foreign trusted) error {
 	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
@@ -48,6 +51,7 @@ func run(listen, redirect string, verbose bool) error {
 		storage.NativeClient("native", redirect),
 		storage.WebClient("web", "secret", redirect),
 		storage.WebClient("api", "secret", redirect),
+		storage.WebClient(jwtID, "secret", redirect),
 		storage.DeviceClient("device", "secret"),
 		// The service user is known to the token endpoint alone. Only a registered
 		// client may revoke and introspect.
@@ -58,10 +62,11 @@ func run(listen, redirect string, verbose bool) error {
 		level = slog.LevelDebug
 	}
 	issuer := "http://" + listener.Addr().String()
+	// The users' names end in the issuer's host; the documented ones are at localhost.
+	people := users{storage.NewUserStore("http://localhost:")}
 	handler := exampleop.SetupServer(
 		issuer,
-		// The users' names end in the issuer's host; the documented ones are at localhost.
-		&store{storage.NewStorage(users{storage.NewUserStore("http://localhost:")})},
+		&store{Storage: storage.NewStorage(people), users: people, trusted: foreign},
 		slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		false,
 	)
@@ -70,8 +75,13 @@ func run(listen, redirect string, verbose bool) error {
 	return server.Serve(listener)
 }
 
-// store keeps the example's storage and corrects one answer.
-type store struct{ *storage.Storage }
+// store keeps the example's storage, corrects some answers, and adds what exchange.go
+// says.
+type store struct {
+	*storage.Storage
+	users   users
+	trusted trusted
+}
 
 // RevokeToken: a client-credentials token is stored without the client it was
 // issued to, so the stock comparison refuses its only rightful owner.

@@ -17,6 +17,9 @@ import (
 // introspection calls active is proven without minting; everything else needs a
 // real request for a token.
 func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
+	if !p.settings.mints() {
+		return provider.Health{Detail: "a public client that only exchanges has no credential to prove: the subject tokens are all that counts"}, nil
+	}
 	if p.settings.Grant == grantRefreshToken && p.at.Introspection != "" {
 		if health, done, err := p.checkByIntrospection(ctx); done {
 			return health, err
@@ -80,11 +83,15 @@ func (p *Provider) prove(ctx context.Context, send sender) (provider.Health, err
 	child := p.childOf(got)
 	if err == nil {
 		var a answer
-		child, a, err = p.read(got)
+		child, a, err = p.read(got, bearerAlone)
 		health.Grants = access.Access{Scopes: access.Exactly(a.scope.values...)}.Flat()
 	}
 	if child != nil {
 		health.Children = append(health.Children, p.assumeEnd(child, got.started))
+	}
+	if p.settings.Exchange != "" && errorCode(got.body) == codeUnauthorizedClient {
+		// RFC 6749 5.2: this is said of a client that has authenticated.
+		health.Detail, err = "the provider accepts the parent credential, for exchanges alone: the client may not have tokens of its own", nil
 	}
 	if code := fault.CodeOf(err); child == nil && (code == fault.InvalidScope || code == fault.InvalidTarget) {
 		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target", nil

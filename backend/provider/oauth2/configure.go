@@ -61,8 +61,6 @@ func (s settings) checkValues() error {
 		return invalid("client_id is missing: write the client identifier that the authorization server gave to the broker")
 	case !printable(s.ClientID) || len(s.ClientID) > 1024:
 		return invalid("client_id must be at most 1024 printable ASCII characters")
-	case s.Exchange != "":
-		return invalid("exchange is not supported by this version: leave it out")
 	case s.AssumedLifetime < 0 || s.assumedLifetime() > maxLifetime:
 		return invalid("assumed_lifetime must lie between 0 and 10 years")
 	}
@@ -73,6 +71,7 @@ func (s settings) checkValues() error {
 	}{
 		{fieldAuthMethod, s.AuthMethod, []string{authBasic, authPost, authNone}, []string{authPrivateKeyJWT, authTLS, authSelfSignedTLS}},
 		{fieldGrant, s.Grant, []string{grantClientCredentials, grantRefreshToken}, nil},
+		{fieldExchange, s.Exchange, []string{"", exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf}, nil},
 		{fieldAudienceParameter, s.AudienceParameter, []string{audienceNone, audienceAudience, audienceResource}, nil},
 		{fieldVerify, s.Verify, []string{verifyResponse, verifyIntrospect, verifyJWT}, nil},
 		{fieldRevocation, s.Revocation, []string{"", revocationToken, revocationExpiry}, nil},
@@ -118,8 +117,8 @@ func (s settings) checkParent(parent provider.Parent) error {
 		return invalid("client_secret is missing: auth_method=%s needs it", s.AuthMethod)
 	case !needsSecret && (has(fieldClientSecret) || has(fieldClientSecretNext)):
 		return invalid("client_secret and client_secret_next contradict auth_method=none: write them empty or choose another auth_method")
-	case !needsSecret && s.Grant == grantClientCredentials:
-		return invalid("auth_method=none contradicts grant=client_credentials: a client without a credential cannot be granted anything by it (RFC 6749 4.4)")
+	case !s.mints() && s.Exchange == "":
+		return invalid("auth_method=none contradicts grant=client_credentials: a client without a credential cannot be granted anything by it (RFC 6749 4.4); write exchange if it is to exchange subject tokens")
 	case s.Grant == grantRefreshToken && !has(fieldRefreshToken):
 		return invalid("refresh_token is missing: grant=refresh_token needs it")
 	case s.Grant != grantRefreshToken && has(fieldRefreshToken):

@@ -60,14 +60,14 @@ func TestMistakesAreNamed(t *testing.T) {
 		"tls_client_auth":                 {full, with{"auth_method": "tls_client_auth"}, []string{"not supported by this version"}},
 		"self_signed_tls_client_auth":     {full, with{"auth_method": "self_signed_tls_client_auth"}, []string{"not supported by this version"}},
 		"unknown auth_method":             {full, with{"auth_method": "telepathy"}, []string{"auth_method", "client_secret_post"}},
-		"exchange":                        {full, with{"exchange": "token-exchange"}, []string{"exchange", "not supported by this version"}},
+		"unknown exchange":                {full, with{"exchange": "barter"}, []string{"exchange", "token-exchange"}},
 		"unknown grant":                   {full, with{"grant": "password"}, []string{"grant", "client_credentials"}},
 		"unknown audience_parameter":      {full, with{"audience_parameter": "aud"}, []string{"audience_parameter"}},
 		"unknown verify":                  {full, with{"verify": "trust"}, []string{"verify", "introspect"}},
 		"unknown revocation":              {full, with{"revocation": "lever"}, []string{"revocation"}},
 		"refresh_token missing":           {full, with{"grant": "refresh_token", "refresh_token": ""}, []string{"refresh_token"}},
 		"refresh_token without the grant": {full, with{"refresh_token": "abc"}, []string{"grant=refresh_token"}},
-		"none with client_credentials":    {full, with{"auth_method": "none", "client_secret": ""}, []string{"contradicts"}},
+		"none with client_credentials":    {full, with{"auth_method": "none", "client_secret": ""}, []string{"contradicts", "write exchange"}},
 		"none with a secret":              {full, with{"auth_method": "none", "grant": "refresh_token"}, []string{"contradict"}},
 		"verify=introspect without it":    {bare, with{"verify": "introspect"}, []string{"introspection_url"}},
 		"verify=jwt without keys":         {bare, urls(with{"verify": "jwt"}), []string{"jwks_url"}},
@@ -144,7 +144,6 @@ func TestStoredConfigurationsThatCannotBeRead(t *testing.T) {
 		require.Error(t, err)
 	}
 	require.Equal(t, TypeName, Type{}.Name())
-	require.Empty(t, Type{}.Parameters())
 }
 
 func TestDiscovery(t *testing.T) {

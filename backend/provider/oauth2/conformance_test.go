@@ -1,6 +1,7 @@
 package oauth2
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -32,6 +33,39 @@ func TestConformance(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestExchangeConformance: an exchange keeps every promise that a mint keeps.
+func TestExchangeConformance(t *testing.T) {
+	asked := access.Access{Scopes: access.Exactly("read", "write"), Audiences: access.Exactly("https://api.test/")}
+	for name, test := range map[string]struct {
+		options providertest.Options
+		fields  with
+	}{
+		"token exchange":                        {providertest.Options{}, with{"audience_parameter": "audience"}},
+		"token exchange, JWTs":                  {providertest.Options{JWT: true, TLS: true}, with{"verify": "jwt", "audience_parameter": "resource"}},
+		"jwt-bearer, introspected":              {providertest.Options{}, with{"exchange": "jwt-bearer", "verify": "introspect", "audience_parameter": "audience", "confirm_revocation": true}},
+		"on-behalf-of, nothing to revoke with":  {providertest.Options{WithoutRevocation: true}, with{"exchange": "on-behalf-of", "audience_parameter": "audience"}},
+		"beside a refresh token, which is idle": {providertest.Options{RotateRefresh: true}, with{"grant": "refresh_token", "audience_parameter": "audience"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			providertest.Run(t, func(t *testing.T) providertest.Subject {
+				f := exchangeFixture(t, test.options, test.fields)
+				f.setTimeout(3 * time.Second)
+				s := f.subject(asked)
+				s.Provider, s.OutlivesCaller = forWhom{f.Provider}, false
+				return s
+			})
+		})
+	}
+}
+
+// forWhom mints by exchanging Jane's token.
+type forWhom struct{ *Provider }
+
+func (p forWhom) Mint(ctx context.Context, r provider.Request) (*provider.Child, error) {
+	r.Subject = jane()
+	return p.Exchange(ctx, r)
 }
 
 func (f *fixture) subject(asked access.Access) providertest.Subject {

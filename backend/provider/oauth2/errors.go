@@ -11,6 +11,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 // The error codes of RFC 6749 5.2, 7009 2.2.1, 8707 2 and 9396 5 that steer.
@@ -48,8 +49,12 @@ func errorCode(body []byte) string {
 // codeUnreadable stands for an error member that is not shown.
 const codeUnreadable = "an unreadable error code"
 
+// refuse is refusal of a request in which nothing was exchanged.
+func (p *Provider) refuse(resp *httpclient.Response) error { return p.refusal(resp) }
+
 // refusal is an OAuth error that the server answered with, in the broker's words.
-func (p *Provider) refusal(resp *httpclient.Response) *fault.Error {
+// sent are secrets of the request beside the parent's.
+func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *fault.Error {
 	code := errorCode(resp.Body)
 	switch code {
 	case "":
@@ -65,7 +70,7 @@ func (p *Provider) refusal(resp *httpclient.Response) *fault.Error {
 	case codeInvalidClient, codeUnauthorizedClient, codeInvalidGrant:
 		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(retryAfter(resp))
 	}
-	return unavailable("the provider answered HTTP %d with %s: try again, and see the provider's check path", resp.Status, p.discreet(code)).Because(retryAfter(resp))
+	return unavailable("the provider answered HTTP %d with %s: try again, and see the provider's check path", resp.Status, p.discreet(code, sent...)).Because(retryAfter(resp))
 }
 
 // failure is an answer without an OAuth error that is no success either.
@@ -103,12 +108,11 @@ func lost(err error, tokens seen) *fault.Error {
 	return unavailable("the provider could not be reached: try again, and see the provider's URLs and ca_pem").Because(err)
 }
 
-// discreet keeps a code that repeats one of our secrets out of messages.
-func (p *Provider) discreet(code string) string {
-	for _, s := range p.ownSecrets() {
-		if strings.Contains(code, s.Reveal()) || strings.Contains(s.Reveal(), code) && len(code) >= 8 {
-			return codeUnreadable
-		}
+// discreet keeps a code that repeats one of our secrets, or of those that were
+// sent, out of messages.
+func (p *Provider) discreet(code string, sent ...secret.Text) string {
+	if p.repeatsSecret(code, sent) {
+		return codeUnreadable
 	}
 	return code
 }

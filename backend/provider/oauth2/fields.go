@@ -49,6 +49,10 @@ const (
 	verifyIntrospect = "introspect"
 	verifyJWT        = "jwt"
 
+	exchangeToken      = "token-exchange"
+	exchangeJWTBearer  = "jwt-bearer"
+	exchangeOnBehalfOf = "on-behalf-of"
+
 	revocationToken  = "token"
 	revocationExpiry = "expiry"
 )
@@ -63,7 +67,7 @@ type settings struct {
 	ClientID          string `json:"client_id"`
 	AuthMethod        string `json:"auth_method"`
 	Grant             string `json:"grant"`
-	Exchange          string `json:"exchange"`
+	Exchange          string `json:"exchange"` // "" means token-exchange, not written by the operator
 	AudienceParameter string `json:"audience_parameter"`
 	Verify            string `json:"verify"`
 	ConfirmRevocation bool   `json:"confirm_revocation"`
@@ -106,8 +110,8 @@ func fields() map[string]*framework.FieldSchema {
 		fieldGrant: choice("The grant that child tokens come from: client_credentials (RFC 6749 4.4, the default) or refresh_token (RFC 6749 6), which needs refresh_token.",
 			grantClientCredentials, grantRefreshToken),
 		fieldRefreshToken: secretText("The parent refresh token for grant=refresh_token. If the server rotates it, the broker stores each new one before it answers. Write-only."),
-		fieldExchange: choice("How a subject token is exchanged. Token exchange is not supported by this version, so this field must be left out.",
-			"token-exchange", "jwt-bearer", "on-behalf-of"),
+		fieldExchange: choice("How a role with mode=exchange exchanges a subject token: by token-exchange (RFC 8693, the default, and the only form that can name an actor), by jwt-bearer (RFC 7523), or by on-behalf-of (Entra's form of it). Where it is written, a client without a credential (auth_method=none) may exchange, too.",
+			exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf),
 		fieldAudienceParameter: choice("How the server is asked for an audience: not at all (none, the default), by the repeatable parameter audience, or by resource (RFC 8707), for which audiences must be absolute URIs.",
 			audienceNone, audienceAudience, audienceResource),
 		fieldVerify: choice("How the broker learns what was really granted: from the token response (response, the default), by introspecting each child (introspect, RFC 7662), or from the signed claims of a JWT (jwt, RFC 9068).",

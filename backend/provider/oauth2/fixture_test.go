@@ -58,7 +58,7 @@ func newFixtureOn(t *testing.T, server *providertest.AuthServer, f with) *fixtur
 }
 
 // setupFor fills in what every provider needs. Names of secret fields in f are
-// taken for secrets; with grant=refresh_token the server issues the parent.
+// taken for secrets, signer for the broker as an issuer; with grant=refresh_token the server issues the parent.
 func setupFor(server *providertest.AuthServer, f with) providertest.Setup {
 	all := with{"issuer": server.URL, "client_id": testClient}
 	secrets := map[string]string{"client_secret": testSecret}
@@ -72,7 +72,9 @@ func setupFor(server *providertest.AuthServer, f with) providertest.Setup {
 	if _, given := secrets["refresh_token"]; all["grant"] == "refresh_token" && !given {
 		secrets["refresh_token"] = server.IssueRefreshToken(testClient)
 	}
-	return providertest.Setup{Type: Type{}, Fields: all, Secrets: secrets, CAPEM: server.CAPEM, Timeout: 30 * time.Second}
+	signer, _ := all["signer"].(provider.Signer)
+	delete(all, "signer")
+	return providertest.Setup{Type: Type{}, Signer: signer, Fields: all, Secrets: secrets, CAPEM: server.CAPEM, Timeout: 30 * time.Second}
 }
 
 func scopes(values ...string) access.Access {

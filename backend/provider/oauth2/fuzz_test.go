@@ -45,7 +45,7 @@ func FuzzTokenResponse(f *testing.F) {
 		if code := errorCode(body); len(code) > 64 || !printable(code) {
 			t.Fatalf("a server's text as error code: %q", code)
 		}
-		a, err := parseAnswer(body)
+		a, err := parseAnswer(body, bearerAlone)
 		if err != nil {
 			if len(err.Error()) > 200 {
 				t.Fatalf("a server's text in %q", err)
@@ -63,6 +63,42 @@ func FuzzTokenResponse(f *testing.F) {
 			t.Fatalf("passed the lifetime %s", a.lifetime.value)
 		}
 		checkScopes(t, a.scope)
+	})
+}
+
+// FuzzExchangeAnswer: nothing passes that is not what was requested, by its own
+// word; and no hint for the next login is anything but one printable line.
+func FuzzExchangeAnswer(f *testing.F) {
+	const idToken = "urn:ietf:params:oauth:token-type:id_token"
+	for _, seed := range []string{
+		`{"access_token":"abc","issued_token_type":"` + typeAccessToken + `","token_type":"Bearer","expires_in":60}`,
+		`{"access_token":"abc","issued_token_type":"` + typeAccessToken + `","token_type":"N_A"}`,
+		`{"access_token":"abc","issued_token_type":"` + idToken + `","token_type":"n_a"}`,
+		`{"access_token":"abc","issued_token_type":"` + typeRefreshToken + `","token_type":"N_A"}`,
+		`{"access_token":"abc","issued_token_type":null,"token_type":"Bearer"}`,
+		`{"error":"interaction_required","claims":"{\"access_token\":{\"polids\":1}}"}`,
+		`{"error":"insufficient_user_authentication","acr_values":"a b","max_age":"5"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	p := &Provider{}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if hints := p.loginHints(body, nil); len(hints) > 2*maxHint || !printable(hints) {
+			t.Fatalf("a server's text as hint: %q", hints)
+		}
+		for _, wanted := range []string{typeAccessToken, idToken, typeRefreshToken, ""} {
+			x := &exchanging{p: p, wanted: wanted}
+			a, err := parseAnswer(body, x.judgeTypes)
+			switch {
+			case err != nil && len(err.Error()) > 200:
+				t.Fatalf("a server's text in %q", err)
+			case err != nil:
+			case a.issuedType != wanted || wanted == typeRefreshToken:
+				t.Fatalf("wanted %q, passed %q", wanted, a.issuedType)
+			case a.tokenType == notAccess && (wanted == typeAccessToken || wanted == ""), a.tokenType != notAccess && a.tokenType != bearer:
+				t.Fatalf("wanted %q, passed the type %q", wanted, a.tokenType)
+			}
+		}
 	})
 }
 

@@ -66,7 +66,7 @@ func parseIntrospection(body []byte) (introspection, error) {
 // parseFacts reads the members that introspection (RFC 7662 2.2) and JWT access
 // tokens (RFC 9068 2.2) share.
 func parseFacts(members map[string]json.RawMessage) (facts, error) {
-	f := facts{details: present(members["authorization_details"])}
+	f := facts{details: present(members["authorization_details"]), members: members}
 	var err error
 	if f.scope, err = parseScope(members["scope"]); err != nil {
 		return facts{}, err

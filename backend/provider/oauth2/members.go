@@ -32,6 +32,9 @@ func stringMember(raw json.RawMessage) (string, error) {
 	return s, err
 }
 
+// bearer is the one token_type that anybody can use (RFC 6750 4).
+const bearer = "Bearer"
+
 // tokenType accepts Bearer (RFC 6750) in any case and spells it as registered. A
 // client must not use a token whose type it does not understand (RFC 6749 7.1),
 // and types bound to a key of the client's are of no use to an agent.
@@ -40,7 +43,7 @@ func tokenType(raw json.RawMessage) (string, error) {
 	if err != nil || !strings.EqualFold(s, "bearer") {
 		return "", errTokenType
 	}
-	return "Bearer", nil
+	return bearer, nil
 }
 
 // optionalSeconds is a lifetime that may not have been named.

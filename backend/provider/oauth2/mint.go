@@ -55,7 +55,7 @@ func (p *Provider) obtain(ctx context.Context, form url.Values, send sender, des
 		return p.refresh(ctx, form, send, despite)
 	}
 	form.Set("grant_type", grantClientCredentials)
-	return p.exchange(ctx, form, send)
+	return p.ask(ctx, form, send, p.refuse)
 }
 
 // tokenForm says in the token endpoint's words what to ask for: scope (RFC 6749
@@ -137,11 +137,17 @@ type reply struct {
 	// own are secrets of the parent beside those it has now: the refresh token
 	// that was sent and those that came back to replace it.
 	own []secret.Text
+	// theirs are tokens that an exchange has sent, which are the caller's.
+	theirs []secret.Text
+	// exchanged is true for an exchange: a refresh token in its answer is never the
+	// next parent.
+	exchanged bool
 }
 
-// exchange sends one token request and never repeats it, except that post tries
-// another client secret when the first one is refused.
-func (p *Provider) exchange(ctx context.Context, form url.Values, send sender) (reply, error) {
+// ask sends one token request and never repeats it, except that post tries
+// another client secret when the first one is refused. refuse words an error of
+// the server's.
+func (p *Provider) ask(ctx context.Context, form url.Values, send sender, refuse func(*httpclient.Response) error) (reply, error) {
 	got := reply{started: p.deps.Now()}
 	resp, err := send(ctx, p.at.Token, form)
 	if err != nil {
@@ -157,7 +163,7 @@ func (p *Provider) exchange(ctx context.Context, form url.Values, send sender) (
 	case !success && len(got.tokens.access) > 0:
 		return got, violation("the provider answered HTTP %d with an error and a token at once", resp.Status)
 	case !success:
-		return got, p.refusal(resp)
+		return got, refuse(resp)
 	case len(got.tokens.access) == 0 && cutShort(resp):
 		return got, violation("the provider's answer is not whole").Because(provider.ErrAnswerLost)
 	}
@@ -167,11 +173,11 @@ func (p *Provider) exchange(ctx context.Context, form url.Values, send sender) (
 // judge makes a child of a success, or says why it must not be handed out; the
 // child that must be killed is then returned too.
 func (p *Provider) judge(ctx context.Context, got reply, asked access.Access) (*provider.Child, error) {
-	child, a, err := p.read(got)
+	child, a, err := p.read(got, bearerAlone)
 	if err != nil {
 		return child, err
 	}
-	if err := p.verify(ctx, child, a, asked); err != nil {
+	if err := p.verify(ctx, child, a, asked, nil); err != nil {
 		return child, err
 	}
 	if err := p.lookOnce(ctx, child); err != nil {
@@ -205,22 +211,26 @@ func (p *Provider) lookOnce(ctx context.Context, child *provider.Child) error {
 	return nil
 }
 
-// read is the part of judge that concerns the answer alone.
-func (p *Provider) read(got reply) (*provider.Child, answer, error) {
+// read is the part of judge that concerns the answer alone; judgeType judges its
+// token_type.
+func (p *Provider) read(got reply, judgeType typeJudge) (*provider.Child, answer, error) {
 	child := p.childOf(got)
-	a, err := parseAnswer(got.body)
+	a, err := parseAnswer(got.body, judgeType)
 	if child != nil && a.lifetime.known {
 		child.ExpiresAt = got.started.Add(a.lifetime.value)
 	}
 	if err != nil {
 		return child, a, violation("%s", err)
 	}
+	if carries(a.accessToken, got.theirs) {
+		return child, a, violation("the provider answered with the very token that was to be exchanged, or with one that holds it")
+	}
 	if child == nil || p.isOwn(got, a.accessToken) {
 		return child, a, violation("the provider answered with the parent credential itself instead of a child token")
 	}
 	for _, extra := range got.tokens.refresh {
-		if p.settings.Grant != grantRefreshToken && p.isOwn(got, extra) {
-			return child, a, violation("the provider answered with the parent credential itself as a refresh token")
+		if !p.succeeds(got) && p.isOwn(got, extra) {
+			return child, a, violation("the provider answered with the parent credential itself, or with a token that was to be exchanged, as a refresh token")
 		}
 	}
 	child.Token = secret.New(a.accessToken)
@@ -245,18 +255,14 @@ func (p *Provider) settleEnd(child *provider.Child, started time.Time) error {
 // childOf is a child that stands for every token of the answer that must be
 // killed, nil if there is none. Nothing of the parent is ever among them.
 func (p *Provider) childOf(got reply) *provider.Child {
-	h := handle{Version: handleVersion, URL: p.at.Revocation}
-	if p.settings.ConfirmRevocation {
-		h.Introspection = p.at.Introspection
-	}
+	h := p.handleFor()
 	for _, token := range got.tokens.access {
 		if !p.isOwn(got, token) {
 			h.Tokens = append(h.Tokens, doomed{Token: token, Hint: hintAccess})
 		}
 	}
 	for _, token := range got.tokens.refresh {
-		// With grant=refresh_token it is the next parent, not a child.
-		if p.settings.Grant != grantRefreshToken && !p.isOwn(got, token) && !slices.Contains(got.tokens.access, token) {
+		if !p.succeeds(got) && !p.isOwn(got, token) && !slices.Contains(got.tokens.access, token) {
 			h.Tokens = append(h.Tokens, doomed{Token: token, Hint: hintRefresh})
 		}
 	}
@@ -273,8 +279,26 @@ func (p *Provider) childOf(got reply) *provider.Child {
 	return child
 }
 
-// isOwn reports whether token is a secret of the parent.
+// succeeds reports whether a refresh token in the answer is the next parent, and
+// not a child.
+func (p *Provider) succeeds(got reply) bool {
+	return p.settings.Grant == grantRefreshToken && !got.exchanged
+}
+
+// handleFor kills tokens of this server.
+func (p *Provider) handleFor(tokens ...doomed) handle {
+	h := handle{Version: handleVersion, URL: p.at.Revocation, Tokens: tokens}
+	if p.settings.ConfirmRevocation {
+		h.Introspection = p.at.Introspection
+	}
+	return h
+}
+
+// isOwn reports whether token is a secret of the parent, or the caller's.
 func (p *Provider) isOwn(got reply, token string) bool {
+	if carries(token, got.theirs) {
+		return true
+	}
 	candidate := secret.New(token)
 	for _, own := range append(p.ownSecrets(), got.own...) {
 		if own.Equal(candidate) {

@@ -1,6 +1,6 @@
 // Package oauth2 is the provider type for authorization servers that speak
-// OAuth 2.0: children come from the token endpoint (RFC 6749 4.4 and 6, narrowed
-// by RFC 8707 and RFC 9396), what was really granted is learnt from the answer,
+// OAuth 2.0: children come from the token endpoint (RFC 6749 4.4 and 6, or for a
+// subject token by RFC 8693 or 7523, narrowed by RFC 8707 and RFC 9396), what was really granted is learnt from the answer,
 // by introspection (RFC 7662) or from the signed token (RFC 9068), and a child is
 // killed at the revocation endpoint (RFC 7009).
 //
@@ -15,6 +15,7 @@
 package oauth2
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"sync"
@@ -39,9 +40,6 @@ var _ provider.Type = Type{}
 
 // Name implements provider.Type.
 func (Type) Name() string { return TypeName }
-
-// Parameters implements provider.Type: there are none.
-func (Type) Parameters() map[string]string { return nil }
 
 // Fields implements provider.Type.
 func (Type) Fields() map[string]*framework.FieldSchema { return fields() }
@@ -113,6 +111,7 @@ func (p *Provider) Traits() provider.Traits {
 	audience := p.settings.AudienceParameter
 	return provider.Traits{
 		Class: p.class,
+		Modes: p.settings.modes(p.at),
 		Askable: access.Dimensions{
 			access.DimScopes:    true,
 			access.DimDetails:   true,
@@ -131,11 +130,37 @@ func (p *Provider) Traits() provider.Traits {
 			access.DimPermissions: "an oauth2 provider has no permissions; bound its scopes or authorization_details instead",
 		},
 		Ceiling: access.Everything(),
+		// The other forms of exchange have no parameter for an actor.
+		Actors: p.settings.exchangeForm() == exchangeToken,
+		Issuer: p.at.Issuer,
 		// A JWT without exp is refused, and so is any child without an end where
 		// nothing could kill it, so neither kind ever turns out endless.
 		Endless: p.class != provider.ClassExpiry && p.settings.AssumedLifetime == 0 && p.settings.Verify != verifyJWT,
 	}
 }
+
+// mints reports whether the client can have tokens without a subject: a public
+// client has nothing to show for that but a refresh token.
+func (s settings) mints() bool {
+	return s.AuthMethod != authNone || s.Grant == grantRefreshToken
+}
+
+// modes are the ways to a child. A token can be forwarded only where it can be told
+// whose it is.
+func (s settings) modes(at endpoints) []provider.Mode {
+	var modes []provider.Mode
+	if s.mints() {
+		modes = append(modes, provider.ModeMint)
+	}
+	modes = append(modes, provider.ModeExchange)
+	if at.Issuer != "" {
+		modes = append(modes, provider.ModeForward)
+	}
+	return modes
+}
+
+// exchangeForm is the form of exchange, by default RFC 8693's.
+func (s settings) exchangeForm() string { return cmp.Or(s.Exchange, exchangeToken) }
 
 // assumedLifetime is the operator's word for servers that send no expires_in.
 func (s settings) assumedLifetime() time.Duration {

@@ -79,7 +79,7 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, de
 	sent := parent.Secrets[fieldRefreshToken]
 	form.Set("grant_type", grantRefreshToken)
 	form.Set("refresh_token", sent.Reveal())
-	got, err := p.exchange(context.WithoutCancel(ctx), form, send)
+	got, err := p.ask(context.WithoutCancel(ctx), form, send, p.refuse)
 	got.own = []secret.Text{sent}
 	for _, token := range got.tokens.refresh {
 		got.own = append(got.own, secret.New(token))

@@ -137,6 +137,16 @@ type answer struct {
 	lifetime    optionalSeconds
 	scope       scopeList
 	details     json.RawMessage
+	issuedType  string // RFC 8693 2.2.1, of an exchange
+}
+
+// typeJudge reads the token_type, and what belongs to it, into the answer.
+type typeJudge func(members map[string]json.RawMessage, a *answer) error
+
+// bearerAlone is for tokens that were not exchanged.
+func bearerAlone(members map[string]json.RawMessage, a *answer) (err error) {
+	a.tokenType, err = tokenType(members["token_type"])
+	return err
 }
 
 // The ways in which an answer is not one, apart from its lifetime.
@@ -153,7 +163,7 @@ var (
 
 // parseAnswer judges the body of a success strictly. Its errors are texts for
 // the caller.
-func parseAnswer(body []byte) (answer, error) {
+func parseAnswer(body []byte, judgeType typeJudge) (answer, error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(body, &members); err != nil || members == nil {
 		return answer{}, errNoObject
@@ -169,7 +179,7 @@ func parseAnswer(body []byte) (answer, error) {
 	if len(a.accessToken) > maxToken || !printable(a.accessToken) {
 		return a, errTokenShape
 	}
-	if a.tokenType, err = tokenType(members["token_type"]); err != nil {
+	if err := judgeType(members, &a); err != nil {
 		return a, err
 	}
 	if a.lifetime, err = parseLifetime(members["expires_in"]); err != nil {

@@ -19,6 +19,8 @@ type facts struct {
 	details  json.RawMessage
 	expires  time.Time // zero where the source names none
 	clientID string
+	// members are all that the source says, unread.
+	members map[string]json.RawMessage
 }
 
 // clockSkew is how far the provider's clock may be off.
@@ -38,8 +40,9 @@ var (
 )
 
 // verify learns by the provider's own rule what was really granted, and writes
-// it into child.
-func (p *Provider) verify(ctx context.Context, child *provider.Child, a answer, asked access.Access) error {
+// it into child. also judges the facts of a source that was checked; nil is no
+// further judgement.
+func (p *Provider) verify(ctx context.Context, child *provider.Child, a answer, asked access.Access, also func(facts) error) error {
 	var f facts
 	var err error
 	switch p.settings.Verify {
@@ -56,6 +59,11 @@ func (p *Provider) verify(ctx context.Context, child *provider.Child, a answer, 
 	}
 	if err := p.shortenEnd(child, f); err != nil {
 		return violation("%s", err)
+	}
+	if also != nil {
+		if err := also(f); err != nil {
+			return violation("%s", err)
+		}
 	}
 	if err := p.noteGranted(child, a, f, asked); err != nil {
 		return violation("%s", err)

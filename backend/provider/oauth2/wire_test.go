@@ -11,7 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 // TestWire compares every request that one child's life takes, byte for byte,
@@ -45,6 +47,51 @@ func TestWire(t *testing.T) {
 			f.server.Break(providertest.EndpointIntrospect, providertest.Once(providertest.Answer(200, "application/json", `{"active":true}`)))
 			f.server.Break(providertest.EndpointRevoke, providertest.Lie())
 			child := f.mustMint(test.asked)
+			require.NoError(t, f.Revoke(context.Background(), child.Handle))
+			compareGolden(t, filepath.Join("..", "..", "..", "testdata", "wire", "oauth2", name+".txt"), dump(f.server.Requests()))
+		})
+	}
+}
+
+// TestExchangeWire is TestWire for the forms of exchange.
+func TestExchangeWire(t *testing.T) {
+	details, err := access.ParseDetails([]byte(`[{"type":"payment","actions":["read"]}]`))
+	require.NoError(t, err)
+	targets := access.Access{
+		Scopes: access.Exactly("write", "read"), Audiences: access.Exactly("https://api.test/", "https://files.test/?q=1&r=2"),
+		Resources: access.Exactly("urn:example:x", "urn:example:y"), Details: details,
+	}
+	typed := map[string]string{"subject_token_type": "urn:ietf:params:oauth:token-type:id_token", "requested_token_type": typeJWT, "actor_token_type": typeAccessToken}
+	accessToken := jane()
+	accessToken.Token = secret.New(janesAccess)
+	entity := &provider.Party{Issuer: "https://broker.test", ID: "entity-1"}
+	for name, test := range map[string]struct {
+		fields with
+		r      provider.Request
+	}{
+		"exchange":                     {with{}, provider.Request{Subject: jane(), Access: scopes("write", "read")}},
+		"exchange_access_token":        {with{}, provider.Request{Subject: accessToken, Access: scopes("read")}},
+		"exchange_audience":            {with{"audience_parameter": "audience"}, provider.Request{Subject: jane(), Access: targets}},
+		"exchange_resource":            {with{"audience_parameter": "resource"}, provider.Request{Subject: jane(), Access: targets}},
+		"exchange_targets_not_askable": {with{}, provider.Request{Subject: jane(), Access: targets}},
+		"exchange_actor_token":         {with{}, provider.Request{Subject: jane(), Actor: agent(), Access: scopes("read")}},
+		"exchange_actor_entity":        {with{}, provider.Request{Subject: jane(), Actor: entity, Access: scopes("read")}},
+		"exchange_parameters":          {with{}, provider.Request{Subject: jane(), Actor: agent(), Parameters: typed, Access: scopes("read")}},
+		"exchange_public":              {with{"exchange": "token-exchange", "auth_method": "none", "client_secret": ""}, provider.Request{Subject: jane(), Access: scopes("read")}},
+		"jwt_bearer":                   {with{"exchange": "jwt-bearer", "audience_parameter": "audience"}, provider.Request{Subject: jane(), Access: targets}},
+		"on_behalf_of":                 {with{"exchange": "on-behalf-of", "auth_method": "client_secret_post"}, provider.Request{Subject: jane(), Access: scopes("https://graph.test/.default")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.fields["signer"] = &providertest.Signer{Token: brokersToken}
+			f := newFixture(t, providertest.Options{}, test.fields)
+			issued := typeAccessToken
+			if test.r.Parameters != nil {
+				issued = typeJWT
+			}
+			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", `{"access_token":"child/token+1","issued_token_type":"`+issued+`","token_type":"Bearer","expires_in":60}`))
+			f.server.Break(providertest.EndpointRevoke, providertest.Lie())
+			child, err := f.exchange(test.r)
+			require.NoError(t, err)
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
 			compareGolden(t, filepath.Join("..", "..", "..", "testdata", "wire", "oauth2", name+".txt"), dump(f.server.Requests()))
 		})

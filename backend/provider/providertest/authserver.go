@@ -23,7 +23,7 @@ import (
 )
 
 // AuthServer is an OAuth 2.0 authorization server of our own: RFC 6749 (client
-// credentials and refresh), 7009, 7662, 8414, 8707 and 9396 as a careful server
+// credentials and refresh), 7009, 7523 and 8693 (exchange), 7662, 8414, 8707 and 9396 as a careful server
 // would have them, and faults that no real server can be told to have. It is
 // safe for concurrent use.
 type AuthServer struct {
@@ -43,6 +43,7 @@ type AuthServer struct {
 	faults   map[Endpoint]Fault
 	requests []Request
 	serial   int
+	subjects map[string]Bearer
 }
 
 // Options are an AuthServer's fixed properties; the zero value is a plain one.
@@ -82,6 +83,8 @@ type Token struct {
 	Value    string
 	Refresh  bool
 	Client   string
+	Subject  string // the client itself, if it is empty
+	Actor    string
 	Scopes   []string
 	Audience []string
 	Details  json.RawMessage
@@ -145,6 +148,8 @@ func NewAuthServer(t testing.TB, o Options, clients ...Client) *AuthServer {
 		tokens:  map[string]*Token{},
 		counts:  Counts{Requests: map[Endpoint]int{}},
 		faults:  map[Endpoint]Fault{},
+
+		subjects: map[string]Bearer{},
 	}
 	for _, c := range clients {
 		s.SetClient(c)

@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -134,6 +135,10 @@ func (s *AuthServer) token(client *Client, form url.Values) reply {
 		return s.grant(client, Token{Client: client.ID, Scopes: client.Scopes, Family: s.serial}, form)
 	case "refresh_token":
 		return s.refresh(client, form)
+	case grantTypeExchange:
+		return s.exchange(client, form)
+	case grantTypeJWTBearer:
+		return s.redeem(client, form)
 	}
 	return oauthError(http.StatusBadRequest, "unsupported_grant_type")
 }
@@ -227,12 +232,15 @@ func (s *AuthServer) introspect(token string) reply {
 func (s *AuthServer) claims(t Token, active bool) map[string]any {
 	c := map[string]any{
 		"iss":       s.URL,
-		"sub":       t.Client,
+		"sub":       cmp.Or(t.Subject, t.Client),
 		"client_id": t.Client,
 		"scope":     strings.Join(t.Scopes, " "),
 	}
 	if active {
 		c["active"] = true
+	}
+	if t.Actor != "" {
+		c["act"] = map[string]any{"sub": t.Actor}
 	}
 	if len(t.Audience) > 0 {
 		c["aud"] = t.Audience

@@ -110,6 +110,8 @@ type Setup struct {
 	CAPEM   string
 	Timeout time.Duration
 	Now     func() time.Time
+	// Signer is the broker as an issuer; nil is one that is not configured.
+	Signer provider.Signer
 }
 
 // Configure judges the setup as an operator's first write.
@@ -164,6 +166,7 @@ func (s Setup) OpenOn(t testing.TB, store *ParentStore) provider.Provider {
 		LoadParent: store.Load,
 		SaveParent: store.Save,
 		Turn:       store.Turn,
+		Signer:     s.signer(),
 	})
 	if err != nil {
 		t.Fatalf("open: %v", err)

@@ -1,0 +1,99 @@
+package oauth2
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+var _ provider.Forwarder = (*Provider)(nil)
+
+// Forward implements provider.Forwarder. The caller has verified the token's
+// signature and claims; with verify=introspect the server is asked whether it
+// still lives, and what it says of it is believed before the claims.
+func (p *Provider) Forward(ctx context.Context, r provider.Request) (*provider.Child, error) {
+	if r.Subject == nil || r.Subject.Token.Empty() {
+		return nil, invalid("subject_token is missing: there is nothing to forward")
+	}
+	claims, err := rawMembers(r.Subject.Claims)
+	if err != nil || isOtherKind(claims) {
+		return nil, fault.New(fault.InvalidGrant, "the token is an ID or refresh token, which is good at no service: bring an access token")
+	}
+	child := &provider.Child{
+		Token:         r.Subject.Token,
+		TokenType:     bearer,
+		ExpiresAt:     r.Subject.ExpiresAt,
+		SelfContained: true, // it was verified offline
+		Granted:       r.Access,
+		Confirmed:     access.Dimensions{access.DimScopes: true, access.DimAudiences: true},
+	}
+	if p.settings.Verify == verifyIntrospect {
+		if err := p.lookAt(ctx, child, r); err != nil {
+			return nil, err
+		}
+	}
+	child.Handle = p.killSwitch(claims, r.Subject.Token)
+	if err := p.lookOnce(ctx, child); err != nil {
+		return nil, err
+	}
+	return child, nil
+}
+
+// lookAt introspects a token that is to be forwarded, and notes what that says.
+func (p *Provider) lookAt(ctx context.Context, child *provider.Child, r provider.Request) error {
+	got, err := p.introspect(ctx, p.at.Introspection, child.Token.Reveal(), hintAccess)
+	if err != nil {
+		return err
+	}
+	if !got.active {
+		return fault.New(fault.InvalidGrant, "the provider's introspection calls the token inactive: get a new one; or the broker's client may not introspect it")
+	}
+	if sub, err := stringMember(got.facts.members["sub"]); err != nil || (sub != "" && sub != r.Subject.ID) {
+		return violation("%s", errOtherSubject)
+	}
+	if err := p.shortenEnd(child, got.facts); err != nil {
+		return violation("%s", err)
+	}
+	noteScopes(child, scopeList{}, got.facts.scope, r.Access)
+	if len(got.facts.audience) == 0 {
+		return nil // the token's own claim, which was checked, stands
+	}
+	if err := p.noteTargets(child, got.facts.audience, r.Access); err != nil {
+		return violation("%s", err)
+	}
+	return nil
+}
+
+// killSwitch is the handle of a token that was issued to this very client, the
+// only ones that RFC 7009 2.1 lets it revoke; a server answers 200 for the others,
+// too, and they live on.
+func (p *Provider) killSwitch(claims map[string]json.RawMessage, token secret.Text) secret.Text {
+	if p.class != provider.ClassToken {
+		return secret.Text{}
+	}
+	for _, claim := range []string{"client_id", "azp"} {
+		client, err := stringMember(claims[claim])
+		if err == nil && client != "" {
+			if client != p.settings.ClientID {
+				return secret.Text{}
+			}
+			return p.handleFor(doomed{Token: token.Reveal(), Hint: hintAccess}).encode()
+		}
+	}
+	return secret.Text{}
+}
+
+// rawMembers is a set of decoded claims as the parsers here take them.
+func rawMembers(claims map[string]any) (map[string]json.RawMessage, error) {
+	raw, err := json.Marshal(claims)
+	if err != nil {
+		return nil, err
+	}
+	var members map[string]json.RawMessage
+	err = json.Unmarshal(raw, &members)
+	return members, err
+}
