@@ -94,6 +94,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 			b.pathGrants(),
 			b.pathRevoke(),
 			b.pathSweep(),
+			b.pathOAuth(),
 			b.pathMetrics(),
 		),
 		Secrets: []*framework.Secret{b.childToken()},
