@@ -177,7 +177,7 @@ func (b *broker) revokeToken(ctx context.Context, _ *logical.Request, d *framewo
 			return nil, err
 		}
 	}
-	return rawJSON(nil), nil
+	return rawJSON([]byte{}), nil // RFC 7009 2.2: the status says it all
 }
 
 // rawFields are the members of an answer that goes out as it is.
