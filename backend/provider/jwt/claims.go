@@ -2,7 +2,6 @@ package jwt
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -101,7 +100,7 @@ func (c *claims) allow(a access.Access, issuer string) error {
 	}
 	if details := a.Details.JSON(); details != nil {
 		c.granted.Details = a.Details
-		c.values["authorization_details"] = json.RawMessage(details)
+		c.values["authorization_details"] = details
 	}
 	return nil
 }

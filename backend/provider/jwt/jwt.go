@@ -117,7 +117,7 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 }
 
 // accessTokenType is RFC 8693 3's name for what an exchange gives.
-const accessTokenType = "urn:ietf:params:oauth:token-type:access_token" //nolint:gosec // a name, no credential
+const accessTokenType = "urn:ietf:params:oauth:token-type:access_token"
 
 // Exchange implements provider.Exchanger: a token about the subject.
 func (p *Provider) Exchange(ctx context.Context, r provider.Request) (*provider.Child, error) {
