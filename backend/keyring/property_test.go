@@ -132,13 +132,13 @@ func (m *model) sign(t *rapid.T) {
 	k := m.ring.active(p, m.now)
 	token, err := m.ring.Sign(p, m.now, claimsUntil(m.now.Add(life)))
 	if err != nil {
-		switch {
-		case k == nil:
+		if k == nil {
+			require.True(t, m.stopped)
 			require.ErrorIs(t, err, ErrNoKey)
-		default: // the ring has not heard of the new terms
-			require.ErrorIs(t, err, ErrClaims)
-			require.Greater(t, life, k.longestLife)
+			return
 		}
+		require.ErrorIs(t, err, ErrClaims)
+		require.Greater(t, life, k.longestLife, "the ring has not heard of the new terms")
 		return
 	}
 	require.Equal(t, p, m.purposes[k.id])
