@@ -25,7 +25,7 @@ Where Vault's own ways differ from the RFC: the caller authenticates with a Vaul
 token (Authorization: Bearer or X-Vault-Token) that has update on this path, not as an
 OAuth client; failures come as Vault's {"errors":[...]}. The body may be a form, as the
 RFC has it, or JSON. The answer is the RFC's object itself, and once more under "data",
-where Vault's own clients look for it. Response wrapping hides it from everybody else.
+where Vault's own clients look for it.
 `
 
 const oauthRevokeHelp = `

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -67,6 +68,40 @@ func TestNoValueBecomesAnythingButAValue(t *testing.T) {
 		require.Equal(rt, map[string]any{
 			"iss": ownIssuer, "sub": entity, "client_id": entity, "jti": grantID, "scope": "read write",
 			"aud": []any{"https://api.test", "https://api.test/v2"},
+			"iat": float64(began.Unix()), "exp": float64(child.ExpiresAt.Unix()),
+		}, claims)
+	})
+}
+
+// Whatever a subject token says, it says only what is kept of it: whom the token is
+// about, who acts and may act, and how the user logged in.
+func TestNothingElseComesFromTheSubjectToken(t *testing.T) {
+	claim := rapid.OneOf(
+		rapid.Map(hostile(), func(s string) any { return s }),
+		rapid.Map(rapid.Int(), func(n int) any { return n }),
+		rapid.Just[any](map[string]any{"sub": "root", "iss": ownIssuer, "act": "x", "cnf": 1}),
+		rapid.Just[any]([]any{"admin"}), rapid.Just[any](nil), rapid.Just[any](true),
+	)
+	names := append(slices.DeleteFunc(slices.Clone(reserved), func(n string) bool { return n == "cnf" }), "groups", "roles", "email", "SUB")
+	rapid.Check(t, func(rt *rapid.T) {
+		said := rapid.MapOf(rapid.SampledFrom(names), claim).Draw(rt, "claims")
+		f := mustOpen(t, nil)
+		r := request()
+		r.Subject = &provider.Party{Issuer: "https://idp.test", ID: "ann", Claims: said, ExpiresAt: began.Add(time.Hour)}
+		r.Actor = &provider.Party{Issuer: ownIssuer, ID: entity}
+		child, err := f.Exchange(t.Context(), r)
+		require.NoError(rt, err)
+		claims, raw := f.payload(t, child)
+		requireNoDuplicates(rt, raw)
+		act := claims["act"].(map[string]any)
+		delete(act, "act")
+		require.Equal(rt, map[string]any{"sub": entity, "iss": ownIssuer}, act)
+		for _, kept := range []string{"act", "may_act", "auth_time", "acr", "amr"} {
+			delete(claims, kept)
+		}
+		require.Equal(rt, map[string]any{
+			"iss": ownIssuer, "sub": "ann", "sub_id": map[string]any{"format": "iss_sub", "iss": "https://idp.test", "sub": "ann"},
+			"client_id": entity, "jti": grantID, "scope": "read write", "aud": []any{"https://api.test", "https://api.test/v2"},
 			"iat": float64(began.Unix()), "exp": float64(child.ExpiresAt.Unix()),
 		}, claims)
 	})
