@@ -188,7 +188,7 @@ func TestRotations(t *testing.T) {
 	require.ErrorContains(t, err, "2026-03-01T13:00:00Z")
 
 	now := epoch
-	for len(r.keys[Child]) < MaxKeys {
+	for range MaxKeys - 2 {
 		now = now.Add(Lead)
 		r = rotate(t, r, now, false)
 	}
