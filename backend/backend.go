@@ -97,6 +97,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 			b.pathGrants(),
 			b.pathRevoke(),
 			b.pathSweep(),
+			b.pathOAuth(),
 			b.pathMetrics(),
 			b.pathConfig(),
 			b.pathOwnIssuer(),

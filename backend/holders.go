@@ -64,36 +64,48 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 
 // judgeHolder returns the grants of one holder that must die, and why.
 func (b *broker) judgeHolder(ctx context.Context, holder string, grants []grantSummary) (found []unfit) {
-	roles, needsGroups, deleted := b.rolesOf(ctx, grants)
-	caller, gone, err := b.identify(entityOf(holder), needsGroups)
+	cause, err := b.standing(ctx, holder, grants)
 	if err != nil {
 		b.Logger().Warn("Vault could not say who a holder is: judged again next time", "entity_id", holder, "error", err)
 		return nil
-	}
-	verdicts := map[string]string{}
-	for name, role := range roles {
-		if reasons := role.policy.CheckStanding(decision.Situation{Now: b.now(), Caller: caller}); len(reasons) > 0 {
-			verdicts[name] = causeHolderUnfit
-		}
 	}
 	for _, s := range grants {
 		if !s.Revocable || s.Doomed {
 			continue // nothing can be done, or the outbox does it
 		}
-		cause := verdicts[s.Role]
-		switch {
-		case gone:
-			cause = causeHolderGone
-		case caller.Disabled:
-			cause = causeHolderDisabled
-		case deleted[s.Role]:
-			cause = causeRoleDeleted
-		}
-		if cause != "" {
-			found = append(found, unfit{grantSummary: s, cause: cause})
+		if why := cause(s); why != "" {
+			found = append(found, unfit{grantSummary: s, cause: why})
 		}
 	}
 	return found
+}
+
+// standing asks Vault who the holder is now, and returns why each of these grants
+// of the holder's should not be held any more; "" if it may be. An error while
+// asking is neither.
+func (b *broker) standing(ctx context.Context, holder string, grants []grantSummary) (cause func(grantSummary) string, err error) {
+	roles, needsGroups, deleted := b.rolesOf(ctx, grants)
+	caller, gone, err := b.identify(entityOf(holder), needsGroups)
+	if err != nil {
+		return nil, err
+	}
+	unmet := map[string]bool{}
+	for name, role := range roles {
+		unmet[name] = len(role.policy.CheckStanding(decision.Situation{Now: b.now(), Caller: caller})) > 0
+	}
+	return func(s grantSummary) string {
+		switch {
+		case gone:
+			return causeHolderGone
+		case caller.Disabled:
+			return causeHolderDisabled
+		case deleted[s.Role]:
+			return causeRoleDeleted
+		case unmet[s.Role]:
+			return causeHolderUnfit
+		}
+		return ""
+	}, nil
 }
 
 // rolesOf are the roles of the grants that can be judged, and those that are

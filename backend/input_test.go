@@ -34,6 +34,7 @@ func newInputMount(t testing.TB) *mount {
 		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
 	}))
 	m.must(m.write("config", map[string]any{"issuer": ownURL}))
+	m.must(m.write("providers/jwt/p", map[string]any{"max_ttl": "1h"}))
 	m.hide(canary)
 	return m
 }

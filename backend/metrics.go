@@ -27,6 +27,7 @@ const (
 	causeParentCheck    = "parent_check"
 	causeProviderGone   = "provider_deleted"
 	causeMountDisabled  = "mount_disabled"
+	causeToken          = "oauth/revoke"
 )
 
 // meters are the mount's metrics. Labels are provider and role names, codes and

@@ -359,7 +359,8 @@ func (m *mount) heal() {
 // balance is the invariant: after the faults are lifted and a sweep, every token
 // that lives at the server has exactly one grant that can kill it, and every
 // grant has a token that lives. The only exceptions are tokens that the broker
-// cannot have seen (m.lost), and grants of class expiry, which hold no token.
+// cannot have seen (m.lost), and grants of class expiry, which hold no token. What
+// the broker signs itself is at no server.
 func (m *mount) balance() {
 	m.t.Helper()
 	m.waitForKills()
@@ -371,6 +372,9 @@ func (m *mount) balance() {
 	for _, id := range m.allGrants() {
 		g, err := m.b.ledger.Get(context.Background(), id)
 		require.NoError(m.t, err)
+		if strings.HasPrefix(g.Provider, "jwt/") {
+			continue // no server has its token
+		}
 		if g.Handle.Empty() {
 			unkillable++
 			continue
@@ -456,7 +460,7 @@ func (m *mount) end() {
 	for _, id := range m.allGrants() {
 		g, err := m.b.ledger.Get(context.Background(), id)
 		require.NoError(m.t, err)
-		if g.Handle.Empty() {
+		if g.Handle.Empty() && !strings.HasPrefix(g.Provider, "jwt/") {
 			unkillable++
 		}
 		require.NoError(m.t, m.b.kill(context.Background(), id, "the test ended"), "every grant can be killed")

@@ -71,7 +71,31 @@ func (b *broker) verifyFrom(ctx context.Context, field string, trusted []string,
 	if err != nil {
 		return nil, err
 	}
-	return i.Verify(ctx, raw, b.now())
+	token, err := i.Verify(ctx, raw, b.now())
+	if err != nil {
+		return nil, err
+	}
+	return token, b.checkOwn(ctx, field, raw, token)
+}
+
+// checkOwn judges a token that bears the broker's own issuer, which an operator may
+// trust so that a child can be exchanged further. Whatever keys verified it, it must
+// be a child that the broker signed, or an issuer that is trusted could speak for
+// the broker; and its grant must live, or a killed child would live on in others.
+func (b *broker) checkOwn(ctx context.Context, field string, raw secret.Text, token *subject.Token) error {
+	own, _, err := b.ownIssuer(ctx)
+	if err != nil || own == "" || token.Issuer != own {
+		return err
+	}
+	claims, err := b.verifyOwn(ctx, raw.Reveal())
+	if err != nil {
+		return err
+	}
+	alive, err := b.isHeld(ctx, claims["jti"])
+	if err == nil && !alive {
+		err = fault.New(fault.InvalidGrant, "the %s is one of the broker's own that was revoked, or whose lease has ended: get a new one", field)
+	}
+	return err
 }
 
 // party is a verified token as a provider gets it; raw is empty for the entity.

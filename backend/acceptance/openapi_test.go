@@ -39,6 +39,11 @@ var contractPaths = []struct{ path, example, operations string }{
 	{".well-known/openid-configuration", ".well-known/openid-configuration", "get"},
 	{".well-known/jwks.json", ".well-known/jwks.json", "get"},
 	{"metrics", "metrics", "get"},
+	{"providers/jwt/", "providers/jwt", "list"},
+	{"providers/jwt/{name}", "providers/jwt/own", "get post delete"},
+	{"providers/jwt/{name}/check", "providers/jwt/own/check", "post"},
+	{"oauth/introspect", "oauth/introspect", "post"},
+	{"oauth/revoke", "oauth/revoke", "post"},
 }
 
 type openAPI struct {
@@ -171,6 +176,8 @@ func TestPathHelp(t *testing.T) {
 	// Every field of the contract's tables is explained.
 	for path, fields := range map[string]string{
 		"providers/oauth2/acme": "ca_pem timeout rate_limit allow_http max_ttl allowed_roles disabled issuer token_url revocation_url introspection_url jwks_url client_id client_secret client_secret_next auth_method grant refresh_token exchange audience_parameter verify confirm_revocation revocation assumed_lifetime force",
+		"providers/jwt/own":     "subject client_id claims revocation max_ttl allowed_roles disabled force",
+		"oauth/introspect":      "token token_type_hint",
 		"roles/deploy":          "provider mode ttl max_ttl scopes audiences resources permissions authorization_details default_scopes on_excess parameters bound_entity_ids bound_group_names bound_entity_metadata bound_cidrs condition subject_issuers bound_subject_claims required_acr required_amr max_auth_age subject_single_use require_revocable max_grants_per_entity max_issue_rate",
 		"creds/deploy":          "scopes audiences resources permissions authorization_details ttl subject_token",
 		"roles/deploy/explain":  "entity_id remote_addr scopes audiences resources permissions authorization_details ttl subject_token",

@@ -368,6 +368,18 @@ func (l *Ledger) LiveIDs(holder, role string, now time.Time) map[string]bool {
 	return ids
 }
 
+// Lookup finds one grant in the index; false if there is none.
+func (l *Ledger) Lookup(ctx context.Context, id string) (Summary, bool, error) {
+	if err := l.Load(ctx); err != nil {
+		return Summary{}, false, err
+	}
+	holder, _ := HolderOf(id)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	s, known := l.index[holder][id]
+	return s, known, nil
+}
+
 // Holders lists who holds grants, ordered.
 func (l *Ledger) Holders(ctx context.Context) ([]string, error) {
 	if err := l.Load(ctx); err != nil {

@@ -328,6 +328,27 @@ func TestSuspectedGrantsAreDue(t *testing.T) {
 	require.Nil(t, got.Doom, "in memory only")
 }
 
+func TestLookup(t *testing.T) {
+	l, s := newLedger(t)
+	g := newGrant(t, "alice")
+	require.NoError(t, l.Record(t.Context(), g))
+	for _, l := range []*Ledger{l, NewLedger(s)} { // one that knows it, and one that has to read it first
+		found, known, err := l.Lookup(t.Context(), g.ID)
+		require.NoError(t, err)
+		require.True(t, known)
+		require.Equal(t, g.ID, found.ID)
+		for _, id := range []string{"", ".", "alice", "alice.", g.ID + "0", "bob" + g.ID[len("alice"):]} {
+			_, known, err := l.Lookup(t.Context(), id)
+			require.NoError(t, err)
+			require.False(t, known, id)
+		}
+	}
+	require.NoError(t, l.Remove(t.Context(), g.ID))
+	_, known, err := l.Lookup(t.Context(), g.ID)
+	require.NoError(t, err)
+	require.False(t, known)
+}
+
 func TestTheIndexIsWhatStorageHolds(t *testing.T) {
 	// Many at once, while others load, list and invalidate; at the end the index,
 	// a fresh ledger and storage tell the same.

@@ -158,6 +158,14 @@ type Signer interface {
 	Sign(ctx context.Context, purpose Purpose, claims map[string]any) (secret.Text, error)
 }
 
+// Verifier is a Signer that can also tell what it has signed.
+type Verifier interface {
+	// Verify returns the claims of a token of PurposeChild that the broker signed as
+	// its present issuer and that has not expired. Whether its grant still lives is
+	// another question.
+	Verify(ctx context.Context, token secret.Text) (claims map[string]any, err error)
+}
+
 // ErrParentChanged is SaveParent's answer when the stored parent is newer.
 var ErrParentChanged = errors.New("the parent credential was changed meanwhile")
 

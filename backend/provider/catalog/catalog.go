@@ -3,6 +3,7 @@ package catalog
 
 import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/jwt"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/oauth2"
 )
 
@@ -10,6 +11,7 @@ import (
 func Types() []provider.Type {
 	return []provider.Type{
 		oauth2.Type{},
+		jwt.Type{},
 	}
 }
 

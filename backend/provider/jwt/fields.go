@@ -1,0 +1,160 @@
+package jwt
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// The fields by name.
+const (
+	fieldSubject    = "subject"
+	fieldClientID   = "client_id"
+	fieldClaims     = "claims"
+	fieldRevocation = "revocation"
+)
+
+// entityID is the default of subject and client_id.
+const entityID = "{{identity.entity.id}}"
+
+// Bounds on the further claims.
+const (
+	maxClaims    = 32
+	maxClaimName = 128 // bytes
+)
+
+func fields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldSubject: {
+			Type:        framework.TypeString,
+			Description: "Template of sub in tokens about the caller; in an exchange sub is the subject token's. Default " + entityID + ". Templates take " + known + ".",
+		},
+		fieldClientID: {
+			Type:        framework.TypeString,
+			Description: "Template of client_id, who asked for the token (RFC 9068 2.2). Default " + entityID + ".",
+		},
+		fieldClaims: {
+			Type:        framework.TypeKVPairs,
+			Description: "Further claims: a map of names to templates. A template that is exactly {{" + groupNames + "}} makes a list of strings, every other one a string, whatever it is filled with. Claims that the broker sets itself cannot be named.",
+		},
+		fieldRevocation: {
+			Type:          framework.TypeString,
+			AllowedValues: []any{string(provider.ClassExpiry), string(provider.ClassToken)},
+			Description:   "expiry (the default): a token works until it expires wherever it is verified offline. token: the operator's word that every resource server asks oauth/introspect, where a killed token is inactive at once.",
+		},
+	}
+}
+
+// reserved are the claims that say who issued a token, about whom, for whom, until
+// when, to what key and after what login (RFC 7519 4.1, RFC 7800, RFC 8693 4, RFC
+// 9068 2.2, RFC 9396 9.1, RFC 9493, OpenID Connect Core 2), and those by which
+// widespread verifiers tell kinds of tokens apart or read scopes. The broker alone
+// sets them, or leaves them out. groups, roles and entitlements (RFC 9068 2.2.3.1)
+// are the operator's.
+var reserved = []string{
+	"iss", "sub", "aud", "exp", "nbf", "iat", "jti",
+	"client_id", "azp", "scope", "scp", "authorization_details", "resource",
+	"act", "may_act", "cnf", "sub_id", "auth_time", "acr", "amr", "nonce", "at_hash", "c_hash", "s_hash",
+	"typ", "token_use", "token_type", "active", "events", "toe", "sid",
+}
+
+// isReserved ignores case as Unicode folds it: verifiers that decode into structs
+// with Go's encoding/json read SUB, or ſub, as sub.
+func isReserved(name string) bool {
+	return slices.ContainsFunc(reserved, func(r string) bool { return strings.EqualFold(r, name) })
+}
+
+// settings are what the fields mean.
+type settings struct {
+	subject, clientID template
+	claims            map[string]template
+	class             provider.Class
+}
+
+// parseSettings judges the fields. Errors are *fault.Error with invalid_request.
+func parseSettings(raw json.RawMessage) (settings, error) {
+	var f struct {
+		Subject    string            `json:"subject"`
+		ClientID   string            `json:"client_id"`
+		Claims     map[string]string `json:"claims"`
+		Revocation string            `json:"revocation"`
+	}
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return settings{}, fault.New(fault.InvalidRequest, "the fields cannot be read: write the provider anew").Because(err)
+	}
+	s := settings{class: provider.ClassExpiry, claims: map[string]template{}}
+	switch class := provider.Class(f.Revocation); class {
+	case "":
+	case provider.ClassExpiry, provider.ClassToken:
+		s.class = class
+	default:
+		return settings{}, invalid(fieldRevocation, "want expiry or token")
+	}
+	var err error
+	if s.subject, err = parseText(fieldSubject, f.Subject); err != nil {
+		return settings{}, err
+	}
+	if s.clientID, err = parseText(fieldClientID, f.ClientID); err != nil {
+		return settings{}, err
+	}
+	if len(f.Claims) > maxClaims {
+		return settings{}, invalid(fieldClaims, "more than %d", maxClaims)
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.Claims)) {
+		if err := checkClaimName(name); err != nil {
+			return settings{}, err
+		}
+		if s.claims[name], err = parseTemplate("claims."+name, f.Claims[name]); err != nil {
+			return settings{}, err
+		}
+	}
+	return s, nil
+}
+
+// parseText parses a template whose claim must be a string.
+func parseText(field, source string) (template, error) {
+	if source == "" {
+		source = entityID
+	}
+	t, err := parseTemplate(field, source)
+	if err == nil && t.list {
+		err = invalid(field, "{{%s}} is a list, and this claim is a string", groupNames)
+	}
+	return t, err
+}
+
+func checkClaimName(name string) error {
+	switch {
+	case name == "" || len(name) > maxClaimName:
+		return invalid(fieldClaims, "a claim's name has between 1 and %d bytes", maxClaimName)
+	case !isPrintable(name):
+		return invalid(fieldClaims, "a claim's name has an unprintable character")
+	case isReserved(name):
+		return invalid(fieldClaims, "%s is a claim that the broker sets itself, or that would change what its tokens mean", name)
+	}
+	return nil
+}
+
+// isPrintable is true of text that can stand in a log line and that JSON repeats
+// byte by byte.
+func isPrintable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
+}
+
+func (s settings) needsGroups() bool {
+	return slices.ContainsFunc(slices.Collect(maps.Values(s.claims)), func(t template) bool { return t.list })
+}
+
+func invalid(field, format string, args ...any) *fault.Error {
+	f := fault.New(fault.InvalidRequest, format, args...)
+	f.Message = field + ": " + f.Message
+	return f
+}

@@ -1,0 +1,169 @@
+package jwt
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/hashicorp/vault/sdk/helper/identitytpl"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// groupNames is the one expression whose value is a list.
+const groupNames = "identity.entity.groups.names"
+
+// known are the expressions for people. They are those of Vault's identity
+// templating whose values the broker learns.
+const known = "{{identity.entity.id}}, {{identity.entity.name}}, {{identity.entity.metadata.<key>}}, " +
+	"{{identity.entity.aliases.<mount accessor>.name}}, {{identity.entity.aliases.<mount accessor>.metadata.<key>}} " +
+	"and, alone, {{" + groupNames + "}}"
+
+// maxTemplate bounds a template, in bytes.
+const maxTemplate = 1 << 10
+
+// template is a claim's value to be: text with expressions of Vault's own identity
+// templating, or exactly one expression that is a list. What fills it never becomes
+// JSON text or template text again.
+type template struct {
+	field, source string
+	list          bool
+	constant      bool
+}
+
+// parseTemplate refuses what could never be filled. field is what errors name.
+func parseTemplate(field, source string) (template, error) {
+	t := template{field: field, source: source}
+	if source == "" || len(source) > maxTemplate || !isPrintable(source) {
+		return t, invalid(field, "a template has between 1 and %d bytes of printable text", maxTemplate)
+	}
+	substitutes, _, err := identitytpl.PopulateString(identitytpl.PopulateStringInput{
+		String: source, ValidityCheckOnly: true, Mode: identitytpl.ACLTemplating,
+		Entity: &logical.Entity{}, // so that nothing is missing for want of one
+	})
+	if err != nil {
+		return t, invalid(field, "the template's {{ and }} do not match")
+	}
+	t.constant = !substitutes
+	for _, e := range expressions(source) {
+		switch {
+		case e == groupNames && isAlone(source):
+			t.list = true
+		case e == groupNames:
+			return t, invalid(field, "{{%s}} is a list: it must be the whole template", groupNames)
+		case !isKnown(e):
+			return t, invalid(field, "{{%s}} is nothing that a template can be filled with: it takes %s", e, known)
+		}
+	}
+	return t, nil
+}
+
+// expressions are what stands between the braces, which match.
+func expressions(source string) []string {
+	var all []string
+	for _, piece := range strings.Split(source, "{{")[1:] {
+		e, _, _ := strings.Cut(piece, "}}")
+		all = append(all, strings.TrimSpace(e))
+	}
+	return all
+}
+
+// isAlone reports whether source is one expression and nothing else.
+func isAlone(source string) bool {
+	return strings.HasPrefix(source, "{{") && strings.HasSuffix(source, "}}") && strings.Count(source, "{{") == 1
+}
+
+func isKnown(expression string) bool {
+	e, ok := strings.CutPrefix(expression, "identity.entity.")
+	if !ok {
+		return false
+	}
+	if alias, ok := strings.CutPrefix(e, "aliases."); ok {
+		accessor, of, _ := strings.Cut(alias, ".")
+		return accessor != "" && (of == "name" || isMetadata(of))
+	}
+	return e == "id" || e == "name" || isMetadata(e)
+}
+
+func isMetadata(e string) bool {
+	key, ok := strings.CutPrefix(e, "metadata.")
+	return ok && key != ""
+}
+
+// filling is what fills templates, in the form that Vault's library wants.
+type filling struct {
+	entity *logical.Entity // nil for a caller without one
+	groups []*logical.Group
+}
+
+func fillingOf(id provider.Identity) filling {
+	var f filling
+	if id.EntityID == "" {
+		return f
+	}
+	f.entity = &logical.Entity{ID: id.EntityID, Name: id.Name, Metadata: id.Metadata}
+	for _, a := range id.Aliases {
+		f.entity.Aliases = append(f.entity.Aliases, &logical.Alias{Name: a.Name, MountAccessor: a.MountAccessor, Metadata: a.Metadata})
+	}
+	for _, name := range slices.Sorted(slices.Values(id.Groups)) {
+		f.groups = append(f.groups, &logical.Group{Name: name})
+	}
+	return f
+}
+
+// value is what the claim becomes: a string or a list of strings. Errors are
+// *fault.Error with access_denied, name the template and no value.
+func (t template) value(f filling) (any, error) {
+	if !t.list {
+		return t.text(f)
+	}
+	raw, err := t.populate(f, identitytpl.JSONTemplating)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{}
+	if json.Unmarshal([]byte(raw), &names) != nil || slices.ContainsFunc(names, func(n string) bool { return !utf8.ValidString(n) }) {
+		return nil, fault.New(fault.AccessDenied, "%s: %s is no list of names", t.field, t.source)
+	}
+	if names == nil { // in no group
+		names = []string{}
+	}
+	return names, nil
+}
+
+// text is value for a template that is no list.
+func (t template) text(f filling) (string, error) {
+	s, err := t.populate(f, identitytpl.ACLTemplating)
+	if err != nil {
+		return "", err
+	}
+	if !utf8.ValidString(s) { // JSON would make one of many
+		return "", fault.New(fault.AccessDenied, "%s: what %s stands for is no text", t.field, t.source)
+	}
+	return s, nil
+}
+
+// identifier is text that names somebody.
+func (t template) identifier(f filling) (string, error) {
+	s, err := t.text(f)
+	if err == nil && (s == "" || len(s) > maxTemplate || !isPrintable(s)) {
+		err = fault.New(fault.AccessDenied, "%s: what %s stands for names nobody: it must be printable text of at most %d bytes", t.field, t.source, maxTemplate)
+	}
+	return s, err
+}
+
+func (t template) populate(f filling, mode int) (string, error) {
+	if f.entity == nil && !t.constant {
+		return "", fault.New(fault.AccessDenied, "%s is filled from the Vault entity (%s), and this token has none: log in with an auth method that gives one", t.field, t.source)
+	}
+	_, s, err := identitytpl.PopulateString(identitytpl.PopulateStringInput{
+		String: t.source, Mode: mode, Entity: f.entity, Groups: f.groups,
+	})
+	if err != nil {
+		return "", fault.New(fault.AccessDenied, "%s: the Vault entity lacks what %s names: have an operator add it, or change the provider", t.field, t.source).Because(err)
+	}
+	return s, nil
+}
