@@ -25,12 +25,18 @@ func atOP(t *testing.T, op *harness.OP, provider harness.Fields) *scene {
 	t.Helper()
 	vault := sharedVault(t)
 	s := &scene{Mount: vault.Enable(t, ""), vault: vault, client: harness.OPJWT}
+	s.useOP(t, op, provider)
+	return s
+}
+
+// useOP writes what atOP says.
+func (s *scene) useOP(t *testing.T, op *harness.OP, provider harness.Fields) {
+	t.Helper()
 	s.Write(t, "issuers/op", harness.Fields{"oidc_discovery_url": op.URL, "bound_audiences": []string{harness.OPJWT.ID}})
 	s.Write(t, "providers/oauth2/op", with(harness.Fields{
 		"issuer": op.URL, "client_id": harness.OPJWT.ID, "client_secret": harness.OPJWT.Secret,
 		"audience_parameter": "audience", "verify": "jwt", "exchange": "token-exchange",
 	}, provider))
-	return s
 }
 
 // exchangeRole writes a role that exchanges at oauth2/op.
