@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -22,7 +21,7 @@ func (s signer) Issuer(ctx context.Context) (url string, longest time.Duration, 
 }
 
 func (s signer) Sign(ctx context.Context, purpose provider.Purpose, claims map[string]any) (secret.Text, error) {
-	compact, err := s.b.signToken(ctx, keyring.Purpose(purpose), claims)
+	compact, err := s.b.signToken(ctx, purpose, claims)
 	return secret.New(compact), err
 }
 
