@@ -24,7 +24,13 @@ const opUser = "id1"
 func atOP(t *testing.T, op *harness.OP, provider harness.Fields) *scene {
 	t.Helper()
 	vault := sharedVault(t)
-	s := &scene{Mount: vault.Enable(t, ""), vault: vault, client: harness.OPJWT}
+	return onMount(t, vault, vault.Enable(t, ""), op, provider)
+}
+
+// onMount is atOP on a mount that is there already.
+func onMount(t *testing.T, vault *harness.Vault, m *harness.Mount, op *harness.OP, provider harness.Fields) *scene {
+	t.Helper()
+	s := &scene{Mount: m, vault: vault, client: harness.OPJWT}
 	s.Write(t, "issuers/op", harness.Fields{"oidc_discovery_url": op.URL, "bound_audiences": []string{harness.OPJWT.ID}})
 	s.Write(t, "providers/oauth2/op", with(harness.Fields{
 		"issuer": op.URL, "client_id": harness.OPJWT.ID, "client_secret": harness.OPJWT.Secret,

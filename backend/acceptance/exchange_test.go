@@ -60,6 +60,43 @@ func TestAnAgentExchangesAUsersLogin(t *testing.T) {
 	refused(t, err, 400, "invalid_target")
 }
 
+// The whole way: a user's login, an agent's own login at Vault, and a service that
+// sees both in one token. The OP trusts the broker's keys as it finds them.
+func TestTheBrokerVouchesForTheAgent(t *testing.T) {
+	t.Parallel()
+	vault := sharedVault(t)
+	m := vault.Enable(t, "")
+	issuer := becomeIssuer(t, vault, m)
+	op := harness.StartOPTrusting(t, map[string]string{issuer: issuer + "/.well-known/jwks.json"})
+	s := onMount(t, vault, m, op, nil)
+	s.exchangeRole(t, "delegate", harness.Fields{
+		"actor": "entity", "parameters": harness.Fields{"subject_token_type": "urn:ietf:params:oauth:token-type:id_token"},
+	})
+	agent := s.agent(t, harness.Agent{Name: "agent"})
+	login, _ := op.Login(t, harness.OPJWT, "email")
+	confidential("subject token", login)
+
+	c := issue(t, s.As(agent), "delegate", harness.Fields{"subject_token": login, "scopes": "openid"})
+	require.Equal(t, opUser, text(c.Secret, "subject"))
+	require.Equal(t, agent.EntityID, text(c.Secret, "actor"))
+	grant := s.Read(t, "grants/"+c.GrantID)
+	require.Equal(t, agent.EntityID, text(grant, "actor"))
+	claims, err := verifiedAt(t, op, c.Token, harness.OPAPI.ID)
+	require.NoError(t, err)
+	require.Equal(t, opUser, claims.Subject())
+	act, _ := claims.Get("act")
+	require.Equal(t, map[string]any{"sub": agent.EntityID, "iss": issuer}, act)
+	_, err = verifiedAt(t, op, c.Token, harness.OPWeb.ID)
+	require.Error(t, err, "it is for one service")
+
+	op.MustBeActive(t, harness.OPAPI, c.Token)
+	s.Write(t, "revoke/entity/"+agent.EntityID, nil)
+	op.MustBeInactive(t, harness.OPAPI, c.Token)
+
+	_, err = s.TryWrite(t, "creds/delegate", harness.Fields{"subject_token": login})
+	refused(t, err, 403, "access_denied", "no entity")
+}
+
 // delegation is a scene at an OP of its own that trusts the issuers idp and agents,
 // as the broker does.
 func delegation(t *testing.T, provider harness.Fields) (s *scene, op *harness.OP, idp, agents *signer) {

@@ -36,7 +36,7 @@ func StartCluster(t TB, options VaultOptions) *Cluster {
 		} else {
 			first := c.Nodes[0]
 			node.unsealKey, node.Token = first.unsealKey, first.Token
-			if _, err := node.Client(t).Sys().RaftJoin(&api.RaftJoinRequest{LeaderAPIAddr: first.Addr}); err != nil {
+			if _, err := node.Client(t).Sys().RaftJoin(&api.RaftJoinRequest{LeaderAPIAddr: first.Addr, LeaderCACert: string(first.CA)}); err != nil {
 				t.Fatalf("%s joins: %v", node.nodeID, err)
 			}
 		}

@@ -3,6 +3,8 @@ package harness
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"net/url"
 	"os"
@@ -130,6 +132,29 @@ func TestVault(t *testing.T) {
 	}
 }
 
+func TestVaultWithTLS(t *testing.T) {
+	slow(t)
+	for _, storage := range []Storage{Dev, File} {
+		t.Run("storage "+string(storage), func(t *testing.T) {
+			t.Parallel()
+			vault := StartVault(t, VaultOptions{Storage: storage, TLS: true, WithoutPlugin: true})
+			if status := vault.CLI(t, "status"); !strings.Contains(status, "1.21.4") {
+				t.Fatalf("unexpected status:\n%s", status)
+			}
+			if storage != Dev {
+				vault.Restart(t)
+			}
+			if block, _ := pem.Decode(vault.CA); block == nil || !strings.HasPrefix(vault.Addr, "https://127.0.0.1:") {
+				t.Fatalf("at %s with the authority %q", vault.Addr, vault.CA)
+			}
+			_, err := httpClient.Get(vault.Addr + "/v1/sys/health")
+			if unknown := new(x509.UnknownAuthorityError); !errors.As(err, unknown) {
+				t.Fatalf("a client that does not know its authority: %v", err)
+			}
+		})
+	}
+}
+
 func TestAgent(t *testing.T) {
 	slow(t)
 	vault := StartVault(t, VaultOptions{WithoutPlugin: true})
@@ -212,7 +237,8 @@ func refresh(t *testing.T, endpoint string, client Credentials, token string) {
 
 func TestCluster(t *testing.T) {
 	slow(t)
-	cluster := StartCluster(t, VaultOptions{WithoutPlugin: true})
+	// With TLS: of clusters without, the acceptance tests have enough.
+	cluster := StartCluster(t, VaultOptions{WithoutPlugin: true, TLS: true})
 	first := cluster.Leader(t)
 	if err := first.Client(t).Sys().PutPolicy("kept", `path "x" {}`); err != nil {
 		t.Fatal(err)

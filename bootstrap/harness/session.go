@@ -33,7 +33,7 @@ func (s *Session) Client(t TB) *api.Client {
 	}
 	config.Address = s.vault.Addr
 	config.MaxRetries = 0
-	config.HttpClient = &http.Client{Transport: transport, CheckRedirect: doNotFollow}
+	config.HttpClient = &http.Client{Transport: s.vault.transport, CheckRedirect: doNotFollow}
 	client, err := api.NewClient(config)
 	if err != nil {
 		t.Fatalf("vault client: %v", err)
@@ -69,6 +69,9 @@ func (s *Session) TryCLI(t TB, args ...string) (string, error) {
 		"VAULT_ADDR=" + s.vault.Addr,
 		"VAULT_TOKEN=" + s.Token,
 		"VAULT_MAX_RETRIES=0",
+	}
+	if s.vault.tls != nil {
+		cmd.Env = append(cmd.Env, "VAULT_CACERT="+s.vault.tls.certFile)
 	}
 	output, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {

@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -33,6 +33,7 @@ type VaultOptions struct {
 	Storage       Storage
 	WithoutPlugin bool           // for what does not need the built plugin
 	Config        map[string]any // added to the server's configuration, such as default_lease_ttl
+	TLS           bool           // listens with TLS, which Vault.CA is to trust for
 	LogLevel      string         // default "info"
 	Dir           string         // default: the test's own temporary directory
 }
@@ -44,8 +45,11 @@ type Vault struct {
 
 	Addr string
 	Dir  string
+	CA   []byte // PEM, what to trust at Addr; nil without TLS
 
 	options   VaultOptions
+	tls       *certificate // nil without TLS
+	transport *http.Transport
 	nodeID    string
 	port      int
 	cluster   int
@@ -86,12 +90,17 @@ func newVault(t TB, options VaultOptions, nodeID string) *Vault {
 	}
 	port := freePort(t)
 	v := &Vault{
-		Addr:    "http://" + address(port),
-		Dir:     options.Dir,
-		options: options,
-		nodeID:  nodeID,
-		port:    port,
-		cluster: freePort(t),
+		Addr:      "http://" + address(port),
+		Dir:       options.Dir,
+		options:   options,
+		transport: transport,
+		nodeID:    nodeID,
+		port:      port,
+		cluster:   freePort(t),
+	}
+	if options.TLS {
+		v.tls = newCertificate(t, v.Dir, nodeID)
+		v.Addr, v.CA, v.transport = "https://"+address(port), v.tls.pem, v.tls.transport()
 	}
 	v.Session = &Session{vault: v, Token: devRootToken}
 	return v
@@ -110,49 +119,13 @@ func (v *Vault) launch(t TB) {
 	}
 	args := []string{"server", "-config=" + config}
 	if v.options.Storage == Dev {
-		args = append(args, "-dev", "-dev-no-store-token", "-dev-root-token-id="+devRootToken, "-dev-listen-address="+address(v.port))
+		args = append(args, "-dev", "-dev-no-store-token", "-dev-root-token-id="+devRootToken, "-dev-listen-address="+v.devAddress(t))
 	}
 	v.process = start(t, v.nodeID, v.Dir, executable(t, "VAULT", "vault", "vault"), args...)
 	v.process.await(t, "it answers", func(ctx context.Context) error {
 		_, err := v.Client(t).Sys().HealthWithContext(ctx)
 		return err
 	})
-}
-
-func (v *Vault) configuration(t TB) map[string]any {
-	t.Helper()
-	config := map[string]any{
-		"disable_mlock": true,
-		"ui":            false,
-		"log_level":     v.options.LogLevel,
-		"api_addr":      v.Addr,
-	}
-	if !v.options.WithoutPlugin {
-		config["plugin_directory"] = filepath.Dir(PluginPath(t))
-	}
-	if v.options.Storage != Dev {
-		data := filepath.Join(v.Dir, v.nodeID+"-data")
-		if err := os.MkdirAll(data, 0o700); err != nil {
-			t.Fatalf("vault storage: %v", err)
-		}
-		storage := map[string]any{"path": data}
-		if v.options.Storage == Raft {
-			storage["node_id"] = v.nodeID
-			// Followers are promoted, and leaders replaced, in test time.
-			storage["performance_multiplier"] = "1"
-			storage["autopilot_reconcile_interval"] = "500ms"
-			storage["autopilot_update_interval"] = "200ms"
-		}
-		config["storage"] = map[string]any{string(v.options.Storage): storage}
-		config["cluster_addr"] = "http://" + address(v.cluster)
-		config["listener"] = []any{map[string]any{"tcp": map[string]any{
-			"address":         address(v.port),
-			"cluster_address": address(v.cluster),
-			"tls_disable":     true,
-		}}}
-	}
-	maps.Copy(config, v.options.Config)
-	return config
 }
 
 func (v *Vault) initialise(t TB) {
