@@ -113,8 +113,10 @@ func delegation(t *testing.T, provider harness.Fields) (s *scene, op *harness.OP
 func TestAnActorTokenNamesWhoActs(t *testing.T) {
 	t.Parallel()
 	s, op, idp, agents := delegation(t, nil)
+	strangers := newSigner(t, "https://strangers.example.com")
+	strangers.trust(t, s.Mount, "strangers") // and the OP does not
 	s.exchangeRole(t, "delegate", harness.Fields{
-		"subject_issuers": "idp", "actor": "token", "actor_issuers": "agents", "subject_single_use": true,
+		"subject_issuers": "idp", "actor": "token", "actor_issuers": "agents,strangers", "subject_single_use": true,
 	})
 	mayAct := func(who string) harness.Fields {
 		return harness.Fields{"may_act": harness.Fields{"iss": agents.issuer, "sub": who}}
@@ -154,6 +156,7 @@ func TestAnActorTokenNamesWhoActs(t *testing.T) {
 		"an expired actor":          {ask(fresh(nil), agents.person(t, "planner", op.URL, harness.Fields{"exp": time.Now().Add(-2 * time.Minute).Unix()})), 400, "invalid_grant"},
 		"not meant for the server":  {ask(fresh(harness.Fields{"aud": vaultAudience}), actor), 400, "invalid_request"},
 		"unknown to the server":     {ask(idp.person(t, "stranger", op.URL, nil), actor), 400, "invalid_request"},
+		"an actor of its own trust": {ask(fresh(nil), strangers.person(t, "planner", op.URL, nil)), 400, "invalid_request"},
 		"more than the role has":    {with(ask(fresh(nil), actor), harness.Fields{"scopes": "phone"}), 400, "invalid_scope"},
 	} {
 		_, err := s.TryWrite(t, "creds/delegate", refusal.fields)
