@@ -24,19 +24,19 @@ const opUser = "id1"
 func atOP(t *testing.T, op *harness.OP, provider harness.Fields) *scene {
 	t.Helper()
 	vault := sharedVault(t)
-	s := &scene{Mount: vault.Enable(t, ""), vault: vault, client: harness.OPJWT}
-	s.useOP(t, op, provider)
-	return s
+	return onMount(t, vault, vault.Enable(t, ""), op, provider)
 }
 
-// useOP writes what atOP says.
-func (s *scene) useOP(t *testing.T, op *harness.OP, provider harness.Fields) {
+// onMount is atOP on a mount that is there already.
+func onMount(t *testing.T, vault *harness.Vault, m *harness.Mount, op *harness.OP, provider harness.Fields) *scene {
 	t.Helper()
+	s := &scene{Mount: m, vault: vault, client: harness.OPJWT}
 	s.Write(t, "issuers/op", harness.Fields{"oidc_discovery_url": op.URL, "bound_audiences": []string{harness.OPJWT.ID}})
 	s.Write(t, "providers/oauth2/op", with(harness.Fields{
 		"issuer": op.URL, "client_id": harness.OPJWT.ID, "client_secret": harness.OPJWT.Secret,
 		"audience_parameter": "audience", "verify": "jwt", "exchange": "token-exchange",
 	}, provider))
+	return s
 }
 
 // exchangeRole writes a role that exchanges at oauth2/op.

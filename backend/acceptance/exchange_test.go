@@ -60,6 +60,43 @@ func TestAnAgentExchangesAUsersLogin(t *testing.T) {
 	refused(t, err, 400, "invalid_target")
 }
 
+// The whole way: a user's login, an agent's own login at Vault, and a service that
+// sees both in one token. The OP trusts the broker's keys as it finds them.
+func TestTheBrokerVouchesForTheAgent(t *testing.T) {
+	t.Parallel()
+	vault := sharedVault(t)
+	m := vault.Enable(t, "")
+	issuer := becomeIssuer(t, vault, m)
+	op := harness.StartOPTrusting(t, map[string]string{issuer: issuer + "/.well-known/jwks.json"})
+	s := onMount(t, vault, m, op, nil)
+	s.exchangeRole(t, "delegate", harness.Fields{
+		"actor": "entity", "parameters": harness.Fields{"subject_token_type": "urn:ietf:params:oauth:token-type:id_token"},
+	})
+	agent := s.agent(t, harness.Agent{Name: "agent"})
+	login, _ := op.Login(t, harness.OPJWT, "email")
+	confidential("subject token", login)
+
+	c := issue(t, s.As(agent), "delegate", harness.Fields{"subject_token": login, "scopes": "openid"})
+	require.Equal(t, opUser, text(c.Secret, "subject"))
+	require.Equal(t, agent.EntityID, text(c.Secret, "actor"))
+	grant := s.Read(t, "grants/"+c.GrantID)
+	require.Equal(t, agent.EntityID, text(grant, "actor"))
+	claims, err := verifiedAt(t, op, c.Token, harness.OPAPI.ID)
+	require.NoError(t, err)
+	require.Equal(t, opUser, claims.Subject())
+	act, _ := claims.Get("act")
+	require.Equal(t, map[string]any{"sub": agent.EntityID, "iss": issuer}, act)
+	_, err = verifiedAt(t, op, c.Token, harness.OPWeb.ID)
+	require.Error(t, err, "it is for one service")
+
+	op.MustBeActive(t, harness.OPAPI, c.Token)
+	s.Write(t, "revoke/entity/"+agent.EntityID, nil)
+	op.MustBeInactive(t, harness.OPAPI, c.Token)
+
+	_, err = s.TryWrite(t, "creds/delegate", harness.Fields{"subject_token": login})
+	refused(t, err, 403, "access_denied", "no entity")
+}
+
 // delegation is a scene at an OP of its own that trusts the issuers idp and agents,
 // as the broker does.
 func delegation(t *testing.T, provider harness.Fields) (s *scene, op *harness.OP, idp, agents *signer) {
@@ -76,8 +113,10 @@ func delegation(t *testing.T, provider harness.Fields) (s *scene, op *harness.OP
 func TestAnActorTokenNamesWhoActs(t *testing.T) {
 	t.Parallel()
 	s, op, idp, agents := delegation(t, nil)
+	strangers := newSigner(t, "https://strangers.example.com")
+	strangers.trust(t, s.Mount, "strangers") // and the OP does not
 	s.exchangeRole(t, "delegate", harness.Fields{
-		"subject_issuers": "idp", "actor": "token", "actor_issuers": "agents", "subject_single_use": true,
+		"subject_issuers": "idp", "actor": "token", "actor_issuers": "agents,strangers", "subject_single_use": true,
 	})
 	mayAct := func(who string) harness.Fields {
 		return harness.Fields{"may_act": harness.Fields{"iss": agents.issuer, "sub": who}}
@@ -117,6 +156,7 @@ func TestAnActorTokenNamesWhoActs(t *testing.T) {
 		"an expired actor":          {ask(fresh(nil), agents.person(t, "planner", op.URL, harness.Fields{"exp": time.Now().Add(-2 * time.Minute).Unix()})), 400, "invalid_grant"},
 		"not meant for the server":  {ask(fresh(harness.Fields{"aud": vaultAudience}), actor), 400, "invalid_request"},
 		"unknown to the server":     {ask(idp.person(t, "stranger", op.URL, nil), actor), 400, "invalid_request"},
+		"an actor of its own trust": {ask(fresh(nil), strangers.person(t, "planner", op.URL, nil)), 400, "invalid_request"},
 		"more than the role has":    {with(ask(fresh(nil), actor), harness.Fields{"scopes": "phone"}), 400, "invalid_scope"},
 	} {
 		_, err := s.TryWrite(t, "creds/delegate", refusal.fields)

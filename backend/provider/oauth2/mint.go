@@ -279,21 +279,6 @@ func (p *Provider) childOf(got reply) *provider.Child {
 	return child
 }
 
-// succeeds reports whether a refresh token in the answer is the next parent, and
-// not a child.
-func (p *Provider) succeeds(got reply) bool {
-	return p.settings.Grant == grantRefreshToken && !got.exchanged
-}
-
-// handleFor kills tokens of this server.
-func (p *Provider) handleFor(tokens ...doomed) handle {
-	h := handle{Version: handleVersion, URL: p.at.Revocation, Tokens: tokens}
-	if p.settings.ConfirmRevocation {
-		h.Introspection = p.at.Introspection
-	}
-	return h
-}
-
 // isOwn reports whether token is a secret of the parent, or the caller's.
 func (p *Provider) isOwn(got reply, token string) bool {
 	if carries(token, got.theirs) {

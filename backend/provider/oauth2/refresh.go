@@ -159,6 +159,12 @@ func (p *Provider) successor(got reply) (secret.Text, bool) {
 	return next, true
 }
 
+// succeeds reports whether a refresh token in the answer is the next parent, and
+// not a child.
+func (p *Provider) succeeds(got reply) bool {
+	return p.settings.Grant == grantRefreshToken && !got.exchanged
+}
+
 // saveParent stores parent, which follows the one with the refresh token stored.
 // If that fails the parent is kept in memory and saved on the next occasion. If
 // an operator wrote another refresh token meanwhile, that one stands.

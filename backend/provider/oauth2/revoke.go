@@ -46,6 +46,15 @@ func (h handle) encode() secret.Text {
 	return secret.New(string(raw))
 }
 
+// handleFor kills tokens of this server.
+func (p *Provider) handleFor(tokens ...doomed) handle {
+	h := handle{Version: handleVersion, URL: p.at.Revocation, Tokens: tokens}
+	if p.settings.ConfirmRevocation {
+		h.Introspection = p.at.Introspection
+	}
+	return h
+}
+
 func decodeHandle(text secret.Text) (handle, error) {
 	var h handle
 	if err := json.Unmarshal([]byte(text.Reveal()), &h); err != nil {
