@@ -129,7 +129,8 @@ func TestTypIsChecked(t *testing.T) {
 func TestTheLifeOfAKey(t *testing.T) {
 	r := advance(t, &Ring{}, epoch, usual)
 	first := kids(r, Child, epoch)
-	require.Equal(t, first[0], header(t, sign(t, r, Child, epoch, time.Hour)).KeyID, "the first key signs at once")
+	token := sign(t, r, Child, epoch, time.Hour)
+	require.Equal(t, first[0], header(t, token).KeyID, "the first key signs at once")
 	same, changed, err := r.Advance(epoch.Add(usual.Period-Lead-time.Second), usual)
 	require.NoError(t, err)
 	require.False(t, changed)
@@ -147,6 +148,10 @@ func TestTheLifeOfAKey(t *testing.T) {
 	retired := handover.Add(usual.LongestLife + Grace)
 	require.Equal(t, both, kids(r, Child, retired))
 	require.Equal(t, both[1:], kids(r, Child, retired.Add(time.Second)), "it leaves the set by itself")
+	_, err = r.Verify(Child, token, retired)
+	require.NoError(t, err)
+	_, err = r.Verify(Child, token, retired.Add(time.Second))
+	require.ErrorIs(t, err, ErrInvalid)
 	r, changed, err = r.Advance(retired.Add(time.Second), usual)
 	require.NoError(t, err)
 	require.True(t, changed)
@@ -196,6 +201,10 @@ func TestRotations(t *testing.T) {
 	_, err = r.Rotate(now, usual, false)
 	require.ErrorIs(t, err, ErrRefused)
 	require.ErrorContains(t, err, "2026-03-02T14:00:00Z") // the first handed over at 13:00
+
+	ed := usual
+	ed.Algorithm = "EdDSA"
+	require.Len(t, advance(t, r, now, ed).keys[Child], MaxKeys, "a full ring waits")
 
 	before := sign(t, r, Child, now, time.Hour)
 	_, err = r.Verify(Child, before, now)
