@@ -161,6 +161,18 @@ func TestWhatEndsMakesInactive(t *testing.T) {
 	}
 }
 
+// A renewal can also shorten a lease. From its end on the token is not the holder's
+// any more, whether or not Vault has come to revoke it.
+func TestALeaseThatEndsBeforeItsToken(t *testing.T) {
+	m := newJWTMount(t, nil)
+	l := m.signedTo(alice, "j", nil)
+	_, err := m.renew(l, time.Minute)
+	require.NoError(t, err)
+	m.requireActive(l.token)
+	m.clock.advance(2 * time.Minute)
+	m.requireInactive(l.token)
+}
+
 func TestOthersStayActive(t *testing.T) {
 	m := newJWTMount(t, nil)
 	mine, theirs := m.signedTo(alice, "j", nil), m.signedTo(bob, "j", nil)

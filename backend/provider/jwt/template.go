@@ -125,7 +125,9 @@ func (t template) value(f filling) (any, error) {
 		return nil, err
 	}
 	names := []string{}
-	if json.Unmarshal([]byte(raw), &names) != nil || slices.ContainsFunc(names, func(n string) bool { return !utf8.ValidString(n) }) {
+	// The groups themselves: in raw, JSON has already replaced what is no text.
+	noText := slices.ContainsFunc(f.groups, func(g *logical.Group) bool { return !utf8.ValidString(g.Name) })
+	if json.Unmarshal([]byte(raw), &names) != nil || noText {
 		return nil, fault.New(fault.AccessDenied, "%s: %s is no list of names", t.field, t.source)
 	}
 	if names == nil { // in no group
