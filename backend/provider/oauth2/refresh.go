@@ -151,7 +151,7 @@ func (p *Provider) successor(got reply) (secret.Text, bool) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, name := range []string{fieldClientSecret, fieldClientSecretNext} {
+	for _, name := range allSecretFields {
 		if s := p.parent.Secrets[name]; !s.Empty() && s.Equal(next) {
 			return secret.Text{}, false
 		}
@@ -207,12 +207,6 @@ func (p *Provider) rebase(ctx context.Context, stored secret.Text, parent provid
 	}
 	parent = withRefreshToken(current, next)
 	return parent, p.deps.SaveParent(ctx, parent)
-}
-
-func (p *Provider) setParent(parent provider.Parent) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.parent = parent
 }
 
 func withRefreshToken(parent provider.Parent, token secret.Text) provider.Parent {

@@ -137,6 +137,7 @@ type answer struct {
 	lifetime    optionalSeconds
 	scope       scopeList
 	details     json.RawMessage
+	proof       *dpopProof // that came with the request, nil for none
 }
 
 // The ways in which an answer is not one, apart from its lifetime.

@@ -19,6 +19,7 @@ type facts struct {
 	details  json.RawMessage
 	expires  time.Time // zero where the source names none
 	clientID string
+	bound    confirmation
 }
 
 // clockSkew is how far the provider's clock may be off.
@@ -52,6 +53,9 @@ func (p *Provider) verify(ctx context.Context, child *provider.Child, a answer, 
 		return err
 	}
 	if err := p.checkClient(f); err != nil {
+		return violation("%s", err)
+	}
+	if err := p.checkBinding(child, f.bound, a.proof); err != nil {
 		return violation("%s", err)
 	}
 	if err := p.shortenEnd(child, f); err != nil {
