@@ -1,5 +1,6 @@
-# Needs Go, git, make and a C compiler. What else is needed is built from Go modules
-# by ./bootstrap/provision and kept in the user's cache directory.
+# Needs Go, git, make and a C compiler, and Node.js with npm for all of the acceptance
+# tests. What else is needed is built from Go modules, or installed by npm, by
+# ./bootstrap/provision and kept in the user's cache directory.
 
 VERSION    ?= v0.1.0
 MODULE     := github.com/tokenbroker/vault-plugin-secrets-broker
@@ -11,10 +12,10 @@ PROVISION  := go run ./bootstrap/provision
 STAGES := fmt-check vet lint unit fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers toxiproxy demo dev test $(STAGES) race bench chaos golden fmt clean
+.PHONY: help build vault servers oidc-provider toxiproxy demo dev test $(STAGES) race bench chaos golden fmt clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/vault-plugin-secrets-broker, the same bytes on every machine
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false \
@@ -26,6 +27,9 @@ vault: ## bin/vault, built from its Go module; VAULT=/path takes an installed on
 
 servers: ## bin/hydra and bin/op, the authorization servers of demo and test
 	@$(PROVISION) hydra op
+
+oidc-provider: ## bin/oidc-provider, if there is Node.js; with CI set there must be
+	@$(PROVISION) oidc-provider
 
 toxiproxy: ## bin/toxiproxy, the bad network of acceptance and chaos
 	@$(PROVISION) toxiproxy
@@ -64,7 +68,7 @@ race: unit
 fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 
-acceptance: build vault servers toxiproxy ## the built plugin in a real Vault against real servers, also under fire
+acceptance: build vault servers oidc-provider toxiproxy ## the built plugin in a real Vault against real servers, also under fire
 	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos
 
 bench: build vault servers ## the decision's cost, and issue and revoke as a ratio to the same without the broker

@@ -46,6 +46,7 @@ type tableCase struct {
 	Stopped  string                  `yaml:"stopped"`
 	Caller   callerBlock             `yaml:"caller"`
 	Token    *tokenBlock             `yaml:"token"`
+	Actor    *tokenBlock             `yaml:"actor_token"`
 	Request  requestBlock            `yaml:"request"`
 	Answer   *answerBlock            `yaml:"answer"`
 	Want     wantBlock               `yaml:"want"`
@@ -68,6 +69,10 @@ type providerBlock struct {
 	MaxTTL      span                        `yaml:"max_ttl"`
 	Parameters  []string                    `yaml:"parameters"`
 	Endpoints   []string                    `yaml:"endpoints"`
+	Modes       []provider.Mode             `yaml:"modes"`
+	NoActors    bool                        `yaml:"no_actors"`
+	Acts        bool                        `yaml:"acts_by_default"`
+	Required    []access.Dimension          `yaml:"required"`
 }
 
 // accessBlock is a ceiling, a request's or an answer's part that is access. What
@@ -109,6 +114,8 @@ type roleBlock struct {
 	RequiredAMR        []string       `yaml:"required_amr"`
 	MaxAuthAge         span           `yaml:"max_auth_age"`
 	SubjectSingleUse   bool           `yaml:"subject_single_use"`
+	Actor              string         `yaml:"actor"`
+	ActorIssuers       []string       `yaml:"actor_issuers"`
 	RequireRevocable   bool           `yaml:"require_revocable"`
 }
 
@@ -302,6 +309,7 @@ func (c *tableCase) role() (*role.Role, error) {
 		BoundEntityIDs: unset(b.BoundEntityIDs), BoundGroupNames: unset(b.BoundGroupNames), BoundCIDRs: unset(b.BoundCIDRs),
 		BoundEntityMetadata: b.BoundEntityMetadata, Condition: b.Condition, Parameters: b.Parameters,
 		SubjectIssuers: unset(b.SubjectIssuers), RequiredACR: unset(b.RequiredACR), RequiredAMR: unset(b.RequiredAMR),
+		Actor: b.Actor, ActorIssuers: unset(b.ActorIssuers),
 		MaxAuthAge: b.MaxAuthAge.d(), SubjectSingleUse: b.SubjectSingleUse, RequireRevocable: b.RequireRevocable,
 	}
 	if len(b.Permissions) > 0 {
@@ -342,6 +350,13 @@ func (b *providerBlock) traits() (provider.Traits, error) {
 	traits := able()
 	traits.Class = provider.Class(either(string(b.Revocation), string(provider.ClassToken)))
 	traits.Endless, traits.Levels, traits.Hints = b.Endless, b.Levels, b.Hints
+	traits.Actors, traits.ActsByDefault = !b.NoActors, b.Acts
+	if b.Modes != nil {
+		traits.Modes = b.Modes
+	}
+	for _, dim := range b.Required {
+		traits.Required = access.Dimensions{dim: true}
+	}
 	for _, dim := range b.CannotAsk {
 		traits.Askable[dim] = false
 	}

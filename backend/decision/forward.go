@@ -25,7 +25,6 @@ func (p *Policy) forward(s Situation, q Request, d *Decision) {
 	token := access.Access{Scopes: access.Exactly(s.Subject.Scopes...), Audiences: access.Exactly(s.Subject.Audience...)}
 	if p.Bounded[access.DimScopes] && !s.Subject.HasScopes {
 		d.refuse(fault.New(fault.InvalidScope, "the token does not name its scopes, so nothing shows that it is within the role's: %s", exchangeIt))
-		return
 	}
 	for _, dim := range access.AllDimensions() {
 		p.forwardWithin(dim, token, asked, named, d)

@@ -20,7 +20,10 @@ func able() provider.Traits {
 	for _, d := range access.AllDimensions() {
 		askable[d], checkable[d] = true, true
 	}
-	return provider.Traits{Class: provider.ClassToken, Askable: askable, Checkable: checkable, Ceiling: access.Everything()}
+	return provider.Traits{
+		Class: provider.ClassToken, Askable: askable, Checkable: checkable, Ceiling: access.Everything(),
+		Modes: []provider.Mode{provider.ModeMint, provider.ModeExchange, provider.ModeForward}, Actors: true,
+	}
 }
 
 var noEndpoints provider.Pinned

@@ -63,6 +63,10 @@ func checkDecision(t tester, w world, s decision.Situation, q decision.Request, 
 	must(t, d.Lifetime.TTL > 0 && d.Lifetime.TTL <= s.MountMaxTTL, "a life of %v", d.Lifetime.TTL)
 	must(t, !s.Caller.Disabled && len(s.Stopped) == 0 && s.SubjectFault == nil, "allowed in spite of a reason")
 	must(t, (w.Subject == nil) == (s.Subject == nil), "a subject token if and only if the role wants one")
+	if w.Forward {
+		checkForwarded(t, w, s, q, d)
+		return
+	}
 	must(t, d.Access.Within(w.Ceiling) && d.Access.Within(w.traits.Ceiling), "%v is within %+v", d.Access.Flat(), w.role)
 	a, named := written(t, w, q)
 	for _, dim := range access.AllDimensions() {

@@ -142,15 +142,19 @@ func (c *tableCase) situation(t *testing.T, w world) decision.Situation {
 	caller, err := c.Caller.caller()
 	require.NoError(t, err)
 	s := decision.Situation{Now: noon, Caller: caller, Stopped: stopped(c.Stopped), MountTTL: c.Mount.TTL.d(), MountMaxTTL: c.Mount.MaxTTL.d()}
-	if c.Token == nil {
-		return s
+	if c.Token != nil {
+		s.Subject, s.SubjectFault = c.verify(t, c.Token, w.role.SubjectIssuers)
 	}
-	tok, err := c.verify(t, w.role.SubjectIssuers)
-	if err != nil {
-		s.SubjectFault = asFault(t, err)
-		return s
+	if w.Acts == decision.ActorEntity && caller.EntityID != "" {
+		s.Actor = subject.Entity("https://broker.test", caller.EntityID)
 	}
-	s.Subject = tok
+	if c.Actor != nil {
+		s.ActorGiven = true
+		tok, refusal := c.verify(t, c.Actor, w.role.ActorIssuers)
+		if w.Acts == decision.ActorToken {
+			s.Actor, s.ActorFault = tok, refusal
+		}
+	}
 	return s
 }
 
@@ -161,10 +165,19 @@ func stopped(why string) []*fault.Error {
 	return []*fault.Error{fault.New(fault.AccessDenied, "%s", why)}
 }
 
-// verify signs the case's token and verifies it as a creds request would: by the
+// verify signs a token of the case and verifies it as a creds request would: by the
 // keys of the one issuer that it claims to be from, among those that are trusted.
 // A role that trusts none is given all, so that the decision itself has to refuse.
-func (c *tableCase) verify(t *testing.T, trusted []string) (*subject.Token, error) {
+func (c *tableCase) verify(t *testing.T, b *tokenBlock, trusted []string) (*subject.Token, *fault.Error) {
+	t.Helper()
+	tok, err := c.verifyFrom(t, b, trusted)
+	if err != nil {
+		return nil, asFault(t, err)
+	}
+	return tok, nil
+}
+
+func (c *tableCase) verifyFrom(t *testing.T, token *tokenBlock, trusted []string) (*subject.Token, error) {
 	t.Helper()
 	if len(trusted) == 0 {
 		trusted = slices.Sorted(maps.Keys(c.Issuers))
@@ -180,7 +193,7 @@ func (c *tableCase) verify(t *testing.T, trusted []string) (*subject.Token, erro
 		require.NoError(t, err)
 		issuers = append(issuers, i)
 	}
-	raw := secret.New(either(c.Token.Raw, c.sign(t)))
+	raw := secret.New(either(token.Raw, c.sign(t, token)))
 	i, err := subject.PickIssuer(raw, issuers)
 	if err != nil {
 		return nil, err
@@ -190,17 +203,17 @@ func (c *tableCase) verify(t *testing.T, trusted []string) (*subject.Token, erro
 
 // sign makes the case's token: what an issuer puts into every token, with the
 // case's own claims laid over it.
-func (c *tableCase) sign(t *testing.T) string {
+func (c *tableCase) sign(t *testing.T, token *tokenBlock) string {
 	t.Helper()
-	if c.Token.From == "" {
+	if token.From == "" {
 		return ""
 	}
-	from := c.Issuers[c.Token.From]
-	require.NotNil(t, from, "the case has no issuer %q", c.Token.From)
+	from := c.Issuers[token.From]
+	require.NotNil(t, from, "the case has no issuer %q", token.From)
 	claims := map[string]any{
 		"iss": from.Issuer, "aud": from.Audiences[0], "sub": "alice", "jti": "1", "iat": "-1m", "exp": "+1h",
 	}
-	for name, value := range c.Token.Claims {
+	for name, value := range token.Claims {
 		claims[name] = value
 		if value == nil {
 			delete(claims, name)
@@ -215,7 +228,7 @@ func (c *tableCase) sign(t *testing.T) string {
 	}
 	payload, err := json.Marshal(claims)
 	require.NoError(t, err)
-	signed, err := jws.Sign(payload, jws.WithKey(jwa.ES256, keyOf(t, either(c.Token.SignedBy, c.Token.From)).private))
+	signed, err := jws.Sign(payload, jws.WithKey(jwa.ES256, keyOf(t, either(token.SignedBy, token.From)).private))
 	require.NoError(t, err)
 	return string(signed)
 }

@@ -1,7 +1,8 @@
 // Package harness starts the real servers that the broker is tried against, each
 // on free loopback ports, and ends them with the test that started them: Vault
 // (dev mode, file or raft storage, a cluster of three), Ory Hydra, the OpenID
-// Provider of zitadel/oidc, and Toxiproxy to put between. A test reads like a story:
+// Provider of zitadel/oidc, oidc-provider, and Toxiproxy to put between. A test
+// reads like a story:
 //
 //	vault := harness.StartVault(t, harness.VaultOptions{Storage: harness.File})
 //	hydra := harness.StartHydra(t, harness.HydraOptions{})
@@ -11,9 +12,9 @@
 //	child := broker.Write(t, "creds/reader", nil)
 //	hydra.MustBeActive(t, child.Data["access_token"].(string))
 //
-// The programs come from bin/, where `make vault servers build` puts them, or from
-// the paths in VAULT and BROKER_PLUGIN. Everything that waits has an end, and a
-// server that dies is reported with the last lines of its log.
+// The programs come from bin/, where `make vault servers oidc-provider build` puts
+// them, or from the paths in VAULT and BROKER_PLUGIN. Everything that waits has an
+// end, and a server that dies is reported with the last lines of its log.
 package harness
 
 import (

@@ -55,8 +55,12 @@ func (c Credentials) basic(request *http.Request) {
 
 func introspect(t TB, endpoint string, as Credentials, token string) Introspection {
 	t.Helper()
+	return readIntrospection(t, endpoint, postForm(t, endpoint, as, url.Values{"token": {token}}))
+}
+
+func readIntrospection(t TB, endpoint string, body []byte) Introspection {
+	t.Helper()
 	var found Introspection
-	body := postForm(t, endpoint, as, url.Values{"token": {token}})
 	for _, into := range []any{&found, &found.All} {
 		if err := json.Unmarshal(body, into); err != nil {
 			t.Fatalf("introspection at %s: %v in %q", endpoint, err, body)
@@ -68,6 +72,11 @@ func introspect(t TB, endpoint string, as Credentials, token string) Introspecti
 // postForm returns the body of a 200; everything else ends the test.
 func postForm(t TB, endpoint string, as Credentials, form url.Values) []byte {
 	t.Helper()
+	return postFormWith(t, httpClient, endpoint, as, form)
+}
+
+func postFormWith(t TB, client *http.Client, endpoint string, as Credentials, form url.Values) []byte {
+	t.Helper()
 	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatalf("%s: %v", endpoint, err)
@@ -75,7 +84,7 @@ func postForm(t TB, endpoint string, as Credentials, form url.Values) []byte {
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.Header.Set("Accept", "application/json")
 	as.basic(request)
-	return send(t, request)
+	return send(t, client, request)
 }
 
 // sendJSON returns the decoded body of a 2xx; everything else ends the test.
@@ -91,7 +100,7 @@ func sendJSON(t TB, method, endpoint string, body any) map[string]any {
 	}
 	request.Header.Set("Content-Type", "application/json")
 	answer := map[string]any{}
-	if body := send(t, request); len(body) > 0 {
+	if body := send(t, httpClient, request); len(body) > 0 {
 		if err := json.Unmarshal(body, &answer); err != nil {
 			t.Fatalf("%s %s: %v in %q", method, endpoint, err, body)
 		}
@@ -99,9 +108,9 @@ func sendJSON(t TB, method, endpoint string, body any) map[string]any {
 	return answer
 }
 
-func send(t TB, request *http.Request) []byte {
+func send(t TB, client *http.Client, request *http.Request) []byte {
 	t.Helper()
-	response, err := httpClient.Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}

@@ -180,13 +180,15 @@ func poll(timeout time.Duration, abort <-chan struct{}, ready func(context.Conte
 }
 
 // answersOK is ready when a GET on url is answered with 200.
-func answersOK(url string) func(context.Context) error {
+func answersOK(url string) func(context.Context) error { return answersOKTo(httpClient, url) }
+
+func answersOKTo(client *http.Client, url string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return err
 		}
-		response, err := httpClient.Do(request)
+		response, err := client.Do(request)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,13 +48,43 @@ func TestTheKeyFollowsTheRecipe(t *testing.T) {
 		"version": func(r *recipe) { r.version = "v2" },
 		"tags":    func(r *recipe) { r.tags = "minimal" },
 		"cgo":     func(r *recipe) { r.cgo = true },
+		"script":  func(r *recipe) { r.script = "server.mjs" },
 		"patch":   func(r *recipe) { r.source = &patchedSource{Patches: []patch{{File: "f"}}} },
-		"go.sum":  func(*recipe) { write(t, filepath.Join(root, "m", "go.sum"), "x") },
 	}
 	for what, change := range changes {
 		if key(change) == first {
 			t.Errorf("the key ignores %s", what)
 		}
+	}
+	for _, file := range []string{"go.sum", "main.go", "package.json", "package-lock.json", ".npmrc", "memory.mjs"} {
+		before := key(same)
+		write(t, filepath.Join(root, "m", file), "x")
+		if key(same) == before {
+			t.Errorf("the key ignores %s", file)
+		}
+	}
+	before := key(same)
+	write(t, filepath.Join(root, "m", "node_modules", "x.mjs"), "x")
+	if key(same) != before {
+		t.Error("the key depends on node_modules")
+	}
+}
+
+func TestWithoutNodeItIsLeftOutExceptInCI(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XDG_CACHE_HOME", "")
+	bin := t.TempDir()
+	t.Setenv("CI", "")
+	if err := run(bin, []string{"oidc-provider"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(filepath.Join(bin, "oidc-provider")); !os.IsNotExist(err) {
+		t.Fatalf("something was linked: %v", err)
+	}
+	t.Setenv("CI", "true")
+	if err := run(bin, []string{"oidc-provider"}); !errors.Is(err, errNoNode) {
+		t.Fatalf("in CI: %v", err)
 	}
 }
 

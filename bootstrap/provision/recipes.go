@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 )
 
-// A recipe says how one program is made from the module in bootstrap/<module>.
+// A recipe says how one program is made from the module in bootstrap/<module>: a Go
+// program from pkg, or, with script, an npm package installed around that script.
 type recipe struct {
 	name    string
 	version string
@@ -20,6 +20,7 @@ type recipe struct {
 	tags    string
 	cgo     bool
 	source  *patchedSource
+	script  string // file in module that Node.js runs
 }
 
 var recipes = []recipe{
@@ -52,6 +53,12 @@ var recipes = []recipe{
 		pkg:     "github.com/Shopify/toxiproxy/v2/cmd/server",
 	},
 	{
+		name:    "oidc-provider",
+		version: "9.13.3",
+		module:  "oidc-provider",
+		script:  "server.mjs",
+	},
+	{
 		name:    "golangci-lint",
 		version: "v2.15.0",
 		module:  "tools",
@@ -72,24 +79,50 @@ func names() []string {
 func (r recipe) key(bootstrap string) (string, error) {
 	hash := sha256.New()
 	fmt.Fprintln(hash, runtime.GOOS, runtime.GOARCH, r.version, r.buildArgs(""), r.cgo)
+	if r.script != "" {
+		fmt.Fprintln(hash, r.script)
+	}
 	if r.source != nil {
 		fmt.Fprintf(hash, "%q\n", *r.source)
 	}
-	files, err := os.ReadDir(filepath.Join(bootstrap, r.module))
+	files, err := r.files(filepath.Join(bootstrap, r.module))
 	if err != nil {
 		return "", err
 	}
-	for _, f := range files {
-		if f.Name() != "go.mod" && f.Name() != "go.sum" && !strings.HasSuffix(f.Name(), ".go") {
-			continue
-		}
-		content, err := os.ReadFile(filepath.Join(bootstrap, r.module, f.Name()))
+	for _, name := range files {
+		content, err := os.ReadFile(filepath.Join(bootstrap, r.module, name))
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(hash, "%s %d\n%s", f.Name(), len(content), content)
+		fmt.Fprintf(hash, "%s %d\n%s", name, len(content), content)
 	}
 	return fmt.Sprintf("%s-%s-%s", r.name, r.version, hex.EncodeToString(hash.Sum(nil))[:12]), nil
+}
+
+// files are those of the module that decide what the build makes. A node_modules
+// that an editor wants is not among them.
+func (r recipe) files(module string) ([]string, error) {
+	entries, err := os.ReadDir(module)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		name := entry.Name()
+		if slices.Contains([]string{"go.mod", "go.sum", "package.json", "package-lock.json", ".npmrc"}, name) ||
+			slices.Contains([]string{".go", ".mjs"}, filepath.Ext(name)) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// program is the file that the build leaves in its folder of the cache.
+func (r recipe) program() string {
+	if r.script != "" {
+		return r.script
+	}
+	return r.name
 }
 
 func (r recipe) buildArgs(output string) []string {
@@ -99,6 +132,9 @@ func (r recipe) buildArgs(output string) []string {
 }
 
 func (r recipe) build(module, work, output string) error {
+	if r.script != "" {
+		return r.install(module, filepath.Dir(output))
+	}
 	if r.source != nil {
 		var err error
 		if module, err = r.source.prepare(r.name, module, work); err != nil {

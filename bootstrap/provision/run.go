@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -48,8 +49,7 @@ func goCommand(name, dir string, cgo bool, args ...string) error {
 	return goCommandTo("", name, dir, cgo, args...)
 }
 
-// goCommandTo runs the go command and says every few seconds what it is at.
-// Standard output goes to the named file, if any.
+// goCommandTo runs the go command. Standard output goes to the named file, if any.
 func goCommandTo(stdout, name, dir string, cgo bool, args ...string) error {
 	cmd := exec.Command("go", args...)
 	cmd.Dir = dir
@@ -58,8 +58,6 @@ func goCommandTo(stdout, name, dir string, cgo bool, args ...string) error {
 	if cgo {
 		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
 	}
-	output := &lastLines{}
-	cmd.Stderr = output
 	if stdout != "" {
 		file, err := os.Create(stdout)
 		if err != nil {
@@ -68,7 +66,13 @@ func goCommandTo(stdout, name, dir string, cgo bool, args ...string) error {
 		defer file.Close()
 		cmd.Stdout = file
 	}
+	return withProgress(name, cmd)
+}
 
+// withProgress runs a command and says every few seconds what it is at.
+func withProgress(name string, cmd *exec.Cmd) error {
+	output := &lastLines{}
+	cmd.Stderr = output
 	started := time.Now()
 	if err := cmd.Start(); err != nil {
 		return err
@@ -82,7 +86,7 @@ func goCommandTo(stdout, name, dir string, cgo bool, args ...string) error {
 		case err := <-done:
 			if err != nil {
 				output.dump(os.Stderr)
-				return fmt.Errorf("go %s: %w", args[0], err)
+				return fmt.Errorf("%s: %w", strings.Join(cmd.Args[:2], " "), err)
 			}
 			return nil
 		case <-ticker.C:
