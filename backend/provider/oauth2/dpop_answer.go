@@ -44,13 +44,14 @@ type challenge struct{ nonce string }
 
 func (challenge) Error() string { return "the provider wants a nonce in the DPoP proof" }
 
-// proofRefused is an answer of RFC 9449 5 and 8. Nothing was minted.
+// proofRefused is an answer of RFC 9449 5 and 8, or an invalid_grant, which
+// oidc-provider says of a proof that came before. Nothing was minted.
 func (p *Provider) proofRefused(resp *httpclient.Response, code string) *fault.Error {
 	switch nonce := p.nonceIn(resp.Header); {
 	case !p.settings.DPoP:
 		return unavailable("the provider wants a DPoP proof (%s): an operator must write dpop=true", code)
-	case code == codeInvalidDPoPProof:
-		return invalid("the provider refuses the DPoP proof (invalid_dpop_proof): make a new one for each request, with htm=POST, htu=%s and a fresh jti", p.at.Token)
+	case code != codeUseDPoPNonce:
+		return invalid("the provider refuses the DPoP proof (%s): make a new one for each request, with htm=POST, htu=%s and a fresh jti", code, p.at.Token)
 	case nonce == "":
 		return violation("the provider wants a nonce in the DPoP proof (use_dpop_nonce) and names none that could be used")
 	default:

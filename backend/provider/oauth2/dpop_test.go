@@ -112,6 +112,25 @@ func TestANonceIsRelayed(t *testing.T) {
 	require.NoError(t, f.Revoke(context.Background(), health.Children[0].Handle))
 }
 
+// Some servers call a bad proof invalid_grant: no caller can so have the parent
+// marked as refused, but a check, whose proof is good, can.
+func TestABadProofDoesNotCostTheParent(t *testing.T) {
+	refuse := providertest.Answer(400, "application/json", `{"error":"invalid_grant"}`)
+	f := newFixture(t, providertest.Options{}, with{"dpop": true})
+	f.server.Break(providertest.EndpointToken, refuse)
+	_, err := f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
+	requireCode(t, err, fault.InvalidRequest, "DPoP proof", "invalid_grant")
+
+	f = newFixture(t, providertest.Options{WithoutIntrospection: true}, with{"dpop": true, "grant": "refresh_token"})
+	f.server.Break(providertest.EndpointToken, refuse)
+	_, err = f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
+	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
+	require.Empty(t, f.store.Parent().Refused)
+	_, err = f.Check(context.Background())
+	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
+	require.NotEmpty(t, f.store.Parent().Refused)
+}
+
 // A refresh token that rotates is not used up by a server that wants a nonce.
 func TestANonceIsRelayedWithARefreshToken(t *testing.T) {
 	f := newFixture(t, providertest.Options{DPoPNonce: true, RotateRefresh: true}, with{"dpop": true, "grant": "refresh_token"})

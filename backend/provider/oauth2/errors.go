@@ -51,6 +51,9 @@ const codeUnreadable = "an unreadable error code"
 // refusal is an OAuth error that the server answered with, in the broker's words.
 func (p *Provider) refusal(resp *httpclient.Response) *fault.Error {
 	code := errorCode(resp.Body)
+	if code == codeInvalidGrant && p.settings.DPoP && p.settings.Grant == grantClientCredentials {
+		return p.proofRefused(resp, code) // there is no other grant to be invalid
+	}
 	switch code {
 	case "":
 		return p.failure(resp)
