@@ -48,7 +48,7 @@ func (p *Provider) postWith(ctx context.Context, endpoint string, form url.Value
 			continue
 		case err != nil:
 			return nil, err
-		case !clientRefused(resp):
+		case !p.clientRefused(resp):
 			if len(candidates) > 1 {
 				p.remember(candidate)
 			}
@@ -100,11 +100,16 @@ func (p *Provider) postAs(ctx context.Context, endpoint string, form url.Values,
 }
 
 // clientRefused reports whether the server did not accept the client's
-// credential: invalid_client, with 401 or 400, or a bare 401 (RFC 6749 5.2).
-func clientRefused(resp *httpclient.Response) bool {
+// credential: invalid_client, with 401 or 400, or a bare 401 (RFC 6749 5.2). Of an
+// assertion whose kid it does not know, Hydra (fosite) says invalid_request, where
+// RFC 7521 4.2.1 wants invalid_client: that too may be the key's fault.
+func (p *Provider) clientRefused(resp *httpclient.Response) bool {
 	if resp.Status != http.StatusUnauthorized && resp.Status != http.StatusBadRequest {
 		return false
 	}
 	code := errorCode(resp.Body)
+	if code == codeInvalidRequest && p.settings.AuthMethod == authPrivateKeyJWT {
+		return true
+	}
 	return code == codeInvalidClient || (code == "" && resp.Status == http.StatusUnauthorized)
 }

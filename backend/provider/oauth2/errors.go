@@ -66,6 +66,9 @@ func (p *Provider) refusal(resp *httpclient.Response) *fault.Error {
 	case codeUseDPoPNonce, codeInvalidDPoPProof:
 		return p.proofRefused(resp, code)
 	case codeInvalidRequest:
+		if p.settings.AuthMethod == authPrivateKeyJWT {
+			return invalid("the provider calls the request invalid (invalid_request): often an audience or resource that the client may not have there; or the client's key is not registered there: compare client_jwks, which a read of the provider shows")
+		}
 		return invalid("the provider calls the request invalid (invalid_request): often an audience or resource that the client may not have there, or another audience_parameter is needed")
 	case codeInvalidClient, codeUnauthorizedClient, codeInvalidGrant:
 		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(retryAfter(resp))

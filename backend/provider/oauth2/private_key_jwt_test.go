@@ -161,6 +161,26 @@ func TestPreparingThatCannotBeStored(t *testing.T) {
 	requireCode(t, err, fault.TemporarilyUnavailable, "changed meanwhile")
 }
 
+// Hydra says invalid_request of a key that it does not know.
+func TestAKeyThatIsCalledAnInvalidRequest(t *testing.T) {
+	f := keyed(t, providertest.Options{}, with{})
+	unknown := providertest.Answer(400, "application/json", `{"error":"invalid_request"}`)
+	f.server.Break(providertest.EndpointToken, unknown)
+	_, err := f.mint(scopes("read"))
+	requireCode(t, err, fault.InvalidRequest, "client_jwks")
+	require.Equal(t, 1, f.requests(providertest.EndpointToken))
+	_, err = f.Rotate(context.Background())
+	require.NoError(t, err)
+	_, err = f.Rotate(context.Background())
+	requireCode(t, err, fault.TemporarilyUnavailable, "registered")
+	f.register(f.jwks())
+	f.server.Break(providertest.EndpointToken, providertest.Once(unknown))
+	f.mustMint(scopes("read"))
+	require.Equal(t, 4, f.requests(providertest.EndpointToken))
+	f.mustMint(scopes("read"))
+	require.Equal(t, 5, f.requests(providertest.EndpointToken), "the one that worked goes first")
+}
+
 // An operator's own key is used as it is, and what was written is never replaced.
 func TestGenerateMakesWhatIsMissingOnly(t *testing.T) {
 	generate := func(fields with, secrets map[string]string, written ...string) map[string]secret.Text {

@@ -29,11 +29,14 @@ func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
 	})
 	current, _ := p.settings.secretFields()
 	if err != nil {
-		hint := ""
+		hint, code := "", fault.CodeOf(err)
 		if p.settings.makesKeys() {
 			hint = " (is its public key in " + publicJWKS + " registered at the provider?)"
+			if code == fault.InvalidRequest { // see clientRefused; the operator's is not
+				code = fault.TemporarilyUnavailable
+			}
 		}
-		return health, fault.New(fault.CodeOf(err), "%s was not proven to work, so %s stays: %s%s", next.field, current[0], message(err), hint).Because(err)
+		return health, fault.New(code, "%s was not proven to work, so %s stays: %s%s", next.field, current[0], message(err), hint).Because(err)
 	}
 	err = p.changeParent(ctx, func(parent *provider.Parent) error { return p.promote(parent, next) })
 	if err == nil {
