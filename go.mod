@@ -3,6 +3,7 @@ module github.com/tokenbroker/vault-plugin-secrets-broker
 go 1.26.0
 
 require (
+	github.com/coreos/go-oidc/v3 v3.21.0
 	github.com/go-jose/go-jose/v4 v4.1.4
 	github.com/google/cel-go v0.31.0
 	github.com/hashicorp/go-hclog v1.6.3

@@ -48,6 +48,7 @@ type broker struct {
 	quotas    *quotas
 	orders    *orders
 	holders   holderCursor
+	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger
 }
@@ -75,6 +76,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		orders:    newOrders(),
 		meters:    newMeters(),
 		ledger:    grant.NewLedger(storage),
+		own:       newOwnIssuer(storage, now),
 	}
 	b.providers = newRegistry(b)
 	b.quotas = newQuotas(b)
@@ -83,7 +85,8 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		BackendType:    logical.TypeLogical,
 		RunningVersion: Version,
 		PathsSpecial: &logical.Paths{
-			SealWrapStorage: []string{providerPrefix},
+			SealWrapStorage: []string{providerPrefix, signingKeysKey},
+			Unauthenticated: []string{discoveryPath, jwksPath},
 		},
 		Paths: framework.PathAppend(
 			b.pathProviders(),
@@ -95,6 +98,8 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 			b.pathRevoke(),
 			b.pathSweep(),
 			b.pathMetrics(),
+			b.pathConfig(),
+			b.pathOwnIssuer(),
 		),
 		Secrets: []*framework.Secret{b.childToken()},
 		InitializeFunc: func(context.Context, *logical.InitializationRequest) error {
@@ -157,6 +162,8 @@ func (b *broker) invalidate(_ context.Context, key string) {
 		b.ledger.Invalidate()
 	case key == frozenKey:
 		b.freezer.forget()
+	case key == configKey || key == signingKeysKey:
+		b.own.forget()
 	case strings.HasPrefix(key, issuerPrefix):
 		b.issuers.drop(strings.TrimPrefix(key, issuerPrefix))
 	case strings.HasPrefix(key, rolePrefix):

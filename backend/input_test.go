@@ -33,6 +33,7 @@ func newInputMount(t testing.TB) *mount {
 	m.must(m.write("issuers/p", map[string]any{
 		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
 	}))
+	m.must(m.write("config", map[string]any{"issuer": ownURL}))
 	m.hide(canary)
 	return m
 }

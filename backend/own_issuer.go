@@ -1,18 +1,212 @@
 package backend
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"sync"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 )
 
-// ownIssuer is the broker's own issuer URL, "" where none is configured.
-func (b *broker) ownIssuer(context.Context) (url string, longest time.Duration, err error) {
-	return "", 0, nil
+// Where the broker's own issuer is stored. The keys are seal-wrapped.
+const (
+	configKey      = "config"
+	signingKeysKey = "signing-keys"
+)
+
+// ownIssuer is the broker as an issuer of its own JWTs: what it is called and the
+// keys that it signs with. It is safe for concurrent use. Keys are in storage before
+// anybody sees or uses them, so the node that takes over has them too.
+type ownIssuer struct {
+	storage logical.Storage
+	now     func() time.Time
+
+	writing sync.Mutex        // over storage; never over a provider's call
+	states  *cache[*ownState] // one, by ""
 }
 
-func (b *broker) signToken(context.Context, provider.Purpose, map[string]any) (string, error) {
-	return "", fault.New(fault.TemporarilyUnavailable, "config issuer is not set: an operator must write config issuer=...")
+// ownState is the issuer as it is stored. It is never changed once it is there.
+type ownState struct {
+	config config
+	ring   *keyring.Ring
 }
+
+func newOwnIssuer(storage logical.Storage, now func() time.Time) *ownIssuer {
+	return &ownIssuer{storage: storage, now: now, states: newCache[*ownState]()}
+}
+
+// forget makes the next look read storage again.
+func (o *ownIssuer) forget() { o.states.clear() }
+
+func (o *ownIssuer) state(ctx context.Context) (*ownState, error) {
+	return o.states.get("", func() (*ownState, error) { return o.read(ctx) })
+}
+
+// read takes the configuration first, because change writes it last: so it never
+// comes with keys that are older.
+func (o *ownIssuer) read(ctx context.Context) (*ownState, error) {
+	s := &ownState{config: defaultConfig(), ring: &keyring.Ring{}}
+	raw, err := o.storage.Get(ctx, configKey)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	if raw != nil {
+		if err := raw.DecodeJSON(&s.config); err != nil {
+			return nil, storageFault(err)
+		}
+	}
+	raw, err = o.storage.Get(ctx, signingKeysKey)
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	if raw != nil {
+		if s.ring, err = keyring.Decode(raw.Value); err != nil {
+			return nil, storageFault(err)
+		}
+	}
+	return s, nil
+}
+
+// change lets edit make another state of the stored one, and stores what differs:
+// the keys first, so that no configuration promises what they do not keep.
+func (o *ownIssuer) change(ctx context.Context, edit func(*ownState) error) (before, after *ownState, err error) {
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	if before, err = o.read(ctx); err != nil {
+		return nil, nil, err
+	}
+	edited := *before
+	if err := edit(&edited); err != nil {
+		return nil, nil, err
+	}
+	if edited == *before {
+		return before, before, nil
+	}
+	defer o.forget() // also what a failure has left half done
+	if edited.ring != before.ring {
+		raw, err := edited.ring.Encode()
+		if err != nil {
+			return nil, nil, storageFault(err)
+		}
+		if err := o.storage.Put(ctx, &logical.StorageEntry{Key: signingKeysKey, Value: raw, SealWrap: true}); err != nil {
+			return nil, nil, storageFault(err)
+		}
+	}
+	if edited.config != before.config {
+		entry, err := logical.StorageEntryJSON(configKey, edited.config)
+		if err != nil {
+			return nil, nil, storageFault(err)
+		}
+		if err := o.storage.Put(ctx, entry); err != nil {
+			return nil, nil, storageFault(err)
+		}
+	}
+	return before, &edited, nil
+}
+
+// followSchedule makes, activates and retires keys as the configuration says. Without
+// an issuer nothing is signed, and what was signed before is outlived.
+func (s *ownState) followSchedule(now time.Time) error {
+	var next *keyring.Ring
+	var err error
+	if s.config.Issuer == "" {
+		next, _, err = s.ring.Stop(now)
+	} else {
+		next, _, err = s.ring.Advance(now, s.config.terms())
+	}
+	if err != nil {
+		return fault.New(fault.TemporarilyUnavailable, "the signing keys could not be made: try again").Because(err)
+	}
+	s.ring = next
+	return nil
+}
+
+// advanceKeys does what the keys' schedule makes due. Making RSA keys takes seconds,
+// once in a rotation period.
+func (b *broker) advanceKeys(ctx context.Context) error {
+	before, after, err := b.own.change(ctx, func(s *ownState) error { return s.followSchedule(b.now()) })
+	if err == nil && before != after {
+		b.logKeys(after)
+	}
+	return err
+}
+
+func (b *broker) logKeys(s *ownState) {
+	for _, k := range s.ring.Published(b.now()) {
+		b.Logger().Info("signing key", "purpose", k.Purpose, "kid", k.ID, "algorithm", k.Algorithm, "active_from", stamp(k.ActiveFrom))
+	}
+}
+
+var errNoIssuer = fault.New(fault.TemporarilyUnavailable, "config issuer is not set: an operator must write config issuer=...")
+
+// ownIssuer is the broker's own issuer URL, "" if none is configured, and the longest
+// life of what it signs.
+func (b *broker) ownIssuer(ctx context.Context) (url string, maxTTL time.Duration, err error) {
+	s, err := b.own.state(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	return s.config.Issuer, s.config.MaxTokenTTL, nil
+}
+
+// signToken signs the claims, with iss added, as a JWT of the purpose's typ. They
+// must hold an exp, at most max_token_ttl away. claims are not changed.
+func (b *broker) signToken(ctx context.Context, purpose keyring.Purpose, claims map[string]any) (string, error) {
+	s, err := b.own.state(ctx)
+	if err != nil {
+		return "", err
+	}
+	if s.config.Issuer == "" {
+		return "", errNoIssuer
+	}
+	now := b.now()
+	if exp, ok := keyring.NumericDate(claims["exp"]); ok && exp.Sub(now) > s.config.MaxTokenTTL {
+		return "", fault.New(fault.InvalidRequest, "the token would live until %s, longer than config max_token_ttl=%s allows: ask for a shorter ttl", stamp(exp), s.config.MaxTokenTTL)
+	}
+	signed := make(map[string]any, len(claims)+1)
+	maps.Copy(signed, claims)
+	signed["iss"] = s.config.Issuer
+	token, err := s.ring.Sign(purpose, now, signed)
+	if errors.Is(err, keyring.ErrClaims) {
+		return "", fault.New(fault.InvalidRequest, "no such token can be signed: %s", err)
+	}
+	if err != nil {
+		return "", fault.New(fault.TemporarilyUnavailable, "the token could not be signed: try again in a minute").Because(err)
+	}
+	return token, nil
+}
+
+// verifyOwn returns the claims of a child token that this broker has signed, with
+// numbers as json.Number. It judges signature, typ, iss and exp; whether the grant
+// still lives is the ledger's to say. The error is invalid_grant for any other token,
+// such as one that bears an issuer which is not configured any more.
+func (b *broker) verifyOwn(ctx context.Context, compact string) (claims map[string]any, err error) {
+	s, err := b.own.state(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := b.now()
+	payload, err := s.ring.Verify(keyring.Child, compact, now)
+	if err != nil {
+		return nil, errNotOwn
+	}
+	dec := json.NewDecoder(bytes.NewReader(payload))
+	dec.UseNumber()
+	if err := dec.Decode(&claims); err != nil {
+		return nil, errNotOwn
+	}
+	exp, ok := keyring.NumericDate(claims["exp"])
+	if s.config.Issuer == "" || claims["iss"] != s.config.Issuer || !ok || !now.Before(exp) {
+		return nil, errNotOwn
+	}
+	return claims, nil
+}
+
+var errNotOwn = fault.New(fault.InvalidGrant, "the token is not one that this broker has signed, or it has expired")

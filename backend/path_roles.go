@@ -237,8 +237,18 @@ func (b *broker) checkIssuers(ctx context.Context, r *role.Role, p *openProvider
 }
 
 // checkAudiences holds the role against the endpoints of every provider, not its
-// own alone: a token for another's token endpoint is no less a credential there.
+// own alone: a token for another's token endpoint is no less a credential there. The
+// same goes for the broker's own issuer. Roles that are there already when config
+// issuer is written are not held against it: what they allow is checked when they
+// are written again.
 func (b *broker) checkAudiences(ctx context.Context, policy *decision.Policy) error {
+	own, err := b.own.state(ctx)
+	if err != nil {
+		return err
+	}
+	if err := role.CheckAudiences(policy, own.config.endpoints()); err != nil {
+		return err
+	}
 	refs, err := b.providerRefs(ctx)
 	if err != nil {
 		return err

@@ -63,6 +63,11 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.ListOperation, path: "frozen"},
 		{op: logical.ReadOperation, path: "metrics"},
 		{op: logical.UpdateOperation, path: "sweep"},
+		{op: logical.UpdateOperation, path: "config", data: map[string]any{"max_token_ttl": "2h"}},
+		{op: logical.ReadOperation, path: "config"},
+		{op: logical.UpdateOperation, path: "issuer/rotate", data: map[string]any{"emergency": true}},
+		{op: logical.ReadOperation, path: ".well-known/openid-configuration"},
+		{op: logical.ReadOperation, path: ".well-known/jwks.json"},
 		{op: logical.UpdateOperation, path: "revoke/grant/none.x"},
 		{op: logical.UpdateOperation, path: "revoke/entity/" + alice},
 		{op: logical.UpdateOperation, path: "revoke/role/r", data: map[string]any{"freeze": false}},
@@ -208,4 +213,5 @@ func TestTheFactoryTouchesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, logical.TypeLogical, b.Type())
 	require.Contains(t, b.SpecialPaths().SealWrapStorage, "provider/")
+	require.Contains(t, b.SpecialPaths().SealWrapStorage, "signing-keys")
 }

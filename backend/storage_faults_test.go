@@ -1,14 +1,17 @@
 package backend
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
 
@@ -36,6 +39,13 @@ func doomThree(m *mount) []*lease {
 	m.clock.advance(time.Minute)
 	m.server.Break(providertest.EndpointRevoke, nil)
 	return leases
+}
+
+// issuing is a mount that signs.
+func issuing(m *mount) []*lease {
+	m.t.Helper()
+	m.must(m.write("config", map[string]any{"issuer": ownURL}))
+	return nil
 }
 
 func nothing(*mount) []*lease { return nil }
@@ -88,9 +98,20 @@ var moments = map[string]moment{
 	"check":            {prepare: nothing, act: writing("providers/oauth2/p/check", nil)},
 	"write a provider": {prepare: issueThree, act: writing("providers/oauth2/p", map[string]any{"timeout": 2})},
 	"write a role":     {prepare: issueThree, act: writing("roles/r", map[string]any{"ttl": "5m"})},
-	"list":             {prepare: issueThree, act: func(m *mount, _ []*lease) error { m.start(); _, err := m.list("grants", nil); return err }},
-	"read a grant":     {prepare: issueThree, act: func(m *mount, l []*lease) error { _, err := m.read("grants/" + l[0].grantID); return err }},
-	"the whole life":   {prepare: nothing, act: wholeLife},
+	"become an issuer": {prepare: nothing, act: writing("config", map[string]any{"issuer": ownURL})},
+	"rotate the keys":  {prepare: issuing, act: writing("issuer/rotate", nil)},
+	"keys in need":     {prepare: issuing, act: writing("issuer/rotate", map[string]any{"emergency": true})},
+	"sign and verify": {prepare: issuing, act: func(m *mount, _ []*lease) error {
+		m.start()
+		token, err := m.b.signToken(context.Background(), keyring.Child, m.claims(time.Hour))
+		if err == nil {
+			_, err = m.b.verifyOwn(context.Background(), token)
+		}
+		return m.b.asLogical(&logical.Request{}, err)
+	}},
+	"list":           {prepare: issueThree, act: func(m *mount, _ []*lease) error { m.start(); _, err := m.list("grants", nil); return err }},
+	"read a grant":   {prepare: issueThree, act: func(m *mount, l []*lease) error { _, err := m.read("grants/" + l[0].grantID); return err }},
+	"the whole life": {prepare: nothing, act: wholeLife},
 	"tainted, periodic": {
 		prepare: func(m *mount) []*lease {
 			l := issueThree(m)

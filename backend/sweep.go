@@ -38,6 +38,9 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 		}
 		return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, err)
 	}
+	if err := b.advanceKeys(ctx); err != nil {
+		b.Logger().Error("the signing keys could not be brought up to date", "error", err)
+	}
 	if !b.ledger.Loaded() {
 		// Reading many records here would hold up core.
 		select {

@@ -34,6 +34,10 @@ var contractPaths = []struct{ path, example, operations string }{
 	{"sweep", "sweep", "post"},
 	{"issuers/", "issuers", "list"},
 	{"issuers/{name}", "issuers/ci", "get post delete"},
+	{"config", "config", "get post"},
+	{"issuer/rotate", "issuer/rotate", "post"},
+	{".well-known/openid-configuration", ".well-known/openid-configuration", "get"},
+	{".well-known/jwks.json", ".well-known/jwks.json", "get"},
 	{"metrics", "metrics", "get"},
 }
 
@@ -172,6 +176,8 @@ func TestPathHelp(t *testing.T) {
 		"roles/deploy/explain":  "entity_id remote_addr scopes audiences resources permissions authorization_details ttl subject_token",
 		"issuers/ci":            "oidc_discovery_url jwks_url jwks_pem bound_audiences allowed_algorithms clock_skew max_subject_lifetime",
 		"grants":                "after limit",
+		"config":                "issuer signing_algorithm rotation_period max_token_ttl",
+		"issuer/rotate":         "emergency",
 		"revoke/role/deploy":    "freeze",
 	} {
 		help := vault.CLI(t, "path-help", broker.At(path))

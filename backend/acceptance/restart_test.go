@@ -27,6 +27,7 @@ var promises = []struct {
 	{"the next read follows the parent's last successor", parentFollowed},
 	{"what is frozen stays frozen", freezeStays},
 	{"who holds what is still known, and renewals go on", leaseRenewable},
+	{"the broker's own keys are the same", ownKeysStay},
 }
 
 // The servers that a disaster starts live as long as the test that it is given.

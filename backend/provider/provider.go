@@ -16,6 +16,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -133,16 +134,16 @@ type Deps struct {
 
 // Purpose is what a token that the broker signs is for. Keys and typ differ by
 // purpose, so that none can pass for another (rule 10 of the contract).
-type Purpose string
+type Purpose = keyring.Purpose
 
 // The purposes.
 const (
 	// PurposeChild: an access token (RFC 9068).
-	PurposeChild Purpose = "child"
+	PurposeChild = keyring.Child
 	// PurposeActor: an actor token that vouches for a Vault entity (RFC 8693 1.1).
-	PurposeActor Purpose = "actor"
+	PurposeActor = keyring.Actor
 	// PurposeAssertion: a client's authentication (RFC 7523 2.2).
-	PurposeAssertion Purpose = "assertion"
+	PurposeAssertion = keyring.Assertion
 )
 
 // Signer signs as the issuer that the config path names. It is safe for

@@ -266,7 +266,7 @@ func joined(modes []provider.Mode) string {
 func CheckAudiences(p *decision.Policy, endpoints []string) error {
 	for _, endpoint := range endpoints {
 		if covers(p.Ceiling.Audiences, endpoint) || covers(p.Ceiling.Resources, endpoint) {
-			return fault.New(fault.InvalidRequest, "audiences and resources must not cover %s, an endpoint of a provider: a token for it could be used to authenticate there", endpoint)
+			return fault.New(fault.InvalidRequest, "audiences and resources must not cover %s, an endpoint of a provider or of this broker: a token for it could be used to authenticate there", endpoint)
 		}
 	}
 	return nil

@@ -1,0 +1,189 @@
+package backend
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
+)
+
+const configHelp = `
+Settings of the whole mount. With issuer the broker becomes an issuer of JWTs of its
+own: the URL at which verifiers reach this mount, such as
+https://vault.example.com:8200/v1/broker. Its keys are made inside when issuer is
+first written, and never leave; verifiers find the public ones by discovery below
+issuer, without a token. An update is partial.
+
+Another issuer: tokens that are signed already bear the old one, where nobody finds
+keys any more. An empty issuer stops the signing; the keys stay published until the
+last token has expired.
+`
+
+// Defaults and bounds of the configuration.
+const (
+	defaultRotationPeriod = 30 * 24 * time.Hour
+	minRotationPeriod     = 2 * keyring.Lead
+	maxRotationPeriod     = 366 * 24 * time.Hour
+	defaultMaxTokenTTL    = 24 * time.Hour
+	maxMaxTokenTTL        = 10 * 24 * time.Hour
+)
+
+// config is the mount's settings as they are stored.
+type config struct {
+	Issuer           string        `json:"issuer,omitempty"`
+	SigningAlgorithm string        `json:"signing_algorithm"`
+	RotationPeriod   time.Duration `json:"rotation_period"`
+	MaxTokenTTL      time.Duration `json:"max_token_ttl"`
+}
+
+func defaultConfig() config {
+	return config{SigningAlgorithm: keyring.Algorithms()[0], RotationPeriod: defaultRotationPeriod, MaxTokenTTL: defaultMaxTokenTTL}
+}
+
+func (c config) terms() keyring.Terms {
+	return keyring.Terms{Algorithm: c.SigningAlgorithm, LongestLife: c.MaxTokenTTL, Period: c.RotationPeriod}
+}
+
+func (c config) validate() error {
+	switch {
+	case !slices.Contains(keyring.Algorithms(), c.SigningAlgorithm):
+		return fault.New(fault.InvalidRequest, "signing_algorithm must be one of %s", strings.Join(keyring.Algorithms(), ", "))
+	case c.MaxTokenTTL <= 0 || c.MaxTokenTTL > maxMaxTokenTTL:
+		return fault.New(fault.InvalidRequest, "max_token_ttl must be above 0 and at most %s", maxMaxTokenTTL)
+	case c.RotationPeriod < minRotationPeriod || c.RotationPeriod > maxRotationPeriod:
+		return fault.New(fault.InvalidRequest, "rotation_period must be between %s and %s: keys always rotate", minRotationPeriod, maxRotationPeriod)
+	case c.RotationPeriod < c.MaxTokenTTL:
+		// Otherwise retired keys, which outlive what they signed, would pile up.
+		return fault.New(fault.InvalidRequest, "rotation_period must not be shorter than max_token_ttl, which is %s", c.MaxTokenTTL)
+	case c.Issuer != "":
+		return checkOwnIssuer(c.Issuer)
+	}
+	return nil
+}
+
+// checkOwnIssuer holds the URL against OIDC Discovery 1.0 section 3, and against what
+// would make the paths below it ambiguous.
+func checkOwnIssuer(issuer string) error {
+	if err := httpclient.CheckURL(issuer, true); err != nil {
+		return fault.New(fault.InvalidRequest, "issuer %s", err)
+	}
+	if err := httpclient.CheckURL(issuer, false); err != nil {
+		return fault.New(fault.InvalidRequest, "issuer must be an https URL: whoever reads the keys on their way can replace them (plain http is for loopback only)")
+	}
+	if strings.HasSuffix(issuer, "/") {
+		return fault.New(fault.InvalidRequest, "issuer must not end with a slash, as in https://vault.example.com:8200/v1/broker")
+	}
+	return nil
+}
+
+func configFields() map[string]*framework.FieldSchema {
+	var algorithms []any
+	for _, name := range keyring.Algorithms() {
+		algorithms = append(algorithms, name)
+	}
+	return map[string]*framework.FieldSchema{
+		"issuer":            {Type: framework.TypeString, Description: "The broker's own issuer URL: where verifiers reach this mount. https, without a slash at the end. Empty stops the signing."},
+		"signing_algorithm": {Type: framework.TypeString, Default: keyring.Algorithms()[0], AllowedValues: algorithms, Description: "What the broker signs with: ES256, RS256 (3072 bits) or EdDSA (Ed25519). Another one rotates the keys."},
+		"rotation_period":   {Type: framework.TypeDurationSecond, Default: int(defaultRotationPeriod / time.Second), Description: "How long a key signs before the next one does, 2h to 366d and not below max_token_ttl. Default 30d."},
+		"max_token_ttl":     {Type: framework.TypeDurationSecond, Default: int(defaultMaxTokenTTL / time.Second), Description: "The longest life of anything that the broker signs, at most 10d. Default 24h."},
+	}
+}
+
+func (b *broker) pathConfig() []*framework.Path {
+	fields := configFields()
+	return []*framework.Path{{
+		Pattern:         "config$",
+		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "configuration"},
+		HelpSynopsis:    "The settings of the whole mount: the broker's own issuer.",
+		HelpDescription: strings.TrimSpace(configHelp),
+		Fields:          fields,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback: b.showConfig, Summary: "Read the settings.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The settings, defaults included.", Fields: fields}}},
+			},
+			logical.UpdateOperation: &framework.PathOperation{
+				Callback: b.writeConfig, Summary: "Change settings.",
+				Responses:                   map[int][]framework.Response{http.StatusNoContent: {{Description: "Written."}}},
+				ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
+			},
+		},
+	}}
+}
+
+func (b *broker) showConfig(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	s, err := b.own.state(ctx)
+	if err != nil {
+		return nil, err
+	}
+	data := map[string]any{
+		"signing_algorithm": s.config.SigningAlgorithm,
+		"rotation_period":   int64(s.config.RotationPeriod / time.Second),
+		"max_token_ttl":     int64(s.config.MaxTokenTTL / time.Second),
+	}
+	if s.config.Issuer != "" {
+		data["issuer"] = s.config.Issuer
+	}
+	return &logical.Response{Data: data}, nil
+}
+
+func (b *broker) writeConfig(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	before, after, err := b.own.change(ctx, func(s *ownState) error {
+		mergeConfig(&s.config, d)
+		if err := s.config.validate(); err != nil {
+			return err
+		}
+		return s.followSchedule(b.now())
+	})
+	if err != nil {
+		return nil, err
+	}
+	if before.ring != after.ring {
+		b.logKeys(after)
+	}
+	return warnOfChange(before, after, b.now()), nil
+}
+
+func mergeConfig(c *config, d *framework.FieldData) {
+	if v, ok := d.GetOk("issuer"); ok {
+		c.Issuer = v.(string)
+	}
+	if v, ok := d.GetOk("signing_algorithm"); ok {
+		c.SigningAlgorithm = cmp.Or(v.(string), defaultConfig().SigningAlgorithm)
+	}
+	for name, into := range map[string]*time.Duration{"rotation_period": &c.RotationPeriod, "max_token_ttl": &c.MaxTokenTTL} {
+		if v, ok := d.GetOk(name); ok {
+			*into = time.Duration(v.(int)) * time.Second
+		}
+	}
+}
+
+// warnOfChange says what a change does not do at once.
+func warnOfChange(before, after *ownState, now time.Time) *logical.Response {
+	resp := &logical.Response{}
+	was, is := before.config.Issuer, after.config.Issuer
+	switch {
+	case was == "" || was == is:
+	case is == "":
+		resp.AddWarning("nothing is signed any more; the keys stay published until what they signed has expired")
+	default:
+		resp.AddWarning(fmt.Sprintf("tokens that are signed already bear the issuer %s: verifiers that look for keys there find none, and introspection calls them inactive", was))
+	}
+	if k, ok := after.ring.Newest(keyring.Child); ok && before.ring != after.ring && now.Before(k.ActiveFrom) {
+		resp.AddWarning(fmt.Sprintf("new keys (%s) are published and sign from %s", k.Algorithm, stamp(k.ActiveFrom)))
+	}
+	if len(resp.Warnings) == 0 {
+		return nil
+	}
+	return resp
+}

@@ -1,0 +1,192 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
+)
+
+// The broker's own endpoints below its issuer URL, which are also its paths.
+const (
+	discoveryPath     = ".well-known/openid-configuration"
+	jwksPath          = ".well-known/jwks.json"
+	introspectionPath = "oauth/introspect"
+	revocationPath    = "oauth/revoke"
+)
+
+// endpoints are the URLs at which a token could be used against the broker itself.
+func (c config) endpoints() []string {
+	if c.Issuer == "" {
+		return nil
+	}
+	return []string{c.Issuer, c.Issuer + "/" + introspectionPath, c.Issuer + "/" + revocationPath}
+}
+
+const rotateHelp = `
+Makes new signing keys, one for each purpose. They are published at once and sign an
+hour later, when every verifier can know them; the old ones stay published until all
+that they signed has expired. Refused while the last rotation's keys wait for that.
+
+emergency=true is for keys that somebody may have stolen: the old ones leave the
+published set at once, with every token that they signed, and the new ones sign at
+once. A verifier that has cached the old set trusts it for five minutes at most if it
+heeds Cache-Control.
+`
+
+const wellKnownHelp = `
+Needs no token, and answers with plain JSON, not in Vault's envelope: read it by HTTP
+(GET /v1/<mount>/.well-known/...). It may be cached for five minutes.
+`
+
+func (b *broker) pathOwnIssuer() []*framework.Path {
+	return []*framework.Path{
+		{
+			Pattern:         "issuer/rotate$",
+			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "rotate", OperationSuffix: "signing-keys"},
+			HelpSynopsis:    "Rotates the keys that the broker signs with.",
+			HelpDescription: strings.TrimSpace(rotateHelp),
+			Fields: map[string]*framework.FieldSchema{
+				"emergency": {Type: framework.TypeBool, Description: "The keys may be stolen: withdraw them, and all that they signed, at once."},
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.UpdateOperation: &framework.PathOperation{
+					Callback: b.rotateKeys, Summary: "Rotate the signing keys.",
+					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The new keys.", Fields: map[string]*framework.FieldSchema{
+						"key_ids":     {Type: framework.TypeKVPairs, Description: "The ids (kid) of the new keys, by purpose."},
+						"algorithm":   {Type: framework.TypeString, Description: "What they sign with."},
+						"active_from": {Type: framework.TypeString, Description: "When they begin to sign, RFC 3339."},
+					}}}},
+					ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
+				},
+			},
+		},
+		wellKnown(discoveryPath, "discovery", "Where verifiers find the broker's keys and endpoints (OIDC Discovery 1.0).", b.readDiscovery),
+		wellKnown(jwksPath, "jwks", "The public keys of what the broker signs (RFC 7517).", b.readJWKS),
+	}
+}
+
+// wellKnown is a path that anybody may read.
+func wellKnown(path, suffix, synopsis string, read framework.OperationFunc) *framework.Path {
+	return &framework.Path{
+		Pattern:         strings.ReplaceAll(path, ".", `\.`) + "$",
+		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: suffix},
+		HelpSynopsis:    synopsis,
+		HelpDescription: strings.TrimSpace(wellKnownHelp),
+		Fields:          map[string]*framework.FieldSchema{},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback: read, Summary: synopsis,
+				Responses: map[int][]framework.Response{http.StatusOK: {{
+					Description: "A JSON document.", MediaType: "application/json",
+					Fields: map[string]*framework.FieldSchema{
+						logical.HTTPContentType:        {Type: framework.TypeString, Description: "application/json."},
+						logical.HTTPRawBody:            {Type: framework.TypeString, Description: "The document."},
+						logical.HTTPStatusCode:         {Type: framework.TypeInt, Description: "200."},
+						logical.HTTPCacheControlHeader: {Type: framework.TypeString, Description: "For how long it may be cached."},
+					},
+				}}},
+			},
+		},
+	}
+}
+
+// publish answers with the document itself. Verifiers cache it for as long as keys
+// are surely published before they sign.
+func publish(document []byte) *logical.Response {
+	return &logical.Response{Data: map[string]any{
+		logical.HTTPContentType:        "application/json",
+		logical.HTTPRawBody:            document,
+		logical.HTTPStatusCode:         http.StatusOK,
+		logical.HTTPCacheControlHeader: fmt.Sprintf("public, max-age=%d", keyring.CacheTime/time.Second),
+	}}
+}
+
+var errNothingPublished = fault.New(fault.InvalidRequest, "this broker is no issuer: an operator must write config issuer=...")
+
+// discovery is the broker's discovery document: what OIDC clients and Kubernetes'
+// API server insist on. There are no authorization and token endpoints, as in the
+// document that Kubernetes publishes itself, because tokens come from creds.
+type discovery struct {
+	Issuer                           string   `json:"issuer"`
+	JWKSURI                          string   `json:"jwks_uri"`
+	IntrospectionEndpoint            string   `json:"introspection_endpoint"`
+	RevocationEndpoint               string   `json:"revocation_endpoint"`
+	ResponseTypesSupported           []string `json:"response_types_supported"`
+	SubjectTypesSupported            []string `json:"subject_types_supported"`
+	IDTokenSigningAlgValuesSupported []string `json:"id_token_signing_alg_values_supported"`
+}
+
+func (b *broker) readDiscovery(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	s, err := b.own.state(ctx)
+	if err != nil {
+		return nil, err
+	}
+	issuer := s.config.Issuer
+	if issuer == "" {
+		return nil, errNothingPublished
+	}
+	document, err := json.Marshal(discovery{
+		Issuer: issuer, JWKSURI: issuer + "/" + jwksPath,
+		IntrospectionEndpoint: issuer + "/" + introspectionPath, RevocationEndpoint: issuer + "/" + revocationPath,
+		ResponseTypesSupported: []string{"id_token"}, SubjectTypesSupported: []string{"public"},
+		IDTokenSigningAlgValuesSupported: s.ring.ActiveAlgorithms(b.now()),
+	})
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	return publish(document), nil
+}
+
+// readJWKS also answers when the issuer has been unset, for as long as something that
+// was signed before may live.
+func (b *broker) readJWKS(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	s, err := b.own.state(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.ring.Published(b.now())) == 0 {
+		return nil, errNothingPublished
+	}
+	return publish(s.ring.JWKS(b.now())), nil
+}
+
+func (b *broker) rotateKeys(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	emergency := d.Get("emergency").(bool)
+	_, after, err := b.own.change(ctx, func(s *ownState) error {
+		if s.config.Issuer == "" {
+			return errNothingPublished
+		}
+		next, err := s.ring.Rotate(b.now(), s.config.terms(), emergency)
+		if errors.Is(err, keyring.ErrRefused) {
+			return fault.New(fault.InvalidRequest, "%s; emergency=true withdraws them, and what they signed, at once", err)
+		}
+		if err != nil {
+			return fault.New(fault.TemporarilyUnavailable, "the signing keys could not be made: try again").Because(err)
+		}
+		s.ring = next
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.logKeys(after)
+	ids := map[string]string{}
+	var newest keyring.Info
+	for _, purpose := range keyring.Purposes() {
+		newest, _ = after.ring.Newest(purpose)
+		ids[string(purpose)] = newest.ID
+	}
+	return &logical.Response{Data: map[string]any{
+		"key_ids": ids, "algorithm": newest.Algorithm, "active_from": stamp(newest.ActiveFrom),
+	}}, nil
+}
