@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -9,19 +10,23 @@ import (
 )
 
 // Two servers take assertions that the broker signs as its own issuer: nothing is
-// stored for them, and their keys come from Vault without a token. RFC 7523 3 has
+// stored for them, and the keys come from Vault without a token. RFC 7523 3 has
 // iss = sub = client_id, so that the client there is named as the broker's issuer.
+// Hydra fetches the keys itself; oidc-provider fetches nothing from loopback, so it
+// is given what stands there.
 func TestServersTakeWhatTheBrokerSigns(t *testing.T) {
 	t.Parallel()
 	vault := sharedVault(t)
 	m := vault.Enable(t, "")
 	issuer := becomeIssuer(t, vault, m)
-	keys := issuer + "/.well-known/jwks.json"
+	_, published := public(t, vault, m, ".well-known/jwks.json")
+	var keys map[string]any
+	require.NoError(t, json.Unmarshal(published, &keys))
 	keyless := harness.Fields{"client_id": issuer, "auth_method": "private_key_jwt", "assertion_signer": "broker", "verify": "introspect"}
 
 	op := harness.StartOIDCProvider(t, harness.OIDCProviderOptions{
-		Clients: []harness.OIDCClient{{ID: issuer, AuthMethod: "private_key_jwt", Extra: harness.Fields{
-			"jwks_uri": keys, "token_endpoint_auth_signing_alg": "ES256",
+		Clients: []harness.OIDCClient{{ID: issuer, AuthMethod: "private_key_jwt", JWKS: keys, Extra: harness.Fields{
+			"token_endpoint_auth_signing_alg": "ES256",
 		}}},
 		Resources: []harness.OIDCResource{{ID: filesAPI, Scopes: []string{"read"}}},
 	})
@@ -31,7 +36,7 @@ func TestServersTakeWhatTheBrokerSigns(t *testing.T) {
 	hydra := sharedHydra(t)
 	hydra.CreateClient(t, harness.HydraClient{
 		ID: issuer, AuthMethod: "private_key_jwt", Scopes: []string{"repo:read"},
-		Extra: map[string]any{"jwks_uri": keys, "token_endpoint_auth_signing_alg": "ES256"},
+		Extra: map[string]any{"jwks_uri": issuer + "/.well-known/jwks.json", "token_endpoint_auth_signing_alg": "ES256"},
 	})
 	m.Write(t, "providers/oauth2/hydra", with(keyless, harness.Fields{
 		"issuer": hydra.URL, "introspection_url": hydra.AdminURL + "/admin/oauth2/introspect", "assertion_audience": hydra.URL + "/oauth2/token",
