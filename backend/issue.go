@@ -206,7 +206,7 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 		return nil, fault.New(fault.InvalidGrant, "the subject token expired meanwhile: get a new one")
 	}
 	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now.Add(d.Lifetime.TTL), now.Add(d.Lifetime.Max)
-	return unverified, nil
+	return append(unverified, child.Unverified...), nil
 }
 
 // unrevocable is for a token that cannot be killed although the provider's others

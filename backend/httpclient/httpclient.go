@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,7 +36,9 @@ const DefaultTimeout = 10 * time.Second
 type Options struct {
 	// CAPEM, when set, replaces the system's roots.
 	CAPEM string
-	// Certificate, when set, is presented to servers that ask (RFC 8705).
+	// Certificate, when set, is presented to every server that asks (RFC 8705),
+	// whichever authorities it names: a self-signed one is of none of them. Such a
+	// client sends to https only.
 	Certificate *tls.Certificate
 	// Timeout bounds one exchange; zero means DefaultTimeout.
 	Timeout time.Duration
@@ -46,9 +49,8 @@ type Options struct {
 // Client sends single requests. It is safe for concurrent use. It repeats a POST
 // only where net/http knows that nothing of it was written to a dead connection.
 type Client struct {
-	http      *http.Client
-	timeout   time.Duration
-	allowHTTP bool
+	http    *http.Client
+	options Options
 }
 
 // Response is an answer read whole, at most MaxBody of it.
@@ -79,6 +81,27 @@ func (e *Error) Unwrap() error { return e.Err }
 // ErrBodyTooLarge means that the answer went past MaxBody.
 var ErrBodyTooLarge = fmt.Errorf("the answer is larger than %d bytes", MaxBody)
 
+// ErrCertificateRefused means that the server ended the TLS handshake because of the
+// certificate that we have, or have not. It got nothing of the request: with TLS
+// 1.3 our side may have begun to write by then, the server has not read it.
+var ErrCertificateRefused = errors.New("the server refused the client certificate")
+
+// certificateAlerts are the alerts that a server has for a client's certificate
+// (RFC 8446 6.2), as crypto/tls spells them.
+var certificateAlerts = []string{
+	"bad certificate", "unsupported certificate", "revoked certificate", "expired certificate",
+	"unknown certificate", "unknown certificate authority", "certificate required", "access denied",
+}
+
+func certificateRefused(err error) bool {
+	var remote *net.OpError
+	if !errors.As(err, &remote) || remote.Op != "remote error" {
+		return false
+	}
+	alert := strings.TrimPrefix(remote.Err.Error(), "tls: ")
+	return slices.Contains(certificateAlerts, alert)
+}
+
 // New makes a Client. It fails only if CAPEM holds no certificate.
 func New(o Options) (*Client, error) {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -89,15 +112,16 @@ func New(o Options) (*Client, error) {
 		}
 	}
 	if o.Certificate != nil {
-		tlsConfig.Certificates = []tls.Certificate{*o.Certificate}
+		tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return o.Certificate, nil
+		}
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
 	dialer := &net.Dialer{Timeout: o.Timeout, Control: refuseLinkLocal}
 	return &Client{
-		timeout:   o.Timeout,
-		allowHTTP: o.AllowHTTP,
+		options: o,
 		http: &http.Client{
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport: &http.Transport{
@@ -111,6 +135,14 @@ func New(o Options) (*Client, error) {
 			},
 		},
 	}, nil
+}
+
+// WithCertificate is a Client like c that presents certificate. It has connections
+// of its own, so that c's requests never travel under it.
+func (c *Client) WithCertificate(certificate tls.Certificate) (*Client, error) {
+	o := c.options
+	o.Certificate = &certificate
+	return New(o)
 }
 
 // refuseLinkLocal judges the address that a name resolved to, so that a
@@ -177,10 +209,13 @@ func CheckURL(raw string, allowHTTP bool) error {
 // Do sends req once. A Response is returned for every status, redirects
 // included; an *Error otherwise. The request's context bounds it further.
 func (c *Client) Do(req *http.Request) (*Response, error) {
-	if err := CheckURL(stripQuery(req.URL), c.allowHTTP); err != nil {
+	if err := CheckURL(stripQuery(req.URL), c.options.AllowHTTP); err != nil {
 		return nil, &Error{Err: fmt.Errorf("the URL %s", err)}
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), c.timeout)
+	if c.options.Certificate != nil && req.URL.Scheme != "https" {
+		return nil, &Error{Err: errors.New("the URL must be https: a client certificate says nothing over plain http")}
+	}
+	ctx, cancel := context.WithTimeout(req.Context(), c.options.Timeout)
 	defer cancel()
 	// From the moment a connection is there, bytes may have left: net/http
 	// writes in a goroutine of its own, so later hooks can come too late.
@@ -193,6 +228,9 @@ func (c *Client) Do(req *http.Request) (*Response, error) {
 		var uerr *url.Error
 		if errors.As(err, &uerr) {
 			err = uerr.Err // the URL is the operator's affair, not the caller's
+		}
+		if certificateRefused(err) {
+			return nil, &Error{Err: fmt.Errorf("%w: %w", ErrCertificateRefused, err)}
 		}
 		return nil, &Error{Sent: connected.Load(), Err: discreet(err)}
 	}

@@ -4,6 +4,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -274,4 +280,43 @@ func bomb(t *testing.T, n int) []byte {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	return packed.Bytes()
+}
+
+// A certificate is shown by the client that has it, over TLS, to whoever asks, and
+// the client that it was made of goes on without.
+func TestACertificateIsOneClientsOwn(t *testing.T) {
+	s := providertest.NewAuthServer(t, providertest.Options{TLS: true, MutualTLS: true})
+	plain := newClient(t, httpclient.Options{CAPEM: s.CAPEM})
+	certified, err := plain.WithCertificate(selfSigned(t))
+	require.NoError(t, err)
+	_, err = certified.Do(request(t, s.URL+"/with"))
+	require.NoError(t, err)
+	_, err = plain.Do(request(t, s.URL+"/without"))
+	require.NoError(t, err)
+	require.Equal(t, map[string]bool{"/with": true}, s.Certified())
+
+	bare := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("a request arrived in plain") })
+	_, err = certified.Do(request(t, bare.URL))
+	require.ErrorContains(t, failed(t, err), "https")
+	require.False(t, failed(t, err).Sent)
+}
+
+func TestARefusedCertificateIsNotSent(t *testing.T) {
+	s := providertest.NewAuthServer(t, providertest.Options{TLS: true, MutualTLS: true, RefuseCertificates: true})
+	certified, err := newClient(t, httpclient.Options{CAPEM: s.CAPEM}).WithCertificate(selfSigned(t))
+	require.NoError(t, err)
+	_, err = certified.Do(request(t, s.URL))
+	require.ErrorIs(t, err, httpclient.ErrCertificateRefused)
+	require.False(t, failed(t, err).Sent)
+	require.Empty(t, s.Requests())
+}
+
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }

@@ -315,6 +315,9 @@ type Child struct {
 	// Confirmed; in the others it is what was asked for.
 	Granted   access.Access
 	Confirmed access.Dimensions
+	// Unverified names what beside the dimensions rests on the asking alone, such as
+	// UnverifiedBinding.
+	Unverified []string
 	// Handle is what Revoke needs to kill the child without anything that may
 	// change (endpoint and token, say), versioned, never the parent. It is empty
 	// if the child cannot be killed.
@@ -324,6 +327,10 @@ type Child struct {
 	// Extra is what the type adds to the creds response; never null, no secrets.
 	Extra map[string]any
 }
+
+// UnverifiedBinding in Child.Unverified: the provider says that the child is bound
+// to the caller's key, and nobody looked whether the token itself says so.
+const UnverifiedBinding = "binding"
 
 // Generator is a Type that makes secrets of a parent itself, such as a key pair.
 type Generator interface {

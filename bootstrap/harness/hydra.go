@@ -152,6 +152,12 @@ func (h *Hydra) SetSecret(t TB, id, secret string) {
 	patchClient(t, h, id, "/client_secret", secret)
 }
 
+// SetJWKS changes the keys of a client with private_key_jwt.
+func (h *Hydra) SetJWKS(t TB, id string, jwks any) {
+	t.Helper()
+	patchClient(t, h, id, "/jwks", jwks)
+}
+
 // SetTokenTTL changes the life of the client-credentials tokens to come.
 func (h *Hydra) SetTokenTTL(t TB, id string, ttl time.Duration) {
 	t.Helper()

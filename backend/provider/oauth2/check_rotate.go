@@ -3,14 +3,11 @@ package oauth2
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/url"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 // Check implements provider.Checker. A refresh token that the server's
@@ -25,7 +22,7 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 			return health, err
 		}
 	}
-	health, err := p.prove(ctx, p.post)
+	health, err := p.prove(ctx, p.sending)
 	if err == nil {
 		health.Detail += p.whichSecret()
 	} else if why := p.refused(); why != "" {
@@ -45,9 +42,8 @@ func (p *Provider) refused() string {
 func (p *Provider) whichSecret() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	next := p.parent.Secrets[fieldClientSecretNext]
-	if !next.Empty() && p.working == next.Fingerprint() {
-		return "; it took client_secret_next, not client_secret: rotate"
+	if len(p.credentials) > 1 && p.working == p.credentials[1].id {
+		return "; it took " + p.credentials[1].field + ", not " + p.credentials[0].field + ": rotate"
 	}
 	return ""
 }
@@ -77,9 +73,9 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 // prove asks for a token without naming a scope, which is what the parent can
 // grant by default, and hands the token over to be killed. A server that wants to
 // be asked for a scope has accepted the client before it says so (RFC 6749 3.2).
-func (p *Provider) prove(ctx context.Context, send sender) (provider.Health, error) {
+func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (provider.Health, error) {
 	health := provider.Health{Detail: "the provider issued a token for the parent credential"}
-	got, err := p.obtain(ctx, url.Values{}, send, true)
+	got, err := p.obtainBound(ctx, with)
 	child := p.childOf(got)
 	if err == nil {
 		var a answer
@@ -99,62 +95,21 @@ func (p *Provider) prove(ctx context.Context, send sender) (provider.Health, err
 	return health, err
 }
 
-// Rotate implements provider.Rotator: client_secret_next becomes client_secret
-// once a token was issued for it. The old secret still works at the server, if
-// the server says so, until it is withdrawn there.
-func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
-	p.mu.Lock()
-	next := p.parent.Secrets[fieldClientSecretNext]
-	p.mu.Unlock()
-	if next.Empty() {
-		return provider.Health{}, invalid("there is nothing to rotate to: let the provider issue a second client secret, write it as client_secret_next, and rotate then")
+// obtainBound is obtain with a proof of its own where the provider binds tokens. A
+// server that wants a nonce in it has minted nothing (RFC 9449 8).
+func (p *Provider) obtainBound(ctx context.Context, with func(*dpopProof) sender) (reply, error) {
+	var got reply
+	var wanted challenge
+	for range 2 {
+		proof, err := p.ownProof(wanted.nonce)
+		if err != nil {
+			return got, err
+		}
+		got, err = p.obtain(ctx, url.Values{}, with(proof), true)
+		got.proof = proof
+		if !errors.As(err, &wanted) {
+			return got, err
+		}
 	}
-	health, err := p.prove(ctx, func(ctx context.Context, endpoint string, form url.Values) (*httpclient.Response, error) {
-		return p.postAs(ctx, endpoint, form, next)
-	})
-	if err != nil {
-		return health, fault.New(fault.CodeOf(err), "client_secret_next was not proven to work, so client_secret stays: %s", message(err)).Because(err)
-	}
-	release, err := p.deps.Turn(ctx)
-	if err != nil {
-		return health, unavailable("another request is using this provider's parent credential: try again").Because(err)
-	}
-	defer release()
-	if err := p.promote(ctx, next); err != nil {
-		return health, err
-	}
-	health.Detail = "client_secret_next works and is the client_secret now; the former one can be withdrawn at the provider"
-	return health, nil
-}
-
-// message is err's text without its code, which another one replaces.
-func message(err error) string {
-	var f *fault.Error
-	if errors.As(err, &f) {
-		return f.Message
-	}
-	return "an unexpected error"
-}
-
-// promote stores the parent with proven, the next client secret, in place of the
-// current one. It runs in the parent's turn.
-func (p *Provider) promote(ctx context.Context, proven secret.Text) error {
-	parent, err := p.loadParent(ctx)
-	if err != nil {
-		return err
-	}
-	if !parent.Secrets[fieldClientSecretNext].Equal(proven) {
-		return unavailable("the parent credential was changed meanwhile: rotate again")
-	}
-	parent.Secrets = maps.Clone(parent.Secrets)
-	parent.Secrets[fieldClientSecret] = proven
-	delete(parent.Secrets, fieldClientSecretNext)
-	switch err := p.deps.SaveParent(ctx, parent); {
-	case errors.Is(err, provider.ErrParentChanged):
-		return unavailable("the parent credential was changed meanwhile: rotate again")
-	case err != nil:
-		return unavailable("the rotated parent credential could not be stored, so client_secret stays: try again").Because(err)
-	}
-	p.setParent(parent)
-	return nil
+	return got, violation("the provider wants another nonce in the DPoP proof than the one that it gave")
 }

@@ -23,7 +23,8 @@ type endpoints struct {
 }
 
 // endpointFields name an endpoint: whoever writes one wants it looked at again.
-var endpointFields = []string{fieldIssuer, fieldTokenURL, fieldRevocationURL, fieldIntrospectionURL, fieldJWKSURL}
+// So does whoever writes auth_method: endpoints for mTLS have names of their own.
+var endpointFields = []string{fieldIssuer, fieldTokenURL, fieldRevocationURL, fieldIntrospectionURL, fieldJWKSURL, fieldAuthMethod}
 
 // maxLifetime is the longest life of a token that is taken for meant.
 const maxLifetime = 10 * 365 * 24 * time.Hour
@@ -38,7 +39,9 @@ func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pi
 	for _, check := range []func() error{
 		s.checkValues,
 		func() error { return s.checkURLs(change.AllowHTTP) },
+		s.checkClient,
 		func() error { return s.checkParent(change.Parent) },
+		func() error { return s.checkDates(change) },
 	} {
 		if err := check(); err != nil {
 			return nil, err
@@ -49,6 +52,9 @@ func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pi
 		return nil, err
 	}
 	if err := s.checkCapabilities(at); err != nil {
+		return nil, err
+	}
+	if err := s.checkTransport(at); err != nil {
 		return nil, err
 	}
 	return s.pin(at)
@@ -69,7 +75,9 @@ func (s settings) checkValues() error {
 		supported   []string
 		known       []string
 	}{
-		{fieldAuthMethod, s.AuthMethod, []string{authBasic, authPost, authNone}, []string{authPrivateKeyJWT, authTLS, authSelfSignedTLS}},
+		{fieldAuthMethod, s.AuthMethod, []string{authBasic, authPost, authPrivateKeyJWT, authTLS, authSelfSignedTLS, authNone}, nil},
+		{fieldAssertionSigner, s.AssertionSigner, []string{"", signerClient, signerBroker}, nil},
+		{fieldClientKeyAlgorithm, s.ClientKeyAlgorithm, []string{"", keyES256, keyRS256, keyEdDSA}, nil},
 		{fieldGrant, s.Grant, []string{grantClientCredentials, grantRefreshToken}, nil},
 		{fieldExchange, s.Exchange, []string{"", exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf}, nil},
 		{fieldAudienceParameter, s.AudienceParameter, []string{audienceNone, audienceAudience, audienceResource}, nil},
@@ -110,27 +118,17 @@ func (s settings) checkURLs(allowHTTP bool) error {
 
 // checkParent judges whether the secrets fit what the fields say of them.
 func (s settings) checkParent(parent provider.Parent) error {
+	if err := s.checkCredential(parent); err != nil {
+		return err
+	}
 	has := func(name string) bool { return !parent.Secrets[name].Empty() }
-	needsSecret := s.AuthMethod != authNone
 	switch {
-	case needsSecret && !has(fieldClientSecret):
-		return invalid("client_secret is missing: auth_method=%s needs it", s.AuthMethod)
-	case !needsSecret && (has(fieldClientSecret) || has(fieldClientSecretNext)):
-		return invalid("client_secret and client_secret_next contradict auth_method=none: write them empty or choose another auth_method")
-	case !s.mints() && s.Exchange == "":
-		return invalid("auth_method=none contradicts grant=client_credentials: a client without a credential cannot be granted anything by it (RFC 6749 4.4); write exchange if it is to exchange subject tokens")
 	case s.Grant == grantRefreshToken && !has(fieldRefreshToken):
 		return invalid("refresh_token is missing: grant=refresh_token needs it")
 	case s.Grant != grantRefreshToken && has(fieldRefreshToken):
 		return invalid("refresh_token contradicts grant=%s: set grant=refresh_token or write refresh_token empty", s.Grant)
 	}
-	for _, name := range []string{fieldClientSecret, fieldClientSecretNext, fieldRefreshToken} {
-		value := parent.Secrets[name].Reveal()
-		if hasControl(value) || len(value) > maxToken {
-			return invalid("%s must be at most %d bytes without control characters (is there a line end at its end?)", name, maxToken)
-		}
-	}
-	return nil
+	return checkText(fieldRefreshToken, parent.Secrets[fieldRefreshToken].Reveal())
 }
 
 // locate finds the endpoints: those that were written, and the others by
@@ -148,7 +146,7 @@ func (s settings) locate(ctx context.Context, change provider.Change) (endpoints
 		}
 	case s.Issuer != "":
 		var err error
-		if at, err = discover(ctx, change.Client, s.Issuer, change.AllowHTTP); err != nil {
+		if at, err = discover(ctx, change.Client, s, change.AllowHTTP); err != nil {
 			return at, err
 		}
 	}
@@ -223,7 +221,7 @@ func (s settings) pin(at endpoints) (*provider.Pinned, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &provider.Pinned{Destinations: at.destinations(), Account: string(account), Data: data}, nil
+	return &provider.Pinned{Destinations: s.secretDestinations(at), Account: string(account), Data: data}, nil
 }
 
 // destinations are the URLs to which a secret may be sent, sorted.

@@ -28,7 +28,11 @@ func TestFieldsAreDescribed(t *testing.T) {
 			sensitive[name] = true
 		}
 	}
-	require.Equal(t, map[string]bool{"client_secret": true, "client_secret_next": true, "refresh_token": true}, sensitive)
+	for _, name := range append([]string{"refresh_token"}, allSecretFields...) {
+		require.True(t, sensitive[name], name)
+		delete(sensitive, name)
+	}
+	require.Empty(t, sensitive, "a secret field that checkCredential does not know")
 }
 
 func TestMistakesAreNamed(t *testing.T) {
@@ -56,9 +60,6 @@ func TestMistakesAreNamed(t *testing.T) {
 		"relative revocation_url":         {full, with{"revocation_url": "/revoke"}, []string{"revocation_url"}},
 		"ftp introspection_url":           {full, with{"introspection_url": "ftp://as.example.com/"}, []string{"introspection_url"}},
 		"jwks_url with a fragment":        {full, with{"jwks_url": "https://as.example.com/#a"}, []string{"jwks_url"}},
-		"private_key_jwt":                 {full, with{"auth_method": "private_key_jwt"}, []string{"not supported by this version", "client_secret_basic"}},
-		"tls_client_auth":                 {full, with{"auth_method": "tls_client_auth"}, []string{"not supported by this version"}},
-		"self_signed_tls_client_auth":     {full, with{"auth_method": "self_signed_tls_client_auth"}, []string{"not supported by this version"}},
 		"unknown auth_method":             {full, with{"auth_method": "telepathy"}, []string{"auth_method", "client_secret_post"}},
 		"unknown exchange":                {full, with{"exchange": "barter"}, []string{"exchange", "token-exchange"}},
 		"unknown grant":                   {full, with{"grant": "password"}, []string{"grant", "client_credentials"}},
@@ -248,7 +249,7 @@ func TestARemoteIssuerCannotPointToThisMachine(t *testing.T) {
 	for _, target := range []string{"http://127.0.0.1:8200/v1", "http://localhost:8200/v1", "https://[::1]/", "https://foo.localhost/"} {
 		raw, err := json.Marshal(metadata{Issuer: "https://as.example.com", Token: target})
 		require.NoError(t, err)
-		_, err = readMetadata(raw, "https://as.example.com", true)
+		_, err = readMetadata(raw, settings{Issuer: "https://as.example.com"}, true)
 		requireCode(t, err, fault.InvalidRequest, "this machine")
 	}
 }
@@ -335,7 +336,7 @@ func FuzzDiscovery(f *testing.F) {
 	f.Add([]byte(`<html>`))
 	f.Add([]byte(`{"issuer":null,"token_endpoint":[]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		at, err := readMetadata(body, issuer, false)
+		at, err := readMetadata(body, settings{Issuer: issuer}, false)
 		if err != nil {
 			if len(err.Error()) > 500 || !printable(err.Error()) {
 				t.Fatalf("a server's text in %q", err)

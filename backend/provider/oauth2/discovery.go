@@ -21,15 +21,32 @@ type metadata struct {
 	Revocation    string `json:"revocation_endpoint"`
 	Introspection string `json:"introspection_endpoint"`
 	JWKS          string `json:"jwks_uri"`
+	// Aliases are where to go instead with a client certificate (RFC 8705 5).
+	Aliases struct {
+		Token         string `json:"token_endpoint"`
+		Revocation    string `json:"revocation_endpoint"`
+		Introspection string `json:"introspection_endpoint"`
+	} `json:"mtls_endpoint_aliases"`
+}
+
+// endpoints are those for a client of this kind.
+func (m metadata) endpoints(mutualTLS bool) endpoints {
+	at := endpoints{Issuer: m.Issuer, Token: m.Token, Revocation: m.Revocation, Introspection: m.Introspection, JWKS: m.JWKS}
+	if mutualTLS {
+		override(&at.Token, m.Aliases.Token)
+		override(&at.Revocation, m.Aliases.Revocation)
+		override(&at.Introspection, m.Aliases.Introspection)
+	}
+	return at
 }
 
 // discover reads the issuer's metadata where RFC 8414 3.1 puts it and, if there
 // is none that can be used, where OpenID Connect Discovery 4 does. No secret is
 // sent.
-func discover(ctx context.Context, client *httpclient.Client, issuer string, allowHTTP bool) (endpoints, error) {
+func discover(ctx context.Context, client *httpclient.Client, s settings, allowHTTP bool) (endpoints, error) {
 	var best error
-	for _, location := range metadataURLs(issuer) {
-		at, err := discoverAt(ctx, client, location, issuer, allowHTTP)
+	for _, location := range metadataURLs(s.Issuer) {
+		at, err := discoverAt(ctx, client, location, s, allowHTTP)
 		if err == nil {
 			return at, nil
 		}
@@ -60,7 +77,7 @@ func metadataURLs(issuer string) []string {
 	}
 }
 
-func discoverAt(ctx context.Context, client *httpclient.Client, location, issuer string, allowHTTP bool) (endpoints, error) {
+func discoverAt(ctx context.Context, client *httpclient.Client, location string, s settings, allowHTTP bool) (endpoints, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location, nil)
 	if err != nil {
 		return endpoints{}, invalid("issuer is not a URL").Because(err)
@@ -77,25 +94,25 @@ func discoverAt(ctx context.Context, client *httpclient.Client, location, issuer
 	case resp.Status != http.StatusOK:
 		return endpoints{}, invalid("the issuer has no metadata: %s answers HTTP %d; check the issuer, or write token_url instead", location, resp.Status).Because(errNoMetadata)
 	}
-	return readMetadata(resp.Body, issuer, allowHTTP)
+	return readMetadata(resp.Body, s, allowHTTP)
 }
 
 // readMetadata judges one document: it must be the asked issuer's own (RFC 8414
 // 3.3), and its endpoints obey the same rules as those that an operator writes.
-func readMetadata(body []byte, issuer string, allowHTTP bool) (endpoints, error) {
+func readMetadata(body []byte, s settings, allowHTTP bool) (endpoints, error) {
 	var m metadata
 	if err := json.Unmarshal(body, &m); err != nil {
 		return endpoints{}, invalid("the issuer answered something that is no metadata (RFC 8414): check the issuer, or write token_url instead").Because(errNoMetadata)
 	}
-	if m.Issuer != issuer {
+	if m.Issuer != s.Issuer {
 		return endpoints{}, invalid("the metadata found there is of another issuer%s: write exactly what the server calls itself", quoted(m.Issuer))
 	}
-	at := endpoints{Issuer: issuer, Token: m.Token, Revocation: m.Revocation, Introspection: m.Introspection, JWKS: m.JWKS}
+	at := m.endpoints(s.mutualTLS())
 	if err := at.check(allowHTTP); err != nil {
 		return endpoints{}, err
 	}
 	for name, value := range at.byName() {
-		if isLoopback(value) && !isLoopback(issuer) {
+		if isLoopback(value) && !isLoopback(s.Issuer) {
 			return endpoints{}, invalid("the issuer says that its %s endpoint is on this machine, which a remote issuer cannot know", name)
 		}
 	}

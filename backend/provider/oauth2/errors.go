@@ -56,6 +56,9 @@ func (p *Provider) refuse(resp *httpclient.Response) error { return p.refusal(re
 // sent are secrets of the request beside the parent's.
 func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *fault.Error {
 	code := errorCode(resp.Body)
+	if code == codeInvalidGrant && p.settings.DPoP && p.settings.Grant == grantClientCredentials {
+		return p.proofRefused(resp, code) // there is no other grant to be invalid
+	}
 	switch code {
 	case "":
 		return p.failure(resp)
@@ -65,7 +68,12 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 		return fault.New(fault.InvalidTarget, "the provider refuses the audience or resource (invalid_target): ask for another, or let the client have it at the provider")
 	case codeInvalidDetails:
 		return invalid("the provider refuses the authorization_details (invalid_authorization_details): ask for others, or let the client have them at the provider")
+	case codeUseDPoPNonce, codeInvalidDPoPProof:
+		return p.proofRefused(resp, code)
 	case codeInvalidRequest:
+		if p.settings.AuthMethod == authPrivateKeyJWT {
+			return invalid("the provider calls the request invalid (invalid_request): often an audience or resource that the client may not have there; or the client's key is not registered there: compare client_jwks, which a read of the provider shows")
+		}
 		return invalid("the provider calls the request invalid (invalid_request): often an audience or resource that the client may not have there, or another audience_parameter is needed")
 	case codeInvalidClient, codeUnauthorizedClient, codeInvalidGrant:
 		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(retryAfter(resp))
@@ -95,6 +103,10 @@ func (p *Provider) failure(resp *httpclient.Response) *fault.Error {
 // in what did arrive, there is nothing that nobody knows of.
 func lost(err error, tokens seen) *fault.Error {
 	var failed *httpclient.Error
+	var unsigned *fault.Error
+	if errors.As(err, &unsigned) { // no assertion could be made, so nothing was sent
+		return unsigned
+	}
 	sent := errors.As(err, &failed) && failed.Sent
 	if sent && len(tokens.access) == 0 {
 		err = errors.Join(provider.ErrAnswerLost, err)
@@ -102,6 +114,8 @@ func lost(err error, tokens seen) *fault.Error {
 	switch {
 	case errors.Is(err, httpclient.ErrBodyTooLarge):
 		return violation("the provider's answer is larger than %d bytes", httpclient.MaxBody).Because(err)
+	case errors.Is(err, httpclient.ErrCertificateRefused):
+		return unavailable("the provider refuses the parent credential: it does not accept the client certificate; see the provider's check path, and let the server have the certificate that a read of the provider shows").Because(err)
 	case sent:
 		return unavailable("the provider's answer did not arrive whole or in time: try again, and see the provider's timeout").Because(err)
 	}

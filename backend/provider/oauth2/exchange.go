@@ -64,8 +64,12 @@ func (p *Provider) Exchange(ctx context.Context, r provider.Request) (*provider.
 	if err != nil {
 		return nil, err
 	}
-	got, err := p.ask(ctx, form, p.post, x.refusal)
-	got.exchanged, got.theirs = true, x.secrets()
+	proof, err := p.proofOf(r)
+	if err != nil {
+		return nil, err
+	}
+	got, err := p.ask(ctx, form, p.sending(proof), x.refusal)
+	got.exchanged, got.theirs, got.proof = true, x.secrets(), proof
 	if err != nil {
 		return p.assumeEnd(p.childOf(got), got.started), err
 	}

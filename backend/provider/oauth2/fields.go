@@ -2,6 +2,7 @@ package oauth2
 
 import (
 	"encoding/json"
+	"maps"
 
 	"github.com/hashicorp/vault/sdk/framework"
 
@@ -73,6 +74,7 @@ type settings struct {
 	ConfirmRevocation bool   `json:"confirm_revocation"`
 	Revocation        string `json:"revocation"` // "" means the contract's default
 	AssumedLifetime   int64  `json:"assumed_lifetime"`
+	clientSettings
 }
 
 func parseSettings(raw json.RawMessage) (settings, error) {
@@ -96,7 +98,7 @@ func setDefault(field *string, value string) {
 }
 
 func fields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
+	all := map[string]*framework.FieldSchema{
 		fieldIssuer:           text("Issuer URL of the authorization server. Its endpoints are discovered by RFC 8414 or OpenID Connect Discovery when the provider is written, and pinned. Write either this or token_url."),
 		fieldTokenURL:         text("Token endpoint (RFC 6749 3.2). Required without issuer; with issuer it takes precedence over the discovered one."),
 		fieldRevocationURL:    text("Revocation endpoint (RFC 7009), by which child tokens are killed. It takes precedence over the discovered one."),
@@ -105,7 +107,7 @@ func fields() map[string]*framework.FieldSchema {
 		fieldClientID:         text("The client identifier that the authorization server knows the broker by. Required."),
 		fieldClientSecret:     secretText("The client secret, which authenticates the broker at the authorization server. Write-only."),
 		fieldClientSecretNext: secretText("The client secret that will follow. It is tried when the server refuses client_secret, and the rotate path makes it the client_secret, so that a secret can be changed at the server without downtime. Write-only."),
-		fieldAuthMethod: choice("How the broker authenticates at the authorization server. Default client_secret_basic. This version supports client_secret_basic, client_secret_post and, with grant=refresh_token, none.",
+		fieldAuthMethod: choice("How the broker authenticates at the authorization server: by client_secret (client_secret_basic, the default, or client_secret_post), by an assertion signed with private_key (private_key_jwt, RFC 7523), by a client certificate (tls_client_auth or self_signed_tls_client_auth, RFC 8705), or, with grant=refresh_token, not at all (none).",
 			authBasic, authPost, authPrivateKeyJWT, authTLS, authSelfSignedTLS, authNone),
 		fieldGrant: choice("The grant that child tokens come from: client_credentials (RFC 6749 4.4, the default) or refresh_token (RFC 6749 6), which needs refresh_token.",
 			grantClientCredentials, grantRefreshToken),
@@ -129,6 +131,8 @@ func fields() map[string]*framework.FieldSchema {
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Assumed lifetime"},
 		},
 	}
+	maps.Copy(all, clientFields())
+	return all
 }
 
 func text(description string) *framework.FieldSchema {

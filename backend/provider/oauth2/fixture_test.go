@@ -63,7 +63,7 @@ func setupFor(server *providertest.AuthServer, f with) providertest.Setup {
 	all := with{"issuer": server.URL, "client_id": testClient}
 	secrets := map[string]string{"client_secret": testSecret}
 	maps.Copy(all, f)
-	for _, name := range []string{"client_secret", "client_secret_next", "refresh_token"} {
+	for _, name := range append([]string{"refresh_token"}, allSecretFields...) {
 		if value, ok := all[name].(string); ok {
 			secrets[name] = value
 			delete(all, name)

@@ -25,7 +25,7 @@ func (p *Provider) Forward(ctx context.Context, r provider.Request) (*provider.C
 	}
 	child := &provider.Child{
 		Token:         r.Subject.Token,
-		TokenType:     bearer,
+		TokenType:     typeBearerToken,
 		ExpiresAt:     r.Subject.ExpiresAt,
 		SelfContained: true, // it was verified offline
 		Granted:       r.Access,

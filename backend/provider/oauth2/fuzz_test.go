@@ -57,7 +57,7 @@ func FuzzTokenResponse(f *testing.F) {
 			t.Fatalf("answered %q, saw %q", a.accessToken, tokens.access)
 		case a.accessToken == "" || len(a.accessToken) > maxToken || !printable(a.accessToken):
 			t.Fatalf("passed the token %q", a.accessToken)
-		case a.tokenType != "Bearer":
+		case a.tokenType != "Bearer" && a.tokenType != "DPoP":
 			t.Fatalf("passed the type %q", a.tokenType)
 		case a.lifetime.known && (a.lifetime.value < time.Second || a.lifetime.value > maxLifetime):
 			t.Fatalf("passed the lifetime %s", a.lifetime.value)
@@ -95,7 +95,7 @@ func FuzzExchangeAnswer(f *testing.F) {
 			case err != nil:
 			case a.issuedType != wanted || wanted == typeRefreshToken:
 				t.Fatalf("wanted %q, passed %q", wanted, a.issuedType)
-			case a.tokenType == notAccess && (wanted == typeAccessToken || wanted == ""), a.tokenType != notAccess && a.tokenType != bearer:
+			case a.tokenType == notAccess && (wanted == typeAccessToken || wanted == ""), a.tokenType != notAccess && a.tokenType != typeBearerToken && a.tokenType != typeDPoPToken:
 				t.Fatalf("wanted %q, passed the type %q", wanted, a.tokenType)
 			}
 		}

@@ -77,6 +77,9 @@ func parseFacts(members map[string]json.RawMessage) (facts, error) {
 	if f.clientID, err = stringMember(members["client_id"]); err != nil {
 		return facts{}, errOtherClient
 	}
+	if f.bound, err = parseConfirmation(members["cnf"]); err != nil {
+		return facts{}, err
+	}
 	if raw := present(members["aud"]); raw != nil {
 		if f.audience, err = stringOrList(raw); err != nil {
 			return facts{}, errAudienceShape

@@ -32,18 +32,18 @@ func stringMember(raw json.RawMessage) (string, error) {
 	return s, err
 }
 
-// bearer is the one token_type that anybody can use (RFC 6750 4).
-const bearer = "Bearer"
-
-// tokenType accepts Bearer (RFC 6750) in any case and spells it as registered. A
-// client must not use a token whose type it does not understand (RFC 6749 7.1),
-// and types bound to a key of the client's are of no use to an agent.
+// tokenType accepts Bearer (RFC 6750) and DPoP (RFC 9449) in any case and spells
+// them as registered. A client must not use a token whose type it does not
+// understand (RFC 6749 7.1); whether DPoP was wanted is checkType's to judge.
 func tokenType(raw json.RawMessage) (string, error) {
 	s, err := stringMember(raw)
-	if err != nil || !strings.EqualFold(s, "bearer") {
-		return "", errTokenType
+	switch {
+	case err == nil && strings.EqualFold(s, typeBearerToken):
+		return typeBearerToken, nil
+	case err == nil && strings.EqualFold(s, typeDPoPToken):
+		return typeDPoPToken, nil
 	}
-	return bearer, nil
+	return "", errTokenType
 }
 
 // optionalSeconds is a lifetime that may not have been named.

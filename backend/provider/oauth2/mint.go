@@ -21,10 +21,15 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 	if err != nil {
 		return nil, err
 	}
+	proof, err := p.proofOf(r)
+	if err != nil {
+		return nil, err
+	}
 	if p.endless.Load() {
 		return nil, errEndless // each further one would live for ever, too
 	}
-	got, err := p.obtain(ctx, form, p.post, false)
+	got, err := p.obtain(ctx, form, p.sending(proof), false)
+	got.proof = proof
 	if err != nil {
 		return p.assumeEnd(p.childOf(got), got.started), err
 	}
@@ -44,9 +49,6 @@ func (p *Provider) assumeEnd(child *provider.Child, started time.Time) *provider
 	}
 	return child
 }
-
-// sender is post, or postAs with one client secret.
-type sender func(ctx context.Context, endpoint string, form url.Values) (*httpclient.Response, error)
 
 // obtain asks the token endpoint once, by the provider's grant; despite means even
 // if the parent is known to be refused.
@@ -142,6 +144,9 @@ type reply struct {
 	// exchanged is true for an exchange: a refresh token in its answer is never the
 	// next parent.
 	exchanged bool
+	// proof came with the request, nil for none; nonce is for the next one.
+	proof *dpopProof
+	nonce string
 }
 
 // ask sends one token request and never repeats it, except that post tries
@@ -158,6 +163,7 @@ func (p *Provider) ask(ctx context.Context, form url.Values, send sender, refuse
 		return got, lost(err, got.tokens)
 	}
 	got.status, got.body, got.tokens = resp.Status, resp.Body, seeTokens(resp)
+	got.nonce = p.nonceIn(resp.Header)
 	success := resp.Status == http.StatusOK && errorCode(resp.Body) == ""
 	switch {
 	case !success && len(got.tokens.access) > 0:
@@ -216,6 +222,10 @@ func (p *Provider) lookOnce(ctx context.Context, child *provider.Child) error {
 func (p *Provider) read(got reply, judgeType typeJudge) (*provider.Child, answer, error) {
 	child := p.childOf(got)
 	a, err := parseAnswer(got.body, judgeType)
+	a.proof = got.proof
+	if err == nil {
+		err = p.checkType(a.tokenType, got.proof)
+	}
 	if child != nil && a.lifetime.known {
 		child.ExpiresAt = got.started.Add(a.lifetime.value)
 	}
@@ -235,6 +245,9 @@ func (p *Provider) read(got reply, judgeType typeJudge) (*provider.Child, answer
 	}
 	child.Token = secret.New(a.accessToken)
 	child.TokenType = a.tokenType
+	if got.proof != nil && got.nonce != "" {
+		child.Extra = map[string]any{"dpop_nonce": got.nonce} // RFC 9449 8.2
+	}
 	child.SelfContained = selfContained(a.accessToken)
 	return child, a, nil
 }

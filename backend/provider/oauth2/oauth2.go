@@ -58,7 +58,9 @@ type Provider struct {
 
 	mu      sync.Mutex // guards what follows; never held across a call
 	parent  provider.Parent
-	working string // fingerprint of the client secret that last worked
+	working string // id of the credential that last worked
+	// credentials are the parent's, made ready.
+	credentials []credential
 }
 
 var (
@@ -89,6 +91,9 @@ func (Type) Open(cfg provider.Config, parent provider.Parent, deps provider.Deps
 	if at.JWKS != "" {
 		p.keys = jwks.New(p.fetchKeys, deps.Now)
 	}
+	if p.credentials, err = p.credentialsOf(parent); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -109,9 +114,14 @@ func (s settings) class(at endpoints) provider.Class {
 func (p *Provider) Traits() provider.Traits {
 	verified := p.settings.Verify != verifyResponse
 	audience := p.settings.AudienceParameter
+	var proofs []provider.ProofKind
+	if p.settings.DPoP {
+		proofs = []provider.ProofKind{provider.ProofDPoP}
+	}
 	return provider.Traits{
-		Class: p.class,
-		Modes: p.settings.modes(p.at),
+		Class:  p.class,
+		Modes:  p.settings.modes(p.at),
+		Proofs: proofs,
 		Askable: access.Dimensions{
 			access.DimScopes:    true,
 			access.DimDetails:   true,

@@ -84,7 +84,10 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, de
 	for _, token := range got.tokens.refresh {
 		got.own = append(got.own, secret.New(token))
 	}
-	if saveErr := p.follow(ctx, parent, got, err); saveErr != nil && err == nil {
+	// A proof is the caller's, and servers call also a bad one invalid_grant
+	// (oidc-provider does): that must not cost everybody the parent.
+	blame := !p.settings.DPoP || despite
+	if saveErr := p.follow(ctx, parent, got, err, blame); saveErr != nil && err == nil {
 		err = saveErr
 	}
 	return got, err
@@ -116,8 +119,9 @@ func (p *Provider) loadParent(ctx context.Context) (provider.Parent, error) {
 }
 
 // follow stores what a use of parent's refresh token led to: the next refresh
-// token, or that the server refuses this one for good.
-func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply, failed error) error {
+// token, or that the server refuses this one for good, where nobody but the parent
+// is to blame.
+func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply, failed error, blame bool) error {
 	sent := parent.Secrets[fieldRefreshToken]
 	cleared := failed == nil && parent.Refused != ""
 	if failed == nil {
@@ -129,7 +133,7 @@ func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply
 	if cleared {
 		return p.saveParent(ctx, sent, parent)
 	}
-	if failed != nil && len(got.tokens.access) == 0 && got.status < 500 && errorCode(got.body) == codeInvalidGrant {
+	if blame && failed != nil && len(got.tokens.access) == 0 && got.status < 500 && errorCode(got.body) == codeInvalidGrant {
 		parent.Refused = codeInvalidGrant + " at " + p.deps.Now().UTC().Format(time.RFC3339)
 		return p.saveParent(ctx, sent, parent)
 	}
@@ -151,7 +155,7 @@ func (p *Provider) successor(got reply) (secret.Text, bool) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, name := range []string{fieldClientSecret, fieldClientSecretNext} {
+	for _, name := range allSecretFields {
 		if s := p.parent.Secrets[name]; !s.Empty() && s.Equal(next) {
 			return secret.Text{}, false
 		}
@@ -213,12 +217,6 @@ func (p *Provider) rebase(ctx context.Context, stored secret.Text, parent provid
 	}
 	parent = withRefreshToken(current, next)
 	return parent, p.deps.SaveParent(ctx, parent)
-}
-
-func (p *Provider) setParent(parent provider.Parent) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.parent = parent
 }
 
 func withRefreshToken(parent provider.Parent, token secret.Text) provider.Parent {

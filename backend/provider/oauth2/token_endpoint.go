@@ -137,7 +137,8 @@ type answer struct {
 	lifetime    optionalSeconds
 	scope       scopeList
 	details     json.RawMessage
-	issuedType  string // RFC 8693 2.2.1, of an exchange
+	issuedType  string     // RFC 8693 2.2.1, of an exchange
+	proof       *dpopProof // that came with the request, nil for none
 }
 
 // typeJudge reads the token_type, and what belongs to it, into the answer.

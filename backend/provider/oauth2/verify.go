@@ -21,6 +21,7 @@ type facts struct {
 	clientID string
 	// members are all that the source says, unread.
 	members map[string]json.RawMessage
+	bound   confirmation
 }
 
 // clockSkew is how far the provider's clock may be off.
@@ -55,6 +56,9 @@ func (p *Provider) verify(ctx context.Context, child *provider.Child, a answer, 
 		return err
 	}
 	if err := p.checkClient(f); err != nil {
+		return violation("%s", err)
+	}
+	if err := p.checkBinding(child, f.bound, a.proof); err != nil {
 		return violation("%s", err)
 	}
 	if err := p.shortenEnd(child, f); err != nil {

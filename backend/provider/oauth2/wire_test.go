@@ -2,9 +2,12 @@ package oauth2
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -19,6 +22,7 @@ import (
 // TestWire compares every request that one child's life takes, byte for byte,
 // with testdata/wire/oauth2. UPDATE_GOLDEN=1 rewrites the files.
 func TestWire(t *testing.T) {
+	assertion, private := with{"auth_method": "private_key_jwt", "client_secret": ""}, with{"auth_method": "private_key_jwt", "client_secret": "", "assertion_audience": "https://as.test/token"}
 	details, err := access.ParseDetails([]byte(`[{"type":"payment","actions":["read"],"locations":["https://api.test/"]}]`))
 	require.NoError(t, err)
 	everything := access.Access{
@@ -30,25 +34,36 @@ func TestWire(t *testing.T) {
 		fields with
 		asked  access.Access
 	}{
-		"client_credentials_basic":                 {with{}, scopes("write", "read")},
-		"client_credentials_post":                  {with{"auth_method": "client_secret_post"}, scopes("write", "read")},
-		"client_credentials_without_scope":         {with{}, access.Access{}},
-		"client_credentials_audience":              {with{"audience_parameter": "audience"}, everything},
-		"client_credentials_resource":              {with{"audience_parameter": "resource"}, everything},
-		"client_credentials_targets_not_askable":   {with{}, everything},
-		"client_credentials_authorization_details": {with{}, access.Access{Scopes: access.Exactly("read"), Details: details}},
-		"client_credentials_introspect_confirm":    {with{"verify": "introspect", "confirm_revocation": true}, scopes("read")},
-		"refresh_token_basic":                      {with{"grant": "refresh_token", "refresh_token": "parent/token+1", "revocation": "token"}, scopes("read")},
-		"refresh_token_public":                     {with{"grant": "refresh_token", "refresh_token": "parent/token+1", "auth_method": "none", "client_secret": "", "revocation": "token"}, scopes("read")},
+		"client_credentials_private_key_jwt":          {assertion, scopes("read")},
+		"client_credentials_private_key_jwt_audience": {private, scopes("read")},
+		"client_credentials_self_signed_tls":          {with{"auth_method": "self_signed_tls_client_auth", "client_secret": ""}, scopes("read")},
+		"client_credentials_dpop":                     {with{"dpop": true}, scopes("read")},
+		"refresh_token_private_key_jwt":               {with{"auth_method": "private_key_jwt", "client_secret": "", "grant": "refresh_token", "refresh_token": "parent/token+1", "revocation": "token"}, scopes("read")},
+		"client_credentials_basic":                    {with{}, scopes("write", "read")},
+		"client_credentials_post":                     {with{"auth_method": "client_secret_post"}, scopes("write", "read")},
+		"client_credentials_without_scope":            {with{}, access.Access{}},
+		"client_credentials_audience":                 {with{"audience_parameter": "audience"}, everything},
+		"client_credentials_resource":                 {with{"audience_parameter": "resource"}, everything},
+		"client_credentials_targets_not_askable":      {with{}, everything},
+		"client_credentials_authorization_details":    {with{}, access.Access{Scopes: access.Exactly("read"), Details: details}},
+		"client_credentials_introspect_confirm":       {with{"verify": "introspect", "confirm_revocation": true}, scopes("read")},
+		"refresh_token_basic":                         {with{"grant": "refresh_token", "refresh_token": "parent/token+1", "revocation": "token"}, scopes("read")},
+		"refresh_token_public":                        {with{"grant": "refresh_token", "refresh_token": "parent/token+1", "auth_method": "none", "client_secret": "", "revocation": "token"}, scopes("read")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, test.fields)
-			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", `{"access_token":"child/token+1","token_type":"Bearer","expires_in":60}`))
+			f := newFixture(t, providertest.Options{TLS: test.fields["auth_method"] == authSelfSignedTLS, MutualTLS: true}, test.fields)
+			tokenType := "Bearer"
+			if f.settings.DPoP {
+				tokenType = "DPoP"
+			}
+			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", `{"access_token":"child/token+1","token_type":"`+tokenType+`","expires_in":60}`))
 			f.server.Break(providertest.EndpointIntrospect, providertest.Once(providertest.Answer(200, "application/json", `{"active":true}`)))
 			f.server.Break(providertest.EndpointRevoke, providertest.Lie())
-			child := f.mustMint(test.asked)
+			child, err := f.mintWith(f.proof(agentKey(t), "the-nonce"), test.asked)
+			require.NoError(t, err)
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
-			compareGolden(t, filepath.Join("..", "..", "..", "testdata", "wire", "oauth2", name+".txt"), dump(f.server.Requests()))
+			got := strings.ReplaceAll(dump(t, f.server.Requests()), f.server.URL, "https://as.test")
+			compareGolden(t, filepath.Join("..", "..", "..", "testdata", "wire", "oauth2", name+".txt"), got)
 		})
 	}
 }
@@ -93,13 +108,14 @@ func TestExchangeWire(t *testing.T) {
 			child, err := f.exchange(test.r)
 			require.NoError(t, err)
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
-			compareGolden(t, filepath.Join("..", "..", "..", "testdata", "wire", "oauth2", name+".txt"), dump(f.server.Requests()))
+			compareGolden(t, filepath.Join("..", "..", "..", "testdata", "wire", "oauth2", name+".txt"), dump(t, f.server.Requests()))
 		})
 	}
 }
 
 // dump writes requests down as they came, without what Go's client adds.
-func dump(requests []providertest.Request) string {
+func dump(t *testing.T, requests []providertest.Request) string {
+	t.Helper()
 	var b strings.Builder
 	for _, r := range requests {
 		if strings.HasPrefix(r.Path, "/.well-known/") {
@@ -111,9 +127,45 @@ func dump(requests []providertest.Request) string {
 				fmt.Fprintf(&b, "%s: %s\n", name, value)
 			}
 		}
-		fmt.Fprintf(&b, "\n%s\n\n", r.Body)
+		if proof := r.Header.Get(headerDPoP); proof != "" {
+			fmt.Fprintf(&b, "%s: %s\n", headerDPoP, shown(t, proof))
+		}
+		body := assertionInBody.ReplaceAllStringFunc(r.Body, func(match string) string {
+			return "client_assertion=" + shown(t, strings.TrimPrefix(match, "client_assertion="))
+		})
+		fmt.Fprintf(&b, "\n%s\n\n", body)
 	}
 	return b.String()
+}
+
+var assertionInBody = regexp.MustCompile(`client_assertion=[^&]*`)
+
+// shown is what a JWT says, with a mark for what is another each time.
+func shown(t *testing.T, compact string) string {
+	t.Helper()
+	var text string
+	for _, part := range strings.Split(compact, ".")[:2] {
+		raw, err := base64.RawURLEncoding.DecodeString(part)
+		require.NoError(t, err)
+		members := map[string]any{}
+		require.NoError(t, json.Unmarshal(raw, &members))
+		if issued, ok := members["iat"].(float64); ok {
+			if expires, ok := members["exp"].(float64); ok {
+				members["exp"] = fmt.Sprintf("iat+%.0f", expires-issued)
+			}
+			members["iat"] = "now"
+		}
+		for _, name := range []string{"jti", "kid"} {
+			if members[name] != nil {
+				members[name] = "(" + name + ")"
+			}
+		}
+		if key, ok := members["jwk"].(map[string]any); ok {
+			key["x"], key["y"] = "(x)", "(y)"
+		}
+		text += marshal(members)
+	}
+	return text
 }
 
 func compareGolden(t *testing.T, path, got string) {

@@ -8,11 +8,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -36,14 +38,16 @@ type AuthServer struct {
 	key     *ecdsa.PrivateKey
 	options Options
 
-	mu       sync.Mutex
-	clients  map[string]*Client
-	tokens   map[string]*Token
-	counts   Counts
-	faults   map[Endpoint]Fault
-	requests []Request
-	serial   int
-	subjects map[string]Bearer
+	mu        sync.Mutex
+	clients   map[string]*Client
+	tokens    map[string]*Token
+	counts    Counts
+	faults    map[Endpoint]Fault
+	requests  []Request
+	serial    int
+	used      map[string]bool // jti of assertions and proofs
+	certified map[string]bool
+	subjects  map[string]Bearer
 }
 
 // Options are an AuthServer's fixed properties; the zero value is a plain one.
@@ -65,6 +69,13 @@ type Options struct {
 	WithoutDiscovery, WithoutRevocation, WithoutIntrospection bool
 	// OIDCOnly has OpenID Connect's discovery document and not RFC 8414's.
 	OIDCOnly bool
+	// MutualTLS asks for client certificates (with TLS), and names endpoints of
+	// their own for them (RFC 8705 5): elsewhere none is looked at.
+	MutualTLS bool
+	// RefuseCertificates ends every handshake in which one comes.
+	RefuseCertificates bool
+	// DPoPNonce wants a nonce in every proof (RFC 9449 8).
+	DPoPNonce bool
 	// Now is the clock, time.Now by default.
 	Now func() time.Time
 }
@@ -76,6 +87,14 @@ type Client struct {
 	// Scopes and Audiences are what it may have. Without a request it gets all
 	// of the scopes and none of the audiences.
 	Scopes, Audiences []string
+	// JWKS are the keys of private_key_jwt, as text, or with x5c the certificates of
+	// self_signed_tls_client_auth. AuthorityPEM and Subject are who signs the
+	// certificate of tls_client_auth, and its distinguished name.
+	JWKS, AuthorityPEM, Subject string
+	// CertificateBound binds access tokens to the certificate that came.
+	CertificateBound bool
+
+	confirmation map[string]string // of the request under way
 }
 
 // Token is an issued token, as the server remembers it.
@@ -91,6 +110,8 @@ type Token struct {
 	Expires  time.Time
 	Family   int
 	Dead     bool
+	// Confirmation is the cnf claim, nil for bearer tokens.
+	Confirmation map[string]string
 }
 
 // Endpoint names one of the server's endpoints.
@@ -104,6 +125,9 @@ const (
 	EndpointJWKS       Endpoint = "/jwks"
 	EndpointMetadata   Endpoint = "/.well-known/oauth-authorization-server"
 	EndpointOIDC       Endpoint = "/.well-known/openid-configuration"
+
+	// mutualTLS is what the paths of the endpoints for certificates begin with.
+	mutualTLS = "/mtls"
 )
 
 // Counts are how often something happened.
@@ -142,14 +166,15 @@ func NewAuthServer(t testing.TB, o Options, clients ...Client) *AuthServer {
 		o.Now = time.Now
 	}
 	s := &AuthServer{
-		key:     key,
-		options: o,
-		clients: map[string]*Client{},
-		tokens:  map[string]*Token{},
-		counts:  Counts{Requests: map[Endpoint]int{}},
-		faults:  map[Endpoint]Fault{},
-
-		subjects: map[string]Bearer{},
+		key:       key,
+		options:   o,
+		clients:   map[string]*Client{},
+		tokens:    map[string]*Token{},
+		counts:    Counts{Requests: map[Endpoint]int{}},
+		faults:    map[Endpoint]Fault{},
+		used:      map[string]bool{},
+		certified: map[string]bool{},
+		subjects:  map[string]Bearer{},
 	}
 	for _, c := range clients {
 		s.SetClient(c)
@@ -161,6 +186,12 @@ func NewAuthServer(t testing.TB, o Options, clients ...Client) *AuthServer {
 		s.server.TLS, s.CAPEM = expiredCertificate(t)
 		s.server.StartTLS()
 	case o.TLS:
+		if o.MutualTLS { // asked for, not demanded: what will do is judged later
+			s.server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}
+			if o.RefuseCertificates {
+				s.server.TLS.ClientAuth = tls.VerifyClientCertIfGiven // by the system's authorities
+			}
+		}
 		s.server.StartTLS()
 		s.CAPEM = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.server.Certificate().Raw}))
 	default:
@@ -191,6 +222,13 @@ func (s *AuthServer) IssueRefreshToken(client string) string {
 	defer s.mu.Unlock()
 	s.serial++
 	return s.issue(Token{Refresh: true, Client: client, Scopes: s.clients[client].Scopes, Family: s.serial}).Value
+}
+
+// Certified are the paths to which a client certificate was shown.
+func (s *AuthServer) Certified() map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.certified)
 }
 
 // Active reports whether token is alive, whoever asks.

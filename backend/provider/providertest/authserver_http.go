@@ -28,13 +28,19 @@ func (s *AuthServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	e := Endpoint(r.URL.Path)
+	e := Endpoint(strings.TrimPrefix(r.URL.Path, mutualTLS))
 	s.mu.Lock()
 	s.counts.Requests[e]++
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		s.certified[r.URL.Path] = true
+	}
 	s.requests = append(s.requests, Request{r.Method, r.URL.Path, r.Header.Clone(), string(body)})
 	fault := s.faults[e]
 	s.mu.Unlock()
 
+	if s.options.DPoPNonce && e == EndpointToken {
+		w.Header().Set("DPoP-Nonce", s.nonce())
+	}
 	act := func() reply { return s.act(e, r, string(body)) }
 	if fault != nil {
 		fault(w, r, act)
@@ -80,7 +86,7 @@ func (s *AuthServer) act(e Endpoint, r *http.Request, body string) reply {
 	}
 	switch {
 	case e == EndpointToken:
-		return s.token(client, form)
+		return s.bound(client, r, form)
 	case e == EndpointRevoke && !o.WithoutRevocation:
 		return s.revoke(client, form.Get("token"))
 	case e == EndpointIntrospect && !o.WithoutIntrospection:
@@ -101,12 +107,18 @@ func (s *AuthServer) metadata() map[string]any {
 	if !s.options.WithoutIntrospection {
 		m["introspection_endpoint"] = s.Endpoint(EndpointIntrospect)
 	}
+	if s.options.MutualTLS {
+		m["mtls_endpoint_aliases"] = s.aliases(m)
+	}
 	return m
 }
 
 // authenticate finds the client by RFC 6749 2.3.1: Basic with both parts
 // form-encoded, or both in the form; nil if it is none or its secret is wrong.
 func (s *AuthServer) authenticate(r *http.Request, form url.Values) *Client {
+	if client := s.clients[form.Get("client_id")]; client != nil && client.hasKeys() {
+		return s.authenticateByKey(client, r, form)
+	}
 	id, secret, basic := r.BasicAuth()
 	if basic {
 		var err1, err2 error
@@ -128,7 +140,7 @@ func (s *AuthServer) authenticate(r *http.Request, form url.Values) *Client {
 func (s *AuthServer) token(client *Client, form url.Values) reply {
 	switch form.Get("grant_type") {
 	case "client_credentials":
-		if len(client.Secrets) == 0 {
+		if len(client.Secrets) == 0 && !client.hasKeys() {
 			return oauthError(http.StatusBadRequest, "unauthorized_client")
 		}
 		s.serial++
@@ -183,10 +195,11 @@ func (s *AuthServer) grant(client *Client, t Token, form url.Values) reply {
 		}
 		t.Details = json.RawMessage(details)
 	}
+	t.Confirmation = client.confirmation
 	issued := s.issue(t)
 	body := map[string]any{
 		"access_token": issued.Value,
-		"token_type":   "Bearer",
+		"token_type":   tokenTypeOf(issued),
 		"expires_in":   int(s.options.Lifetime.Seconds()),
 		"scope":        strings.Join(issued.Scopes, " "),
 	}
@@ -250,6 +263,9 @@ func (s *AuthServer) claims(t Token, active bool) map[string]any {
 	}
 	if t.Details != nil {
 		c["authorization_details"] = t.Details
+	}
+	if t.Confirmation != nil {
+		c["cnf"] = t.Confirmation
 	}
 	return c
 }

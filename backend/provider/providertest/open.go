@@ -135,8 +135,34 @@ func (s Setup) Configure(ctx context.Context) (*provider.Pinned, error) {
 // Open configures and opens the setup; the test ends if it cannot be.
 func (s Setup) Open(t testing.TB) (provider.Provider, *ParentStore) {
 	t.Helper()
+	s.Secrets = s.generated(t)
 	store := NewParentStore(provider.Parent{Secrets: Secrets(s.Secrets), Serial: 1})
 	return s.OpenOn(t, store), store
+}
+
+// generated are the secrets, with those that the type makes itself.
+func (s Setup) generated(t testing.TB) map[string]string {
+	t.Helper()
+	all := maps.Clone(s.Secrets)
+	generator, ok := s.Type.(provider.Generator)
+	if !ok {
+		return all
+	}
+	config, err := s.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := generator.Generate(provider.Change{Config: config, Parent: provider.Parent{Secrets: Secrets(all)}, Written: s.written()})
+	if err != nil {
+		t.Fatalf("generate: %v", err)
+	}
+	for name, value := range made {
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[name] = value.Reveal()
+	}
+	return all
 }
 
 // OpenOn is Open on a parent that is stored already.

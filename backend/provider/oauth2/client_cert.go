@@ -1,0 +1,107 @@
+package oauth2
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// selfSignedLife is how long a certificate lasts that was made here. A server that
+// trusts a self-signed one compares keys (RFC 8705 2.2): what ends it is that
+// another is registered, which rotate is for. A date would only stop a provider
+// that nobody has looked at for long.
+const selfSignedLife = 10 * 365 * 24 * time.Hour
+
+// backdated allows for a server whose clock is behind.
+const backdated = 5 * time.Minute
+
+// The ways in which a certificate and its key will not do.
+var (
+	errPair        = errors.New("must be PEM, the certificate first and then its chain, and the key must be the certificate's own")
+	errPairPrivate = errors.New("holds a private key, and is shown to everybody who may read the provider: write the certificates alone, and replace that key")
+)
+
+// parsePair reads a client certificate and its key. Its errors are the ends of
+// sentences that begin with the name of the certificate's field.
+func parsePair(certificate, key string) (*tls.Certificate, error) {
+	switch {
+	case len(certificate) > 4*maxToken || len(key) > maxToken:
+		return nil, errPair
+	case bytes.Contains([]byte(certificate), []byte("PRIVATE KEY-----")):
+		return nil, errPairPrivate
+	}
+	private, err := parsePEMKey(key)
+	if err != nil {
+		return nil, errPair
+	}
+	if _, err := algorithmsOf(private); err != nil {
+		return nil, errKeyKind
+	}
+	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
+	if err != nil {
+		return nil, errPair
+	}
+	return &pair, nil
+}
+
+// makePair makes a self-signed certificate for a new key.
+func makePair(algorithm string, now time.Time) (certificate, key secret.Text, err error) {
+	private, err := makeKey(algorithm)
+	if err != nil {
+		return certificate, key, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return certificate, key, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: "token broker"},
+		NotBefore:             now.Add(-backdated),
+		NotAfter:              now.Add(selfSignedLife),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return certificate, key, err
+	}
+	key, err = encodeKey(private)
+	return secret.New(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))), key, err
+}
+
+// certificateJWK is a certificate as a server has it registered: a JWK with x5c
+// (RFC 8705 2.2.2, RFC 7517 4.7).
+func certificateJWK(pair *tls.Certificate) (map[string]any, error) {
+	private, ok := pair.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, errKeyKind
+	}
+	key, err := newClientKey(private, "", "")
+	if err != nil {
+		return nil, err
+	}
+	members, err := membersOf(key.public)
+	if err != nil {
+		return nil, err
+	}
+	delete(members, jwk.AlgorithmKey) // it signs handshakes, not JWS
+	sum := sha256.Sum256(pair.Leaf.Raw)
+	members[jwk.X509CertChainKey] = []string{base64.StdEncoding.EncodeToString(pair.Leaf.Raw)}
+	members[jwk.X509CertThumbprintS256Key] = base64.RawURLEncoding.EncodeToString(sum[:])
+	return members, nil
+}

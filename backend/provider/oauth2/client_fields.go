@@ -1,0 +1,115 @@
+package oauth2
+
+import "github.com/hashicorp/vault/sdk/framework"
+
+// The fields about how the broker authenticates, beside client_secret, and about
+// keys that only the caller holds.
+const (
+	fieldPrivateKey         = "private_key"
+	fieldPrivateKeyNext     = "private_key_next"
+	fieldCertificate        = "client_certificate"
+	fieldCertificateNext    = "client_certificate_next"
+	fieldCertificateKey     = "client_certificate_key"
+	fieldCertificateKeyNext = "client_certificate_key_next"
+	fieldClientKeyAlgorithm = "client_key_algorithm"
+	fieldAssertionAudience  = "assertion_audience"
+	fieldAssertionSigner    = "assertion_signer"
+	fieldAssertionSubject   = "assertion_subject"
+	fieldDPoP               = "dpop"
+)
+
+// The values of assertion_signer and client_key_algorithm.
+const (
+	signerClient = "client"
+	signerBroker = "broker"
+
+	keyES256 = "ES256"
+	keyRS256 = "RS256"
+	keyEdDSA = "EdDSA"
+)
+
+// clientSettings are those of the fields above that are no secrets. What was not
+// written is "", so that it can be told from what contradicts auth_method.
+type clientSettings struct {
+	ClientKeyAlgorithm string `json:"client_key_algorithm"`
+	AssertionAudience  string `json:"assertion_audience"`
+	AssertionSigner    string `json:"assertion_signer"`
+	AssertionSubject   string `json:"assertion_subject"`
+	DPoP               bool   `json:"dpop"`
+}
+
+// allSecretFields are every secret by which a client can authenticate.
+var allSecretFields = []string{
+	fieldClientSecret, fieldClientSecretNext, fieldPrivateKey, fieldPrivateKeyNext,
+	fieldCertificate, fieldCertificateKey, fieldCertificateNext, fieldCertificateKeyNext,
+}
+
+// secretFields are those that auth_method lives on: the current credential, and
+// the one that will follow; none where nothing is stored.
+func (s settings) secretFields() (current, next []string) {
+	switch s.AuthMethod {
+	case authBasic, authPost:
+		return []string{fieldClientSecret}, []string{fieldClientSecretNext}
+	case authPrivateKeyJWT:
+		if s.AssertionSigner != signerBroker {
+			return []string{fieldPrivateKey}, []string{fieldPrivateKeyNext}
+		}
+	case authTLS, authSelfSignedTLS:
+		return []string{fieldCertificate, fieldCertificateKey}, []string{fieldCertificateNext, fieldCertificateKeyNext}
+	}
+	return nil, nil
+}
+
+// makesKeys reports whether the broker makes the credential itself: what it needs
+// of the server is only that the public half is registered there.
+func (s settings) makesKeys() bool {
+	return s.AuthMethod == authSelfSignedTLS || (s.AuthMethod == authPrivateKeyJWT && s.AssertionSigner != signerBroker)
+}
+
+func (s settings) mutualTLS() bool {
+	return s.AuthMethod == authTLS || s.AuthMethod == authSelfSignedTLS
+}
+
+func (s settings) keyAlgorithm() string {
+	if s.ClientKeyAlgorithm == "" {
+		return keyES256
+	}
+	return s.ClientKeyAlgorithm
+}
+
+// assertionAudience is what an assertion is good for. The issuer is the only value
+// that no other server can be told to accept (draft-ietf-oauth-rfc7523bis 4), and
+// like token_url it is the operator's own word, never discovery's. zitadel and
+// oidc-provider take it; Hydra (fosite) takes nothing but its token endpoint, for
+// which the operator has to write the field.
+func (s settings) assertionAudience() string {
+	switch {
+	case s.AssertionAudience != "":
+		return s.AssertionAudience
+	case s.Issuer != "":
+		return s.Issuer
+	}
+	return s.TokenURL
+}
+
+func clientFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		fieldPrivateKey:         secretText("The private key of auth_method=private_key_jwt: PEM (PKCS#8, PKCS#1 or SEC 1) or a JWK. Absent or written empty, the broker makes one. Its public half is client_jwks in a read of the provider. Write-only."),
+		fieldPrivateKeyNext:     secretText("The private key that will follow. The rotate path makes it, and makes it the private_key once the server has taken it. It is tried when the server refuses private_key. Write-only."),
+		fieldCertificate:        secretText("The client certificate of auth_method=tls_client_auth or self_signed_tls_client_auth in PEM, with the chain after it. It is shown by a read, and kept with its key, so that the two change together. For self_signed_tls_client_auth the broker makes both if there is no key."),
+		fieldCertificateNext:    secretText("The client certificate that will follow, with client_certificate_key_next."),
+		fieldCertificateKey:     secretText("The private key of client_certificate in PEM. Write-only."),
+		fieldCertificateKeyNext: secretText("The private key of client_certificate_next in PEM. It is tried when the server refuses client_certificate, and the rotate path makes the two the current ones. Write-only."),
+		fieldClientKeyAlgorithm: choice("The kind of key that the broker makes for private_key_jwt and self_signed_tls_client_auth. Default ES256.",
+			keyES256, keyRS256, keyEdDSA),
+		fieldAssertionAudience: text("The aud of client assertions. Default: issuer, or token_url where no issuer is written. Hydra and other servers on fosite want their token endpoint here."),
+		fieldAssertionSigner: choice("Who signs client assertions: client (the default, with private_key) or broker, which then signs as its own issuer (config issuer), so that nothing is stored here: the server must trust that issuer.",
+			signerClient, signerBroker),
+		fieldAssertionSubject: text("The sub of assertions with assertion_signer=broker. Default: client_id."),
+		fieldDPoP: {
+			Type:         framework.TypeBool,
+			Description:  "Whether child tokens are bound to a key that only the caller holds (RFC 9449). Every creds request must then bring dpop_proof.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "DPoP"},
+		},
+	}
+}

@@ -1,0 +1,160 @@
+package oauth2
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"testing"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/stretchr/testify/require"
+)
+
+func pemOf(t *testing.T, kind string, key any) string {
+	t.Helper()
+	var der []byte
+	var err error
+	switch kind {
+	case "RSA PRIVATE KEY":
+		der = x509.MarshalPKCS1PrivateKey(key.(*rsa.PrivateKey))
+	case "EC PRIVATE KEY":
+		der, err = x509.MarshalECPrivateKey(key.(*ecdsa.PrivateKey))
+	default:
+		der, err = x509.MarshalPKCS8PrivateKey(key)
+	}
+	require.NoError(t, err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+}
+
+func jwkOf(t *testing.T, key any, more map[string]any) string {
+	t.Helper()
+	k, err := jwk.FromRaw(key)
+	require.NoError(t, err)
+	for name, value := range more {
+		require.NoError(t, k.Set(name, value))
+	}
+	raw, err := json.Marshal(k)
+	require.NoError(t, err)
+	return string(raw)
+}
+
+func newKey[K any](t *testing.T) func(K, error) K {
+	return func(k K, err error) K { t.Helper(); require.NoError(t, err); return k }
+}
+
+func TestPrivateKeysInEveryUsualForm(t *testing.T) {
+	p256 := newKey[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	p384 := newKey[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	rsa2048 := newKey[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	for name, test := range map[string]struct {
+		text string
+		alg  jwa.SignatureAlgorithm
+		id   string // "" for the thumbprint
+	}{
+		"PKCS#8 P-256":                {pemOf(t, "PRIVATE KEY", p256), jwa.ES256, ""},
+		"PKCS#8 Ed25519":              {pemOf(t, "PRIVATE KEY", ed), jwa.EdDSA, ""},
+		"PKCS#1":                      {pemOf(t, "RSA PRIVATE KEY", rsa2048), jwa.RS256, ""},
+		"SEC 1 P-384":                 {pemOf(t, "EC PRIVATE KEY", p384), jwa.ES384, ""},
+		"SEC 1 with its parameters":   {"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + pemOf(t, "EC PRIVATE KEY", p256), jwa.ES256, ""},
+		"JWK":                         {jwkOf(t, p256, nil), jwa.ES256, ""},
+		"JWK that brings its own kid": {jwkOf(t, p256, map[string]any{"kid": "known there"}), jwa.ES256, "known there"},
+		"JWK that wants PS256":        {jwkOf(t, rsa2048, map[string]any{"alg": "PS256"}), jwa.PS256, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			key, err := parseClientKey(test.text)
+			require.NoError(t, err)
+			require.Equal(t, test.alg, key.alg)
+			if test.id == "" {
+				sum, err := key.public.Thumbprint(crypto.SHA256)
+				require.NoError(t, err)
+				require.Len(t, sum, 32)
+				test.id, err = thumbprint(key.public)
+				require.NoError(t, err)
+			}
+			require.Equal(t, test.id, key.public.KeyID())
+			shown, err := json.Marshal(key.public)
+			require.NoError(t, err)
+			for _, private := range privateMembers {
+				require.NotContains(t, string(shown), `"`+private+`":`)
+			}
+		})
+	}
+}
+
+func TestOtherThingsAreNoPrivateKeys(t *testing.T) {
+	p256 := newKey[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	p224 := newKey[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))
+	good := pemOf(t, "PRIVATE KEY", p256)
+	public, err := x509.MarshalPKIXPublicKey(p256.Public())
+	require.NoError(t, err)
+	for name, test := range map[string]struct {
+		text string
+		want error
+	}{
+		"nothing":              {"", errKeyShape},
+		"a word":               {"secret", errKeyShape},
+		"two keys":             {good + good, errKeyShape},
+		"a public key":         {string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})), errKeyShape},
+		"encrypted":            {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", errKeyShape},
+		"P-224":                {pemOf(t, "PRIVATE KEY", p224), errKeyKind},
+		"a public JWK":         {jwkOf(t, p256.Public(), nil), errKeyShape},
+		"a symmetric JWK":      {`{"kty":"oct","k":"c2VjcmV0LXNlY3JldC1zZWNyZXQ"}`, errKeyShape},
+		"a JWK for another":    {jwkOf(t, p256, map[string]any{"alg": "RS256"}), errKeyAlg},
+		"a JWK to encrypt":     {jwkOf(t, p256, map[string]any{"use": "enc"}), errKeyAlg},
+		"a JWK with odd kid":   {jwkOf(t, p256, map[string]any{"kid": "a\nb"}), errKeyID},
+		"a set":                {`{"keys":[` + jwkOf(t, p256, nil) + `]}`, errKeyShape},
+		"larger than a secret": {good + string(make([]byte, maxToken)), errKeyShape},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseClientKey(test.text)
+			require.ErrorIs(t, err, test.want)
+		})
+	}
+	weak := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: newKey[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 1024)).N, E: 65537}}
+	_, err = algorithmsOf(weak)
+	require.ErrorIs(t, err, errKeyKind)
+}
+
+func TestACertificateFitsItsKey(t *testing.T) {
+	certificate, key, err := makePair(keyRS256, time.Now())
+	require.NoError(t, err)
+	_, other, err := makePair(keyES256, time.Now())
+	require.NoError(t, err)
+	_, err = parsePair(certificate.Reveal(), key.Reveal())
+	require.NoError(t, err)
+	for name, pair := range map[string][2]string{
+		"another's key":      {certificate.Reveal(), other.Reveal()},
+		"no key":             {certificate.Reveal(), ""},
+		"no certificate":     {"", key.Reveal()},
+		"the wrong way":      {key.Reveal(), certificate.Reveal()},
+		"key beside":         {certificate.Reveal() + key.Reveal(), key.Reveal()},
+		"certificate in key": {certificate.Reveal(), key.Reveal() + certificate.Reveal()},
+	} {
+		_, err := parsePair(pair[0], pair[1])
+		require.Error(t, err, name)
+	}
+}
+
+func FuzzClientKey(f *testing.F) {
+	f.Add(`{"kty":"EC","crv":"P-256","x":"AA","y":"AA","d":"AA"}`)
+	f.Add("-----BEGIN PRIVATE KEY-----\nMFkw\n-----END PRIVATE KEY-----\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		key, err := parseClientKey(text)
+		if err == nil {
+			_, err = key.sign("JWT", map[string]any{"a": 1})
+			if err != nil {
+				t.Skip("a key of parts that do not fit") // refused by the first use
+			}
+		}
+	})
+}

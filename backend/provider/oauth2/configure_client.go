@@ -1,0 +1,124 @@
+package oauth2
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// checkClient judges the fields about how the broker authenticates. A field that
+// would do nothing is refused rather than ignored.
+func (s settings) checkClient() error {
+	switch {
+	case !s.mints() && s.Exchange == "":
+		return invalid("auth_method=none contradicts grant=client_credentials: a client without a credential cannot be granted anything by it (RFC 6749 4.4); write exchange if it is to exchange subject tokens")
+	case s.AuthMethod == authNone && s.DPoP:
+		return invalid("dpop contradicts auth_method=none: the refresh token of a public client is itself bound to one key (RFC 9449 5), which the broker does not have")
+	case s.ClientKeyAlgorithm != "" && !s.makesKeys():
+		return invalid("client_key_algorithm is for auth_method=private_key_jwt or self_signed_tls_client_auth, where the broker makes the key: leave it out")
+	case s.AuthMethod != authPrivateKeyJWT && (s.AssertionAudience != "" || s.AssertionSigner != ""):
+		return invalid("assertion_audience and assertion_signer are for auth_method=private_key_jwt: leave them out")
+	case s.AssertionSubject != "" && (s.AuthMethod != authPrivateKeyJWT || s.AssertionSigner != signerBroker):
+		return invalid("assertion_subject is for assertion_signer=broker: an assertion that the client signs is about the client (RFC 7523 3)")
+	}
+	for name, value := range map[string]string{fieldAssertionAudience: s.AssertionAudience, fieldAssertionSubject: s.AssertionSubject} {
+		if len(value) > 1024 || !printable(value) || strings.TrimSpace(value) != value {
+			return invalid("%s must be at most 1024 printable ASCII characters", name)
+		}
+	}
+	return nil
+}
+
+// checkCredential judges whether the secrets fit auth_method.
+func (s settings) checkCredential(parent provider.Parent) error {
+	current, next := s.secretFields()
+	has := func(name string) bool { return !parent.Secrets[name].Empty() }
+	for _, name := range allSecretFields {
+		switch known := slices.Contains(current, name) || slices.Contains(next, name); {
+		case slices.Contains(current, name) && !has(name):
+			return invalid("%s is missing: auth_method=%s needs it", name, s.AuthMethod)
+		case has(name) && !known && s.AssertionSigner == signerBroker:
+			return invalid("%s contradicts assertion_signer=broker, by which nothing is stored: write it empty, or write assertion_signer=client", name)
+		case has(name) && !known:
+			return invalid("%s contradicts auth_method=%s: write it empty or choose another auth_method", name, s.AuthMethod)
+		}
+	}
+	for _, fields := range [][]string{current, next} {
+		if err := s.checkSecret(parent, fields); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSecret judges one credential, if it is there.
+func (s settings) checkSecret(parent provider.Parent, fields []string) error {
+	value := func(i int) string { return parent.Secrets[fields[i]].Reveal() }
+	var err error
+	switch {
+	case len(fields) == 0 || !slices.ContainsFunc(fields, func(name string) bool { return !parent.Secrets[name].Empty() }):
+		return nil
+	case s.AuthMethod == authPrivateKeyJWT:
+		_, err = parseClientKey(value(0))
+	case s.mutualTLS():
+		_, err = parsePair(value(0), value(1))
+	default:
+		return checkText(fields[0], value(0))
+	}
+	if err != nil {
+		return invalid("%s %s", strings.Join(fields, " with "), err)
+	}
+	return nil
+}
+
+// checkDates refuses a certificate that no server would take any more, when it is
+// written: later writes, of disabled say, must not fail for it.
+func (s settings) checkDates(change provider.Change) error {
+	current, next := s.secretFields()
+	for _, fields := range [][]string{current, next} {
+		if !s.mutualTLS() || !change.Written[fields[0]] || change.Parent.Secrets[fields[0]].Empty() {
+			continue
+		}
+		pair, err := parsePair(change.Parent.Secrets[fields[0]].Reveal(), change.Parent.Secrets[fields[1]].Reveal())
+		if err == nil && time.Now().After(pair.Leaf.NotAfter) {
+			return invalid("%s has expired: get another", fields[0])
+		}
+	}
+	return nil
+}
+
+// checkText judges a secret that is sent as it is.
+func checkText(name, value string) error {
+	if hasControl(value) || len(value) > maxToken {
+		return invalid("%s must be at most %d bytes without control characters (is there a line end at its end?)", name, maxToken)
+	}
+	return nil
+}
+
+// checkTransport: a certificate is presented in a TLS handshake or not at all.
+func (s settings) checkTransport(at endpoints) error {
+	if !s.mutualTLS() {
+		return nil
+	}
+	for _, raw := range at.destinations() {
+		if u, err := url.Parse(raw); err != nil || u.Scheme != "https" {
+			return invalid("auth_method=%s needs https, and %s is not", s.AuthMethod, raw)
+		}
+	}
+	return nil
+}
+
+// secretDestinations is where a secret may be sent, and for what: an assertion is
+// good wherever its audience says, so changing that is no smaller a thing than
+// changing the URL to which it goes.
+func (s settings) secretDestinations(at endpoints) []string {
+	all := at.destinations()
+	if s.AuthMethod == authPrivateKeyJWT {
+		all = append(all, "assertion for "+s.assertionAudience())
+		slices.Sort(all)
+	}
+	return all
+}

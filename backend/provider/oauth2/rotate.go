@@ -1,0 +1,126 @@
+package oauth2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"strings"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// Rotate implements provider.Rotator. The next credential becomes the current one
+// once a token was issued for it; the old one still works at the server, if the
+// server says so, until it is withdrawn there. Where the broker makes the
+// credential itself and there is no next one, the first call makes it.
+func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
+	next, ok := p.nextCredential()
+	if !ok {
+		return p.prepare(ctx)
+	}
+	health, err := p.prove(ctx, func(proof *dpopProof) sender {
+		return func(ctx context.Context, endpoint string, form url.Values) (*httpclient.Response, error) {
+			return p.postAs(ctx, endpoint, form, next, proof)
+		}
+	})
+	current, _ := p.settings.secretFields()
+	if err != nil {
+		hint, code := "", fault.CodeOf(err)
+		if p.settings.makesKeys() {
+			hint = " (is its public key in " + publicJWKS + " registered at the provider?)"
+			if code == fault.InvalidRequest { // see clientRefused; the operator's is not
+				code = fault.TemporarilyUnavailable
+			}
+		}
+		return health, fault.New(code, "%s was not proven to work, so %s stays: %s%s", next.field, current[0], message(err), hint).Because(err)
+	}
+	err = p.changeParent(ctx, func(parent *provider.Parent) error { return p.promote(parent, next) })
+	if err == nil {
+		health.Detail = next.field + " works and is the " + current[0] + " now; the former one can be withdrawn at the provider"
+	}
+	return health, err
+}
+
+// message is err's text without its code, which another one replaces.
+func message(err error) string {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return f.Message
+	}
+	return "an unexpected error"
+}
+
+// prepare makes the next credential, and leaves the current one as it is. The new
+// one is tried only when the server refuses the current one, so nothing breaks
+// before it is registered, nor if it never is.
+func (p *Provider) prepare(ctx context.Context) (provider.Health, error) {
+	current, next := p.settings.secretFields()
+	switch {
+	case p.settings.AssertionSigner == signerBroker:
+		return provider.Health{}, invalid("there is nothing to rotate to: with assertion_signer=broker the broker signs with keys of its own, which issuer/rotate rotates")
+	case next == nil:
+		return provider.Health{}, invalid("there is nothing to rotate to: auth_method=%s has no client credential", p.settings.AuthMethod)
+	case !p.settings.makesKeys():
+		return provider.Health{}, invalid("there is nothing to rotate to: let the provider issue a second one, write it as %s, and rotate then", strings.Join(next, " and "))
+	}
+	made, err := p.settings.makeCredential(next)
+	if err != nil {
+		return provider.Health{}, err
+	}
+	err = p.changeParent(ctx, func(parent *provider.Parent) error {
+		for _, name := range next {
+			if !parent.Secrets[name].Empty() {
+				return errChangedMeanwhile
+			}
+		}
+		maps.Copy(parent.Secrets, made)
+		return nil
+	})
+	return provider.Health{Detail: fmt.Sprintf("%s was made, and %s stays for now: register all of %s, which a read of the provider shows, at the provider, and rotate again", next[0], current[0], publicJWKS)}, err
+}
+
+// promote puts proven, the next credential, in place of the current one.
+func (p *Provider) promote(parent *provider.Parent, proven credential) error {
+	current, next := p.settings.secretFields()
+	stored, err := p.credentialIn(*parent, next)
+	if err != nil || stored.id != proven.id {
+		return errChangedMeanwhile
+	}
+	for i, name := range next {
+		parent.Secrets[current[i]] = parent.Secrets[name]
+		delete(parent.Secrets, name)
+	}
+	return nil
+}
+
+var errChangedMeanwhile = unavailable("the parent credential was changed meanwhile: rotate again")
+
+// changeParent stores the parent as change leaves it, in the parent's turn.
+func (p *Provider) changeParent(ctx context.Context, change func(*provider.Parent) error) error {
+	release, err := p.deps.Turn(ctx)
+	if err != nil {
+		return unavailable("another request is using this provider's parent credential: try again").Because(err)
+	}
+	defer release()
+	parent, err := p.loadParent(ctx)
+	if err != nil {
+		return err
+	}
+	parent.Secrets = maps.Clone(parent.Secrets)
+	if err := change(&parent); err != nil {
+		return err
+	}
+	switch err := p.deps.SaveParent(ctx, parent); {
+	case errors.Is(err, provider.ErrParentChanged):
+		return errChangedMeanwhile
+	case err != nil:
+		current, _ := p.settings.secretFields()
+		return unavailable("the rotated parent credential could not be stored, so %s stays: try again", current[0]).Because(err)
+	}
+	p.setParent(parent)
+	return nil
+}
