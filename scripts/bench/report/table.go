@@ -34,13 +34,17 @@ func (r *Report) Table(out io.Writer) error {
 		fmt.Fprintf(b, "%s\n", warning)
 	}
 	b.WriteString("\n")
-	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	rows := &strings.Builder{}
+	w := tabwriter.NewWriter(rows, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(columns, "\t"))
 	for i := range r.Cases {
 		fmt.Fprintln(w, strings.Join(r.Cases[i].row(), "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	for row := range strings.Lines(rows.String()) {
+		fmt.Fprintln(b, strings.TrimRight(row, " \n"))
 	}
 	fmt.Fprintf(b, explanation, p99Target, r.Settings.Rounds, r.Settings.Seconds)
 	for i := range r.Cases {
