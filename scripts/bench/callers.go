@@ -15,10 +15,6 @@ path "sys/leases/renew"  { capabilities = ["update"] }
 path "sys/leases/revoke" { capabilities = ["update"] }
 `
 
-func mount(sys *api.Sys, path, plugin string) error {
-	return sys.Mount(path, &api.MountInput{Type: plugin})
-}
-
 // logIn makes the callers: entities that have logged in by approle, whose secrets
 // Vault checks faster than it does passwords.
 func (w *world) logIn(t harness.TB) {

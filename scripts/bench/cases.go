@@ -1,10 +1,10 @@
 package main
 
 import (
-	"fmt"
 	"regexp"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/report"
 )
 
 // benchCase is one line of the table.
@@ -14,6 +14,7 @@ type benchCase struct {
 	storage harness.Storage
 	grants  int     // in the ledger before it begins
 	target  float64 // ratio to the floor; 0 for none
+	base    string  // name of the case to compare it with
 	role    roleWriter
 	do      operation
 	sweeps  bool // one after the other during the broker's turns
@@ -34,19 +35,23 @@ func cases(grants int) []benchCase {
 		{name: "renew", clients: usual, role: mintRole, do: renew},
 		{name: "revoke", clients: usual, role: mintRole, do: revoke},
 		{name: "oauth2 on raft", clients: usual, storage: harness.Raft, role: mintRole, do: issue},
-		{name: "oauth2, full ledger", clients: usual, grants: grants, role: mintRole, do: issue},
-		{name: "oauth2, full ledger, sweeping", clients: usual, grants: grants, role: mintRole, do: issue, sweeps: true},
+		{name: "oauth2, full ledger", base: "oauth2", clients: usual, grants: grants, role: mintRole, do: issue},
+		{name: "oauth2, full ledger, sweeping", base: "oauth2, full ledger", clients: usual, grants: grants, role: mintRole, do: issue, sweeps: true},
 	}
 }
 
-func (c benchCase) String() string { return fmt.Sprintf("%s, %d clients", c.name, c.clients) }
-
-// where is the storage in words.
-func (c benchCase) where() string {
-	if c.storage == harness.Dev {
-		return "memory"
+// line is the case without figures yet.
+func (c benchCase) line() report.Case {
+	storage := "memory"
+	if c.storage != harness.Dev {
+		storage = string(c.storage)
 	}
-	return string(c.storage)
+	return report.Case{Name: c.name, Clients: c.clients, Storage: storage, Grants: c.grants, Target: c.target, Baseline: c.base}
+}
+
+func (c benchCase) String() string {
+	line := c.line()
+	return line.Label()
 }
 
 // grouped are the cases that only takes, those together that share a world: filling

@@ -105,6 +105,9 @@ func bench(out io.Writer, s settings) (*report.Report, error) {
 		Settings: report.Settings{Quick: s.quick, Rounds: s.rounds, Seconds: s.turn.Seconds(), Callers: s.callers},
 	}
 	groups := grouped(cases(s.grants), s.only)
+	if len(groups) == 0 {
+		return nil, fmt.Errorf("no case is called like %s", s.only)
+	}
 	for i, group := range groups {
 		fmt.Fprintf(out, "[%d/%d] %s\n", i+1, len(groups), group[0])
 		found, version, err := inWorld(out, s, group)

@@ -7,11 +7,14 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/hashicorp/vault/api"
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwt"
 
@@ -112,9 +115,28 @@ func (w *world) role(t harness.TB, name string, fields harness.Fields) (engine, 
 // write tells a refusal by *notBuilt; other failures are the benchmark's own.
 func (w *world) write(t harness.TB, path string, fields harness.Fields) error {
 	_, err := w.broker.TryWrite(t, path, fields)
-	switch harness.StatusOf(err) {
-	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed:
-		return &notBuilt{answer: err.Error()}
+	var refused *api.ResponseError
+	if !errors.As(err, &refused) {
+		return err
 	}
-	return err
+	switch refused.StatusCode {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return &notBuilt{answer: path + ": " + inBrief(strings.Join(refused.Errors, "; "))}
+	default:
+		return err
+	}
+}
+
+// briefly is how much of a refusal is shown; the rest is for who writes to the path.
+const briefly = 100
+
+// inBrief is Vault's list of errors as one line.
+func inBrief(answer string) string {
+	answer = strings.TrimPrefix(answer, "1 error occurred:")
+	answer = strings.Join(strings.Fields(answer), " ")
+	answer = strings.TrimPrefix(answer, "* ")
+	if len(answer) > briefly {
+		answer = strings.ToValidUTF8(answer[:briefly], "") + "…"
+	}
+	return answer
 }

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hashicorp/vault/api"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/load"
@@ -69,8 +72,7 @@ func newWorld(t harness.TB, s settings, c benchCase) *world {
 		auth:     harness.StartFastAuth(t),
 	}
 	w.vault.Register(t, floorPlugin)
-	client := w.vault.Client(t)
-	if err := mount(client.Sys(), floorMount, floorPlugin); err != nil {
+	if err := w.vault.Client(t).Sys().Mount(floorMount, &api.MountInput{Type: floorPlugin}); err != nil {
 		t.Fatalf("enabling the floor: %v", err)
 	}
 	w.broker = w.vault.Enable(t, brokerMount)
@@ -102,9 +104,11 @@ func (w *world) version(t harness.TB) string {
 
 // measure is one case from top to bottom: what it needs, warm-up, rounds.
 func (w *world) measure(t harness.TB, c benchCase) report.Case {
-	found := report.Case{Name: c.name, Clients: c.clients, Storage: c.where(), Grants: c.grants, Target: c.target, Notes: w.takeNotes()}
+	found := c.line()
+	found.Notes = w.takeNotes()
 	broker, err := c.role(t, w)
-	if refusal, ok := err.(*notBuilt); ok { //nolint:errorlint // never wrapped
+	var refusal *notBuilt
+	if errors.As(err, &refusal) {
 		t.Logf("  not built: %s", refusal.answer)
 		found.NotBuilt = refusal.answer
 		return found

@@ -60,7 +60,7 @@ func (r *Report) Chart(out io.Writer) error {
 
 func (c *Case) bar(b *strings.Builder, y int) {
 	baseline := y + chartBar - 3
-	text(b, 16, baseline, "", c.label())
+	text(b, 16, baseline, "", c.Label())
 	if !c.Ran() {
 		text(b, chartLeft+4, baseline, "small", "not built")
 		return
@@ -82,13 +82,6 @@ func (c *Case) bar(b *strings.Builder, y int) {
 		fmt.Sprintf("%.2f · %s/s · p99 %.1f ms", c.Ratio, thousands(c.Broker.Rate), c.Broker.P99))
 }
 
-func (c *Case) label() string {
-	if c.Clients == 1 {
-		return c.Name + ", 1 client"
-	}
-	return fmt.Sprintf("%s, %d clients", c.Name, c.Clients)
-}
-
 func (r *Report) caption() string {
 	parts := []string{
 		r.Machine.Vault, fmt.Sprintf("%d CPUs (%s/%s)", r.Machine.CPUs, r.Machine.OS, r.Machine.Arch),
@@ -103,7 +96,7 @@ func (r *Report) summary() string {
 	var cases []string
 	for i := range r.Cases {
 		if c := &r.Cases[i]; c.Ran() {
-			cases = append(cases, fmt.Sprintf("%s: %.2f", c.label(), c.Ratio))
+			cases = append(cases, fmt.Sprintf("%s: %.2f", c.Label(), c.Ratio))
 		}
 	}
 	return "Throughput as a share of the floor. " + strings.Join(cases, "; ")

@@ -84,6 +84,8 @@ type Case struct {
 	Grants  int    `json:"grants"` // in the ledger before it began
 	// Target is the ratio to reach; 0 where none is set.
 	Target float64 `json:"target_ratio,omitempty"`
+	// Baseline names the case of as many clients that this one is to be compared with.
+	Baseline string `json:"baseline,omitempty"`
 	// NotBuilt is the broker's answer where it refused what the case needs.
 	NotBuilt string `json:"not_built,omitempty"`
 
@@ -99,6 +101,14 @@ type Case struct {
 	Own Storage `json:"own_storage_per_call"`
 
 	Notes []string `json:"notes,omitempty"`
+}
+
+// Label is the case's name with its clients.
+func (c *Case) Label() string {
+	if c.Clients == 1 {
+		return c.Name + ", 1 client"
+	}
+	return fmt.Sprintf("%s, %d clients", c.Name, c.Clients)
 }
 
 // Ran reports whether the case has figures.

@@ -34,14 +34,16 @@ func sample() *Report {
 	}
 	met := Case{Name: "oauth2", Clients: 16, Storage: "memory", Target: 0.5}
 	met.Summarise(floor, broker)
-	missed := Case{Name: "oauth2 with <many> & more", Clients: 1, Storage: "raft", Grants: 1000000, Target: 0.6, Notes: []string{"filled in 5m"}}
+	missed := Case{Name: "oauth2 with <many> & more", Clients: 1, Storage: "raft", Grants: 1000000, Target: 0.6, Baseline: "first, by one", Notes: []string{"filled in 5m"}}
 	missed.Summarise(floor[:1], broker[:1])
 	missed.P99Ratio = 3
 	notBuilt := Case{Name: "jwt", Clients: 16, Storage: "memory", Target: 0.65, NotBuilt: "invalid_request: no such type"}
 	faster := Case{Name: "renew", Clients: 16, Storage: "memory"}
 	faster.Summarise(broker[:1], floor[:1])
 	faster.Own = Storage{Put: 1, Get: 1, Delete: 0.5, List: 2}
-	r.Cases = []Case{met, missed, notBuilt, faster}
+	first := Case{Name: "first, by one", Clients: 1, Storage: "memory"}
+	first.Summarise(floor[2:], broker[2:])
+	r.Cases = []Case{met, first, missed, notBuilt, faster}
 	return r
 }
 
@@ -91,6 +93,16 @@ func TestNumbers(t *testing.T) {
 	for n, want := range map[float64]string{0: "0", 999.4: "999", 999.5: "1,000", 1234567: "1,234,567"} {
 		require.Equal(t, want, thousands(n))
 	}
+}
+
+func TestBaseline(t *testing.T) {
+	r := sample()
+	require.Equal(t, "first, by one", r.baseline(&r.Cases[2]).Name)
+	require.Nil(t, r.baseline(&r.Cases[0]), "it names none")
+	r.Cases[1].Clients = 16
+	require.Nil(t, r.baseline(&r.Cases[2]), "of another number of clients")
+	r.Cases[1].Clients, r.Cases[1].NotBuilt = 1, "no"
+	require.Nil(t, r.baseline(&r.Cases[2]), "it did not run")
 }
 
 func TestTable(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -48,16 +49,38 @@ func (r *Report) Table(out io.Writer) error {
 	}
 	fmt.Fprintf(b, explanation, p99Target, r.Settings.Rounds, r.Settings.Seconds)
 	for i := range r.Cases {
-		c := &r.Cases[i]
-		if !c.Ran() {
-			fmt.Fprintf(b, "\n%s is not built; the broker says: %s\n", c.Name, c.NotBuilt)
-		}
-		for _, note := range c.Notes {
-			fmt.Fprintf(b, "\n%s: %s\n", c.Name, note)
+		for _, remark := range r.remarks(&r.Cases[i]) {
+			fmt.Fprintf(b, "\n%s: %s", r.Cases[i].Name, remark)
 		}
 	}
-	_, err := io.WriteString(out, b.String())
+	_, err := io.WriteString(out, b.String()+"\n")
 	return err
+}
+
+// remarks are what the table has no room for.
+func (r *Report) remarks(c *Case) []string {
+	if !c.Ran() {
+		return []string{"not built; the broker says: " + c.NotBuilt}
+	}
+	remarks := slices.Clone(c.Notes)
+	if base := r.baseline(c); base != nil {
+		remarks = append(remarks, fmt.Sprintf("its ratio is %.2f times, its p99 (each to the floor's) %.2f times that of %q",
+			quotient(c.Ratio, base.Ratio), quotient(c.P99Ratio, base.P99Ratio), base.Name))
+	}
+	return remarks
+}
+
+// baseline is the case that c names as such, if that ran too.
+func (r *Report) baseline(c *Case) *Case {
+	if c.Baseline == "" {
+		return nil
+	}
+	for i := range r.Cases {
+		if base := &r.Cases[i]; base.Name == c.Baseline && base.Clients == c.Clients && base.Ran() {
+			return base
+		}
+	}
+	return nil
 }
 
 func (r *Report) warnings() []string {
@@ -104,28 +127,28 @@ func (c *Case) verdict() string {
 
 func (c *Case) p99Verdict() string {
 	text := fmt.Sprintf("%.1f", c.P99Ratio)
-	if c.P99Ratio > p99Target {
+	if c.Target > 0 && c.P99Ratio > p99Target {
 		text += " missed"
 	}
 	return text
 }
 
-// String is "1w+0r", with what else there is behind it.
+// String is "1w+0r", with what else there is behind it. What Vault does beside the
+// calls moves the counts a little, also below zero, which says nothing.
 func (s Storage) String() string {
-	text := number(s.Put) + "w+" + number(s.Get) + "r"
+	text := number(max(s.Put, 0)) + "w+" + number(max(s.Get, 0)) + "r"
 	for _, further := range []struct {
 		calls float64
 		kind  string
 	}{{s.Delete, "d"}, {s.List, "l"}} {
-		if n := number(further.calls); n != "0" {
+		if n := number(max(further.calls, 0)); n != "0" {
 			text += "+" + n + further.kind
 		}
 	}
 	return text
 }
 
-// number has two decimals where they say something. What Vault does beside the
-// calls moves the counts a little, also below zero.
+// number has two decimals where they say something.
 func number(n float64) string {
 	hundredths := math.Round(n * 100)
 	if hundredths == 0 {
