@@ -42,25 +42,26 @@ func main() {
 }
 
 func factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-	b := &framework.Backend{BackendType: logical.TypeLogical}
 	// Renewable and revocable, as the broker's leases are.
-	secret := &framework.Secret{
-		Type:   secretType,
-		Renew:  renew,
-		Revoke: revoke,
-	}
-	b.Secrets = []*framework.Secret{secret}
+	secret := &framework.Secret{Type: secretType, Renew: renew, Revoke: revoke}
 	issue := &framework.PathOperation{Callback: func(context.Context, *logical.Request, *framework.FieldData) (*logical.Response, error) {
 		resp := secret.Response(map[string]any{"access_token": rand.Text()}, nil)
 		resp.Secret.TTL, resp.Secret.MaxTTL = leaseTTL, leaseMax
 		return resp, nil
 	}}
-	b.Paths = []*framework.Path{{
-		Pattern:    "creds/" + framework.GenericNameRegex("role") + "$",
-		Fields:     map[string]*framework.FieldSchema{"role": {Type: framework.TypeString}},
-		Operations: map[logical.Operation]framework.OperationHandler{logical.ReadOperation: issue, logical.UpdateOperation: issue},
-	}}
-	return b, b.Setup(ctx, conf)
+	b := &framework.Backend{
+		BackendType: logical.TypeLogical,
+		Secrets:     []*framework.Secret{secret},
+		Paths: []*framework.Path{{
+			Pattern:    "creds/" + framework.GenericNameRegex("role") + "$",
+			Fields:     map[string]*framework.FieldSchema{"role": {Type: framework.TypeString}},
+			Operations: map[logical.Operation]framework.OperationHandler{logical.ReadOperation: issue, logical.UpdateOperation: issue},
+		}},
+	}
+	if err := b.Setup(ctx, conf); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 func renew(_ context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {

@@ -60,7 +60,7 @@ func (r *Report) Chart(out io.Writer) error {
 
 func (c *Case) bar(b *strings.Builder, y int) {
 	baseline := y + chartBar - 3
-	text(b, 16, baseline, "", c.Label())
+	text(b, 16, baseline, "case", c.Label())
 	if !c.Ran() {
 		text(b, chartLeft+4, baseline, "small", "not built")
 		return
@@ -74,8 +74,8 @@ func (c *Case) bar(b *strings.Builder, y int) {
 	fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="%.1f" height="%d" rx="2"/>`+"\n", class, chartLeft, y, length, chartBar)
 	end := length
 	if c.Target > 0 {
-		at := chartLeft + c.Target*chartScale
-		fmt.Fprintf(b, `<line class="target" x1="%.1f" y1="%d" x2="%[1].1f" y2="%[3]d"/>`+"\n", at, y-3, y+chartBar+3)
+		at := chartLeft + int(c.Target*chartScale)
+		fmt.Fprintf(b, `<line class="target" x1="%d" y1="%d" x2="%[1]d" y2="%[3]d"/>`+"\n", at, y-3, y+chartBar+3)
 		end = max(end, c.Target*chartScale)
 	}
 	text(b, chartLeft+int(end)+8, baseline, "small",
@@ -103,8 +103,5 @@ func (r *Report) summary() string {
 }
 
 func text(b *strings.Builder, x, y int, class, content string) {
-	if class != "" {
-		class = fmt.Sprintf(` class="%s"`, class)
-	}
-	fmt.Fprintf(b, `<text%s x="%d" y="%d">%s</text>`+"\n", class, x, y, html.EscapeString(content))
+	fmt.Fprintf(b, `<text class=%q x="%d" y="%d">%s</text>`+"\n", class, x, y, html.EscapeString(content))
 }
