@@ -1,7 +1,8 @@
 // Package harness starts the real servers that the broker is tried against, each
 // on free loopback ports, and ends them with the test that started them: Vault
 // (dev mode, file or raft storage, a cluster of three), Ory Hydra, the OpenID
-// Provider of zitadel/oidc, and Toxiproxy to put between. A test reads like a story:
+// Provider of zitadel/oidc, Toxiproxy to put between, and an authorization server
+// that is only fast, to measure with. A test reads like a story:
 //
 //	vault := harness.StartVault(t, harness.VaultOptions{Storage: harness.File})
 //	hydra := harness.StartHydra(t, harness.HydraOptions{})

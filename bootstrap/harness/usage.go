@@ -10,14 +10,14 @@ import (
 
 // Usage is what a process has used since it began. It needs /proc.
 type Usage struct {
-	CPU  time.Duration // of all its threads, in steps of clockTick
+	CPU  time.Duration // of all its threads, in steps of ClockTick
 	RSS  uint64        // bytes resident now
 	Peak uint64        // the most bytes that ever were
 }
 
-// clockTick is the unit of the times in /proc: Linux fixes it for programs, whatever
+// ClockTick is the unit of the times in /proc: Linux fixes it for programs, whatever
 // its own clock does.
-const clockTick = 10 * time.Millisecond
+const ClockTick = 10 * time.Millisecond
 
 // Usage is what the server's own process has used, without its plugins.
 func (v *Vault) Usage(t TB) Usage {
@@ -72,7 +72,7 @@ func parseUsage(stat, status string) (Usage, error) {
 		if err != nil {
 			return Usage{}, fmt.Errorf("unexpected stat %q", stat)
 		}
-		u.CPU += time.Duration(ticks) * clockTick
+		u.CPU += time.Duration(ticks) * ClockTick
 	}
 	for line := range strings.Lines(status) {
 		var kib uint64

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -148,19 +148,23 @@ func TestInBrief(t *testing.T) {
 }
 
 func TestSince(t *testing.T) {
-	before := reading{provider: 10, storage: report.Storage{Put: 5, Get: 7}, plugin: harness.Usage{CPU: 1e9}, vault: 2e9}
-	after := reading{provider: 30, storage: report.Storage{Put: 45, Get: 7}, plugin: harness.Usage{CPU: 2e9, RSS: 3, Peak: 4}, vault: 5e9}
+	now := time.Now()
+	before := reading{at: now, machine: 10e9, self: 1e9, auth: 1e9, provider: 10, storage: report.Storage{Put: 5, Get: 7}, plugin: harness.Usage{CPU: 1e9}, vault: 2e9}
+	after := reading{at: now.Add(10 * time.Second), machine: 20e9, self: 2e9, auth: 2e9, provider: 30, storage: report.Storage{Put: 45, Get: 7}, plugin: harness.Usage{CPU: 2e9, RSS: 3, Peak: 4}, vault: 5e9}
 	got := after.since(before, 20)
 	require.Equal(t, report.Turn{
-		Storage: report.Storage{Put: 2}, Provider: 1, CPU: report.CPU{Plugin: 50_000, Vault: 150_000}, RSS: 3, Peak: 4,
+		Storage: report.Storage{Put: 2}, Provider: 1, RSS: 3, Peak: 4,
+		CPU:    report.CPU{Plugin: 50_000, Vault: 150_000, Provider: 50_000, Load: 50_000},
+		Others: 0.4, // 10 s of all, 6 of them ours, in 10 s
 	}, got)
 }
 
-// TestMachine: a load average is there wherever /proc is.
-func TestMachine(t *testing.T) {
-	m := machine()
-	require.Positive(t, m.CPUs)
-	if _, err := os.Stat("/proc/loadavg"); err == nil {
-		require.Positive(t, m.LoadAverage)
+func TestParseWorked(t *testing.T) {
+	got, err := parseWorked("cpu  100 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+	require.NoError(t, err)
+	require.Equal(t, 171*harness.ClockTick, got)
+	for _, stat := range []string{"", "cpu 1 2 3", "intr 1 2 3 4 5 6 7 8 9", "cpu a b c d e f g h i"} {
+		_, err := parseWorked(stat)
+		require.Error(t, err, stat)
 	}
 }

@@ -23,6 +23,8 @@ type reading struct {
 	plugin      harness.Usage
 	vault, auth time.Duration
 	self        time.Duration
+	machine     time.Duration // of all processes together
+	at          time.Time
 }
 
 func (w *world) read(t harness.TB, e engine) reading {
@@ -32,6 +34,8 @@ func (w *world) read(t harness.TB, e engine) reading {
 		vault:   w.vault.Usage(t).CPU,
 		auth:    w.auth.Usage(t).CPU,
 		self:    ownCPU(),
+		machine: machineCPU(t),
+		at:      time.Now(),
 	}
 	for _, count := range w.auth.Counts(t) {
 		r.provider += count
@@ -57,8 +61,17 @@ func (r reading) since(before reading, calls int) report.Turn {
 			Plugin: cpu(r.plugin.CPU, before.plugin.CPU), Vault: cpu(r.vault, before.vault),
 			Provider: cpu(r.auth, before.auth), Load: cpu(r.self, before.self),
 		},
-		RSS: r.plugin.RSS, Peak: r.plugin.Peak,
+		Others: r.others(before),
+		RSS:    r.plugin.RSS, Peak: r.plugin.Peak,
 	}
+}
+
+// others is how many CPUs processes used that are not the benchmark's.
+func (r reading) others(before reading) float64 {
+	ours := r.plugin.CPU - before.plugin.CPU + r.vault - before.vault + r.auth - before.auth + r.self - before.self
+	others := r.machine - before.machine - ours
+	// The counters tick at different moments.
+	return max(others.Seconds(), 0) / r.at.Sub(before.at).Seconds()
 }
 
 func ownCPU() time.Duration {

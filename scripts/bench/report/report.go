@@ -27,12 +27,23 @@ type Machine struct {
 	Arch  string `json:"arch"`
 	Go    string `json:"go"`
 	Vault string `json:"vault"`
-	// LoadAverage is that of the minute before the run: what others were doing.
-	LoadAverage float64 `json:"load_average"`
+}
+
+// othersMay is the share of the machine that others may use before the figures are
+// called noise.
+const othersMay = 0.1
+
+// Others is the most that others used in any case, in CPUs.
+func (r *Report) Others() float64 {
+	var most float64
+	for i := range r.Cases {
+		most = max(most, r.Cases[i].Others)
+	}
+	return most
 }
 
 // Busy reports whether others used the machine: the figures are noise then.
-func (m Machine) Busy() bool { return m.LoadAverage > float64(m.CPUs)/2 }
+func (r *Report) Busy() bool { return r.Others() > othersMay*float64(r.Machine.CPUs) }
 
 // Settings are how it ran.
 type Settings struct {
@@ -55,6 +66,8 @@ type Turn struct {
 	// Provider are the requests that the authorization server answered.
 	Provider float64 `json:"provider_per_call"`
 	CPU      CPU     `json:"cpu_us_per_call"`
+	// Others is what processes beside the benchmark's used meanwhile, in CPUs.
+	Others float64 `json:"others_cpus"`
 	// RSS and Peak are bytes of the plugin's process after the turn.
 	RSS  uint64 `json:"plugin_rss"`
 	Peak uint64 `json:"plugin_peak"`
@@ -99,6 +112,8 @@ type Case struct {
 	P99Ratio float64 `json:"p99_ratio"`
 	// Own are the broker's storage calls beyond the floor's.
 	Own Storage `json:"own_storage_per_call"`
+	// Others is the median over the turns of both.
+	Others float64 `json:"others_cpus"`
 
 	Notes []string `json:"notes,omitempty"`
 }
@@ -132,6 +147,7 @@ func (c *Case) Summarise(floor, broker []Turn) {
 	c.Ratio, c.P99Ratio = median(ratios), median(p99s)
 	c.Low, c.High = slices.Min(ratios), slices.Max(ratios)
 	c.Own = medianStorage(own)
+	c.Others = medianOf(slices.Concat(floor, broker), func(t Turn) float64 { return t.Others })
 }
 
 // quotient is 0 where nothing was measured: JSON has no infinity.
@@ -165,8 +181,9 @@ func medianTurn(turns []Turn) Turn {
 			Provider: of(func(t Turn) float64 { return t.CPU.Provider }),
 			Load:     of(func(t Turn) float64 { return t.CPU.Load }),
 		},
-		RSS:  uint64(of(func(t Turn) float64 { return float64(t.RSS) })),
-		Peak: slices.MaxFunc(turns, func(a, b Turn) int { return int(a.Peak>>10) - int(b.Peak>>10) }).Peak,
+		Others: of(func(t Turn) float64 { return t.Others }),
+		RSS:    uint64(of(func(t Turn) float64 { return float64(t.RSS) })),
+		Peak:   slices.MaxFunc(turns, func(a, b Turn) int { return int(a.Peak>>10) - int(b.Peak>>10) }).Peak,
 	}
 }
 

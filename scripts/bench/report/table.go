@@ -29,8 +29,8 @@ var columns = []string{
 // Table writes the report for reading.
 func (r *Report) Table(out io.Writer) error {
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "%s, %s/%s, %d CPUs, load average before: %.2f, %s, %d callers\n",
-		r.Machine.Vault, r.Machine.OS, r.Machine.Arch, r.Machine.CPUs, r.Machine.LoadAverage, r.Machine.Go, r.Settings.Callers)
+	fmt.Fprintf(b, "%s, %s/%s, %d CPUs of which others used up to %.2f, %s, %d callers\n",
+		r.Machine.Vault, r.Machine.OS, r.Machine.Arch, r.Machine.CPUs, r.Others(), r.Machine.Go, r.Settings.Callers)
 	for _, warning := range r.warnings() {
 		fmt.Fprintf(b, "%s\n", warning)
 	}
@@ -88,7 +88,7 @@ func (r *Report) warnings() []string {
 	if r.Settings.Quick {
 		warnings = append(warnings, "A quick run: it shows that the benchmark works, its figures mean nothing.")
 	}
-	if r.Machine.Busy() {
+	if r.Busy() {
 		warnings = append(warnings, "Others were using this machine: the figures are noise.")
 	}
 	return warnings
