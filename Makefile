@@ -12,7 +12,7 @@ PROVISION  := go run ./bootstrap/provision
 STAGES := fmt-check vet lint unit fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers oidc-provider toxiproxy kube demo dev test $(STAGES) race bench chaos golden fmt clean
+.PHONY: help build vault servers oidc-provider toxiproxy kube demo dev test $(STAGES) race bench-tools bench bench-chart chaos golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,12 +71,22 @@ race: unit
 fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 
-acceptance: build vault servers oidc-provider toxiproxy kube ## the built plugin in a real Vault against real servers, also under fire
-	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos
+acceptance: build vault servers oidc-provider toxiproxy kube bench-tools ## the built plugin in a real Vault against real servers, also under fire
+	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos ./scripts/bench
 
-bench: build vault servers ## the decision's cost, and issue and revoke as a ratio to the same without the broker
+bench-tools: ## what the benchmark measures against: an engine that only leases, a server that answers at once
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o bin/vault-plugin-secrets-floor ./bootstrap/floor
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o bin/fastauth ./bootstrap/fastauth
+
+# BENCH takes the flags of scripts/bench, such as BENCH='-quick' or BENCH='-run raft -rounds 9'.
+BENCH ?=
+
+bench: build vault bench-tools ## the decision's cost, and the engine's as a ratio to the floor: BENCH='-quick'
 	go test -run '^$$' -bench . -benchmem ./backend/...
-	@go run ./scripts/bench
+	@mkdir -p bin && go build -o bin/bench ./scripts/bench && bin/bench $(BENCH)
+
+bench-chart: ## docs/bench.svg, drawn from what make bench has found
+	@go run ./scripts/bench/chart bin/bench.json docs/bench.svg
 
 # SEED=0 chooses one; NODES is 1 or 3.
 SEED     ?= 0

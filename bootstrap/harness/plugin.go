@@ -14,6 +14,12 @@ import (
 // mounts.
 func (v *Vault) PluginPIDs(t TB) []int {
 	t.Helper()
+	return v.pidsOf(t, filepath.Base(PluginPath(t)))
+}
+
+// pidsOf are the processes of one program that this Vault runs.
+func (v *Vault) pidsOf(t TB, program string) []int {
+	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil || len(stats) == 0 {
 		t.Fatalf("finding plugin processes needs /proc")
@@ -31,7 +37,7 @@ func (v *Vault) PluginPIDs(t TB) []int {
 			continue
 		}
 		command, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
-		if err != nil || !bytes.Contains(command, []byte(filepath.Base(PluginPath(t)))) {
+		if err != nil || !bytes.Contains(command, []byte(program)) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))

@@ -211,14 +211,25 @@ func PluginPath(t TB) string {
 
 func (v *Vault) registerPlugin(t TB) {
 	t.Helper()
-	path := PluginPath(t)
+	v.register(t, PluginName, PluginPath(t))
+}
+
+// Register adds another plugin to the catalog. It lies beside the broker's and has
+// its name from its file.
+func (v *Vault) Register(t TB, name string) {
+	t.Helper()
+	v.register(t, name, filepath.Join(filepath.Dir(PluginPath(t)), name))
+}
+
+func (v *Vault) register(t TB, name, path string) {
+	t.Helper()
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatalf("plugin: %v", err)
 	}
 	sum := sha256.Sum256(content)
 	err = v.Client(t).Sys().RegisterPlugin(&api.RegisterPluginInput{
-		Name:    PluginName,
+		Name:    name,
 		Type:    api.PluginTypeSecrets,
 		Command: filepath.Base(path),
 		SHA256:  hex.EncodeToString(sum[:]),

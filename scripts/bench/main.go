@@ -1,88 +1,121 @@
-// Command bench measures what the broker adds. The floor is the same work done
-// without it, in the same run: a token from Ory Hydra and its revocation there.
-// The broker does both through Vault, with a decision, a ledger record and a
-// lease. Only the ratio means anything: machines differ, and so do minutes.
+// Command bench measures what the broker costs beyond what Vault itself does. The
+// floor is an engine that only leases a random secret (bootstrap/floor); it and the
+// broker take turns in the same Vault, under the same closed loop (load), and the
+// ratio of a round is what counts: machines differ, and so do minutes. The provider
+// is an authorization server without latency (bootstrap/fastauth), a process of its
+// own. Each case has a Vault of its own, so that none pays for the leases of another.
+//
+// What is counted for each call: storage calls are those that Vault's telemetry
+// counts at its barrier (sys/metrics, vault.barrier.put and so on), which sees what
+// every plugin and core ask for, in a cache or not; the floor's, which makes none of
+// its own, are taken off in the report. Provider calls are what the authorization
+// server says it has answered. CPU and memory are the kernel's word (/proc).
+//
+// Figures go to standard output as a table and to -json as data; `make bench-chart`
+// draws that.
 package main
 
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
-	"slices"
-	"sync"
+	"regexp"
 	"time"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/report"
 )
 
+// settings are how long and how much. The zero value is not usable.
+type settings struct {
+	only    *regexp.Regexp // names of the cases
+	quick   bool
+	rounds  int
+	turn    time.Duration // of one engine in a round
+	warmUp  time.Duration // of one engine before the rounds
+	leases  int           // that renewals go around and revocations end, in a turn
+	callers int           // entities
+	grants  int           // in the ledger of the cases that have it full
+	holders int           // entities that hold them
+}
+
+// full is what `make bench` runs; quick shows in a minute that all of it works.
+func full() settings {
+	return settings{
+		only: regexp.MustCompile(""), rounds: 5, turn: 5 * time.Second, warmUp: 2 * time.Second,
+		leases: 5000, callers: 64, grants: 1_000_000, holders: 10_000,
+	}
+}
+
+func quick() settings {
+	s := full()
+	s.quick, s.rounds, s.turn, s.warmUp = true, 1, 500*time.Millisecond, 100*time.Millisecond
+	s.leases, s.grants, s.holders = 100, 2000, 50
+	return s
+}
+
 func main() {
-	rounds := flag.Int("rounds", 5, "rounds; the floor and the broker take turns")
-	calls := flag.Int("calls", 200, "grants per round")
-	clients := flag.Int("clients", 8, "concurrent clients")
+	s := full()
+	json := flag.String("json", "bin/bench.json", "file for the figures")
+	only := flag.String("run", "", "run only the cases whose `name` matches this expression")
+	flag.IntVar(&s.rounds, "rounds", s.rounds, "rounds of each case; floor and broker take turns in each")
+	flag.DurationVar(&s.turn, "turn", s.turn, "how long each engine's turn is")
+	flag.DurationVar(&s.warmUp, "warm-up", s.warmUp, "how long each engine warms up before the rounds")
+	flag.IntVar(&s.leases, "leases", s.leases, "leases that are renewed, or revoked, in one turn")
+	flag.IntVar(&s.callers, "callers", s.callers, "entities that the requests come from")
+	flag.IntVar(&s.grants, "grants", s.grants, "grants in a full ledger")
+	flag.IntVar(&s.holders, "holders", s.holders, "entities that hold them")
+	short := flag.Bool("quick", false, "a minute that shows that it works; its figures mean nothing, and it has settings of its own")
 	flag.Parse()
-	err := harness.Run(os.Stdout, func(t harness.TB) { bench(t, *rounds, *calls, *clients) })
-	if err != nil {
+	if *short {
+		s = quick()
+	}
+	if err := run(os.Stdout, s, *only, *json); err != nil {
 		fmt.Fprintln(os.Stderr, "bench failed:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(t harness.TB, rounds, calls, clients int) {
-	vault := harness.StartVault(t, harness.VaultOptions{})
-	hydra := harness.StartHydra(t, harness.HydraOptions{})
-	parent := hydra.CreateClient(t, harness.HydraClient{Scopes: []string{"read"}})
-	mount := vault.Enable(t, "broker")
-	mount.Write(t, "providers/oauth2/hydra", harness.Fields{"issuer": hydra.URL, "client_id": parent.ID, "client_secret": parent.Secret})
-	mount.Write(t, "roles/reader", harness.Fields{"provider": "oauth2/hydra", "scopes": "read", "ttl": "10m"})
-	api := vault.Client(t)
-
-	floor := func() error {
-		hydra.Revoke(t, parent, hydra.Token(t, parent, []string{"read"}, nil))
-		return nil
+func run(out io.Writer, s settings, only, json string) error {
+	var err error
+	if s.only, err = regexp.Compile(only); err != nil {
+		return fmt.Errorf("-run: %w", err)
 	}
-	broker := func() error {
-		child, err := api.Logical().Read("broker/creds/reader")
-		if err != nil {
-			return err
-		}
-		_, err = api.Logical().Write("sys/leases/revoke", map[string]any{"lease_id": child.LeaseID, "sync": true})
+	if s.rounds < 1 || s.callers < 1 || s.turn <= 0 || s.leases < 1 || s.holders < 1 || s.grants < s.holders {
+		return fmt.Errorf("rounds, turn, callers, leases and holders must be positive, and there must be a grant for each holder")
+	}
+	r, err := bench(out, s)
+	if err != nil {
 		return err
 	}
-	run(t, 1, clients, floor)
-	run(t, calls/4, clients, broker) // warm up both
-	var ratios []float64
-	for round := range rounds {
-		f, b := run(t, calls, clients, floor), run(t, calls, clients, broker)
-		ratios = append(ratios, b.Seconds()/f.Seconds())
-		t.Logf("round %d: floor %.2f ms, broker %.2f ms a grant, ratio %.2f", round+1, ms(f, calls), ms(b, calls), ratios[round])
+	if err := r.Write(json); err != nil {
+		return err
 	}
-	slices.Sort(ratios)
-	t.Logf("broker/floor: median %.2f, from %.2f to %.2f (%d clients, issue and revoke; memory of the plugin at its peak: %d MiB)",
-		ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1], clients, vault.PluginPeakMemory(t)>>20)
+	if err := r.Table(out); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\nThe figures as data: %s\n", json)
+	return nil
 }
 
-func ms(d time.Duration, calls int) float64 { return d.Seconds() * 1000 / float64(calls) }
-
-// run does the work calls times over the clients and returns how long it took.
-func run(t harness.TB, calls, clients int, work func() error) time.Duration {
-	var wg sync.WaitGroup
-	errs := make(chan error, clients)
-	started := time.Now()
-	for c := range clients {
-		wg.Go(func() {
-			for i := c; i < calls; i += clients {
-				if err := work(); err != nil {
-					errs <- err
-					return
-				}
-			}
-		})
+// bench runs the cases, each in a world of its own unless they share a full ledger.
+func bench(out io.Writer, s settings) (*report.Report, error) {
+	r := &report.Report{
+		Started: time.Now().UTC(), Machine: machine(),
+		Settings: report.Settings{Quick: s.quick, Rounds: s.rounds, Seconds: s.turn.Seconds(), Callers: s.callers},
 	}
-	wg.Wait()
-	select {
-	case err := <-errs:
-		t.Fatalf("a call failed: %v", err)
-	default:
+	groups := grouped(cases(s.grants), s.only)
+	if len(groups) == 0 {
+		return nil, fmt.Errorf("no case is called like %s", s.only)
 	}
-	return time.Since(started)
+	for i, group := range groups {
+		fmt.Fprintf(out, "[%d/%d] %s\n", i+1, len(groups), group[0])
+		found, version, err := inWorld(out, s, group)
+		if err != nil {
+			return nil, err
+		}
+		r.Machine.Vault = version
+		r.Cases = append(r.Cases, found...)
+	}
+	return r, nil
 }

@@ -1,0 +1,28 @@
+// Command fastauth is the authorization server of the benchmark: it answers at
+// once, so that what is measured is the broker. It is a process of its own, so that
+// its CPU time is told apart. It listens on loopback, says where in its first line,
+// "ready http://127.0.0.1:…", and forgets everything but how often it was asked.
+//
+//	POST /token   client_credentials (RFC 6749 4.4) and token exchange (RFC 8693)
+//	POST /revoke  RFC 7009
+//	GET  /counts  requests answered, by kind
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+func main() {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err == nil {
+		fmt.Printf("ready http://%s\n", listener.Addr())
+		server := &http.Server{Handler: newServer(), ReadHeaderTimeout: 10 * time.Second}
+		err = server.Serve(listener)
+	}
+	fmt.Fprintln(os.Stderr, "fastauth:", err)
+	os.Exit(1)
+}

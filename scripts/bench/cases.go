@@ -1,0 +1,72 @@
+package main
+
+import (
+	"regexp"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/report"
+)
+
+// benchCase is one line of the table.
+type benchCase struct {
+	name    string
+	clients int
+	storage harness.Storage
+	grants  int     // in the ledger before it begins
+	target  float64 // ratio to the floor; 0 for none
+	base    string  // name of the case to compare it with
+	role    roleWriter
+	do      operation
+	sweeps  bool // one after the other during the broker's turns
+}
+
+// usual is how many clients the targets are for.
+const usual = 16
+
+func cases(grants int) []benchCase {
+	return []benchCase{
+		{name: "oauth2", clients: usual, target: 0.50, role: mintRole, do: issue},
+		{name: "oauth2", clients: 1, role: mintRole, do: issue},
+		{name: "oauth2", clients: 64, role: mintRole, do: issue},
+		{name: "oauth2", clients: 256, role: mintRole, do: issue},
+		{name: "jwt", clients: usual, target: 0.65, role: jwtRole, do: issue},
+		{name: "exchange", clients: usual, target: 0.45, role: exchangeRole, do: issue},
+		{name: "sharing=entity", clients: usual, target: 0.68, role: sharingRole, do: issue},
+		{name: "renew", clients: usual, role: mintRole, do: renew},
+		{name: "revoke", clients: usual, role: mintRole, do: revoke},
+		{name: "oauth2 on raft", clients: usual, storage: harness.Raft, role: mintRole, do: issue},
+		{name: "oauth2, full ledger", base: "oauth2", clients: usual, grants: grants, role: mintRole, do: issue},
+		{name: "oauth2, full ledger, sweeping", base: "oauth2, full ledger", clients: usual, grants: grants, role: mintRole, do: issue, sweeps: true},
+	}
+}
+
+// line is the case without figures yet.
+func (c benchCase) line() report.Case {
+	storage := "memory"
+	if c.storage != harness.Dev {
+		storage = string(c.storage)
+	}
+	return report.Case{Name: c.name, Clients: c.clients, Storage: storage, Grants: c.grants, Target: c.target, Baseline: c.base}
+}
+
+func (c benchCase) String() string {
+	line := c.line()
+	return line.Label()
+}
+
+// grouped are the cases that only takes, those together that share a world: filling
+// a ledger is too long a work to be done for each.
+func grouped(all []benchCase, only *regexp.Regexp) [][]benchCase {
+	var groups [][]benchCase
+	for _, c := range all {
+		if !only.MatchString(c.name) {
+			continue
+		}
+		if last := len(groups) - 1; last >= 0 && c.grants > 0 && groups[last][0].grants == c.grants {
+			groups[last] = append(groups[last], c)
+			continue
+		}
+		groups = append(groups, []benchCase{c})
+	}
+	return groups
+}

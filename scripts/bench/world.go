@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/load"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/report"
+)
+
+const (
+	floorPlugin = "vault-plugin-secrets-floor"
+	floorMount  = "floor"
+	brokerMount = "broker"
+)
+
+// requestTimeout is longer than Vault's own limit on a request.
+const requestTimeout = 2 * time.Minute
+
+// world is a Vault with both engines, an authorization server, and callers.
+type world struct {
+	settings
+
+	vault   *harness.Vault
+	auth    *harness.FastAuth
+	broker  *harness.Mount
+	callers []string // tokens, each of an entity of its own
+	notes   []string // about the ledger's filling
+
+	connections []*load.Connection
+}
+
+// engine is one side of a case.
+type engine struct {
+	plugin string
+	creds  string   // path to read
+	bodies [][]byte // one per caller to write there instead, if any
+}
+
+var floor = engine{plugin: floorPlugin, creds: floorMount + "/creds/x"}
+
+// inWorld runs the cases of a group in one world, which is gone afterwards.
+func inWorld(out io.Writer, s settings, group []benchCase) (found []report.Case, version string, err error) {
+	err = harness.Run(out, func(t harness.TB) {
+		w := newWorld(t, s, group[0])
+		version = w.version(t)
+		for _, c := range group {
+			found = append(found, w.measure(t, c))
+		}
+	})
+	return found, version, err
+}
+
+func newWorld(t harness.TB, s settings, c benchCase) *world {
+	config := map[string]any{
+		"telemetry": map[string]any{"prometheus_retention_time": "24h", "disable_hostname": true},
+	}
+	if c.grants > 0 {
+		config["raw_storage_endpoint"] = true
+	}
+	w := &world{
+		settings: s,
+		vault:    harness.StartVault(t, harness.VaultOptions{Storage: c.storage, Config: config, LogLevel: "warn"}),
+		auth:     harness.StartFastAuth(t),
+	}
+	w.vault.Register(t, floorPlugin)
+	if err := w.vault.Client(t).Sys().Mount(floorMount, &api.MountInput{Type: floorPlugin}); err != nil {
+		t.Fatalf("enabling the floor: %v", err)
+	}
+	w.broker = w.vault.Enable(t, brokerMount)
+	w.broker.Write(t, "providers/oauth2/fast", harness.Fields{
+		"token_url": w.auth.URL + "/token", "revocation_url": w.auth.URL + "/revoke",
+		"client_id": harness.FastAuthClient.ID, "client_secret": harness.FastAuthClient.Secret,
+	})
+	w.logIn(t)
+	if c.grants > 0 {
+		w.fill(t)
+	}
+	return w
+}
+
+// connect makes sure that each client has a connection of its own.
+func (w *world) connect(clients int) {
+	for len(w.connections) < clients {
+		w.connections = append(w.connections, load.NewConnection(w.vault.Addr, requestTimeout))
+	}
+}
+
+func (w *world) version(t harness.TB) string {
+	health, err := w.vault.Client(t).Sys().Health()
+	if err != nil {
+		t.Fatalf("asking Vault for its version: %v", err)
+	}
+	return "Vault v" + strings.TrimPrefix(health.Version, "v")
+}
+
+// measure is one case from top to bottom: what it needs, warm-up, rounds.
+func (w *world) measure(t harness.TB, c benchCase) report.Case {
+	found := c.line()
+	found.Notes = w.takeNotes()
+	broker, err := c.role(t, w)
+	var refusal *notBuilt
+	if errors.As(err, &refusal) {
+		t.Logf("  not built: %s", refusal.answer)
+		found.NotBuilt = refusal.answer
+		return found
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", c, err)
+	}
+	w.connect(c.clients)
+	warmUp := amount{duration: w.warmUp, leases: max(c.clients, w.leases/10)}
+	w.turnOf(t, c, floor, warmUp)
+	w.turnOf(t, c, broker, warmUp)
+	floors, brokers := make([]report.Turn, w.rounds), make([]report.Turn, w.rounds)
+	for round := range w.rounds {
+		turns := []func(){
+			func() { floors[round] = w.turnOf(t, c, floor, w.amount()) },
+			func() { brokers[round] = w.turnOf(t, c, broker, w.amount()) },
+		}
+		// Whoever is second has more leases beside it: neither always is.
+		if round%2 == 1 {
+			slices.Reverse(turns)
+		}
+		for _, turn := range turns {
+			turn()
+		}
+		t.Logf("  %s, round %d/%d: floor %.0f/s, broker %.0f/s, ratio %.2f", c, round+1, w.rounds,
+			floors[round].Rate, brokers[round].Rate, brokers[round].Rate/floors[round].Rate)
+	}
+	found.Summarise(floors, brokers)
+	return found
+}
+
+func (w *world) amount() amount { return amount{duration: w.turn, leases: w.leases} }
+
+// takeNotes are for the first case of a world only.
+func (w *world) takeNotes() []string {
+	notes := w.notes
+	w.notes = nil
+	return notes
+}
+
+// turnOf is one engine's turn.
+func (w *world) turnOf(t harness.TB, c benchCase, e engine, much amount) report.Turn {
+	job := c.do(t, w, e, c.clients, much)
+	if c.sweeps && e.plugin == harness.PluginName {
+		defer w.keepSweeping(t)()
+	}
+	before := w.read(t, e)
+	result, err := load.Run(context.Background(), job.options, job.call)
+	if err != nil {
+		t.Fatalf("%s, %s: %v", c, e.creds, err)
+	}
+	if result.Calls() == 0 {
+		t.Fatalf("%s, %s: not one call in %s", c, e.creds, result.Elapsed)
+	}
+	turn := w.read(t, e).since(before, result.Calls())
+	turn.Calls, turn.Rate = result.Calls(), result.Rate()
+	turn.P50, turn.P99 = milliseconds(result.Percentile(50)), milliseconds(result.Percentile(99))
+	return turn
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// keepSweeping runs one sweep after the other until stop, which waits for the last.
+func (w *world) keepSweeping(t harness.TB) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	client := w.vault.Client(t)
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := client.Logical().WriteWithContext(ctx, brokerMount+"/sweep", nil); err != nil && ctx.Err() == nil {
+				done <- fmt.Errorf("sweep: %w", err)
+				return
+			}
+		}
+		done <- nil
+	}()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+}
