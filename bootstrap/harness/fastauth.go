@@ -48,7 +48,7 @@ func (f *FastAuth) Counts(t TB) map[string]int64 {
 		t.Fatalf("%v", err)
 	}
 	counts := map[string]int64{}
-	if err := json.Unmarshal(send(t, http.DefaultClient, request), &counts); err != nil {
+	if err := json.Unmarshal(send(t, httpClient, request), &counts); err != nil {
 		t.Fatalf("%s: %v", request.URL, err)
 	}
 	return counts
