@@ -174,6 +174,7 @@ func TestConfig(t *testing.T) {
 		"restless":          {"rotation_period": "1h59m"},
 		"nearly never":      {"rotation_period": "8785h"},
 		"no life":           {"max_token_ttl": 0},
+		"hardly any life":   {"max_token_ttl": "119s"},
 		"long life":         {"max_token_ttl": "241h"},
 		"rotating too fast": {"rotation_period": "3h", "max_token_ttl": "4h"},
 	} {

@@ -35,7 +35,10 @@ const (
 	minRotationPeriod     = 2 * keyring.Lead
 	maxRotationPeriod     = 366 * 24 * time.Hour
 	defaultMaxTokenTTL    = 24 * time.Hour
-	maxMaxTokenTTL        = 10 * 24 * time.Hour
+	// minMaxTokenTTL leaves room for what is signed for one request: actor tokens
+	// and client assertions.
+	minMaxTokenTTL = 2 * time.Minute
+	maxMaxTokenTTL = 10 * 24 * time.Hour
 )
 
 // config is the mount's settings as they are stored.
@@ -58,8 +61,8 @@ func (c config) validate() error {
 	switch {
 	case !slices.Contains(keyring.Algorithms(), c.SigningAlgorithm):
 		return fault.New(fault.InvalidRequest, "signing_algorithm must be one of %s", strings.Join(keyring.Algorithms(), ", "))
-	case c.MaxTokenTTL <= 0 || c.MaxTokenTTL > maxMaxTokenTTL:
-		return fault.New(fault.InvalidRequest, "max_token_ttl must be above 0 and at most %s", maxMaxTokenTTL)
+	case c.MaxTokenTTL < minMaxTokenTTL || c.MaxTokenTTL > maxMaxTokenTTL:
+		return fault.New(fault.InvalidRequest, "max_token_ttl must be between %s and %s", minMaxTokenTTL, maxMaxTokenTTL)
 	case c.RotationPeriod < minRotationPeriod || c.RotationPeriod > maxRotationPeriod:
 		return fault.New(fault.InvalidRequest, "rotation_period must be between %s and %s: keys always rotate", minRotationPeriod, maxRotationPeriod)
 	case c.RotationPeriod < c.MaxTokenTTL:
@@ -95,7 +98,7 @@ func configFields() map[string]*framework.FieldSchema {
 		"issuer":            {Type: framework.TypeString, Description: "The broker's own issuer URL: where verifiers reach this mount. https, without a slash at the end. Empty stops the signing."},
 		"signing_algorithm": {Type: framework.TypeString, Default: keyring.Algorithms()[0], AllowedValues: algorithms, Description: "What the broker signs with: ES256, RS256 (3072 bits) or EdDSA (Ed25519). Another one rotates the keys."},
 		"rotation_period":   {Type: framework.TypeDurationSecond, Default: int(defaultRotationPeriod / time.Second), Description: "How long a key signs before the next one does, 2h to 366d and not below max_token_ttl. Default 30d."},
-		"max_token_ttl":     {Type: framework.TypeDurationSecond, Default: int(defaultMaxTokenTTL / time.Second), Description: "The longest life of anything that the broker signs, at most 10d. Default 24h."},
+		"max_token_ttl":     {Type: framework.TypeDurationSecond, Default: int(defaultMaxTokenTTL / time.Second), Description: "The longest life of anything that the broker signs, 2m to 10d. Default 24h."},
 	}
 }
 
