@@ -48,6 +48,7 @@ type broker struct {
 	quotas    *quotas
 	orders    *orders
 	holders   holderCursor
+	limits    leaseLimits
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger

@@ -90,13 +90,8 @@ func (b *broker) caller(a ask, groups bool) (decision.Caller, error) {
 }
 
 func (b *broker) situation(caller decision.Caller) decision.Situation {
-	s := decision.Situation{
-		Now: b.now(), Caller: caller,
-		MountTTL: b.System().DefaultLeaseTTL(), MountMaxTTL: b.System().MaxLeaseTTL(),
-	}
-	if s.MountTTL <= 0 { // over Vault's plugin protocol, the answer to a failed call
-		s.MountMaxTTL = 0
-	}
+	s := decision.Situation{Now: b.now(), Caller: caller}
+	s.MountTTL, s.MountMaxTTL = b.limits.get(b.System(), s.Now)
 	return s
 }
 
