@@ -2,12 +2,14 @@ package backend
 
 import (
 	"context"
+	"slices"
 	"sort"
 	"sync"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
 // holderCursor is where the next slice of holders begins: core holds its state
@@ -15,16 +17,45 @@ import (
 type holderCursor struct {
 	mu    sync.Mutex
 	after string
+
+	// being are those whose kill has not read all their records yet.
+	beingMu sync.Mutex
+	being   map[unfit]bool
 }
 
-// unfit is a grant whose holder should not have it any more.
+// unfit is a holder who should not have a role's grants any more, and why.
 type unfit struct {
-	grantSummary
-	cause string
+	Holder, Role string
+	cause        string
+}
+
+// take returns those of the unfit whose kill has yet to begin.
+func (c *holderCursor) take(found []unfit) (rest []unfit) {
+	c.beingMu.Lock()
+	defer c.beingMu.Unlock()
+	if c.being == nil {
+		c.being = map[unfit]bool{}
+	}
+	for _, u := range found {
+		if !c.being[u] {
+			c.being[u] = true
+			rest = append(rest, u)
+		}
+	}
+	return rest
+}
+
+// release ends the turn of a kill.
+func (c *holderCursor) release(unfits []unfit) {
+	c.beingMu.Lock()
+	defer c.beingMu.Unlock()
+	for _, u := range unfits {
+		delete(c.being, u)
+	}
 }
 
 // sweepHolders judges holders until it has seen all of them or the slice is
-// over, and returns the grants that must die. afresh begins with the first holder
+// over, and returns those who are unfit. It reads no record. afresh begins with the first holder
 // instead of where the last slice ended. Vault is asked once or twice per
 // holder. An error while asking kills nobody: the holder is judged next time.
 func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Duration) (found []unfit, checked int, err error) {
@@ -39,10 +70,12 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 	if afresh {
 		b.holders.after = ""
 	}
-	all, err := b.ledger.Holders(ctx)
-	if err != nil {
-		return nil, 0, storageFault(err)
+	if afresh {
+		if err := b.ledger.Load(ctx); err != nil {
+			return nil, 0, storageFault(err)
+		}
 	}
+	all := b.ledger.HoldersSoFar(killable)
 	deadline := time.Now().Add(slice)
 	next := sort.Search(len(all), func(i int) bool { return all[i] > b.holders.after })
 	for _, holder := range all[next:] {
@@ -50,11 +83,7 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 		if checked > 0 && (ctx.Err() != nil || time.Now().After(deadline)) {
 			return found, checked, nil
 		}
-		grants, err := b.ledger.OfHolder(ctx, holder)
-		if err != nil {
-			return found, checked, storageFault(err)
-		}
-		found = append(found, b.judgeHolder(ctx, holder, grants)...)
+		found = append(found, b.judgeHolder(ctx, holder, b.ledger.Counts(holder))...)
 		checked++
 		b.holders.after = holder
 	}
@@ -62,9 +91,14 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 	return found, checked, nil
 }
 
-// judgeHolder returns the grants of one holder that must die, and why.
-func (b *broker) judgeHolder(ctx context.Context, holder string, grants []grantSummary) (found []unfit) {
-	roles, needsGroups, deleted := b.rolesOf(ctx, grants)
+// judgeHolder returns what the holder should not have any more, and why.
+func (b *broker) judgeHolder(ctx context.Context, holder string, counts []grant.Count) (found []unfit) {
+	// Of the others nothing can be done, or the outbox does it.
+	counts = slices.DeleteFunc(counts, func(c grant.Count) bool { return c.Revocable <= c.Outbox })
+	if len(counts) == 0 {
+		return nil
+	}
+	roles, needsGroups, deleted := b.rolesOf(ctx, counts)
 	caller, gone, err := b.identify(entityOf(holder), needsGroups)
 	if err != nil {
 		b.Logger().Warn("Vault could not say who a holder is: judged again next time", "entity_id", holder, "error", err)
@@ -76,41 +110,38 @@ func (b *broker) judgeHolder(ctx context.Context, holder string, grants []grantS
 			verdicts[name] = causeHolderUnfit
 		}
 	}
-	for _, s := range grants {
-		if !s.Revocable || s.Doomed {
-			continue // nothing can be done, or the outbox does it
-		}
-		cause := verdicts[s.Role]
+	for _, c := range counts {
+		cause := verdicts[c.Role]
 		switch {
 		case gone:
 			cause = causeHolderGone
 		case caller.Disabled:
 			cause = causeHolderDisabled
-		case deleted[s.Role]:
+		case deleted[c.Role]:
 			cause = causeRoleDeleted
 		}
-		if cause != "" {
-			found = append(found, unfit{grantSummary: s, cause: cause})
+		if u := (unfit{Holder: holder, Role: c.Role, cause: cause}); cause != "" && !slices.Contains(found, u) {
+			found = append(found, u)
 		}
 	}
 	return found
 }
 
-// rolesOf are the roles of the grants that can be judged, and those that are
+// rolesOf are the roles of the counts that can be judged, and those that are
 // gone for certain. A role that could not be read is neither.
-func (b *broker) rolesOf(ctx context.Context, grants []grantSummary) (roles map[string]*compiledRole, needsGroups bool, deleted map[string]bool) {
+func (b *broker) rolesOf(ctx context.Context, counts []grant.Count) (roles map[string]*compiledRole, needsGroups bool, deleted map[string]bool) {
 	roles, deleted = map[string]*compiledRole{}, map[string]bool{}
-	for _, s := range grants {
-		if s.Role == "" || roles[s.Role] != nil || deleted[s.Role] {
+	for _, c := range counts {
+		if c.Role == "" || roles[c.Role] != nil || deleted[c.Role] {
 			continue
 		}
-		role, err := b.role(ctx, s.Role)
+		role, err := b.role(ctx, c.Role)
 		switch {
 		case err == nil:
-			roles[s.Role] = role
+			roles[c.Role] = role
 			needsGroups = needsGroups || role.policy.NeedsGroups()
 		case fault.CodeOf(err) == fault.InvalidRequest:
-			deleted[s.Role] = true
+			deleted[c.Role] = true
 		}
 	}
 	return roles, needsGroups, deleted
