@@ -105,7 +105,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		),
 		Secrets: []*framework.Secret{b.childToken()},
 		InitializeFunc: func(context.Context, *logical.InitializationRequest) error {
-			b.loadLedger()
+			b.loadLedger(0)
 			return nil
 		},
 		PeriodicFunc: b.periodic,
@@ -138,9 +138,9 @@ func (b *broker) HandleExistenceCheck(ctx context.Context, req *logical.Request)
 	return b.Backend.HandleExistenceCheck(ctx, &bare)
 }
 
-// loadLedger reads the ledger in the background; whoever needs it waits for it.
-// A failure is tried again by the next periodic call.
-func (b *broker) loadLedger() (done <-chan struct{}) {
+// loadLedger reads the ledger in the background, and waits for it a little; whoever
+// needs all of it waits longer. A failure is tried again by the next periodic call.
+func (b *broker) loadLedger(patience time.Duration) {
 	loaded := make(chan struct{})
 	go func() {
 		defer close(loaded)
@@ -151,7 +151,10 @@ func (b *broker) loadLedger() (done <-chan struct{}) {
 			b.Logger().Error("records of grants cannot be read: their tokens live until they expire", "grant_ids", ids)
 		}
 	}()
-	return loaded
+	select {
+	case <-loaded:
+	case <-time.After(patience):
+	}
 }
 
 // invalidate drops what is kept in memory of a key that another node wrote.

@@ -392,7 +392,7 @@ func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Gra
 // letBe leaves a token alone that was not handed on: it is the caller's own, and
 // the caller has it anyway.
 func (b *broker) letBe(ctx context.Context, g *grant.Grant, why error) error {
-	if err := b.ledger.Remove(ctx, g.ID); err != nil {
+	if err := b.ledger.Remove(ctx, g); err != nil {
 		b.Logger().Warn("a token that was not handed on may be on record until its end, when it is revoked", "grant_id", g.ID, "error", err)
 	}
 	return why

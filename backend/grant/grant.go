@@ -22,6 +22,18 @@
 // has confirmed, or the token has certainly expired; a crash before it repeats
 // the kill, which finds the token already gone.
 //
+// # What is in memory
+//
+// Memory grows with holders and their roles, not with grants: how many grants of
+// which role and provider each holder has, and of each grant due next its id and
+// when. The rest of these ids lies in storage, in pages of some thousand (see
+// agenda.go). Whoever needs a holder's grants reads the holder's records. All of
+// it is made anew from the records after a start, in the background; the pages
+// protect nothing and are deleted then.
+//
+// The counts err to one side only: while storage fails, a holder may be counted
+// with a grant that is gone, never without one that lives.
+//
 // A provider whose children can be found again by name will write an intent
 // before the mint; the grant's id, made before the mint, is that name.
 package grant
@@ -126,7 +138,8 @@ func NewID(holder string) (string, error) {
 // HolderOf is the holder that id encodes; false if id has not the form of one.
 func HolderOf(id string) (string, bool) {
 	holder, random, ok := strings.Cut(id, ".")
-	return holder, ok && holder != "" && random != "" && !strings.ContainsAny(id, "/")
+	// Storage refuses keys with "..".
+	return holder, ok && holder != "" && random != "" && !strings.Contains(id, "/") && !strings.Contains(id, "..")
 }
 
 // clone is a copy that can be changed; nil of nil. What a grant refers to beside
