@@ -46,6 +46,7 @@ type broker struct {
 	used      *usedTokens
 	freezer   *freezer
 	quotas    *quotas
+	shares    *shares
 	orders    *orders
 	holders   holderCursor
 	limits    leaseLimits
@@ -76,6 +77,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		freezer:   newFreezer(storage),
 		orders:    newOrders(),
 		meters:    newMeters(),
+		shares:    newShares(),
 		ledger:    grant.NewLedger(storage),
 		own:       newOwnIssuer(storage, now),
 	}
@@ -165,6 +167,7 @@ func (b *broker) invalidate(_ context.Context, key string) {
 		b.roles.clear()
 	case strings.HasPrefix(key, grant.StoragePrefix):
 		b.ledger.Invalidate()
+		b.shares.closeAll()
 	case key == frozenKey:
 		b.freezer.forget()
 	case key == configKey || key == signingKeysKey:

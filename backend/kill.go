@@ -37,6 +37,7 @@ func (b *broker) kill(ctx context.Context, id, cause string) error {
 var errUnrecorded = errors.New("the outbox could not be written")
 
 func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) error {
+	b.shares.close(g.ID)
 	if g.Doom != nil {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}

@@ -35,6 +35,7 @@ const (
 type meters struct {
 	registry  *prometheus.Registry
 	issued    *prometheus.CounterVec
+	joined    *prometheus.CounterVec
 	refused   *prometheus.CounterVec
 	killed    *prometheus.CounterVec
 	failed    *prometheus.CounterVec
@@ -50,7 +51,8 @@ func newMeters() *meters {
 	}
 	m := &meters{
 		registry: prometheus.NewRegistry(),
-		issued:   counter("grants_issued_total", "Child tokens handed out.", "provider", "role"),
+		issued:   counter("grants_issued_total", "Child tokens minted for a grant.", "provider", "role"),
+		joined:   counter("leases_shared_total", "Leases on a child token that an entity's identical requests share.", "provider", "role"),
 		refused:  counter("refusals_total", "Requests for creds that were refused or failed.", "code"),
 		killed:   counter("grants_killed_total", "Child tokens killed at their provider, or forgotten after their expiry.", "provider", "cause"),
 		failed:   counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
@@ -64,7 +66,7 @@ func newMeters() *meters {
 		}),
 		sweepFail: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "broker", Name: "sweeps_failed_total", Help: "Sweeps that ended with an error."}),
 	}
-	m.registry.MustRegister(m.issued, m.refused, m.killed, m.failed, m.lost, m.calls, m.sweep, m.sweepFail)
+	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.failed, m.lost, m.calls, m.sweep, m.sweepFail)
 	return m
 }
 

@@ -43,6 +43,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -85,6 +86,10 @@ type Grant struct {
 	// renewals may move it.
 	LeaseEnds time.Time `json:"lease_ends"`
 	MaxLease  time.Time `json:"max_lease"`
+
+	// Shares are the leases that share the token, with each one's end; nil for a
+	// token of one lease. LeaseEnds is then the last of them.
+	Shares map[string]time.Time `json:"shares,omitempty"`
 
 	Class         provider.Class `json:"class"`
 	SelfContained bool           `json:"self_contained,omitempty"`
@@ -142,13 +147,45 @@ func HolderOf(id string) (string, bool) {
 	return holder, ok && holder != "" && random != "" && !strings.Contains(id, "/") && !strings.Contains(id, "..")
 }
 
+// SetShare notes a lease that shares the token, or its new end.
+func (g *Grant) SetShare(share string, ends time.Time) {
+	if g.Shares == nil {
+		g.Shares = map[string]time.Time{}
+	}
+	g.Shares[share] = ends
+	g.endWithShares()
+}
+
+// EndShare forgets a lease that shared the token. Forgetting one that is unknown is
+// no error: Vault may repeat it.
+func (g *Grant) EndShare(share string) {
+	delete(g.Shares, share)
+	g.endWithShares()
+}
+
+func (g *Grant) endWithShares() {
+	var last time.Time
+	for _, ends := range g.Shares {
+		if ends.After(last) {
+			last = ends
+		}
+	}
+	if !last.IsZero() {
+		g.LeaseEnds = last
+	}
+}
+
+// Clone is a copy that can be changed; nil of nil.
+func (g *Grant) Clone() *Grant { return g.clone() }
+
 // clone is a copy that can be changed; nil of nil. What a grant refers to beside
-// its doom is never changed.
+// its doom and its shares is never changed.
 func (g *Grant) clone() *Grant {
 	if g == nil {
 		return nil
 	}
 	copied := *g
+	copied.Shares = maps.Clone(g.Shares)
 	if g.Doom != nil {
 		doom := *g.Doom
 		copied.Doom = &doom

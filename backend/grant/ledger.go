@@ -199,6 +199,15 @@ func (l *Ledger) Update(ctx context.Context, id string, change func(*Grant) erro
 	return g, l.write(ctx, g, before)
 }
 
+// Rewrite writes after in place of before without reading: whoever calls it keeps
+// everybody else from changing the grant, and knows it as it is on record.
+func (l *Ledger) Rewrite(ctx context.Context, before, after *Grant) error {
+	defer l.working()()
+	lock := l.lock(after.ID)
+	defer lock.Unlock()
+	return l.write(ctx, after, before)
+}
+
 // Doom puts a grant whose kill failed into the outbox: mark changes its doom,
 // which is new if this was the first attempt. ErrGone if it is dead meanwhile. If
 // the record cannot be written, the grant is kept in memory, and the error says why.
