@@ -137,7 +137,7 @@ func (b *broker) loadLedger(patience time.Duration) {
 	loaded := make(chan struct{})
 	go func() {
 		defer close(loaded)
-		if err := b.ledger.Load(context.Background()); err != nil {
+		if err := b.ledger.LoadAtEase(context.Background()); err != nil {
 			b.Logger().Warn("the ledger could not be read: trying again", "error", err)
 		}
 		if ids := b.ledger.Unreadable(); len(ids) > 0 {

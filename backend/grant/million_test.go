@@ -95,7 +95,7 @@ func heap() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc) //nolint:gosec // it fits
+	return int64(m.HeapAlloc)
 }
 
 // BenchmarkRebuild reads all grants after a start, and reports what the ledger
@@ -108,7 +108,7 @@ func BenchmarkRebuild(b *testing.B) {
 				s := &imagined{holders: c.holders, each: c.each}
 				l := NewLedger(s)
 				started := time.Now()
-				l.StartLoading()
+				l.joinScan()
 				b.ReportMetric(float64(time.Since(started).Microseconds()), "start-µs")
 				require.NoError(b, l.Load(b.Context()))
 				held := heap() - before

@@ -273,7 +273,7 @@ func TestCountsHoldUnderConcurrency(t *testing.T) {
 		require.NoError(t, NewLedger(s).Record(t.Context(), newGrant(t, "alice")))
 	}
 	l := newLedger(s, 50, scanParallel)
-	l.StartLoading()
+	l.joinScan()
 	concurrently(16, func(w int) {
 		for i := range 40 {
 			g := newGrant(t, []string{"alice", "bob", ""}[w%3])
