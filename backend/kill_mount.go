@@ -24,7 +24,7 @@ func (b *broker) killMount(ctx context.Context) error {
 	t, complete := run.wait(ctx, killMountBudget)
 	switch {
 	case complete && run.failed != nil:
-		return storageFault(run.failed)
+		return ledgerFault(run.failed)
 	case complete && t.Pending == 0:
 		return nil
 	}

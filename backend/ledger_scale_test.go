@@ -63,6 +63,15 @@ func TestAfterAStartNobodyWaitsForOthersGrants(t *testing.T) {
 	require.EqualValues(t, 1, resp.Data["pending"], "more than too little")
 	require.False(t, m.b.ledger.Loaded())
 	require.True(t, m.server.Active(his.token))
+	for _, c := range []call{
+		{op: logical.ListOperation, path: "grants"}, {op: logical.ListOperation, path: "grants/entity"},
+		{op: logical.UpdateOperation, path: "sweep"}, {op: logical.DeleteOperation, path: "providers/oauth2/p"},
+	} {
+		c.ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := m.do(c)
+		requireCode(t, err, fault.TemporarilyUnavailable, "still being read")
+	}
 	release()
 	require.Eventually(t, func() bool { return !m.server.Active(his.token) }, promptly, time.Millisecond)
 }

@@ -102,7 +102,7 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 	}
 	t, complete := run.wait(ctx, revokeWait)
 	if complete && run.failed != nil {
-		return nil, storageFault(run.failed) // the sweep repeats it
+		return nil, ledgerFault(run.failed) // the sweep repeats it
 	}
 	resp := &logical.Response{Data: t.data()}
 	switch {

@@ -69,7 +69,7 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (s
 	defer func() { b.meters.sweep.Observe(time.Since(started).Seconds()) }()
 	if byHand {
 		if err := b.ledger.Load(ctx); err != nil {
-			return swept{}, storageFault(err)
+			return swept{}, ledgerFault(err)
 		}
 	}
 	var problems error
@@ -78,7 +78,7 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (s
 	}
 	runs, err := b.killDue(ctx, byHand, slice/3)
 	problems = errors.Join(problems, err)
-	unfits, holders, err := b.sweepHolders(ctx, byHand, slice/3)
+	unfits, holders, err := b.sweepHolders(ctx, byHand, slice*2/3-time.Since(started))
 	problems = errors.Join(problems, err, b.resumeOrders(ctx))
 	if run := b.killUnfit(ctx, b.holders.take(unfits)); run != nil {
 		runs = append(runs, run)
