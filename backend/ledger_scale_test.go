@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -132,4 +133,31 @@ func TestListsAreInOrderAndTakenFromAnywhere(t *testing.T) {
 	require.Equal(t, all, m.keys("grants", map[string]any{"after": "-"}))
 	require.Empty(t, m.keys("grants", map[string]any{"after": "zzz"}))
 	require.Empty(t, m.keys("grants/entity/nobody", nil))
+}
+
+// TestTheAgendaKnowsEveryCause holds when the ledger looks at a grant against why
+// the sweep kills one.
+func TestTheAgendaKnowsEveryCause(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+		at := func(name string) time.Time {
+			return now.Add(time.Duration(rapid.IntRange(-300, 300).Draw(t, name)) * time.Second)
+		}
+		s := grantSummary{Revocable: rapid.Bool().Draw(t, "revocable"), LeaseEnds: at("lease")}
+		if rapid.Bool().Draw(t, "expires") {
+			s.ExpiresAt = at("expiry")
+		}
+		if rapid.Bool().Draw(t, "doomed") {
+			s.Doomed, s.Next = true, at("next")
+		}
+		due, ever := s.Due()
+		if dueCause(&s, now, false) != "" {
+			require.True(t, ever && !now.Before(due), "looked at in time")
+		} else {
+			require.False(t, ever && now.After(due), "and not in vain")
+		}
+		if dueCause(&s, now, true) != "" {
+			require.True(t, ever && (!now.Add(grant.Overstay).Before(due) || s.Doomed), "by hand, too")
+		}
+	})
 }
