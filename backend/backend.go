@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -146,7 +147,7 @@ func (b *broker) loadLedger(patience time.Duration) {
 	loaded := make(chan struct{})
 	go func() {
 		defer close(loaded)
-		if err := b.ledger.Load(context.Background()); err != nil {
+		if err := b.ledger.LoadAtEase(context.Background()); err != nil {
 			b.Logger().Warn("the ledger could not be read: trying again", "error", err)
 		}
 		if ids := b.ledger.Unreadable(); len(ids) > 0 {
@@ -182,4 +183,12 @@ func (b *broker) invalidate(_ context.Context, key string) {
 // storageFault is a failure of Vault's storage: ours, not the caller's.
 func storageFault(err error) *fault.Error {
 	return fault.New(fault.TemporarilyUnavailable, "Vault's storage failed: try again").Because(err)
+}
+
+// ledgerFault is why something that needs every grant cannot be done now.
+func ledgerFault(err error) *fault.Error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fault.New(fault.TemporarilyUnavailable, "the records of grants are still being read after a start: try again").Because(err)
+	}
+	return storageFault(err)
 }

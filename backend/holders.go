@@ -72,7 +72,7 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 	}
 	if afresh {
 		if err := b.ledger.Load(ctx); err != nil {
-			return nil, 0, storageFault(err)
+			return nil, 0, ledgerFault(err)
 		}
 	}
 	all := b.ledger.HoldersSoFar(killable)

@@ -228,7 +228,7 @@ func (b *broker) liveOf(ctx context.Context, ref string) (live, revocable int, e
 // countOf is liveOf as of the last sweep.
 func (b *broker) countOf(ctx context.Context, ref string) (live, revocable int, err error) {
 	if err := b.ledger.Load(ctx); err != nil {
-		return 0, 0, storageFault(err)
+		return 0, 0, ledgerFault(err)
 	}
 	for _, c := range b.ledger.Totals() {
 		if c.Provider == ref {

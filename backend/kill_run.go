@@ -88,17 +88,20 @@ type killRun struct {
 	failed     error
 }
 
-// tally is the count so far; what was not tried yet counts as pending.
+// tally is the count so far; what was not tried yet counts as pending. Before all
+// are found, the residual exposure is the longest that there can be.
 func (r *killRun) tally() tally {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.count
 	t.Pending = r.found - t.Revoked - t.ExpiryOnly
 	t.Residual = r.left.from(r.now())
-	if !r.walked {
-		t.Pending += max(0, r.expected-r.found)
-	}
-	if !closed(r.done) {
+	switch {
+	case !r.walked:
+		// Nobody knows yet what else there is: more than too little.
+		t.Pending = max(1, t.Pending, r.expected-t.Revoked-t.ExpiryOnly)
+		t.Residual = max(endless, r.exposed.from(r.now()))
+	case !closed(r.done):
 		t.Residual = r.exposed.from(r.now())
 	}
 	return t
@@ -162,7 +165,7 @@ func (b *broker) startThose(ctx context.Context, targets []target) *killRun {
 	for i := range targets {
 		b.orders.queue(&targets[i].grantSummary, 1)
 	}
-	run := b.startKill(ctx, func(_ context.Context, expect func(int), yield func(target)) error {
+	run := b.startKill(ctx, func(_ context.Context, _ func(int), yield func(target)) error {
 		for _, t := range targets {
 			yield(t)
 			b.orders.queue(&t.grantSummary, -1) // the run has it now

@@ -88,7 +88,7 @@ func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framewor
 	}
 	holders, err := b.ledger.Holders(ctx)
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, ledgerFault(err)
 	}
 	// In the order of the ids, in which the holder ends with a dot.
 	slices.SortFunc(holders, func(x, y string) int { return cmp.Compare(x+".", y+".") })
@@ -114,7 +114,7 @@ func (b *broker) listHolders(ctx context.Context, _ *logical.Request, d *framewo
 	}
 	holders, err := b.ledger.Holders(ctx)
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, ledgerFault(err)
 	}
 	from := sort.Search(len(holders), func(i int) bool { return holders[i] > after })
 	return logical.ListResponse(holders[from:min(len(holders), from+limit)]), nil

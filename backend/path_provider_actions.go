@@ -47,7 +47,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	}
 	tally, complete := run.wait(ctx, killMountBudget)
 	if complete && run.failed != nil {
-		return nil, storageFault(run.failed)
+		return nil, ledgerFault(run.failed)
 	}
 	resp := &logical.Response{Data: tally.data()}
 	if tally.Pending > 0 || !complete {

@@ -3,14 +3,12 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
@@ -74,7 +72,7 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (s
 	defer func() { b.meters.sweep.Observe(time.Since(started).Seconds()) }()
 	if byHand {
 		if err := b.ledger.Load(ctx); err != nil {
-			return swept{}, storageFault(err)
+			return swept{}, ledgerFault(err)
 		}
 	}
 	var problems error
@@ -83,7 +81,7 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (s
 	}
 	runs, err := b.killDue(ctx, byHand, slice/3)
 	problems = errors.Join(problems, err)
-	unfits, holders, err := b.sweepHolders(ctx, byHand, slice/3)
+	unfits, holders, err := b.sweepHolders(ctx, byHand, slice*2/3-time.Since(started))
 	problems = errors.Join(problems, err, b.resumeOrders(ctx))
 	if run := b.killUnfit(ctx, b.holders.take(unfits)); run != nil {
 		runs = append(runs, run)
@@ -246,69 +244,4 @@ func (b *broker) deleteIfEmpty(ctx context.Context, p *openProvider) error {
 		return err
 	}
 	return b.providers.delete(ctx, p.ref)
-}
-
-// killMount kills what lives before the mount and its records go.
-func (b *broker) killMount(ctx context.Context) error {
-	run := b.startKill(ctx, walk{
-		ledger:   b.ledger,
-		concerns: killable,
-		holders:  func(ctx context.Context) ([]string, error) { return b.ledger.HoldersOf(ctx, killable) },
-		matches: func(s *grantSummary) string {
-			if s.Revocable {
-				return causeMountDisabled
-			}
-			return ""
-		},
-	}.feed)
-	t, complete := run.wait(ctx, killMountBudget)
-	switch {
-	case complete && run.failed != nil:
-		return storageFault(run.failed)
-	case complete && t.Pending == 0:
-		return nil
-	}
-	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", b.stillAlive(ctx))
-}
-
-func killable(c grant.Count) bool { return c.Revocable > 0 }
-
-// namedAlive is how many live grants an error names.
-const namedAlive = 5
-
-// stillAlive names a few of the grants that live, and until when they do.
-func (b *broker) stillAlive(ctx context.Context) string {
-	if !b.ledger.Loaded() {
-		return "the records of grants are still being read after a start: try again"
-	}
-	live := 0
-	for _, c := range b.ledger.Totals() {
-		live += c.Revocable
-	}
-	holders, err := b.ledger.HoldersOf(ctx, killable)
-	if err != nil || live == 0 {
-		return "some grants could not be killed"
-	}
-	named := 0
-	text := fmt.Sprintf("%d grants still live at their providers:", live)
-	for _, holder := range holders[:min(len(holders), namedAlive)] {
-		if err := b.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
-			if s.Revocable {
-				named++
-				text += fmt.Sprintf(" %s at %s %s;", s.ID, s.Provider, livesUntil(s))
-			}
-			return named < namedAlive
-		}); err != nil || named == namedAlive {
-			break
-		}
-	}
-	return text + " bring the provider back and try again, or wait until they have expired"
-}
-
-// livesUntil says in words until when a token lives if nothing kills it.
-func livesUntil(s *grantSummary) string {
-	if s.ExpiresAt.IsZero() {
-		return "without an end that is known"
-	}
-	return "until " + stamp(s.ExpiresAt)
 }

@@ -269,13 +269,13 @@ func (h *history) walked() {
 // invalidate; at the end memory, a fresh ledger and storage tell the same.
 func TestCountsHoldUnderConcurrency(t *testing.T) {
 	s := &logical.InmemStorage{}
-	for range 200 {
+	for range 100 {
 		require.NoError(t, NewLedger(s).Record(t.Context(), newGrant(t, "alice")))
 	}
 	l := newLedger(s, 50, scanParallel)
-	l.StartLoading()
-	concurrently(16, func(w int) {
-		for i := range 40 {
+	l.joinScan()
+	concurrently(8, func(w int) {
+		for i := range 24 {
 			g := newGrant(t, []string{"alice", "bob", ""}[w%3])
 			require.NoError(t, l.Record(context.Background(), g))
 			switch i % 6 {

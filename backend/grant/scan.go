@@ -7,6 +7,7 @@ import (
 	"sort"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -29,18 +30,16 @@ type scanRun struct {
 	err  error // to be read when done
 }
 
-// StartLoading begins to read the records, if it has not begun, and does not wait.
-func (l *Ledger) StartLoading() {
-	if !l.Loaded() {
-		l.joinScan()
-	}
-}
-
 // Load waits until every record has been read; it is cheap afterwards. An attempt
 // that failed is taken up by the next call where it ended.
 func (l *Ledger) Load(ctx context.Context) error {
 	l.waiters.Add(1)
 	defer l.waiters.Add(-1)
+	return l.LoadAtEase(ctx)
+}
+
+// LoadAtEase is Load for those who are in no hurry: it gives way to requests.
+func (l *Ledger) LoadAtEase(ctx context.Context) error {
 	for range maxPasses {
 		if l.Loaded() {
 			return nil
@@ -87,7 +86,7 @@ func (l *Ledger) joinScan() *scanRun {
 }
 
 func (l *Ledger) readAll(ctx context.Context, x *index) error {
-	if err := l.deletePages(ctx); err != nil {
+	if err := l.deletePages(ctx); err != nil && !errors.Is(err, logical.ErrReadOnly) {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -178,10 +177,13 @@ func (l *Ledger) readOne(ctx context.Context, x *index, id string) error {
 		time.Sleep(scanYield)
 	}
 	full, err := l.countOne(ctx, x, id)
-	if err == nil && full {
-		err = l.makeRoom(ctx)
+	if err != nil || !full {
+		return err
 	}
-	return err
+	if err := l.makeRoom(ctx); !errors.Is(err, logical.ErrReadOnly) {
+		return err
+	}
+	return nil // not the active node: it sweeps nothing, and keeps them in memory
 }
 
 func (l *Ledger) countOne(ctx context.Context, x *index, id string) (full bool, err error) {
