@@ -5,7 +5,7 @@
 VERSION    ?= v0.1.0
 MODULE     := github.com/tokenbroker/vault-plugin-secrets-broker
 PLUGIN     := vault-plugin-secrets-broker
-FUZZINPUTS ?= 10000
+FUZZINPUTS ?= 3000
 PROVISION  := go run ./bootstrap/provision
 
 # In the order in which they tell most for the time they take.

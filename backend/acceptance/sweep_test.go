@@ -31,12 +31,15 @@ func TestOffboarding(t *testing.T) {
 		_, err := logical.Write("identity/entity/id/"+who.EntityID, fields)
 		require.NoError(t, err)
 	}
+	until := func(d time.Duration) harness.Fields {
+		return harness.Fields{"condition": fmt.Sprintf("now < timestamp('%s')", time.Now().Add(d).UTC().Format(time.RFC3339))}
+	}
 	for role, terms := range map[string]harness.Fields{
 		"plain":    nil,
 		"group":    {"bound_group_names": s.local("staff")},
 		"metadata": {"bound_entity_metadata": map[string]string{"team": "blue"}},
 		"cleared":  {"condition": "identity.metadata['clearance'] == 'high'"},
-		"brief":    {"condition": fmt.Sprintf("now < timestamp('%s')", time.Now().Add(20*time.Second).UTC().Format(time.RFC3339))},
+		"brief":    until(time.Hour),
 		"closed":   nil,
 	} {
 		s.role(t, role, terms)
@@ -74,7 +77,7 @@ func TestOffboarding(t *testing.T) {
 		{"the condition on the identity is false", "cleared", func(who *harness.Session) {
 			entity(who, harness.Fields{"metadata": map[string]string{"team": "blue", "clearance": "low"}})
 		}},
-		{"the condition on the time is false", "brief", func(*harness.Session) {}},
+		{"the condition on the time is false", "brief", func(*harness.Session) { s.Write(t, "roles/brief", until(2*time.Second)) }},
 		{"the role is deleted", "closed", func(*harness.Session) { s.Delete(t, "roles/closed") }},
 	}
 	gone, kept := map[string]child{}, map[string]child{}
