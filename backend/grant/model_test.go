@@ -65,7 +65,7 @@ func (h *history) record() {
 	holder := rapid.SampledFrom([]string{"alice", "bob", "carol", NoHolder}).Draw(h.T, "holder")
 	g := &Grant{
 		// Few shards, so that the scan meets several records in one.
-		ID: fmt.Sprintf("%s.%02x%028x", holder, rapid.IntRange(0, 2).Draw(h.T, "shard"), h.made), Holder: holder,
+		ID: fmt.Sprintf("%s.%x%031x", holder, rapid.IntRange(0, 2).Draw(h.T, "shard"), h.made), Holder: holder,
 		Role:     rapid.SampledFrom([]string{"r", "s"}).Draw(h.T, "role"),
 		Provider: "oauth2/p", IssuedAt: h.now, LeaseEnds: h.later("lease", time.Hour), ExpiresAt: h.later("expiry", 2*time.Hour),
 	}

@@ -11,14 +11,15 @@ import (
 //
 // Storage lists a folder whole, in one message, and walks all that is below it to
 // do so. The bucket, a digit of the holder's hash, keeps the list of holders in
-// parts; the shard, the first two digits of the random part, does the same for a
-// holder with very many grants, such as NoHolder.
+// parts; the shard, the first digit of the random part, does the same for a holder
+// with very many grants, such as NoHolder: a million are lists of 60,000, some 2 MiB
+// each. More digits would cost a holder of a hundred grants a list for nearly each.
 const StoragePrefix = "grant/"
 
 // buckets is how many parts the holders are in, one hex digit.
 const buckets = 16
 
-const shardDigits = 2
+const shardDigits = 1
 
 // noShard is the shard of random parts too short to have one.
 const noShard = "-"
