@@ -160,7 +160,7 @@ func TestClaims(t *testing.T) {
 		"amr a single string":    {map[string]any{"amr": "pwd"}, ""},
 		"amr a map":              {map[string]any{"amr": map[string]any{}}, "amr is not"},
 		"scope a number":         {map[string]any{"scope": 1}, "scope is not"},
-		"details that are none": {map[string]any{"authorization_details": []any{"all"}}, "authorization_details is not"},
+		"details that are none":  {map[string]any{"authorization_details": []any{"all"}}, "authorization_details is not"},
 		"scp null":               {map[string]any{"scp": json.RawMessage("null")}, "scp is not"},
 		"may_act a string":       {map[string]any{"may_act": "bob"}, "may_act is not"},
 		"may_act null":           {map[string]any{"may_act": json.RawMessage("null")}, "may_act is not"},
