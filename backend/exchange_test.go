@@ -118,3 +118,20 @@ func TestWhatCannotBeKilledIsNotForwardedWhereItMustBe(t *testing.T) {
 	require.NoError(t, m.revoke(m.leaseOf(resp)))
 	require.False(t, m.server.Active(ours))
 }
+
+// What a provider grants is recorded and shown in clear, also in the audit log.
+func TestNoTokenIsTakenForANameOfWhatWasGranted(t *testing.T) {
+	const child = "a-child-token-of-some-length"
+	m := exchanging(t, nil)
+	m.must(m.write("providers/oauth2/p", map[string]any{"verify": "introspect", "client_secret": parentSecret}))
+	subject := m.trustedToken("one")
+	for _, echoed := range []string{subject, child} {
+		m.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+			`{"access_token":"`+child+`","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
+		m.server.Break(providertest.EndpointIntrospect, providertest.Answer(http.StatusOK, "application/json",
+			`{"active":true,"scope":"read","aud":"x-`+echoed+`"}`))
+		_, err := m.creds(map[string]any{"subject_token": subject, "scopes": "read"})
+		requireCode(t, err, fault.ProviderViolation, "repeats")
+		require.NotContains(t, err.Error(), echoed[:20])
+	}
+}
