@@ -56,13 +56,13 @@ func (p *Provider) Exchange(ctx context.Context, r provider.Request) (*provider.
 	if r.Subject == nil || r.Subject.Token.Empty() {
 		return nil, invalid("subject_token is missing: there is nothing to exchange")
 	}
-	if p.endless.Load() {
-		return nil, errEndless
-	}
 	x := &exchanging{p: p, r: r}
 	form, err := x.form(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if p.isEndless(x.kind()) {
+		return nil, errEndless
 	}
 	got, err := p.ask(ctx, form, p.post, x.refusal)
 	got.exchanged, got.theirs = true, x.secrets()
@@ -72,6 +72,9 @@ func (p *Provider) Exchange(ctx context.Context, r provider.Request) (*provider.
 	child, err := x.judge(ctx, got)
 	return p.assumeEnd(child, got.started), err
 }
+
+// kind is what children without an end are counted by.
+func (x *exchanging) kind() string { return "exchange " + x.wanted }
 
 // secrets are the tokens that were sent. They are the caller's, or about the
 // caller: never a child, never revoked, never in a message.
@@ -186,7 +189,7 @@ func (x *exchanging) judge(ctx context.Context, got reply) (*provider.Child, err
 	if err := x.p.lookOnce(ctx, child); err != nil {
 		return child, err
 	}
-	return child, x.p.settleEnd(child, got.started)
+	return child, x.p.settleEnd(child, got.started, x.kind())
 }
 
 // refusal is an error of the token endpoint; see refuseExchange.

@@ -63,6 +63,34 @@ func TestExchangeAnswersThatMustNotBeHandedOut(t *testing.T) {
 	}
 }
 
+// A server whose exchanges have no end is not asked again for the same, and everything
+// else that it gives goes on.
+func TestAnEndlessExchangeEndsNothingElse(t *testing.T) {
+	for name, test := range map[string]struct {
+		fields      with
+		wanted, typ string
+	}{
+		"class expiry":            {with{"revocation": "expiry"}, typeAccessToken, "Bearer"},
+		"N_A, which nobody kills": {with{}, typeJWT, "N_A"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := exchangeFixture(t, providertest.Options{}, test.fields)
+			r := forJane(scopes("read"))
+			r.Parameters = map[string]string{parameterRequestedType: test.wanted}
+			f.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+				`{"access_token":"for-ever-and-ever","token_type":"`+test.typ+`","issued_token_type":"`+test.wanted+`"}`))
+			for range 2 {
+				_, err := f.exchange(r)
+				requireCode(t, err, fault.ProviderViolation, "expire")
+			}
+			require.Equal(t, 1, f.server.Counts().Requests[providertest.EndpointToken], "each further one would live for ever")
+			f.server.Break(providertest.EndpointToken, nil)
+			_, err := f.Mint(context.Background(), provider.Request{Access: scopes("read")})
+			require.NoError(t, err)
+		})
+	}
+}
+
 func TestARefreshTokenBesideDiesWithTheChild(t *testing.T) {
 	for _, grant := range []string{grantClientCredentials, grantRefreshToken} {
 		f := exchangeFixture(t, providertest.Options{}, with{"grant": grant, "revocation": "token"})
