@@ -119,6 +119,23 @@ func TestWhatCannotBeKilledIsNotForwardedWhereItMustBe(t *testing.T) {
 	require.False(t, m.server.Active(ours))
 }
 
+// An issuer that nothing binds to its iss is not the provider's own, also once the one
+// that was is deleted.
+func TestOnlyTheProvidersOwnTokensAreForwarded(t *testing.T) {
+	m := exchanging(t, nil)
+	m.must(m.write("issuers/loose", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_audiences": "broker"}))
+	m.must(m.write("roles/r", map[string]any{"mode": "forward", "audiences": "broker", "subject_issuers": "i,loose"}))
+	token := m.subjectToken("one", map[string]any{"scope": "read", "client_id": parentClient})
+	m.server.AddToken(providertest.Token{Value: token, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
+	forward := func() error {
+		_, err := m.creds(map[string]any{"subject_token": token})
+		return err
+	}
+	require.NoError(t, forward())
+	m.must(m.delete("issuers/i", nil))
+	requireCode(t, forward(), fault.InvalidGrant, "provider's own issuer")
+}
+
 // What a provider grants is recorded and shown in clear, also in the audit log.
 func TestNoTokenIsTakenForANameOfWhatWasGranted(t *testing.T) {
 	const child = "a-child-token-of-some-length"

@@ -27,7 +27,7 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 	if err != nil {
 		return err
 	}
-	if role.policy.Forward && s.Subject != nil && s.Subject.Issuer != p.traits.Issuer {
+	if role.policy.Forward && s.Subject != nil && s.Subject.BoundIssuer() != p.traits.Issuer {
 		s.SubjectFault = fault.New(fault.InvalidGrant, "the token is not from the provider's own issuer, so it is not good there: exchange it (mode=exchange)")
 	}
 	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {

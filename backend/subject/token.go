@@ -72,6 +72,15 @@ type Token struct {
 	unbound bool
 }
 
+// BoundIssuer is iss if the configuration ties it to the keys that verified the
+// token, else "": then it is no more than what these keys' owner wrote.
+func (t *Token) BoundIssuer() string {
+	if t.unbound {
+		return ""
+	}
+	return t.Issuer
+}
+
 // ReplayKey names this one token for the memory of used ones, and says until
 // when it must be remembered: as long as the token could be accepted again. The
 // key is short, reveals nothing and is bound to the issuer, because a jti is
