@@ -125,7 +125,8 @@ func (t template) value(f filling) (any, error) {
 		return nil, err
 	}
 	names := []string{}
-	if json.Unmarshal([]byte(raw), &names) != nil || slices.ContainsFunc(names, func(n string) bool { return !utf8.ValidString(n) }) {
+	// Before it is JSON, which makes one name of all that are no text.
+	if slices.ContainsFunc(f.groups, func(g *logical.Group) bool { return !utf8.ValidString(g.Name) }) || json.Unmarshal([]byte(raw), &names) != nil {
 		return nil, fault.New(fault.AccessDenied, "%s: %s is no list of names", t.field, t.source)
 	}
 	if names == nil { // in no group
