@@ -50,6 +50,20 @@ func TestAnExchangeIsAGrant(t *testing.T) {
 	require.False(t, m.server.Active(l.token))
 }
 
+// A server may take the actor token and answer with a token of the subject alone.
+func TestAnActorThatTheTokenDoesNotShowIsUnverified(t *testing.T) {
+	m := exchanging(t, map[string]any{"actor": "entity"})
+	m.must(m.write("config", map[string]any{"issuer": ownURL}))
+	m.server.AddToken(providertest.Token{Value: "a-child-of-the-subject", Client: parentClient, Expires: m.clock.Now().Add(time.Minute)})
+	m.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+		`{"access_token":"a-child-of-the-subject","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
+	l, err := m.credsBy(call{path: "creds/r", entity: alice, data: map[string]any{"subject_token": m.trustedToken("one"), "scopes": "read"}})
+	require.NoError(t, err)
+	require.Equal(t, alice, l.data["actor"])
+	require.Equal(t, []string{"actor"}, l.data["unverified"])
+	require.NoError(t, m.revoke(l))
+}
+
 func TestAnExchangeGoneWrong(t *testing.T) {
 	m := exchanging(t, map[string]any{"subject_single_use": true})
 	token := m.trustedToken("one")

@@ -199,6 +199,9 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 	if violation != nil {
 		return nil, violation
 	}
+	if d.actor != nil && !child.ActorConfirmed {
+		unverified = append(unverified, "actor")
+	}
 	d.Lifetime = d.Lifetime.Until(now, child.ExpiresAt, "token")
 	if d.Lifetime.TTL < time.Second {
 		return nil, fault.New(fault.ProviderViolation, "the provider's token lives less than a second")

@@ -41,6 +41,8 @@ type exchanging struct {
 	wanted string
 	// actorToken is what names the actor, empty if nobody is named.
 	actorToken secret.Text
+	// actorShown is true once a checked source has named the actor.
+	actorShown bool
 }
 
 // Exchange implements provider.Exchanger in the form that the field exchange
@@ -186,6 +188,7 @@ func (x *exchanging) judge(ctx context.Context, got reply) (*provider.Child, err
 	if err := x.p.verify(ctx, child, a, x.r.Access, x.samePeople); err != nil {
 		return child, err
 	}
+	child.ActorConfirmed = x.actorShown
 	if err := x.p.lookOnce(ctx, child); err != nil {
 		return child, err
 	}

@@ -35,6 +35,8 @@ func TestExchangeAnswersThatMustNotBeHandedOut(t *testing.T) {
 		"an error with a token":       {providertest.Set("error", "invalid_grant"), []string{"an error and a token"}, false},
 		"the subject token":           {providertest.Set("access_token", janesToken), []string{"the very token"}, true},
 		"the actor token":             {providertest.Set("access_token", agentsToken), []string{"the very token"}, true},
+		"it, signed otherwise":        {providertest.Set("access_token", janesToken+"A"), []string{"the very token"}, true},
+		"it, another signature":       {providertest.Set("access_token", unsigned(janesToken)+"dHdpbg"), []string{"the very token"}, true},
 		"the subject token inside":    {providertest.Set("access_token", "x."+janesToken), []string{"the very token"}, true},
 		"it as a refresh token":       {providertest.Set("refresh_token", janesToken), []string{"refresh token"}, false},
 		"the client secret":           {providertest.Set("access_token", testSecret), []string{"parent credential"}, true},
@@ -170,6 +172,7 @@ func TestOthersTokensAreRefused(t *testing.T) {
 			if test.words == nil {
 				require.NoError(t, err)
 				require.Equal(t, name != "broader than what was wanted", child.Granted.Equal(scopes("read")), "%v", child.Granted.Flat())
+				require.Equal(t, test.claims["act"] != nil, child.ActorConfirmed)
 				return
 			}
 			requireCode(t, err, fault.ProviderViolation, test.words...)
