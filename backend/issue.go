@@ -273,7 +273,7 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 		g.Facts.SubjectClaims = d.subject.Claims
 	}
 	if d.actor != nil {
-		g.Actor = d.actor.Subject
+		g.Actor, g.ActorIssuer = d.actor.Subject, d.actor.IssuerName
 	}
 	return g
 }

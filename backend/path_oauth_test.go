@@ -307,6 +307,12 @@ func TestAForeignSubActsForNobody(t *testing.T) {
 	genuine := m.signedTo(bob, "j", map[string]any{"audiences": jwtAPI})
 	l := m.signedTo(alice, "y", map[string]any{"subject_token": user("three"), "actor_token": genuine.token})
 	require.Equal(t, map[string]any{"sub": bob, "iss": ownURL}, m.requireActive(l.token)["act"])
+
+	_, err = m.renew(l, time.Minute)
+	require.NoError(t, err)
+	m.must(m.write("roles/y", map[string]any{"actor_issuers": "idp"}))
+	_, err = m.renew(l, time.Minute)
+	requireCode(t, err, fault.AccessDenied, "actor")
 }
 
 // A change of config issuer makes nothing good again: neither a killed child nor what
