@@ -300,6 +300,54 @@ func TestOnlyOurOwnChildrenSpeakForUs(t *testing.T) {
 	}
 }
 
+// An issuer that is trusted for some users chooses their sub freely, an entity's id
+// included. The child keeps it beside sub_id, and must not act as that entity.
+func TestAForeignSubActsForNobody(t *testing.T) {
+	m := newJWTMount(t, nil)
+	m.trustOurselves()
+	m.must(m.write("roles/y", map[string]any{
+		"provider": "jwt/p", "mode": "exchange", "audiences": jwtAPI, "scopes": "read", "subject_issuers": "idp",
+		"actor": "token", "actor_issuers": "self",
+	}))
+	user := func(jti string) string {
+		return m.subjectToken(jti, map[string]any{"may_act": map[string]any{"sub": bob, "iss": ownURL}})
+	}
+	posing := m.signedTo(alice, "x", map[string]any{"subject_token": m.subjectToken("one", map[string]any{"sub": bob})})
+	_, err := m.credsBy(call{path: "creds/y", entity: alice, data: map[string]any{"subject_token": user("two"), "actor_token": posing.token}})
+	requireCode(t, err, fault.InvalidGrant, "actor_token", "another issuer's subject")
+
+	genuine := m.signedTo(bob, "j", map[string]any{"audiences": jwtAPI})
+	l := m.signedTo(alice, "y", map[string]any{"subject_token": user("three"), "actor_token": genuine.token})
+	require.Equal(t, map[string]any{"sub": bob, "iss": ownURL}, m.requireActive(l.token)["act"])
+
+	_, err = m.renew(l, time.Minute)
+	require.NoError(t, err)
+	m.must(m.write("roles/y", map[string]any{"actor_issuers": "idp"}))
+	_, err = m.renew(l, time.Minute)
+	requireCode(t, err, fault.AccessDenied, "actor")
+}
+
+// A change of config issuer makes nothing good again: neither a killed child nor what
+// the broker signed for another purpose.
+func TestOurOwnAreKnownByTheirKeysToo(t *testing.T) {
+	m := newJWTMount(t, nil)
+	m.trustOurselves()
+	m.must(m.write("roles/evidence", map[string]any{"provider": "oauth2/p", "scopes": "read", "subject_issuers": "self"}))
+	child := m.signedTo(alice, "j", map[string]any{"audiences": jwtAPI})
+	claims := m.claims(time.Minute)
+	claims["iat"] = m.clock.Now().Unix()
+	assertion, err := m.b.signToken(t.Context(), keyring.Assertion, claims)
+	require.NoError(t, err)
+	m.must(m.write("revoke/grant/"+child.grantID, nil))
+	for _, issuer := range []string{ownURL, "https://moved.test/v1/broker", ""} {
+		m.must(m.write("config", map[string]any{"issuer": issuer}))
+		for _, token := range []string{child.token, m.hide(assertion)} {
+			_, err := m.credsBy(call{path: "creds/evidence", entity: alice, data: map[string]any{"subject_token": token}})
+			requireCode(t, err, fault.InvalidGrant)
+		}
+	}
+}
+
 func TestAProviderWithoutAnIssuer(t *testing.T) {
 	m := newMount(t, setup{})
 	m.must(m.write("providers/jwt/p", nil))
