@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/hashicorp/go-uuid"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -30,11 +32,16 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 	if role.policy.Forward && s.Subject != nil && s.Subject.BoundIssuer() != p.traits.Issuer {
 		s.SubjectFault = fault.New(fault.InvalidGrant, "the token is not from the provider's own issuer, so it is not good there: exchange it (mode=exchange)")
 	}
-	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
-		issuer, _, err := b.ownIssuer(ctx)
-		if err != nil {
+	issuer, _, err := b.ownIssuer(ctx)
+	if err != nil {
+		return err
+	}
+	if role.Mode == provider.ModeExchange && s.Subject != nil && s.Subject.Issuer != issuer {
+		if s.SubjectFault, err = b.checkNoEntity(s.Subject); err != nil {
 			return err
 		}
+	}
+	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
 		s.Actor = subject.Entity(issuer, a.entityID)
 	}
 	s.ActorGiven = !a.actorToken.Empty()
@@ -43,6 +50,25 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 	}
 	s.Actor, s.ActorFault, err = b.verify(ctx, fieldActor, role.ActorIssuers, a.actorToken)
 	return err
+}
+
+// checkNoEntity refuses another issuer's subject whose sub is the id of a Vault
+// entity: to a service that reads sub alone the child would be that entity's.
+func (b *broker) checkNoEntity(t *subject.Token) (*fault.Error, error) {
+	if !looksLikeEntity(t.Subject) {
+		return nil, nil
+	}
+	_, gone, err := b.identify(t.Subject, false)
+	if err != nil || gone {
+		return nil, err
+	}
+	return fault.New(fault.AccessDenied, "the subject token's sub is the id of a Vault entity, whom another issuer cannot speak for"), nil
+}
+
+// looksLikeEntity spares the question about what can be no entity's id.
+func looksLikeEntity(id string) bool {
+	_, err := uuid.ParseUUID(id)
+	return err == nil
 }
 
 // verify verifies a token by the keys of the one issuer that it claims to be from,

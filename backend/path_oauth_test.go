@@ -2,6 +2,7 @@ package backend
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -270,6 +271,19 @@ func TestAChainOfExchanges(t *testing.T) {
 	m.requireActive(second.token)
 }
 
+// A trusted issuer whose users choose their own sub cannot pass one off as an entity.
+func TestAForeignSubjectIsNoEntity(t *testing.T) {
+	m := newJWTMount(t, nil)
+	_, err := m.credsBy(call{path: "creds/x", entity: bob, data: map[string]any{"subject_token": m.subjectToken("one", map[string]any{"sub": alice})}})
+	requireCode(t, err, fault.AccessDenied, "the id of a Vault entity")
+	stranger := "00000000-0000-4000-8000-000000000000"
+	m.signedTo(bob, "x", map[string]any{"subject_token": m.subjectToken("two", map[string]any{"sub": stranger})})
+	m.vault.change(func(v *vaultView) { v.fail = errors.New("Vault is busy") })
+	_, err = m.credsBy(call{path: "creds/x", data: map[string]any{"subject_token": m.subjectToken("three", map[string]any{"sub": stranger})}})
+	requireCode(t, err, fault.TemporarilyUnavailable)
+	m.vault.change(func(v *vaultView) { v.fail = nil })
+}
+
 // may_act goes with the subject: only the party that it names can exchange further.
 func TestMayActIsNotLostOnTheWay(t *testing.T) {
 	m := newJWTMount(t, nil)
@@ -312,7 +326,10 @@ func TestAForeignSubActsForNobody(t *testing.T) {
 	user := func(jti string) string {
 		return m.subjectToken(jti, map[string]any{"may_act": map[string]any{"sub": bob, "iss": ownURL}})
 	}
+	var entity *logical.Entity // who is not known yet when somebody poses as them
+	m.vault.change(func(v *vaultView) { entity, v.entities[bob] = v.entities[bob], nil })
 	posing := m.signedTo(alice, "x", map[string]any{"subject_token": m.subjectToken("one", map[string]any{"sub": bob})})
+	m.vault.change(func(v *vaultView) { v.entities[bob] = entity })
 	_, err := m.credsBy(call{path: "creds/y", entity: alice, data: map[string]any{"subject_token": user("two"), "actor_token": posing.token}})
 	requireCode(t, err, fault.InvalidGrant, "actor_token", "another issuer's subject")
 
