@@ -50,6 +50,20 @@ func TestAnExchangeIsAGrant(t *testing.T) {
 	require.False(t, m.server.Active(l.token))
 }
 
+// A server may take the actor token and answer with a token of the subject alone.
+func TestAnActorThatTheTokenDoesNotShowIsUnverified(t *testing.T) {
+	m := exchanging(t, map[string]any{"actor": "entity"})
+	m.must(m.write("config", map[string]any{"issuer": ownURL}))
+	m.server.AddToken(providertest.Token{Value: "a-child-of-the-subject", Client: parentClient, Expires: m.clock.Now().Add(time.Minute)})
+	m.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+		`{"access_token":"a-child-of-the-subject","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
+	l, err := m.credsBy(call{path: "creds/r", entity: alice, data: map[string]any{"subject_token": m.trustedToken("one"), "scopes": "read"}})
+	require.NoError(t, err)
+	require.Equal(t, alice, l.data["actor"])
+	require.Equal(t, []string{"actor"}, l.data["unverified"])
+	require.NoError(t, m.revoke(l))
+}
+
 func TestAnExchangeGoneWrong(t *testing.T) {
 	m := exchanging(t, map[string]any{"subject_single_use": true})
 	token := m.trustedToken("one")
@@ -117,4 +131,38 @@ func TestWhatCannotBeKilledIsNotForwardedWhereItMustBe(t *testing.T) {
 	require.NotNil(t, resp.WrapInfo, "for one pair of hands")
 	require.NoError(t, m.revoke(m.leaseOf(resp)))
 	require.False(t, m.server.Active(ours))
+}
+
+// An issuer that nothing binds to its iss is not the provider's own, also once the one
+// that was is deleted.
+func TestOnlyTheProvidersOwnTokensAreForwarded(t *testing.T) {
+	m := exchanging(t, nil)
+	m.must(m.write("issuers/loose", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_audiences": "broker"}))
+	m.must(m.write("roles/r", map[string]any{"mode": "forward", "audiences": "broker", "subject_issuers": "i,loose"}))
+	token := m.subjectToken("one", map[string]any{"scope": "read", "client_id": parentClient})
+	m.server.AddToken(providertest.Token{Value: token, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
+	forward := func() error {
+		_, err := m.creds(map[string]any{"subject_token": token})
+		return err
+	}
+	require.NoError(t, forward())
+	m.must(m.delete("issuers/i", nil))
+	requireCode(t, forward(), fault.InvalidGrant, "provider's own issuer")
+}
+
+// What a provider grants is recorded and shown in clear, also in the audit log.
+func TestNoTokenIsTakenForANameOfWhatWasGranted(t *testing.T) {
+	const child = "a-child-token-of-some-length"
+	m := exchanging(t, nil)
+	m.must(m.write("providers/oauth2/p", map[string]any{"verify": "introspect", "client_secret": parentSecret}))
+	subject := m.trustedToken("one")
+	for _, echoed := range []string{subject, child} {
+		m.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+			`{"access_token":"`+child+`","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
+		m.server.Break(providertest.EndpointIntrospect, providertest.Answer(http.StatusOK, "application/json",
+			`{"active":true,"scope":"read","aud":"x-`+echoed+`"}`))
+		_, err := m.creds(map[string]any{"subject_token": subject, "scopes": "read"})
+		requireCode(t, err, fault.ProviderViolation, "repeats")
+		require.NotContains(t, err.Error(), echoed[:20])
+	}
 }

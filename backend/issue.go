@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 // issue is one creds request, counted.
@@ -209,12 +212,15 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 	if d.role.RequireRevocable && child.Handle.Empty() {
 		return nil, unrevocable(d.role.Mode)
 	}
-	if why := unfitToRecord(d.provider.parent, child.Granted.Flat()); why != "" {
+	if why := unfitToRecord(d.secrets(child), child.Granted.Flat()); why != "" {
 		return nil, fault.New(fault.ProviderViolation, "%s", why)
 	}
 	unverified, violation := d.role.policy.Accept(d.Access, decision.Answer{Granted: child.Granted, Confirmed: child.Confirmed})
 	if violation != nil {
 		return nil, violation
+	}
+	if d.actor != nil && !child.ActorConfirmed {
+		unverified = append(unverified, "actor")
 	}
 	d.Lifetime = d.Lifetime.Until(now, child.ExpiresAt, "token")
 	if d.Lifetime.TTL < time.Second {
@@ -281,7 +287,7 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 	if !child.Handle.Empty() {
 		g.Class = provider.ClassToken
 	}
-	if flat := child.Granted.Flat(); unfitToRecord(d.provider.parent, flat) == "" {
+	if flat := child.Granted.Flat(); unfitToRecord(d.secrets(child), flat) == "" {
 		g.Access, g.Granted = values(child.Granted), flat
 	}
 	if d.caller.RemoteAddr.IsValid() {
@@ -293,7 +299,7 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 		g.Facts.SubjectClaims = d.subject.Claims
 	}
 	if d.actor != nil {
-		g.Actor = d.actor.Subject
+		g.Actor, g.ActorIssuer = d.actor.Subject, d.actor.IssuerName
 	}
 	return g
 }
@@ -302,16 +308,22 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 // takes about a megabyte, and a grant that cannot be recorded cannot be made.
 const maxGranted = 64 << 10
 
+// secrets are what must not stand among the names that a provider granted, which are
+// recorded and shown in clear.
+func (d *decided) secrets(child *provider.Child) []secret.Text {
+	return append(slices.Collect(maps.Values(d.provider.parent.Secrets)), child.Token, d.ask.subjectToken, d.ask.actorToken)
+}
+
 // unfitToRecord says why what a provider granted must be neither recorded nor
 // shown, or "".
-func unfitToRecord(parent provider.Parent, granted []string) string {
+func unfitToRecord(secrets []secret.Text, granted []string) string {
 	if sizeOf(granted) > maxGranted {
 		return fmt.Sprintf("the provider granted more than %d bytes of names, more than can be recorded", maxGranted)
 	}
-	for _, s := range parent.Secrets {
+	for _, s := range secrets {
 		for _, name := range granted {
 			if len(s.Reveal()) >= 16 && strings.Contains(name, s.Reveal()) {
-				return "the provider repeats the parent credential among what it granted"
+				return "the provider repeats the parent credential, or a token, among what it granted"
 			}
 		}
 	}

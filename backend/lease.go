@@ -136,6 +136,9 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 	if len(role.SubjectIssuers) > 0 && g.SubjectIssuer != "" && !slices.Contains(role.SubjectIssuers, g.SubjectIssuer) {
 		return fault.New(fault.AccessDenied, "the role does not trust the issuer of this grant's subject any more: read creds again")
 	}
+	if g.ActorIssuer != "" && !slices.Contains(role.ActorIssuers, g.ActorIssuer) {
+		return fault.New(fault.AccessDenied, "the role does not trust the issuer of this grant's actor any more: read creds again")
+	}
 	caller, err := b.caller(ask{entityID: entityOf(g.Holder)}, role.policy.NeedsGroups())
 	if err != nil {
 		return err

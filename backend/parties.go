@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/hashicorp/go-uuid"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -12,31 +14,61 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
+// The fields of creds that bring the tokens.
+const (
+	fieldSubject = "subject_token"
+	fieldActor   = "actor_token"
+)
+
 // parties verifies the tokens that came with the ask: on whose behalf, and who
 // acts. What is a token's fault goes into the situation, as a reason against; an
 // issuer that could not be asked is an error.
 func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvider, a ask, s *decision.Situation) error {
 	var err error
-	s.Subject, s.SubjectFault, err = b.verify(ctx, "subject_token", role.SubjectIssuers, a.subjectToken)
+	s.Subject, s.SubjectFault, err = b.verify(ctx, fieldSubject, role.SubjectIssuers, a.subjectToken)
 	if err != nil {
 		return err
 	}
-	if role.policy.Forward && s.Subject != nil && s.Subject.Issuer != p.traits.Issuer {
+	if role.policy.Forward && s.Subject != nil && s.Subject.BoundIssuer() != p.traits.Issuer {
 		s.SubjectFault = fault.New(fault.InvalidGrant, "the token is not from the provider's own issuer, so it is not good there: exchange it (mode=exchange)")
 	}
-	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
-		issuer, _, err := b.ownIssuer(ctx)
-		if err != nil {
+	issuer, _, err := b.ownIssuer(ctx)
+	if err != nil {
+		return err
+	}
+	if role.Mode == provider.ModeExchange && s.Subject != nil && s.Subject.Issuer != issuer {
+		if s.SubjectFault, err = b.checkNoEntity(s.Subject); err != nil {
 			return err
 		}
+	}
+	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
 		s.Actor = subject.Entity(issuer, a.entityID)
 	}
 	s.ActorGiven = !a.actorToken.Empty()
 	if role.policy.Acts != decision.ActorToken {
 		return nil
 	}
-	s.Actor, s.ActorFault, err = b.verify(ctx, "actor_token", role.ActorIssuers, a.actorToken)
+	s.Actor, s.ActorFault, err = b.verify(ctx, fieldActor, role.ActorIssuers, a.actorToken)
 	return err
+}
+
+// checkNoEntity refuses another issuer's subject whose sub is the id of a Vault
+// entity: to a service that reads sub alone the child would be that entity's.
+func (b *broker) checkNoEntity(t *subject.Token) (*fault.Error, error) {
+	if !looksLikeEntity(t.Subject) {
+		return nil, nil
+	}
+	_, gone, err := b.identify(t.Subject, false)
+	if err != nil || gone {
+		return nil, err
+	}
+	return fault.New(fault.AccessDenied, "the subject token's sub is the id of a Vault entity, whom another issuer cannot speak for"), nil
+}
+
+// looksLikeEntity spares the question about what can be no entity's id.
+func looksLikeEntity(id string) bool {
+	_, err := uuid.ParseUUID(id)
+	return err == nil
 }
 
 // verify verifies a token by the keys of the one issuer that it claims to be from,
@@ -78,18 +110,27 @@ func (b *broker) verifyFrom(ctx context.Context, field string, trusted []string,
 	return token, b.checkOwn(ctx, field, raw, token)
 }
 
-// checkOwn judges a token that bears the broker's own issuer, which an operator may
-// trust so that a child can be exchanged further. Whatever keys verified it, it must
-// be a child that the broker signed, or an issuer that is trusted could speak for
-// the broker; and its grant must live, or a killed child would live on in others.
+// checkOwn judges a token that bears the broker's own issuer or was signed by its
+// keys, which an operator may trust so that a child can be exchanged further. Whatever
+// keys verified it, it must be a child that the broker signed, or an issuer that is
+// trusted could speak for the broker; and its grant must live, or a killed child would
+// live on in others. The keys tell it by also where the issuer was changed or unset:
+// verifiers that pinned them, or the old URL, are among the broker's own issuers too.
 func (b *broker) checkOwn(ctx context.Context, field string, raw secret.Text, token *subject.Token) error {
-	own, _, err := b.ownIssuer(ctx)
-	if err != nil || own == "" || token.Issuer != own {
+	s, err := b.own.state(ctx)
+	if err != nil {
 		return err
+	}
+	if own := s.config.Issuer; (own == "" || token.Issuer != own) && !s.ring.Names(raw.Reveal()) {
+		return nil
 	}
 	claims, err := b.verifyOwn(ctx, raw.Reveal())
 	if err != nil {
 		return err
+	}
+	if _, foreign := claims["sub_id"]; foreign && field == fieldActor {
+		// Its sub is whatever that other issuer wrote, such as an entity's id.
+		return fault.New(fault.InvalidGrant, "the %s came of an exchange and is about another issuer's subject, who does not act as one of the broker's: bring the actor's own token", field)
 	}
 	alive, err := b.isHeld(ctx, claims["jti"])
 	if err == nil && !alive {

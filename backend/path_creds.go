@@ -77,7 +77,7 @@ func credsResponse() map[string]*framework.FieldSchema {
 		"authorization_details": {Type: framework.TypeSlice, Description: "Authorization details as granted."},
 		"granted":               {Type: list, Description: "All of it flat, for the audit log."},
 		"stripped":              {Type: list, Description: "What was asked for beyond the role and dropped."},
-		"unverified":            {Type: list, Description: "Dimensions for which the provider's word was not checked, and binding if nobody looked whether the token is bound to the caller's key."},
+		"unverified":            {Type: list, Description: "Dimensions for which the provider's word was not checked, and binding if nobody looked whether the token is bound to the caller's key, and actor if nothing shows that the token names who acts."},
 		"subject":               {Type: text, Description: "On whose behalf: the subject token's sub."},
 		"subject_issuer":        {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},
 		"actor":                 {Type: text, Description: "Who acts for the subject: the entity's id, or the actor token's sub."},

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -270,6 +271,19 @@ func TestAChainOfExchanges(t *testing.T) {
 	m.requireActive(second.token)
 }
 
+// A trusted issuer whose users choose their own sub cannot pass one off as an entity.
+func TestAForeignSubjectIsNoEntity(t *testing.T) {
+	m := newJWTMount(t, nil)
+	_, err := m.credsBy(call{path: "creds/x", entity: bob, data: map[string]any{"subject_token": m.subjectToken("one", map[string]any{"sub": alice})}})
+	requireCode(t, err, fault.AccessDenied, "the id of a Vault entity")
+	stranger := "00000000-0000-4000-8000-000000000000"
+	m.signedTo(bob, "x", map[string]any{"subject_token": m.subjectToken("two", map[string]any{"sub": stranger})})
+	m.vault.change(func(v *vaultView) { v.fail = errors.New("Vault is busy") })
+	_, err = m.credsBy(call{path: "creds/x", data: map[string]any{"subject_token": m.subjectToken("three", map[string]any{"sub": stranger})}})
+	requireCode(t, err, fault.TemporarilyUnavailable)
+	m.vault.change(func(v *vaultView) { v.fail = nil })
+}
+
 // may_act goes with the subject: only the party that it names can exchange further.
 func TestMayActIsNotLostOnTheWay(t *testing.T) {
 	m := newJWTMount(t, nil)
@@ -297,6 +311,57 @@ func TestOnlyOurOwnChildrenSpeakForUs(t *testing.T) {
 		token := m.hide(m.sign(purpose, time.Minute))
 		_, err := m.credsBy(call{path: "creds/x", entity: alice, data: map[string]any{"subject_token": token}})
 		requireCode(t, err, fault.InvalidGrant)
+	}
+}
+
+// An issuer that is trusted for some users chooses their sub freely, an entity's id
+// included. The child keeps it beside sub_id, and must not act as that entity.
+func TestAForeignSubActsForNobody(t *testing.T) {
+	m := newJWTMount(t, nil)
+	m.trustOurselves()
+	m.must(m.write("roles/y", map[string]any{
+		"provider": "jwt/p", "mode": "exchange", "audiences": jwtAPI, "scopes": "read", "subject_issuers": "idp",
+		"actor": "token", "actor_issuers": "self",
+	}))
+	user := func(jti string) string {
+		return m.subjectToken(jti, map[string]any{"may_act": map[string]any{"sub": bob, "iss": ownURL}})
+	}
+	var entity *logical.Entity // who is not known yet when somebody poses as them
+	m.vault.change(func(v *vaultView) { entity, v.entities[bob] = v.entities[bob], nil })
+	posing := m.signedTo(alice, "x", map[string]any{"subject_token": m.subjectToken("one", map[string]any{"sub": bob})})
+	m.vault.change(func(v *vaultView) { v.entities[bob] = entity })
+	_, err := m.credsBy(call{path: "creds/y", entity: alice, data: map[string]any{"subject_token": user("two"), "actor_token": posing.token}})
+	requireCode(t, err, fault.InvalidGrant, "actor_token", "another issuer's subject")
+
+	genuine := m.signedTo(bob, "j", map[string]any{"audiences": jwtAPI})
+	l := m.signedTo(alice, "y", map[string]any{"subject_token": user("three"), "actor_token": genuine.token})
+	require.Equal(t, map[string]any{"sub": bob, "iss": ownURL}, m.requireActive(l.token)["act"])
+
+	_, err = m.renew(l, time.Minute)
+	require.NoError(t, err)
+	m.must(m.write("roles/y", map[string]any{"actor_issuers": "idp"}))
+	_, err = m.renew(l, time.Minute)
+	requireCode(t, err, fault.AccessDenied, "actor")
+}
+
+// A change of config issuer makes nothing good again: neither a killed child nor what
+// the broker signed for another purpose.
+func TestOurOwnAreKnownByTheirKeysToo(t *testing.T) {
+	m := newJWTMount(t, nil)
+	m.trustOurselves()
+	m.must(m.write("roles/evidence", map[string]any{"provider": "oauth2/p", "scopes": "read", "subject_issuers": "self"}))
+	child := m.signedTo(alice, "j", map[string]any{"audiences": jwtAPI})
+	claims := m.claims(time.Minute)
+	claims["iat"] = m.clock.Now().Unix()
+	assertion, err := m.b.signToken(t.Context(), keyring.Assertion, claims)
+	require.NoError(t, err)
+	m.must(m.write("revoke/grant/"+child.grantID, nil))
+	for _, issuer := range []string{ownURL, "https://moved.test/v1/broker", ""} {
+		m.must(m.write("config", map[string]any{"issuer": issuer}))
+		for _, token := range []string{child.token, m.hide(assertion)} {
+			_, err := m.credsBy(call{path: "creds/evidence", entity: alice, data: map[string]any{"subject_token": token}})
+			requireCode(t, err, fault.InvalidGrant)
+		}
 	}
 }
 

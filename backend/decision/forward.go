@@ -26,6 +26,12 @@ func (p *Policy) forward(s Situation, q Request, d *Decision) {
 	if p.Bounded[access.DimScopes] && !s.Subject.HasScopes {
 		d.refuse(fault.New(fault.InvalidScope, "the token does not name its scopes, so nothing shows that it is within the role's: %s", exchangeIt))
 	}
+	if len(s.Subject.OtherScopes) > 0 {
+		d.refuse(fault.New(fault.InvalidScope, "the token's scope and scp differ, or hold what is no scope (%s), so a service may read more into it than is checked here: %s", quoteAll(s.Subject.OtherScopes), exchangeIt))
+	}
+	if s.Subject.Details != nil {
+		token.Details = *s.Subject.Details // for which no role that forwards has a ceiling
+	}
 	for _, dim := range access.AllDimensions() {
 		p.forwardWithin(dim, token, asked, named, d)
 	}

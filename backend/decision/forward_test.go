@@ -49,6 +49,8 @@ func checkForwarded(t tester, w world, s decision.Situation, q decision.Request,
 	must(t, len(s.Subject.Scopes) == 0 || w.Bounded[access.DimScopes] && token.Scopes.Within(w.Ceiling.Scopes), "the scopes are within the role's")
 	must(t, q.Scopes == nil || token.Scopes.Within(access.Exactly(q.Scopes...)), "the scopes are within the request")
 	must(t, q.Audiences == nil || token.Audiences.Within(access.Exactly(q.Audiences...)), "the audiences are within the request")
+	must(t, len(s.Subject.OtherScopes) == 0, "no service reads other scopes than these")
+	must(t, s.Subject.Details == nil, "no role that forwards bounds details")
 	left := s.Subject.ExpiresAt.Sub(s.Now)
 	for _, most := range []time.Duration{w.role.MaxTTL, w.ProviderMaxTTL, s.MountMaxTTL} {
 		must(t, most <= 0 || left <= most, "a token that lives %v where %v is the most", left, most)

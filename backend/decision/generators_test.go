@@ -252,6 +252,16 @@ func drawSubject(t *rapid.T, now time.Time, r *role.Role) *subject.Token {
 		tok.HasScopes = true
 		tok.Scopes = rapid.SliceOfNDistinct(rapid.SampledFrom(scopeValues), 0, len(scopeValues), rapid.ID).Draw(t, "subject's scopes")
 	}
+	if coin(t, 4, "details") {
+		details, err := access.ParseDetails(drawDetails(t, "subject's details"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tok.Details = &details
+	}
+	if coin(t, 10, "ambiguous scopes") {
+		tok.HasScopes, tok.OtherScopes = true, []string{"other"}
+	}
 	if coin(t, 2, "as wanted") {
 		return tok
 	}

@@ -94,6 +94,7 @@ func checkOnBehalf(t tester, w world, s decision.Situation, d *decision.Decision
 	r, tok := w.role, s.Subject
 	must(t, !s.Now.Add(d.Lifetime.Max).After(tok.ExpiresAt), "nothing outlives the subject")
 	must(t, !tok.HasScopes || d.Access.Scopes.Within(access.Exactly(tok.Scopes...)), "the subject has these scopes")
+	must(t, tok.Details == nil || d.Access.Details.Within(*tok.Details), "the subject has these details")
 	must(t, !r.SubjectSingleUse || tok.ID != "", "a token for one use can be told from others")
 	must(t, len(r.RequiredACR) == 0 || slices.Contains(r.RequiredACR, tok.ACR), "the class of the login")
 	must(t, r.MaxAuthAge == 0 || !tok.AuthTime.IsZero() && s.Now.Sub(tok.AuthTime) <= r.MaxAuthAge, "the age of the login")
@@ -228,6 +229,9 @@ func TestSilentCallersAlwaysGetDefaultsOrAll(t *testing.T) {
 			whole := w.Ceiling
 			if s.Subject != nil && s.Subject.HasScopes {
 				whole.Scopes = whole.Scopes.Meet(access.Exactly(s.Subject.Scopes...))
+			}
+			if s.Subject != nil && s.Subject.Details != nil {
+				whole.Details = whole.Details.Meet(*s.Subject.Details)
 			}
 			if w.Defaults != nil {
 				whole.Scopes = whole.Scopes.Meet(*w.Defaults)

@@ -56,12 +56,15 @@ func (q Request) asked(levels access.Levels) (a access.Access, named access.Dime
 }
 
 // narrow meets the request with the ceiling, dimension by dimension. Whatever
-// the mode, nobody gets by way of the broker a scope that the token on whose
-// behalf they ask names as not its own.
+// the mode, nobody gets by way of the broker a scope, or an authorization detail,
+// that the token on whose behalf they ask names as not its own.
 func (p *Policy) narrow(s Situation, q Request, d *Decision) {
 	ceiling := p.Ceiling
 	if s.Subject != nil && s.Subject.HasScopes {
 		ceiling.Scopes = ceiling.Scopes.Meet(access.Exactly(s.Subject.Scopes...))
+	}
+	if s.Subject != nil && s.Subject.Details != nil {
+		ceiling.Details = ceiling.Details.Meet(*s.Subject.Details)
 	}
 	asked, named, bad := q.asked(p.Levels)
 	if len(bad) > 0 {

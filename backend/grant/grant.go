@@ -73,6 +73,8 @@ type Grant struct {
 	Subject       string `json:"subject,omitempty"`
 	SubjectIssuer string `json:"subject_issuer,omitempty"`
 	Actor         string `json:"actor,omitempty"`
+	// ActorIssuer vouched for the actor, by its name in issuers; "" for the entity.
+	ActorIssuer string `json:"actor_issuer,omitempty"`
 	// Access is what the provider granted, as values; Granted is the same, flat.
 	Access  Access   `json:"access"`
 	Granted []string `json:"granted,omitempty"`

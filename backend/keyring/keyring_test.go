@@ -113,6 +113,17 @@ func TestAPurposeIsAlone(t *testing.T) {
 }
 
 // TestTypIsChecked: the right key is not enough.
+func TestARingKnowsWhatItsKeysAreNamedIn(t *testing.T) {
+	r, other := advance(t, &Ring{}, epoch, usual), advance(t, &Ring{}, epoch, usual)
+	for _, p := range Purposes() {
+		require.True(t, r.Names(sign(t, r, p, epoch, time.Hour)))
+		require.False(t, r.Names(sign(t, other, p, epoch, time.Hour)))
+	}
+	for _, token := range []string{"", ".", "e30.e30.", "eyJraWQiOjd9.e30.", "!.e30."} { // {}, {"kid":7}
+		require.False(t, r.Names(token))
+	}
+}
+
 func TestTypIsChecked(t *testing.T) {
 	r := advance(t, &Ring{}, epoch, usual)
 	k := *r.active(Child, epoch)

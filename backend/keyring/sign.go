@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
@@ -76,6 +77,25 @@ func NumericDate(claim any) (time.Time, bool) {
 	}
 	whole, part := math.Modf(seconds)
 	return time.Unix(int64(whole), int64(part*1e9)), true
+}
+
+// Names reports whether a token's header names a key of the ring, of whatever purpose,
+// as everything does that the ring signs. It verifies nothing.
+func (r *Ring) Names(compact string) bool {
+	encoded, _, _ := strings.Cut(compact, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(encoded)
+	var header struct {
+		KeyID string `json:"kid"`
+	}
+	if err != nil || json.Unmarshal(raw, &header) != nil {
+		return false
+	}
+	for _, list := range r.keys {
+		if slices.ContainsFunc(list, func(k *key) bool { return k.id == header.KeyID }) {
+			return true
+		}
+	}
+	return false
 }
 
 // Verify returns the payload of a token that the ring signed for the purpose, with a

@@ -322,6 +322,9 @@ type Child struct {
 	// change (endpoint and token, say), versioned, never the parent. It is empty
 	// if the child cannot be killed.
 	Handle secret.Text
+	// ActorConfirmed is true if the token was seen to name the request's Actor. Else
+	// that rests on the asking: a server may answer with a token of the subject alone.
+	ActorConfirmed bool
 	// IssuedTokenType as in RFC 8693 2.2.1, if it was an exchange.
 	IssuedTokenType string
 	// Extra is what the type adds to the creds response; never null, no secrets.

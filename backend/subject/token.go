@@ -50,6 +50,14 @@ type Token struct {
 	// as an identity token, does not restrict them.
 	HasScopes bool
 	Scopes    []string
+	// OtherScopes are what scope or scp names beside Scopes: a value of one claim
+	// that the other lacks, or no scope-token. Leaving them out is right where the
+	// token bounds something else, and wrong where it is itself handed on: a service
+	// may read just that claim.
+	OtherScopes []string
+
+	// Details is authorization_details (RFC 9396 9.1), nil where the token has none.
+	Details *access.Details
 
 	// MayAct is may_act, who may act for the subject (RFC 8693 4.4), or nil. See
 	// CheckActor. Actor is act, who already does (RFC 8693 4.1), or nil; only its
@@ -62,6 +70,15 @@ type Token struct {
 	clockSkew time.Duration
 	// unbound says that nothing ties iss to the keys that verified the token.
 	unbound bool
+}
+
+// BoundIssuer is iss if the configuration ties it to the keys that verified the
+// token, else "": then it is no more than what these keys' owner wrote.
+func (t *Token) BoundIssuer() string {
+	if t.unbound {
+		return ""
+	}
+	return t.Issuer
 }
 
 // ReplayKey names this one token for the memory of used ones, and says until
@@ -98,7 +115,8 @@ func newToken(claims map[string]any) (*Token, *fault.Error) {
 		Actor:     r.object("act"),
 		Claims:    claims,
 	}
-	t.Scopes, t.HasScopes = r.scopes()
+	t.Scopes, t.OtherScopes, t.HasScopes = r.scopes()
+	t.Details = r.details()
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -197,9 +215,10 @@ func (r *reader) object(claim string) map[string]any {
 	return object
 }
 
-// scopes reads scope and scp. What is no scope-token is left out: it could be
-// nobody's scope, and leaving it out only narrows.
-func (r *reader) scopes() (scopes []string, given bool) {
+// scopes reads scope and scp. What is no scope-token, or not in both where both are
+// there, is among others: leaving it out of scopes only narrows.
+func (r *reader) scopes() (scopes, others []string, given bool) {
+	var named []string
 	for _, claim := range []string{"scope", "scp"} {
 		if _, ok := r.claims[claim]; !ok {
 			continue
@@ -208,13 +227,32 @@ func (r *reader) scopes() (scopes []string, given bool) {
 		for _, part := range r.strings(claim, false) {
 			these = append(these, strings.Fields(part)...)
 		}
+		named = append(named, these...)
 		these = keep(these, func(s string) bool { return access.CheckScope(s) == nil })
 		if given {
 			these = keep(these, func(s string) bool { return slices.Contains(scopes, s) })
 		}
 		scopes, given = these, true
 	}
-	return scopes, given
+	return scopes, keep(named, func(s string) bool { return !slices.Contains(scopes, s) }), given
+}
+
+// details reads authorization_details: if they cannot be read, what they restrict
+// cannot be known.
+func (r *reader) details() *access.Details {
+	v, ok := r.get("authorization_details", false)
+	if !ok {
+		return nil
+	}
+	raw, err := json.Marshal(v)
+	if err == nil {
+		var details access.Details
+		if details, err = access.ParseDetails(raw); err == nil {
+			return &details
+		}
+	}
+	r.malformed("authorization_details", "a list of authorization details (RFC 9396 2)")
+	return nil
 }
 
 // lastDate is the end of the year 9999, the last that RFC 3339 can say.

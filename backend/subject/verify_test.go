@@ -160,6 +160,7 @@ func TestClaims(t *testing.T) {
 		"amr a single string":    {map[string]any{"amr": "pwd"}, ""},
 		"amr a map":              {map[string]any{"amr": map[string]any{}}, "amr is not"},
 		"scope a number":         {map[string]any{"scope": 1}, "scope is not"},
+		"details that are none":  {map[string]any{"authorization_details": []any{"all"}}, "authorization_details is not"},
 		"scp null":               {map[string]any{"scp": json.RawMessage("null")}, "scp is not"},
 		"may_act a string":       {map[string]any{"may_act": "bob"}, "may_act is not"},
 		"may_act null":           {map[string]any{"may_act": json.RawMessage("null")}, "may_act is not"},
@@ -202,23 +203,26 @@ func TestScopes(t *testing.T) {
 		claims map[string]any
 		given  bool
 		want   []string
+		others []string
 	}{
-		"none":              {map[string]any{}, false, nil},
-		"a string":          {map[string]any{"scope": "a  b"}, true, []string{"a", "b"}},
-		"an empty string":   {map[string]any{"scope": ""}, true, nil},
-		"a list":            {map[string]any{"scp": []any{"a", "b c"}}, true, []string{"a", "b", "c"}},
-		"both":              {map[string]any{"scope": "a b", "scp": []any{"b", "c"}}, true, []string{"b"}},
-		"both, disjoint":    {map[string]any{"scope": "a", "scp": "b"}, true, nil},
-		"no scope-token":    {map[string]any{"scope": `a "b" ü c\d`}, true, []string{"a"}},
-		"an empty list":     {map[string]any{"scp": []any{}}, true, nil},
-		"scope by any case": {map[string]any{"Scope": "a"}, false, nil},
+		"none":              {map[string]any{}, false, nil, nil},
+		"a string":          {map[string]any{"scope": "a  b"}, true, []string{"a", "b"}, nil},
+		"an empty string":   {map[string]any{"scope": ""}, true, nil, nil},
+		"a list":            {map[string]any{"scp": []any{"a", "b c"}}, true, []string{"a", "b", "c"}, nil},
+		"both":              {map[string]any{"scope": "a b", "scp": []any{"b", "c"}}, true, []string{"b"}, []string{"a", "c"}},
+		"both, the same":    {map[string]any{"scope": "a b", "scp": []any{"b", "a"}}, true, []string{"b", "a"}, nil},
+		"both, disjoint":    {map[string]any{"scope": "a", "scp": "b"}, true, nil, []string{"a", "b"}},
+		"no scope-token":    {map[string]any{"scope": `a "b" ü c\d`}, true, []string{"a"}, []string{`"b"`, "ü", `c\d`}},
+		"an empty list":     {map[string]any{"scp": []any{}}, true, nil, nil},
+		"scope by any case": {map[string]any{"Scope": "a"}, false, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := reader{claims: c.claims}
-			got, given := r.scopes()
+			got, others, given := r.scopes()
 			assert.Nil(t, r.err)
 			assert.Equal(t, c.given, given)
 			assert.Equal(t, c.want, got)
+			assert.Equal(t, c.others, others)
 		})
 	}
 }

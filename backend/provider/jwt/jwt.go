@@ -154,6 +154,7 @@ func (p *Provider) issue(ctx context.Context, r provider.Request, issuedType str
 	child := &provider.Child{
 		Token: token, TokenType: "Bearer", ExpiresAt: c.expires, SelfContained: true,
 		Granted: c.granted, Confirmed: signed(), IssuedTokenType: issuedType,
+		ActorConfirmed: r.Actor != nil,
 	}
 	if c.bound {
 		child.TokenType = "DPoP"

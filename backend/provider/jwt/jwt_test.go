@@ -127,6 +127,9 @@ func TestWhatTheIdentityLacksIsRefusedByTemplate(t *testing.T) {
 		"a sub that is no text": {map[string]any{"subject": "{{identity.entity.metadata.team}}"}, func(r *provider.Request) {
 			r.Identity.Metadata = map[string]string{"team": "a\xff"}
 		}, []string{"is no text"}},
+		"a group's name that is no text": {map[string]any{"claims": map[string]string{"g": "{{identity.entity.groups.names}}"}}, func(r *provider.Request) {
+			r.Identity.Groups = []string{"ops", "\xff"}
+		}, []string{"is no list of names"}},
 		"a claim that is no text": {map[string]any{"claims": map[string]string{"t": "{{identity.entity.metadata.team}}"}}, func(r *provider.Request) {
 			r.Identity.Metadata = map[string]string{"team": "a\xff"}
 		}, []string{"is no text"}},

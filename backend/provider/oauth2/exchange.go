@@ -41,6 +41,8 @@ type exchanging struct {
 	wanted string
 	// actorToken is what names the actor, empty if nobody is named.
 	actorToken secret.Text
+	// actorShown is true once a checked source has named the actor.
+	actorShown bool
 }
 
 // Exchange implements provider.Exchanger in the form that the field exchange
@@ -56,13 +58,13 @@ func (p *Provider) Exchange(ctx context.Context, r provider.Request) (*provider.
 	if r.Subject == nil || r.Subject.Token.Empty() {
 		return nil, invalid("subject_token is missing: there is nothing to exchange")
 	}
-	if p.endless.Load() {
-		return nil, errEndless
-	}
 	x := &exchanging{p: p, r: r}
 	form, err := x.form(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if p.isEndless(x.kind()) {
+		return nil, errEndless
 	}
 	proof, err := p.proofOf(r)
 	if err != nil {
@@ -76,6 +78,9 @@ func (p *Provider) Exchange(ctx context.Context, r provider.Request) (*provider.
 	child, err := x.judge(ctx, got)
 	return p.assumeEnd(child, got.started), err
 }
+
+// kind is what children without an end are counted by.
+func (x *exchanging) kind() string { return "exchange " + x.wanted }
 
 // secrets are the tokens that were sent. They are the caller's, or about the
 // caller: never a child, never revoked, never in a message.
@@ -187,10 +192,11 @@ func (x *exchanging) judge(ctx context.Context, got reply) (*provider.Child, err
 	if err := x.p.verify(ctx, child, a, x.r.Access, x.samePeople); err != nil {
 		return child, err
 	}
+	child.ActorConfirmed = x.actorShown
 	if err := x.p.lookOnce(ctx, child); err != nil {
 		return child, err
 	}
-	return child, x.p.settleEnd(child, got.started)
+	return child, x.p.settleEnd(child, got.started, x.kind())
 }
 
 // refusal is an error of the token endpoint; see refuseExchange.

@@ -35,6 +35,8 @@ func TestExchangeAnswersThatMustNotBeHandedOut(t *testing.T) {
 		"an error with a token":       {providertest.Set("error", "invalid_grant"), []string{"an error and a token"}, false},
 		"the subject token":           {providertest.Set("access_token", janesToken), []string{"the very token"}, true},
 		"the actor token":             {providertest.Set("access_token", agentsToken), []string{"the very token"}, true},
+		"it, signed otherwise":        {providertest.Set("access_token", janesToken+"A"), []string{"the very token"}, true},
+		"it, another signature":       {providertest.Set("access_token", unsigned(janesToken)+"dHdpbg"), []string{"the very token"}, true},
 		"the subject token inside":    {providertest.Set("access_token", "x."+janesToken), []string{"the very token"}, true},
 		"it as a refresh token":       {providertest.Set("refresh_token", janesToken), []string{"refresh token"}, false},
 		"the client secret":           {providertest.Set("access_token", testSecret), []string{"parent credential"}, true},
@@ -59,6 +61,34 @@ func TestExchangeAnswersThatMustNotBeHandedOut(t *testing.T) {
 			}
 			require.True(t, f.server.Active(janesToken), "the caller's tokens live on")
 			require.True(t, f.server.Active(agentsToken))
+		})
+	}
+}
+
+// A server whose exchanges have no end is not asked again for the same, and everything
+// else that it gives goes on.
+func TestAnEndlessExchangeEndsNothingElse(t *testing.T) {
+	for name, test := range map[string]struct {
+		fields      with
+		wanted, typ string
+	}{
+		"class expiry":            {with{"revocation": "expiry"}, typeAccessToken, "Bearer"},
+		"N_A, which nobody kills": {with{}, typeJWT, "N_A"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := exchangeFixture(t, providertest.Options{}, test.fields)
+			r := forJane(scopes("read"))
+			r.Parameters = map[string]string{parameterRequestedType: test.wanted}
+			f.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+				`{"access_token":"for-ever-and-ever","token_type":"`+test.typ+`","issued_token_type":"`+test.wanted+`"}`))
+			for range 2 {
+				_, err := f.exchange(r)
+				requireCode(t, err, fault.ProviderViolation, "expire")
+			}
+			require.Equal(t, 1, f.server.Counts().Requests[providertest.EndpointToken], "each further one would live for ever")
+			f.server.Break(providertest.EndpointToken, nil)
+			_, err := f.Mint(context.Background(), provider.Request{Access: scopes("read")})
+			require.NoError(t, err)
 		})
 	}
 }
@@ -142,6 +172,7 @@ func TestOthersTokensAreRefused(t *testing.T) {
 			if test.words == nil {
 				require.NoError(t, err)
 				require.Equal(t, name != "broader than what was wanted", child.Granted.Equal(scopes("read")), "%v", child.Granted.Flat())
+				require.Equal(t, test.claims["act"] != nil, child.ActorConfirmed)
 				return
 			}
 			requireCode(t, err, fault.ProviderViolation, test.words...)

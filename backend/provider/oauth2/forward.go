@@ -59,6 +59,9 @@ func (p *Provider) lookAt(ctx context.Context, child *provider.Child, r provider
 		return violation("%s", err)
 	}
 	noteScopes(child, scopeList{}, got.facts.scope, r.Access)
+	if err := noteDetails(child, nil, got.facts.details, r.Access); err != nil {
+		return violation("%s", err)
+	}
 	if len(got.facts.audience) == 0 {
 		return nil // the token's own claim, which was checked, stands
 	}

@@ -91,7 +91,14 @@ func TestForwardBelievesIntrospection(t *testing.T) {
 	_, err = f.Forward(context.Background(), r)
 	requireCode(t, err, fault.InvalidGrant, "inactive")
 
-	for _, body := range []string{`{"active":true,"sub":"joe"}`, `{"active":true,"exp":1}`, `{"active":true,"aud":["\u0000"]}`} {
+	f.server.Break(providertest.EndpointIntrospect, providertest.Answer(200, "application/json",
+		`{"active":true,"scope":"read","authorization_details":[{"type":"payment"}]}`))
+	child, err = f.Forward(context.Background(), r)
+	require.NoError(t, err)
+	require.False(t, child.Granted.Details.IsNothing(), "for the caller to refuse")
+	require.True(t, child.Confirmed[access.DimDetails])
+
+	for _, body := range []string{`{"active":true,"sub":"joe"}`, `{"active":true,"exp":1}`, `{"active":true,"aud":["\u0000"]}`, `{"active":true,"authorization_details":"all"}`} {
 		f.server.Break(providertest.EndpointIntrospect, providertest.Answer(200, "application/json", body))
 		_, err = f.Forward(context.Background(), r)
 		requireCode(t, err, fault.ProviderViolation)

@@ -25,7 +25,7 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 	if err != nil {
 		return nil, err
 	}
-	if p.endless.Load() {
+	if p.isEndless(kindMint) {
 		return nil, errEndless // each further one would live for ever, too
 	}
 	got, err := p.obtain(ctx, form, p.sending(proof), false)
@@ -189,7 +189,7 @@ func (p *Provider) judge(ctx context.Context, got reply, asked access.Access) (*
 	if err := p.lookOnce(ctx, child); err != nil {
 		return child, err
 	}
-	return child, p.settleEnd(child, got.started)
+	return child, p.settleEnd(child, got.started, kindMint)
 }
 
 // lookOnce notes in the handle that introspection sees the token alive, which a
@@ -252,14 +252,23 @@ func (p *Provider) read(got reply, judgeType typeJudge) (*provider.Child, answer
 	return child, a, nil
 }
 
+// kindMint is the kind of a child that was minted; an exchange's is its own.
+const kindMint = "mint"
+
+// isEndless reports whether each further child of the kind would live for ever.
+func (p *Provider) isEndless(kind string) bool {
+	_, known := p.endless.Load(kind)
+	return known
+}
+
 // settleEnd is for tokens whose end neither the answer nor the check told. The
 // contract refuses those that have no end and cannot be revoked either.
-func (p *Provider) settleEnd(child *provider.Child, started time.Time) error {
+func (p *Provider) settleEnd(child *provider.Child, started time.Time, kind string) error {
 	if !child.ExpiresAt.IsZero() {
 		return nil
 	}
-	if p.assumeEnd(child, started).ExpiresAt.IsZero() && p.class == provider.ClassExpiry {
-		p.endless.Store(true)
+	if p.assumeEnd(child, started).ExpiresAt.IsZero() && child.Handle.Empty() {
+		p.endless.Store(kind, nil)
 		return errEndless
 	}
 	return nil
