@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -46,6 +47,7 @@ type broker struct {
 	used      *usedTokens
 	freezer   *freezer
 	quotas    *quotas
+	shares    *shares
 	orders    *orders
 	holders   holderCursor
 	limits    leaseLimits
@@ -76,6 +78,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		freezer:   newFreezer(storage),
 		orders:    newOrders(),
 		meters:    newMeters(),
+		shares:    newShares(),
 		ledger:    grant.NewLedger(storage),
 		own:       newOwnIssuer(storage, now),
 	}
@@ -105,7 +108,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		),
 		Secrets: []*framework.Secret{b.childToken()},
 		InitializeFunc: func(context.Context, *logical.InitializationRequest) error {
-			b.loadLedger()
+			b.loadLedger(0)
 			return nil
 		},
 		PeriodicFunc: b.periodic,
@@ -138,20 +141,23 @@ func (b *broker) HandleExistenceCheck(ctx context.Context, req *logical.Request)
 	return b.Backend.HandleExistenceCheck(ctx, &bare)
 }
 
-// loadLedger reads the ledger in the background; whoever needs it waits for it.
-// A failure is tried again by the next periodic call.
-func (b *broker) loadLedger() (done <-chan struct{}) {
+// loadLedger reads the ledger in the background, and waits for it a little; whoever
+// needs all of it waits longer. A failure is tried again by the next periodic call.
+func (b *broker) loadLedger(patience time.Duration) {
 	loaded := make(chan struct{})
 	go func() {
 		defer close(loaded)
-		if err := b.ledger.Load(context.Background()); err != nil {
+		if err := b.ledger.LoadAtEase(context.Background()); err != nil {
 			b.Logger().Warn("the ledger could not be read: trying again", "error", err)
 		}
 		if ids := b.ledger.Unreadable(); len(ids) > 0 {
 			b.Logger().Error("records of grants cannot be read: their tokens live until they expire", "grant_ids", ids)
 		}
 	}()
-	return loaded
+	select {
+	case <-loaded:
+	case <-time.After(patience):
+	}
 }
 
 // invalidate drops what is kept in memory of a key that another node wrote.
@@ -162,6 +168,7 @@ func (b *broker) invalidate(_ context.Context, key string) {
 		b.roles.clear()
 	case strings.HasPrefix(key, grant.StoragePrefix):
 		b.ledger.Invalidate()
+		b.shares.closeAll()
 	case key == frozenKey:
 		b.freezer.forget()
 	case key == configKey || key == signingKeysKey:
@@ -176,4 +183,12 @@ func (b *broker) invalidate(_ context.Context, key string) {
 // storageFault is a failure of Vault's storage: ours, not the caller's.
 func storageFault(err error) *fault.Error {
 	return fault.New(fault.TemporarilyUnavailable, "Vault's storage failed: try again").Because(err)
+}
+
+// ledgerFault is why something that needs every grant cannot be done now.
+func ledgerFault(err error) *fault.Error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fault.New(fault.TemporarilyUnavailable, "the records of grants are still being read after a start: try again").Because(err)
+	}
+	return storageFault(err)
 }

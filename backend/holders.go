@@ -2,12 +2,14 @@ package backend
 
 import (
 	"context"
+	"slices"
 	"sort"
 	"sync"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
 // holderCursor is where the next slice of holders begins: core holds its state
@@ -15,16 +17,45 @@ import (
 type holderCursor struct {
 	mu    sync.Mutex
 	after string
+
+	// being are those whose kill has not read all their records yet.
+	beingMu sync.Mutex
+	being   map[unfit]bool
 }
 
-// unfit is a grant whose holder should not have it any more.
+// unfit is a holder who should not have a role's grants any more, and why.
 type unfit struct {
-	grantSummary
-	cause string
+	Holder, Role string
+	cause        string
+}
+
+// take returns those of the unfit whose kill has yet to begin.
+func (c *holderCursor) take(found []unfit) (rest []unfit) {
+	c.beingMu.Lock()
+	defer c.beingMu.Unlock()
+	if c.being == nil {
+		c.being = map[unfit]bool{}
+	}
+	for _, u := range found {
+		if !c.being[u] {
+			c.being[u] = true
+			rest = append(rest, u)
+		}
+	}
+	return rest
+}
+
+// release ends the turn of a kill.
+func (c *holderCursor) release(unfits []unfit) {
+	c.beingMu.Lock()
+	defer c.beingMu.Unlock()
+	for _, u := range unfits {
+		delete(c.being, u)
+	}
 }
 
 // sweepHolders judges holders until it has seen all of them or the slice is
-// over, and returns the grants that must die. afresh begins with the first holder
+// over, and returns those who are unfit. It reads no record. afresh begins with the first holder
 // instead of where the last slice ended. Vault is asked once or twice per
 // holder. An error while asking kills nobody: the holder is judged next time.
 func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Duration) (found []unfit, checked int, err error) {
@@ -39,10 +70,12 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 	if afresh {
 		b.holders.after = ""
 	}
-	all, err := b.ledger.Holders(ctx)
-	if err != nil {
-		return nil, 0, storageFault(err)
+	if afresh {
+		if err := b.ledger.Load(ctx); err != nil {
+			return nil, 0, ledgerFault(err)
+		}
 	}
+	all := b.ledger.HoldersSoFar(killable)
 	deadline := time.Now().Add(slice)
 	next := sort.Search(len(all), func(i int) bool { return all[i] > b.holders.after })
 	for _, holder := range all[next:] {
@@ -50,11 +83,7 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 		if checked > 0 && (ctx.Err() != nil || time.Now().After(deadline)) {
 			return found, checked, nil
 		}
-		grants, err := b.ledger.OfHolder(ctx, holder)
-		if err != nil {
-			return found, checked, storageFault(err)
-		}
-		found = append(found, b.judgeHolder(ctx, holder, grants)...)
+		found = append(found, b.judgeHolder(ctx, holder, b.ledger.Counts(holder))...)
 		checked++
 		b.holders.after = holder
 	}
@@ -62,29 +91,36 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 	return found, checked, nil
 }
 
-// judgeHolder returns the grants of one holder that must die, and why.
-func (b *broker) judgeHolder(ctx context.Context, holder string, grants []grantSummary) (found []unfit) {
-	cause, err := b.standing(ctx, holder, grants)
+// judgeHolder returns what the holder should not have any more, and why.
+func (b *broker) judgeHolder(ctx context.Context, holder string, counts []grant.Count) (found []unfit) {
+	// Of the others nothing can be done, or the outbox does it.
+	counts = slices.DeleteFunc(counts, func(c grant.Count) bool { return c.Revocable <= c.Outbox })
+	if len(counts) == 0 {
+		return nil
+	}
+	names := make([]string, 0, len(counts))
+	for _, c := range counts {
+		names = append(names, c.Role)
+	}
+	cause, err := b.standing(ctx, holder, names)
 	if err != nil {
 		b.Logger().Warn("Vault could not say who a holder is: judged again next time", "entity_id", holder, "error", err)
 		return nil
 	}
-	for _, s := range grants {
-		if !s.Revocable || s.Doomed {
-			continue // nothing can be done, or the outbox does it
-		}
-		if why := cause(s); why != "" {
-			found = append(found, unfit{grantSummary: s, cause: why})
+	for _, c := range counts {
+		why := cause(c.Role)
+		if u := (unfit{Holder: holder, Role: c.Role, cause: why}); why != "" && !slices.Contains(found, u) {
+			found = append(found, u)
 		}
 	}
 	return found
 }
 
-// standing asks Vault who the holder is now, and returns why each of these grants
-// of the holder's should not be held any more; "" if it may be. An error while
-// asking is neither.
-func (b *broker) standing(ctx context.Context, holder string, grants []grantSummary) (cause func(grantSummary) string, err error) {
-	roles, needsGroups, deleted := b.rolesOf(ctx, grants)
+// standing asks Vault who the holder is now, and returns why the holder should not
+// have grants of a role, one of those that are named, any more; "" if it may. An
+// error while asking is neither.
+func (b *broker) standing(ctx context.Context, holder string, names []string) (cause func(role string) string, err error) {
+	roles, needsGroups, deleted := b.rolesOf(ctx, names)
 	caller, gone, err := b.identify(entityOf(holder), needsGroups)
 	if err != nil {
 		return nil, err
@@ -93,36 +129,36 @@ func (b *broker) standing(ctx context.Context, holder string, grants []grantSumm
 	for name, role := range roles {
 		unmet[name] = len(role.policy.CheckStanding(decision.Situation{Now: b.now(), Caller: caller})) > 0
 	}
-	return func(s grantSummary) string {
+	return func(role string) string {
 		switch {
 		case gone:
 			return causeHolderGone
 		case caller.Disabled:
 			return causeHolderDisabled
-		case deleted[s.Role]:
+		case deleted[role]:
 			return causeRoleDeleted
-		case unmet[s.Role]:
+		case unmet[role]:
 			return causeHolderUnfit
 		}
 		return ""
 	}, nil
 }
 
-// rolesOf are the roles of the grants that can be judged, and those that are
+// rolesOf are the roles that can be judged, and those that are
 // gone for certain. A role that could not be read is neither.
-func (b *broker) rolesOf(ctx context.Context, grants []grantSummary) (roles map[string]*compiledRole, needsGroups bool, deleted map[string]bool) {
+func (b *broker) rolesOf(ctx context.Context, names []string) (roles map[string]*compiledRole, needsGroups bool, deleted map[string]bool) {
 	roles, deleted = map[string]*compiledRole{}, map[string]bool{}
-	for _, s := range grants {
-		if s.Role == "" || roles[s.Role] != nil || deleted[s.Role] {
+	for _, name := range names {
+		if name == "" || roles[name] != nil || deleted[name] {
 			continue
 		}
-		role, err := b.role(ctx, s.Role)
+		role, err := b.role(ctx, name)
 		switch {
 		case err == nil:
-			roles[s.Role] = role
+			roles[name] = role
 			needsGroups = needsGroups || role.policy.NeedsGroups()
 		case fault.CodeOf(err) == fault.InvalidRequest:
-			deleted[s.Role] = true
+			deleted[name] = true
 		}
 	}
 	return roles, needsGroups, deleted

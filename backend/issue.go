@@ -39,31 +39,51 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	if !d.Allowed() {
 		return nil, d.Refusals[0]
 	}
+	key, err := d.shareKey()
+	if err != nil {
+		return nil, fault.New(fault.TemporarilyUnavailable, "the request cannot be told from others").Because(err)
+	}
+	if key != "" {
+		return b.share(ctx, d, key)
+	}
+	return b.alone(ctx, d)
+}
+
+// alone serves a request by a child of its own.
+func (b *broker) alone(ctx context.Context, d *decided) (*logical.Response, error) {
+	child, g, unverified, err := b.mintGrant(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return b.answerChild(d, child, g, unverified), nil
+}
+
+// mintGrant mints a child and records its grant, or leaves nothing alive.
+func (b *broker) mintGrant(ctx context.Context, d *decided) (child *provider.Child, g *grant.Grant, unverified []string, err error) {
 	// The id comes before the mint, so that a provider can name the child by it.
 	id, err := grant.NewID(d.caller.EntityID)
 	if err != nil {
-		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
+		return nil, nil, nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
 	}
 	release, err := b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), id)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	defer release()
 	leave, err := b.admit(ctx, d.provider)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	defer leave()
-	child, err := b.mintOnce(ctx, d, id)
+	child, err = b.mintOnce(ctx, d, id)
 	if child == nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	// From here on a live token is in our hands: every way out either records it
 	// or kills it, also when the caller has hung up.
 	alive := ctx
 	ctx = context.WithoutCancel(ctx)
-	g := newGrant(id, d, child)
-	var unverified []string
+	g = newGrant(id, d, child)
 	if err == nil {
 		unverified, err = b.judge(d, child, g)
 	}
@@ -75,12 +95,12 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	}
 	switch {
 	case err != nil && d.role.policy.Forward:
-		return nil, b.letBe(ctx, g, err)
+		return nil, nil, nil, b.letBe(ctx, g, err)
 	case err != nil:
-		return nil, b.discardBecause(ctx, d.provider, g, err)
+		return nil, nil, nil, b.discardBecause(ctx, d.provider, g, err)
 	}
 	b.meters.issued.WithLabelValues(g.Provider, g.Role).Inc()
-	return b.answerChild(d, child, g, unverified), nil
+	return child, g, unverified, nil
 }
 
 // admit lets a mint begin. Until leave the provider can neither be deleted nor
@@ -227,10 +247,16 @@ func unrevocable(mode provider.Mode) *fault.Error {
 // record makes the grant durable, and makes sure that nothing that happened
 // while the provider was minting leaves it alive by mistake.
 func (b *broker) record(ctx context.Context, d *decided, g *grant.Grant) error {
-	p := d.provider
 	if err := b.ledger.Record(ctx, g); err != nil {
 		return storageFault(err)
 	}
+	return b.stillServed(ctx, d, g)
+}
+
+// stillServed refuses a grant, which is on record, if something has come between
+// since it was decided.
+func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) error {
+	p := d.provider
 	now, err := b.providers.mustOpen(ctx, p.ref)
 	if err != nil {
 		return err
@@ -404,7 +430,7 @@ func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Gra
 // letBe leaves a token alone that was not handed on: it is the caller's own, and
 // the caller has it anyway.
 func (b *broker) letBe(ctx context.Context, g *grant.Grant, why error) error {
-	if err := b.ledger.Remove(ctx, g.ID); err != nil {
+	if err := b.ledger.Remove(ctx, g); err != nil {
 		b.Logger().Warn("a token that was not handed on may be on record until its end, when it is revoked", "grant_id", g.ID, "error", err)
 	}
 	return why

@@ -27,7 +27,7 @@ func (b *broker) kill(ctx context.Context, id, cause string) error {
 		return nil
 	}
 	if err != nil {
-		b.ledger.Suspect(id, b.now())
+		b.ledger.Suspect(id)
 		return storageFault(errors.Join(err, errUnrecorded))
 	}
 	return b.killGrant(ctx, g, cause)
@@ -37,6 +37,7 @@ func (b *broker) kill(ctx context.Context, id, cause string) error {
 var errUnrecorded = errors.New("the outbox could not be written")
 
 func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) error {
+	b.shares.close(g.ID)
 	if g.Doom != nil {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}
@@ -48,7 +49,7 @@ func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) er
 			return b.intoOutbox(ctx, g, cause, err)
 		}
 	}
-	if err := b.ledger.Remove(ctx, g.ID); err != nil {
+	if err := b.ledger.Remove(ctx, g); err != nil {
 		// The token is dead, and the next attempt finds it so.
 		return storageFault(errors.Join(err, b.doom(ctx, g, cause, storageFault(err))))
 	}
@@ -173,7 +174,7 @@ func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, c
 		return errors.Join(failed, b.recordDoomed(ctx, g, cause, failed))
 	}
 	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
-	if err := b.ledger.Remove(ctx, g.ID); err != nil {
+	if err := b.ledger.Remove(ctx, g); err != nil {
 		// The token is dead. A record of it may be there: the sweep takes it away.
 		b.Logger().Warn("a token that was not handed out is dead, but its record could not be deleted", "grant_id", g.ID, "error", err)
 		_ = b.recordDoomed(ctx, g, cause, storageFault(err))
@@ -189,11 +190,7 @@ func (b *broker) recordDoomed(ctx context.Context, g *grant.Grant, cause string,
 	if !g.Handle.Empty() { // else nobody need try again: it is on record until it expires
 		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed)}
 	}
-	err := b.ledger.Record(ctx, g)
-	if err != nil {
-		b.ledger.Adopt(g)
-	}
-	return err
+	return b.ledger.Keep(ctx, g)
 }
 
 // checkGrant is the grant for a token that a live check had to mint: nobody's.
@@ -212,30 +209,31 @@ func (b *broker) checkGrant(p *openProvider, child *provider.Child) *grant.Grant
 	return g
 }
 
-// killParallel is how many revocations of one kill run at once.
-const killParallel = 32
-
-// liveOf counts the grants of a provider whose tokens may still work, and how many
-// of them could be killed.
+// liveOf counts the grants of a provider that are not known to be dead, and how
+// many of them could be killed, once every record has been read. What has expired
+// is forgotten first, so that it keeps nobody from a change.
 func (b *broker) liveOf(ctx context.Context, ref string) (live, revocable int, err error) {
-	now := b.now()
-	_, err = b.ledger.Select(ctx, func(s *grantSummary) bool {
-		if s.Provider == ref && !s.CertainlyExpired(now) {
-			live++
-			if s.Revocable {
-				revocable++
-			}
-		}
-		return false
-	})
-	if err != nil {
-		return 0, 0, storageFault(err)
+	live, revocable, err = b.countOf(ctx, ref)
+	if err != nil || live == 0 {
+		return live, revocable, err
 	}
-	return live, revocable, nil
+	runs, err := b.killDue(ctx, false, sweepSlice)
+	if err != nil {
+		return 0, 0, err
+	}
+	waitForAll(ctx, runs, sweepSlice)
+	return b.countOf(ctx, ref)
 }
 
-// revocableOf counts the grants of a provider that could be killed and live.
-func (b *broker) revocableOf(ctx context.Context, ref string) (int, error) {
-	_, revocable, err := b.liveOf(ctx, ref)
-	return revocable, err
+// countOf is liveOf as of the last sweep.
+func (b *broker) countOf(ctx context.Context, ref string) (live, revocable int, err error) {
+	if err := b.ledger.Load(ctx); err != nil {
+		return 0, 0, ledgerFault(err)
+	}
+	for _, c := range b.ledger.Totals() {
+		if c.Provider == ref {
+			live, revocable = live+c.Live, revocable+c.Revocable
+		}
+	}
+	return live, revocable, nil
 }

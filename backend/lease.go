@@ -46,7 +46,11 @@ func (b *broker) revokeLease(ctx context.Context, req *logical.Request, _ *frame
 	if err != nil {
 		return nil, err
 	}
-	err = b.kill(ctx, id, causeLeaseEnded)
+	if share, ok := req.Secret.InternalData["share"].(string); ok {
+		err = b.endShare(ctx, id, share)
+	} else {
+		err = b.kill(ctx, id, causeLeaseEnded)
+	}
 	if err != nil && b.System().Tainted() {
 		// The mount is being disabled or moved. This error stops that and is what
 		// the operator sees, while Vault ignores what a rollback answers then.
@@ -83,11 +87,19 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	if err := b.mayRenew(ctx, role, g, ends.Sub(b.now())); err != nil {
 		return nil, err
 	}
-	if _, err := b.ledger.Update(ctx, id, func(g *grant.Grant) error {
-		if g.Doom != nil {
+	share, _ := req.Secret.InternalData["share"].(string)
+	if err := b.changeShared(ctx, id, func(g *grant.Grant) error {
+		_, shares := g.Shares[share]
+		switch {
+		case g.Doom != nil:
 			return fault.New(fault.AccessDenied, "the token of this lease is being killed: read creds again")
+		case share == "":
+			g.LeaseEnds = ends
+		case shares:
+			g.SetShare(share, ends)
+		default:
+			return grant.ErrGone
 		}
-		g.LeaseEnds = ends
 		return nil
 	}); err != nil {
 		return nil, renewFault(err)

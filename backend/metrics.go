@@ -35,6 +35,7 @@ const (
 type meters struct {
 	registry  *prometheus.Registry
 	issued    *prometheus.CounterVec
+	joined    *prometheus.CounterVec
 	refused   *prometheus.CounterVec
 	killed    *prometheus.CounterVec
 	failed    *prometheus.CounterVec
@@ -50,7 +51,8 @@ func newMeters() *meters {
 	}
 	m := &meters{
 		registry: prometheus.NewRegistry(),
-		issued:   counter("grants_issued_total", "Child tokens handed out.", "provider", "role"),
+		issued:   counter("grants_issued_total", "Child tokens minted for a grant.", "provider", "role"),
+		joined:   counter("leases_shared_total", "Leases on a child token that an entity's identical requests share.", "provider", "role"),
 		refused:  counter("refusals_total", "Requests for creds that were refused or failed.", "code"),
 		killed:   counter("grants_killed_total", "Child tokens killed at their provider, or forgotten after their expiry.", "provider", "cause"),
 		failed:   counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
@@ -64,7 +66,7 @@ func newMeters() *meters {
 		}),
 		sweepFail: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "broker", Name: "sweeps_failed_total", Help: "Sweeps that ended with an error."}),
 	}
-	m.registry.MustRegister(m.issued, m.refused, m.killed, m.failed, m.lost, m.calls, m.sweep, m.sweepFail)
+	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.failed, m.lost, m.calls, m.sweep, m.sweepFail)
 	return m
 }
 
@@ -119,7 +121,10 @@ func (b *broker) readMetrics(ctx context.Context, _ *logical.Request, _ *framewo
 	}}, nil
 }
 
-// ledgerGauges are counted when they are asked for, so they cannot drift.
+// metricsPatience is how long a reader waits for counts that are complete.
+const metricsPatience = 5 * time.Second
+
+// ledgerGauges are what the ledger counts, and what is under way.
 func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "broker", Name: name, Help: help}, labels)
@@ -129,27 +134,31 @@ func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 	age := gauge("outbox_oldest_seconds", "Since when the oldest of these is due.")
 	registry := prometheus.NewRegistry()
 	queued := gauge("kills_queued", "Grants that a kill of many has yet to try.")
-	registry.MustRegister(live, depth, age, queued)
+	loaded := gauge("ledger_loaded", "1 once every record of a grant has been read after a start; until then the counts are too low.")
+	unreadable := gauge("grants_unreadable", "Records of grants that cannot be decoded: their tokens live until they expire.")
+	registry.MustRegister(live, depth, age, queued, loaded, unreadable)
 	queued.WithLabelValues().Set(float64(b.orders.left()))
-	depth.WithLabelValues().Set(0)
+	unreadable.WithLabelValues().Set(float64(len(b.ledger.Unreadable())))
+	patient, cancel := context.WithTimeout(ctx, metricsPatience)
+	defer cancel()
+	loaded.WithLabelValues().Set(1)
+	if err := b.ledger.Load(patient); err != nil {
+		loaded.WithLabelValues().Set(0) // the counts are of what has been read so far
+	}
+	outbox := 0
+	for _, c := range b.ledger.Totals() {
+		outbox += c.Outbox
+		if c.Revocable > 0 {
+			live.WithLabelValues(c.Provider, "true").Add(float64(c.Revocable))
+		}
+		if rest := c.Live - c.Revocable; rest > 0 {
+			live.WithLabelValues(c.Provider, "false").Add(float64(rest))
+		}
+	}
+	depth.WithLabelValues().Set(float64(outbox))
 	age.WithLabelValues().Set(0)
-	all, err := b.ledger.Select(ctx, nil)
-	if err != nil {
-		b.Logger().Warn("the ledger could not be read for the metrics", "error", err)
-		return registry
+	if since := b.ledger.OutboxSince(); !since.IsZero() {
+		age.WithLabelValues().Set(b.now().Sub(since).Seconds())
 	}
-	var oldest time.Duration
-	for _, s := range all {
-		revocable := "true"
-		if !s.Revocable {
-			revocable = "false"
-		}
-		live.WithLabelValues(s.Provider, revocable).Inc()
-		if s.Doomed && s.Revocable {
-			depth.WithLabelValues().Inc()
-			oldest = max(oldest, b.now().Sub(s.Since))
-		}
-	}
-	age.WithLabelValues().Set(oldest.Seconds())
 	return registry
 }

@@ -9,9 +9,9 @@ import (
 
 	"github.com/hashicorp/go-uuid"
 	"github.com/hashicorp/vault/sdk/logical"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
 // orderPrefix is where kills of many are kept until every grant of theirs has
@@ -46,24 +46,36 @@ func (o order) matches(s *grantSummary) bool {
 }
 
 // orders keeps the kills that are under way: orders by id, and the grants that a
-// run of many has yet to try.
+// run of many has found and yet to try.
 type orders struct {
 	mu      sync.Mutex
 	running map[string]bool
 	queued  map[string]int // by grant id; how many runs have it
+	waiting map[string]int // by provider; how many are queued
 }
 
 func newOrders() *orders {
-	return &orders{running: map[string]bool{}, queued: map[string]int{}}
+	return &orders{running: map[string]bool{}, queued: map[string]int{}, waiting: map[string]int{}}
 }
 
 // queue notes that one more run has the grant, or with -1 one less.
-func (o *orders) queue(id string, delta int) {
+func (o *orders) queue(s *grantSummary, delta int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.queued[id] += delta; o.queued[id] == 0 {
-		delete(o.queued, id)
+	if o.queued[s.ID] += delta; o.queued[s.ID] == 0 {
+		delete(o.queued, s.ID)
 	}
+	if o.waiting[s.Provider] += delta; o.waiting[s.Provider] == 0 {
+		delete(o.waiting, s.Provider)
+	}
+}
+
+// full reports whether so many of a provider's grants are queued that the sweep
+// adds no more: they are due again with the next one.
+func (o *orders) full(ref string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.waiting[ref] >= maxQueued
 }
 
 // left is how many grants the runs have yet to try.
@@ -93,20 +105,16 @@ func (b *broker) give(ctx context.Context, o order) (*killRun, error) {
 	if err := b.storage.Put(ctx, entry); err != nil {
 		return nil, storageFault(err)
 	}
-	return b.execute(ctx, id, o)
+	return b.execute(ctx, id, o), nil
 }
 
 // execute tries to kill every grant of the order once; those that fail are in
 // the outbox then, and the order is done.
-func (b *broker) execute(ctx context.Context, id string, o order) (*killRun, error) {
-	chosen, err := b.ledger.Select(ctx, o.matches)
-	if err != nil {
-		return nil, storageFault(err)
-	}
+func (b *broker) execute(ctx context.Context, id string, o order) *killRun {
 	b.orders.mu.Lock()
 	b.orders.running[id] = true
 	b.orders.mu.Unlock()
-	run := b.startKill(ctx, o.cause(), chosen)
+	run := b.startKill(ctx, b.chosen(o))
 	go func() {
 		<-run.done
 		defer func() {
@@ -114,8 +122,8 @@ func (b *broker) execute(ctx context.Context, id string, o order) (*killRun, err
 			delete(b.orders.running, id)
 			b.orders.mu.Unlock()
 		}()
-		if run.unrecorded {
-			b.Logger().Warn("a kill failed in part, and the outbox could not be written: the sweep will repeat it", "kind", o.Kind, "name", o.Name)
+		if run.unrecorded || run.failed != nil {
+			b.Logger().Warn("a kill failed in part, and the outbox could not be written or the ledger not be read: the sweep will repeat it", "kind", o.Kind, "name", o.Name, "error", run.failed)
 			return
 		}
 		if err := b.storage.Delete(context.WithoutCancel(ctx), orderPrefix+id); err != nil {
@@ -123,7 +131,28 @@ func (b *broker) execute(ctx context.Context, id string, o order) (*killRun, err
 		}
 		b.Logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending)
 	}()
-	return run, nil
+	return run
+}
+
+// chosen finds the grants of an order. Those of one holder are found at once;
+// those of a role or a provider once the ledger knows who has any.
+func (b *broker) chosen(o order) source {
+	walk := walk{ledger: b.ledger, matches: func(s *grantSummary) string {
+		if o.matches(s) {
+			return o.cause()
+		}
+		return ""
+	}}
+	if o.Kind == kindEntity {
+		walk.holders = func(context.Context) ([]string, error) { return []string{o.Name}, nil }
+		walk.concerns = func(grant.Count) bool { return true }
+		return walk.feed
+	}
+	walk.concerns = func(c grant.Count) bool {
+		return (o.Kind == kindRole && c.Role == o.Name) || (o.Kind == kindProvider && c.Provider == o.Name)
+	}
+	walk.holders = func(ctx context.Context) ([]string, error) { return b.ledger.HoldersOf(ctx, walk.concerns) }
+	return walk.feed
 }
 
 // resumeOrders goes on with what a crash or a change of leader interrupted.
@@ -157,145 +186,6 @@ func (b *broker) resume(ctx context.Context, id string) error {
 	if err := raw.DecodeJSON(&o); err != nil {
 		return storageFault(err)
 	}
-	_, err = b.execute(ctx, id, o)
-	return err
-}
-
-// killRun is a kill of many that goes on whether or not somebody waits for it.
-type killRun struct {
-	done chan struct{}
-
-	mu      sync.Mutex
-	count   tally
-	exposed []grantSummary // what may be accepted somewhere after it was tried
-	// unrecorded is true if a failure is not in the outbox; to be read when done.
-	unrecorded bool
-}
-
-// tally is the count so far; what was not tried yet counts as pending.
-func (r *killRun) tally() tally {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.count
-}
-
-// wait returns the count when the run is done, or when it has taken too long or
-// ctx has ended; complete says which.
-func (r *killRun) wait(ctx context.Context, atMost time.Duration) (t tally, complete bool) {
-	timer := time.NewTimer(atMost)
-	defer timer.Stop()
-	select {
-	case <-r.done:
-		return r.tally(), true
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return r.tally(), false
-}
-
-// startKill kills the chosen grants, a bounded number at a time of each provider:
-// one that is slow or dead must not hold up the kills at the others.
-func (b *broker) startKill(ctx context.Context, cause string, chosen []grantSummary) *killRun {
-	ctx = context.WithoutCancel(ctx)
-	run := &killRun{done: make(chan struct{})}
-	run.count.Pending = len(chosen)
-	byProvider := map[string][]grantSummary{}
-	for _, s := range chosen {
-		run.count.expose(b.now(), s)
-		b.orders.queue(s.ID, 1)
-		byProvider[s.Provider] = append(byProvider[s.Provider], s)
-	}
-	go func() {
-		defer close(run.done)
-		var all sync.WaitGroup
-		for _, grants := range byProvider {
-			all.Go(func() { b.killEach(ctx, cause, grants, run) })
-		}
-		all.Wait()
-		run.finish(b.now())
-	}()
-	return run
-}
-
-// killEach tries every grant once, at most killParallel of them at a time.
-func (b *broker) killEach(ctx context.Context, cause string, grants []grantSummary, run *killRun) {
-	group := errgroup.Group{}
-	group.SetLimit(killParallel)
-	for _, s := range grants {
-		group.Go(func() error {
-			err := b.kill(ctx, s.ID, cause)
-			b.orders.queue(s.ID, -1)
-			run.settle(s, err)
-			return nil
-		})
-	}
-	_ = group.Wait()
-}
-
-// settle notes what became of one grant.
-func (r *killRun) settle(s grantSummary, failed error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.unrecorded = r.unrecorded || errors.Is(failed, errUnrecorded)
-	if failed != nil || s.SelfContained || !s.Revocable {
-		r.exposed = append(r.exposed, s)
-	}
-	switch {
-	case failed != nil:
-		return
-	case s.Revocable:
-		r.count.Revoked++
-	default:
-		r.count.ExpiryOnly++
-	}
-	r.count.Pending--
-}
-
-// finish counts the exposure anew, of those alone that are exposed still.
-func (r *killRun) finish(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.count.Residual = 0
-	for _, s := range r.exposed {
-		r.count.expose(now, s)
-	}
-}
-
-// tally counts what a kill of many did.
-type tally struct {
-	Revoked, Pending, ExpiryOnly int
-	// Residual is for how long one of these tokens may still be accepted
-	// somewhere: because nothing can kill it, because it is verified offline, or
-	// because its kill is still pending.
-	Residual time.Duration
-}
-
-// endless stands in the exposure for a token whose end nobody knows: no provider
-// is believed a longer one.
-const endless = 10 * 365 * 24 * time.Hour
-
-// expose takes one token's remaining life into the residual exposure.
-func (t *tally) expose(now time.Time, s grantSummary) {
-	left := endless
-	if !s.ExpiresAt.IsZero() {
-		left = s.ExpiresAt.Sub(now)
-	}
-	t.Residual = max(t.Residual, left)
-}
-
-func (t tally) data() map[string]any {
-	return map[string]any{
-		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly,
-		"residual_exposure_seconds": int64((t.Residual + time.Second - 1) / time.Second),
-	}
-}
-
-// killAll kills every grant that matches and waits for the outcome.
-func (b *broker) killAll(ctx context.Context, cause string, match func(*grantSummary) bool) (tally, error) {
-	chosen, err := b.ledger.Select(ctx, match)
-	if err != nil {
-		return tally{}, storageFault(err)
-	}
-	t, _ := b.startKill(ctx, cause, chosen).wait(ctx, killMountBudget)
-	return t, nil
+	b.execute(ctx, id, o)
+	return nil
 }

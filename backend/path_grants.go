@@ -1,9 +1,11 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"sort"
 	"time"
 
@@ -80,64 +82,87 @@ func (b *broker) pathGrants() []*framework.Path {
 }
 
 func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	all, err := b.ledger.Select(ctx, nil)
+	after, limit, err := window(d)
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, err
 	}
-	return grantPage(all, d)
+	holders, err := b.ledger.Holders(ctx)
+	if err != nil {
+		return nil, ledgerFault(err)
+	}
+	// In the order of the ids, in which the holder ends with a dot.
+	slices.SortFunc(holders, func(x, y string) int { return cmp.Compare(x+".", y+".") })
+	from := sort.Search(len(holders), func(i int) bool { return holders[i]+"." > after })
+	if first, ok := grant.HolderOf(after); ok && from > 0 && holders[from-1] == first {
+		from--
+	}
+	return b.grantPage(ctx, holders[from:], after, limit)
 }
 
 func (b *broker) listGrantsOfEntity(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	all, err := b.ledger.OfHolder(ctx, d.Get("entity_id").(string))
+	after, limit, err := window(d)
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, err
 	}
-	return grantPage(all, d)
+	return b.grantPage(ctx, []string{d.Get("entity_id").(string)}, after, limit)
 }
 
 func (b *broker) listHolders(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	after, limit, err := window(d)
+	if err != nil {
+		return nil, err
+	}
 	holders, err := b.ledger.Holders(ctx)
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, ledgerFault(err)
 	}
-	from, to, err := page(len(holders), d, func(i int) string { return holders[i] })
-	if err != nil {
-		return nil, err
-	}
-	return logical.ListResponse(holders[from:to]), nil
+	from := sort.Search(len(holders), func(i int) bool { return holders[i] > after })
+	return logical.ListResponse(holders[from:min(len(holders), from+limit)]), nil
 }
 
-func grantPage(all []grant.Summary, d *framework.FieldData) (*logical.Response, error) {
-	from, to, err := page(len(all), d, func(i int) string { return all[i].ID })
-	if err != nil {
-		return nil, err
-	}
-	keys := make([]string, 0, to-from)
-	info := map[string]any{}
-	for _, s := range all[from:to] {
-		keys = append(keys, s.ID)
-		about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "lease_ends": stamp(s.LeaseEnds), "pending": s.Doomed && s.Revocable}
-		if s.Role != "" {
-			about["role"] = s.Role
+// grantPage reads the records of one page: of what the holders have after an id.
+func (b *broker) grantPage(ctx context.Context, holders []string, after string, limit int) (*logical.Response, error) {
+	keys, info := []string{}, map[string]any{}
+	for _, holder := range holders {
+		begin := ""
+		if first, ok := grant.HolderOf(after); ok && first == holder {
+			begin = after
+		} else if after > holder+"." {
+			continue
 		}
-		if !s.ExpiresAt.IsZero() {
-			about["expires_at"] = stamp(s.ExpiresAt)
+		err := b.ledger.Walk(ctx, holder, begin, func(s *grantSummary) bool {
+			keys = append(keys, s.ID)
+			info[s.ID] = keyInfo(s)
+			return len(keys) < limit
+		})
+		if err != nil {
+			return nil, storageFault(err)
 		}
-		info[s.ID] = about
+		if len(keys) == limit {
+			break
+		}
 	}
 	return logical.ListResponseWithInfo(keys, info), nil
 }
 
-// page finds the window of n ordered entries that after and limit ask for.
-func page(n int, d *framework.FieldData, at func(int) string) (from, to int, err error) {
-	limit := d.Get("limit").(int)
+func keyInfo(s *grantSummary) map[string]any {
+	about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "lease_ends": stamp(s.LeaseEnds), "pending": s.Doomed && s.Revocable}
+	if s.Role != "" {
+		about["role"] = s.Role
+	}
+	if !s.ExpiresAt.IsZero() {
+		about["expires_at"] = stamp(s.ExpiresAt)
+	}
+	return about
+}
+
+// window is what of a list is asked for.
+func window(d *framework.FieldData) (after string, limit int, err error) {
+	limit = d.Get("limit").(int)
 	if limit < 1 || limit > maxPage {
-		return 0, 0, fault.New(fault.InvalidRequest, "limit must be between 1 and %d", maxPage)
+		return "", 0, fault.New(fault.InvalidRequest, "limit must be between 1 and %d", maxPage)
 	}
-	if after := d.Get("after").(string); after != "" {
-		from = sort.Search(n, func(i int) bool { return at(i) > after })
-	}
-	return from, min(n, from+limit), nil
+	return d.Get("after").(string), limit, nil
 }
 
 func (b *broker) readGrant(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -159,11 +159,11 @@ func (b *broker) isHeld(ctx context.Context, jti any) (bool, error) {
 	if err != nil || len(frozen) > 0 {
 		return false, err
 	}
-	cause, err := b.standing(ctx, s.Holder, []grantSummary{s})
+	cause, err := b.standing(ctx, s.Holder, []string{s.Role})
 	if err != nil {
 		return false, err
 	}
-	return cause(s) == "", nil
+	return cause(s.Role) == "", nil
 }
 
 // revokeToken implements RFC 7009 2.

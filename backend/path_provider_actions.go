@@ -45,9 +45,12 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err != nil {
 		return nil, err
 	}
-	tally, _ := run.wait(ctx, killMountBudget)
+	tally, complete := run.wait(ctx, killMountBudget)
+	if complete && run.failed != nil {
+		return nil, ledgerFault(run.failed)
+	}
 	resp := &logical.Response{Data: tally.data()}
-	if tally.Pending > 0 {
+	if tally.Pending > 0 || !complete {
 		resp.AddWarning(fmt.Sprintf("%d revocations are pending: the provider stays, disabled, until they have succeeded", tally.Pending))
 		return resp, nil
 	}

@@ -221,7 +221,7 @@ func (h providerHandler) mayReplace(ctx context.Context, ref string, before, aft
 		}
 	}
 	if before.Pinned.Account != after.Pinned.Account {
-		live, err := h.b.revocableOf(ctx, ref)
+		_, live, err := h.b.liveOf(ctx, ref)
 		if err != nil {
 			return err
 		}

@@ -101,10 +101,16 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 		return nil, err
 	}
 	t, complete := run.wait(ctx, revokeWait)
+	if complete && run.failed != nil {
+		return nil, ledgerFault(run.failed) // the sweep repeats it
+	}
 	resp := &logical.Response{Data: t.data()}
-	if !complete {
+	switch {
+	case !complete && !b.ledger.Loaded():
+		resp.AddWarning("the kill goes on: the records of grants are still being read after a start; how many are meant and for how long they live is not known yet")
+	case !complete:
 		resp.AddWarning("the kill goes on: what is counted as pending was not tried yet, or failed and is being retried")
-	} else if t.Pending > 0 {
+	case t.Pending > 0:
 		resp.AddWarning(fmt.Sprintf("%d revocations failed and are being retried: these tokens still work", t.Pending))
 	}
 	return resp, nil
@@ -129,7 +135,7 @@ func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework
 	if err != nil {
 		return nil, storageFault(err)
 	}
-	run := b.startKill(ctx, "revoke/grant", []grantSummary{g.Summary()})
+	run := b.startThose(ctx, []target{{g.Summary(), "revoke/grant"}})
 	t, _ := run.wait(ctx, revokeWait)
 	resp := &logical.Response{Data: t.data()}
 	if t.Pending > 0 {

@@ -57,6 +57,7 @@ func roleFields() map[string]*framework.FieldSchema {
 		"actor_issuers":         {Type: framework.TypeCommaStringSlice, Description: "Names of the issuers whose actor tokens the role takes, for actor=token."},
 		"max_grants_per_entity": {Type: framework.TypeInt, Description: "How many live grants of this role one entity may hold. Default: any number. Callers without an entity are not counted."},
 		"max_issue_rate":        {Type: framework.TypeInt, Description: "How many grants of this role one entity may get within any minute, at most 1000. Default: any number."},
+		"sharing":               {Type: framework.TypeString, Default: role.SharingNone, AllowedValues: []any{role.SharingNone, role.SharingEntity}, Description: "none: each request gets a token of its own. entity: an entity's identical requests share one, as long as it lives for what they ask; it dies with the last of their leases."},
 		"require_revocable":     {Type: framework.TypeBool, Description: "Refuses a provider whose tokens cannot be killed before they expire."},
 	})
 	return fields
@@ -276,7 +277,7 @@ func (b *broker) checkAudiences(ctx context.Context, policy *decision.Policy) er
 // mergeRole takes what the request brought; an empty value unsets.
 func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error {
 	for name, into := range map[string]*string{
-		"provider": &r.Provider, "mode": (*string)(&r.Mode), "on_excess": &r.OnExcess, "condition": &r.Condition, "actor": &r.Actor,
+		"provider": &r.Provider, "mode": (*string)(&r.Mode), "on_excess": &r.OnExcess, "condition": &r.Condition, "actor": &r.Actor, "sharing": &r.Sharing,
 	} {
 		if v, ok := d.GetOk(name); ok {
 			*into = v.(string)
@@ -357,6 +358,9 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 	}
 	if r.Condition != "" {
 		data["condition"] = r.Condition
+	}
+	if r.Sharing != "" {
+		data["sharing"] = r.Sharing
 	}
 	if r.Actor != "" {
 		data["actor"] = r.Actor

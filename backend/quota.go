@@ -43,11 +43,7 @@ func (q *quotas) reserve(ctx context.Context, role *compiledRole, holder, id str
 	}
 	key := role.name + "/" + holder
 	if role.MaxGrantsPerEntity > 0 {
-		// Counting loads the ledger, which may take a while after a start.
-		if err := q.b.ledger.Load(ctx); err != nil {
-			return nil, storageFault(err)
-		}
-		if err := q.reserveGrant(role, holder, key, id); err != nil {
+		if err := q.reserveGrant(ctx, role, holder, key, id); err != nil {
 			return nil, err
 		}
 		release = func() { q.release(key, id) }
@@ -63,28 +59,44 @@ func (q *quotas) reserve(ctx context.Context, role *compiledRole, holder, id str
 
 // reserveGrant counts the union of what lives and what is being minted, so that
 // a grant on its way from one to the other counts once.
-func (q *quotas) reserveGrant(role *compiledRole, holder, key, id string) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if err := q.countLocked(role, holder, key); err != nil {
-		return err
-	}
-	if q.minting[key] == nil {
-		q.minting[key] = map[string]bool{}
-	}
-	q.minting[key][id] = true
-	return nil
+func (q *quotas) reserveGrant(ctx context.Context, role *compiledRole, holder, key, id string) error {
+	return q.count(ctx, role, holder, key, func() {
+		if q.minting[key] == nil {
+			q.minting[key] = map[string]bool{}
+		}
+		q.minting[key][id] = true
+	})
 }
 
-func (q *quotas) countLocked(role *compiledRole, holder, key string) error {
-	counted := q.b.ledger.LiveIDs(holder, role.name, q.b.now())
+// count runs take if there is a place, as one step. The first time after a start it
+// reads the holder's records.
+func (q *quotas) count(ctx context.Context, role *compiledRole, holder, key string, take func()) error {
+	for {
+		if err := q.b.ledger.Watch(ctx, holder, role.name, q.b.now()); err != nil {
+			return storageFault(err)
+		}
+		if known, err := q.countKnown(role, holder, key, take); known {
+			return err
+		}
+	}
+}
+
+// countKnown is count; known is false if the ledger has given up watching meanwhile.
+func (q *quotas) countKnown(role *compiledRole, holder, key string, take func()) (known bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	counted, known := q.b.ledger.LiveIDs(holder, role.name, q.b.now())
+	if !known {
+		return false, nil
+	}
 	for other := range q.minting[key] {
 		counted[other] = true
 	}
 	if len(counted) < role.MaxGrantsPerEntity {
-		return nil
+		take()
+		return true, nil
 	}
-	return fault.New(fault.SlowDown, "the entity holds %d live grants of this role, as many as it may: revoke leases that are no longer needed", len(counted))
+	return true, fault.New(fault.SlowDown, "the entity holds %d live grants of this role, as many as it may: revoke leases that are no longer needed", len(counted))
 }
 
 // look says what reserve would, and takes nothing.
@@ -94,13 +106,7 @@ func (q *quotas) look(ctx context.Context, role *compiledRole, holder string) er
 	}
 	key := role.name + "/" + holder
 	if role.MaxGrantsPerEntity > 0 {
-		if err := q.b.ledger.Load(ctx); err != nil {
-			return storageFault(err)
-		}
-		q.mu.Lock()
-		err := q.countLocked(role, holder, key)
-		q.mu.Unlock()
-		if err != nil {
+		if err := q.count(ctx, role, holder, key, func() {}); err != nil {
 			return err
 		}
 	}

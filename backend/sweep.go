@@ -3,24 +3,25 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
-
-// overstay is how long after its lease's end a grant may still be Vault's to
-// revoke before the sweep does it.
-const overstay = 2 * time.Minute
 
 // Bounds on one sweep: core holds its state lock while the periodic one runs.
 // What a slice leaves undone is the next one's; kills go on meanwhile.
 const (
 	sweepSlice      = 4 * time.Second
 	killMountBudget = 80 * time.Second
+	// dueBatch is how many due grants are looked at between two looks at the clock.
+	dueBatch = 500
+	// quotaIdle is how long a quota's count is kept that nobody needs.
+	quotaIdle = 10 * time.Minute
 )
 
 // periodic is Vault's call of about once a minute on the active node. Core does
@@ -42,12 +43,9 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 		b.Logger().Error("the signing keys could not be brought up to date", "error", err)
 	}
 	if !b.ledger.Loaded() {
-		// Reading many records here would hold up core.
-		select {
-		case <-b.loadLedger():
-		case <-time.After(sweepSlice / 2):
-			return nil
-		}
+		// Reading many records here would hold up core. What is due among those that
+		// have been read is killed all the same.
+		b.loadLedger(sweepSlice / 2)
 	}
 	counts, err := b.sweep(ctx, false, sweepSlice)
 	if err != nil {
@@ -67,48 +65,98 @@ type swept struct {
 
 // sweep retries the outbox, kills what outlived its lease, forgets what has
 // certainly expired, judges the holders, and tidies up. It waits for its kills
-// no longer than the slice; regardless ignores the outbox's backoff.
-func (b *broker) sweep(ctx context.Context, regardless bool, slice time.Duration) (swept, error) {
+// no longer than the slice. By hand it ignores the outbox's backoff, and judges
+// every holder; then, and only then, it waits until the ledger is loaded.
+func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (swept, error) {
 	started := time.Now()
 	defer func() { b.meters.sweep.Observe(time.Since(started).Seconds()) }()
+	if byHand {
+		if err := b.ledger.Load(ctx); err != nil {
+			return swept{}, ledgerFault(err)
+		}
+	}
 	var problems error
 	if err := b.ledger.Flush(ctx); err != nil {
 		problems = storageFault(err)
 	}
-	due, err := b.dueGrants(ctx, regardless)
-	if err != nil {
-		return swept{}, errors.Join(problems, err)
-	}
-	unfits, holders, err := b.sweepHolders(ctx, regardless, slice*2/3)
+	runs, err := b.killDue(ctx, byHand, slice/3)
+	problems = errors.Join(problems, err)
+	unfits, holders, err := b.sweepHolders(ctx, byHand, slice*2/3-time.Since(started))
 	problems = errors.Join(problems, err, b.resumeOrders(ctx))
-	for _, u := range unfits {
-		if b.orders.has(u.ID) {
-			continue
-		}
-		due[u.cause] = append(due[u.cause], u.grantSummary)
+	if run := b.killUnfit(ctx, b.holders.take(unfits)); run != nil {
+		runs = append(runs, run)
 	}
-	counts := b.killDue(ctx, due, slice-time.Since(started))
+	counts := waitForAll(ctx, runs, slice-time.Since(started))
 	counts.Holders = holders
 	tidy, cancel := context.WithTimeout(ctx, max(slice-time.Since(started), time.Second))
 	defer cancel()
+	b.ledger.Unwatch(b.now().Add(-quotaIdle))
 	return counts, errors.Join(problems, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.quotas.sweep(tidy))
 }
 
-// dueGrants are the grants that are the sweep's business, by cause.
-func (b *broker) dueGrants(ctx context.Context, regardless bool) (map[string][]grantSummary, error) {
-	now := b.now()
-	due := map[string][]grantSummary{}
-	_, err := b.ledger.Select(ctx, func(s *grantSummary) bool {
+// killDue starts the kills of what is due, as far as it comes within the slice.
+func (b *broker) killDue(ctx context.Context, byHand bool, slice time.Duration) (runs []*killRun, problems error) {
+	now, deadline := b.now(), time.Now().Add(slice)
+	tried := map[string]bool{}
+	q := grant.Query{
+		Now: now, Early: byHand, Limit: dueBatch,
+		Business: func(s *grantSummary) bool { return dueCause(s, now, byHand) != "" },
 		// What an earlier run still has in its queue would only pile up.
-		if cause := dueCause(s, now, regardless); cause != "" && !b.orders.has(s.ID) {
-			due[cause] = append(due[cause], *s)
-		}
-		return false
-	})
-	if err != nil {
-		return nil, storageFault(err)
+		Skip: func(id string) bool { return tried[id] || b.orders.has(id) },
 	}
-	return due, nil
+	for {
+		due, looked, err := b.ledger.Due(ctx, q)
+		if err != nil {
+			problems = storageFault(err)
+		}
+		for _, id := range looked {
+			tried[id] = true
+		}
+		var targets []target
+		for i := range due {
+			if !b.orders.full(due[i].Provider) {
+				targets = append(targets, target{due[i], dueCause(&due[i], now, byHand)})
+			}
+		}
+		if len(targets) > 0 {
+			runs = append(runs, b.startThose(ctx, targets))
+		}
+		if len(looked) < dueBatch || time.Now().After(deadline) {
+			return runs, problems
+		}
+	}
+}
+
+// killUnfit starts to kill what its holders should not have any more; nil if there
+// is nothing to do.
+func (b *broker) killUnfit(ctx context.Context, unfits []unfit) *killRun {
+	if len(unfits) == 0 {
+		return nil
+	}
+	byHolder := map[string][]unfit{}
+	for _, u := range unfits {
+		byHolder[u.Holder] = append(byHolder[u.Holder], u)
+	}
+	w := walk{
+		ledger:   b.ledger,
+		holders:  func(context.Context) ([]string, error) { return slices.Sorted(maps.Keys(byHolder)), nil },
+		concerns: func(grant.Count) bool { return false }, // how many there are nobody asks
+		matches: func(s *grantSummary) string {
+			if !s.Revocable || s.Doomed || b.orders.has(s.ID) {
+				return "" // nothing can be done, or somebody does it
+			}
+			for _, u := range byHolder[s.Holder] {
+				if u.Role == s.Role {
+					return u.cause
+				}
+			}
+			return ""
+		},
+	}
+	return b.startKill(ctx, func(ctx context.Context, expect func(int), yield func(target)) error {
+		defer b.holders.release(unfits)
+		return w.feed(ctx, expect, yield)
+	})
 }
 
 // causeOutbox stands for the cause that the grant's own record names.
@@ -116,7 +164,7 @@ const causeOutbox = "outbox"
 
 // dueCause is why a grant is the sweep's business, or "".
 func dueCause(s *grantSummary, now time.Time, regardless bool) string {
-	grace := overstay
+	grace := grant.Overstay
 	if regardless {
 		grace = 0
 	}
@@ -133,23 +181,17 @@ func dueCause(s *grantSummary, now time.Time, regardless bool) string {
 	return ""
 }
 
-// killDue starts the kills and counts what has become of them when they are done
-// or the time is over.
-func (b *broker) killDue(ctx context.Context, due map[string][]grantSummary, atMost time.Duration) swept {
+// waitForAll counts what has become of the kills when they are done or the time is
+// over.
+func waitForAll(ctx context.Context, runs []*killRun, atMost time.Duration) swept {
 	deadline := time.Now().Add(max(atMost, 100*time.Millisecond))
-	runs := map[string]*killRun{}
-	for cause, grants := range due {
-		runs[cause] = b.startKill(ctx, cause, grants)
-	}
 	var counts swept
-	for cause, run := range runs {
+	for _, run := range runs {
 		t, _ := run.wait(ctx, time.Until(deadline))
+		expired := run.forgotten()
 		counts.Pending += t.Pending
-		if cause == causeExpired {
-			counts.Expired += t.Revoked + t.ExpiryOnly
-		} else {
-			counts.Killed += t.Revoked
-		}
+		counts.Expired += expired
+		counts.Killed += max(0, t.Revoked+t.ExpiryOnly-expired)
 	}
 	return counts
 }
@@ -169,8 +211,12 @@ func (b *broker) providerRefs(ctx context.Context) ([]string, error) {
 	return refs, nil
 }
 
-// deleteEmptied ends the deletions that waited for grants to die.
+// deleteEmptied ends the deletions that waited for grants to die. Which those are
+// is known once the ledger is loaded.
 func (b *broker) deleteEmptied(ctx context.Context) error {
+	if !b.ledger.Loaded() {
+		return nil
+	}
 	refs, err := b.providerRefs(ctx)
 	if err != nil {
 		return err
@@ -193,42 +239,9 @@ func (b *broker) deleteIfEmpty(ctx context.Context, p *openProvider) error {
 		return nil // the mint under way may bring another grant
 	}
 	defer done()
-	live, err := b.revocableOf(ctx, p.ref)
+	_, live, err := b.countOf(ctx, p.ref)
 	if err != nil || live > 0 {
 		return err
 	}
 	return b.providers.delete(ctx, p.ref)
-}
-
-// killMount kills what lives before the mount and its records go.
-func (b *broker) killMount(ctx context.Context) error {
-	t, err := b.killAll(ctx, causeMountDisabled, func(s *grantSummary) bool { return s.Revocable })
-	if err != nil {
-		return err
-	}
-	if t.Pending == 0 {
-		return nil
-	}
-	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", b.stillAlive(ctx))
-}
-
-// stillAlive names a few of the grants that live, and until when they do.
-func (b *broker) stillAlive(ctx context.Context) string {
-	live, err := b.ledger.Select(ctx, func(s *grantSummary) bool { return s.Revocable })
-	if err != nil || len(live) == 0 {
-		return "some grants could not be killed"
-	}
-	text := fmt.Sprintf("%d grants still live at their providers:", len(live))
-	for i := range live[:min(len(live), 5)] {
-		text += fmt.Sprintf(" %s at %s %s;", live[i].ID, live[i].Provider, livesUntil(&live[i]))
-	}
-	return text + " bring the provider back and try again, or wait until they have expired"
-}
-
-// livesUntil says in words until when a token lives if nothing kills it.
-func livesUntil(s *grantSummary) string {
-	if s.ExpiresAt.IsZero() {
-		return "without an end that is known"
-	}
-	return "until " + stamp(s.ExpiresAt)
 }

@@ -22,6 +22,18 @@
 // has confirmed, or the token has certainly expired; a crash before it repeats
 // the kill, which finds the token already gone.
 //
+// # What is in memory
+//
+// Memory grows with holders and their roles, not with grants: how many grants of
+// which role and provider each holder has, and of each grant due next its id and
+// when. The rest of these ids lies in storage, in pages of some thousand (see
+// agenda.go). Whoever needs a holder's grants reads the holder's records. All of
+// it is made anew from the records after a start, in the background; the pages
+// protect nothing and are deleted then.
+//
+// The counts err to one side only: while storage fails, a holder may be counted
+// with a grant that is gone, never without one that lives.
+//
 // A provider whose children can be found again by name will write an intent
 // before the mint; the grant's id, made before the mint, is that name.
 package grant
@@ -31,6 +43,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -75,6 +88,10 @@ type Grant struct {
 	// renewals may move it.
 	LeaseEnds time.Time `json:"lease_ends"`
 	MaxLease  time.Time `json:"max_lease"`
+
+	// Shares are the leases that share the token, with each one's end; nil for a
+	// token of one lease. LeaseEnds is then the last of them.
+	Shares map[string]time.Time `json:"shares,omitempty"`
 
 	Class         provider.Class `json:"class"`
 	SelfContained bool           `json:"self_contained,omitempty"`
@@ -128,16 +145,49 @@ func NewID(holder string) (string, error) {
 // HolderOf is the holder that id encodes; false if id has not the form of one.
 func HolderOf(id string) (string, bool) {
 	holder, random, ok := strings.Cut(id, ".")
-	return holder, ok && holder != "" && random != "" && !strings.ContainsAny(id, "/")
+	// Storage refuses keys with "..".
+	return holder, ok && holder != "" && random != "" && !strings.Contains(id, "/") && !strings.Contains(id, "..")
 }
 
+// SetShare notes a lease that shares the token, or its new end.
+func (g *Grant) SetShare(share string, ends time.Time) {
+	if g.Shares == nil {
+		g.Shares = map[string]time.Time{}
+	}
+	g.Shares[share] = ends
+	g.endWithShares()
+}
+
+// EndShare forgets a lease that shared the token. Forgetting one that is unknown is
+// no error: Vault may repeat it.
+func (g *Grant) EndShare(share string) {
+	delete(g.Shares, share)
+	g.endWithShares()
+}
+
+func (g *Grant) endWithShares() {
+	var last time.Time
+	for _, ends := range g.Shares {
+		if ends.After(last) {
+			last = ends
+		}
+	}
+	if !last.IsZero() {
+		g.LeaseEnds = last
+	}
+}
+
+// Clone is a copy that can be changed; nil of nil.
+func (g *Grant) Clone() *Grant { return g.clone() }
+
 // clone is a copy that can be changed; nil of nil. What a grant refers to beside
-// its doom is never changed.
+// its doom and its shares is never changed.
 func (g *Grant) clone() *Grant {
 	if g == nil {
 		return nil
 	}
 	copied := *g
+	copied.Shares = maps.Clone(g.Shares)
 	if g.Doom != nil {
 		doom := *g.Doom
 		copied.Doom = &doom

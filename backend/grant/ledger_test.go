@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -39,14 +38,54 @@ func newGrant(t testing.TB, holder string) *Grant {
 	}
 }
 
-func newLedger(t testing.TB) (*Ledger, *logical.InmemStorage) {
+// everything walks all holders.
+func everything(t testing.TB, l *Ledger) []Summary {
+	t.Helper()
+	holders, err := l.Holders(context.Background())
+	require.NoError(t, err)
+	all := []Summary{}
+	for _, holder := range holders {
+		all = append(all, ofHolder(t, l, holder)...)
+	}
+	return all
+}
+
+func ofHolder(t testing.TB, l *Ledger, holder string) (all []Summary) {
+	t.Helper()
+	require.NoError(t, l.Walk(context.Background(), holder, "", func(s *Summary) bool {
+		all = append(all, *s)
+		return true
+	}))
+	return all
+}
+
+func isDue(s *Summary, now time.Time) bool {
+	due, ever := s.Due()
+	return ever && !now.Before(due)
+}
+
+// dueAt are the ids that are due, with every record judged by its own due time.
+func dueAt(t require.TestingT, l *Ledger, now time.Time) (ids []string) {
+	due, _, err := l.Due(context.Background(), Query{
+		Now: now, Limit: 1 << 20, Skip: func(string) bool { return false },
+		Business: func(s *Summary) bool { return isDue(s, now) },
+	})
+	require.NoError(t, err)
+	for _, s := range due {
+		ids = append(ids, s.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func emptyLedger(t testing.TB) (*Ledger, *logical.InmemStorage) {
 	t.Helper()
 	s := &logical.InmemStorage{}
 	return NewLedger(s), s
 }
 
 func TestARecordIsReadAsItWasWritten(t *testing.T) {
-	l, s := newLedger(t)
+	l, s := emptyLedger(t)
 	g := newGrant(t, "alice")
 	g.Doom = &Doom{Since: noon, Cause: "c", Attempts: 3, Next: noon.Add(time.Second), Error: "e"}
 	require.NoError(t, l.Record(t.Context(), g))
@@ -54,9 +93,7 @@ func TestARecordIsReadAsItWasWritten(t *testing.T) {
 		got, err := ledger.Get(t.Context(), g.ID)
 		require.NoError(t, err)
 		require.Equal(t, g, got)
-		all, err := ledger.Select(t.Context(), nil)
-		require.NoError(t, err)
-		require.Equal(t, []Summary{g.Summary()}, all)
+		require.Equal(t, []Summary{g.Summary()}, everything(t, ledger))
 	}
 }
 
@@ -80,14 +117,14 @@ func TestIDs(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, NoHolder, holder)
 	}
-	for _, bad := range []string{"", ".", "a", "a.", ".a", "/", "a/b.c", "a.b/c", "../x.y", "a.b/../../provider/oauth2/p"} {
+	for _, bad := range []string{"", ".", "a", "a.", ".a", "/", "a/b.c", "a.b/c", "../x.y", "a.b/../../provider/oauth2/p", "a..b", "a.b..c"} {
 		_, ok := HolderOf(bad)
 		require.False(t, ok, bad)
-		l, s := newLedger(t)
+		l, s := emptyLedger(t)
 		_, err := l.Get(t.Context(), bad)
 		require.ErrorIs(t, err, ErrGone)
 		require.NoError(t, s.Put(t.Context(), &logical.StorageEntry{Key: "provider/oauth2/p", Value: []byte("{}")}))
-		require.NoError(t, l.Remove(t.Context(), bad))
+		require.NoError(t, l.Remove(t.Context(), &Grant{ID: bad}))
 		require.Error(t, l.Record(t.Context(), &Grant{ID: bad}))
 		_, err = l.Update(t.Context(), bad, func(*Grant) error { return nil })
 		require.ErrorIs(t, err, ErrGone)
@@ -102,14 +139,15 @@ func FuzzIDs(f *testing.F) {
 	f.Add("a.b.c")
 	f.Add("../a.b")
 	f.Fuzz(func(t *testing.T, id string) {
-		key, err := keyOf(id)
-		if err != nil {
+		at, ok := placeOf(id)
+		if !ok {
 			return
 		}
-		require.True(t, strings.HasPrefix(key, StoragePrefix))
-		require.Equal(t, 2, strings.Count(key, "/"), "an id names one record of one holder")
-		holder, random, _ := strings.Cut(strings.TrimPrefix(key, StoragePrefix), "/")
-		require.Equal(t, id, holder+"."+random)
+		require.Equal(t, id, at.id(), "a place names one grant")
+		require.Equal(t, StoragePrefix, at.key()[:len(StoragePrefix)])
+		require.Equal(t, 4, strings.Count(at.key(), "/"), "an id names one record of one holder")
+		require.True(t, strings.HasPrefix(at.key(), holderFolder(at.holder)))
+		require.True(t, strings.HasPrefix(id, at.holder+"."))
 	})
 }
 
@@ -135,31 +173,30 @@ func FuzzDecode(f *testing.F) {
 }
 
 func TestAnUnreadableRecordDoesNotHideTheOthers(t *testing.T) {
-	_, s := newLedger(t)
+	_, s := emptyLedger(t)
+	broken, _ := placeOf("alice.broken")
 	for _, raw := range []string{`{`, `[]`, `null`, `7`, `{"id":5}`, `{}`, `{"id":"bob.x","holder":"bob"}`, `{"id":"alice.broken","holder":"alice and more than the id"}`} {
-		require.NoError(t, s.Put(t.Context(), &logical.StorageEntry{Key: StoragePrefix + "alice/broken", Value: []byte(raw)}))
+		require.NoError(t, s.Put(t.Context(), &logical.StorageEntry{Key: broken.key(), Value: []byte(raw)}))
 		l := NewLedger(s)
 		g := newGrant(t, "alice")
 		require.NoError(t, l.Record(t.Context(), g))
-		all, err := l.OfHolder(t.Context(), "alice")
-		require.NoError(t, err)
-		require.True(t, slices.ContainsFunc(all, func(s Summary) bool { return s.ID == g.ID }), raw)
+		require.NoError(t, l.Load(t.Context()))
+		require.True(t, slices.ContainsFunc(ofHolder(t, l, "alice"), func(s Summary) bool { return s.ID == g.ID }), raw)
 		require.Equal(t, []string{"alice.broken"}, l.Unreadable(), raw)
-		require.NoError(t, l.Remove(t.Context(), g.ID))
+		require.NoError(t, l.Remove(t.Context(), g))
 	}
 }
 
 func TestLoadingIsTriedAgain(t *testing.T) {
-	_, s := newLedger(t)
+	_, s := emptyLedger(t)
 	first := NewLedger(s)
 	g := newGrant(t, "alice")
 	require.NoError(t, first.Record(t.Context(), g))
 	l := NewLedger(s)
 	s.FailList(true)
-	_, err := l.Select(t.Context(), nil)
-	require.Error(t, err)
+	require.Error(t, l.Load(t.Context()))
 	s.FailList(false).FailGet(true)
-	_, err = l.Holders(t.Context())
+	_, err := l.Holders(t.Context())
 	require.Error(t, err)
 	require.False(t, l.Loaded())
 	s.FailGet(false)
@@ -169,7 +206,7 @@ func TestLoadingIsTriedAgain(t *testing.T) {
 }
 
 func TestUpdateIsOneStep(t *testing.T) {
-	l, _ := newLedger(t)
+	l, _ := emptyLedger(t)
 	g := newGrant(t, "alice")
 	require.NoError(t, l.Record(t.Context(), g))
 	var wg sync.WaitGroup
@@ -203,31 +240,31 @@ func TestNothingBringsBackTheDead(t *testing.T) {
 		"doom": func(l *Ledger, g *Grant) error {
 			return l.Doom(context.Background(), g, func(d *Doom) { d.Attempts++ })
 		},
-		"suspect": func(l *Ledger, g *Grant) error { l.Suspect(g.ID, noon); return nil },
+		"suspect": func(l *Ledger, g *Grant) error { l.Suspect(g.ID); return nil },
 		"flush":   func(l *Ledger, _ *Grant) error { return l.Flush(context.Background()) },
 		"load":    func(l *Ledger, _ *Grant) error { return l.Load(context.Background()) },
 	}
 	for name, f := range revive {
 		for _, adopted := range []bool{false, true} {
-			l, s := newLedger(t)
+			l, s := emptyLedger(t)
 			for range 50 {
 				g := newGrant(t, "alice")
 				if adopted {
-					l.Adopt(g)
+					l.adopt(g, nil)
 				} else {
 					require.NoError(t, l.Record(t.Context(), g))
 				}
 				var wg sync.WaitGroup
 				wg.Add(2)
 				go func() { defer wg.Done(); _ = f(l, g) }()
-				go func() { defer wg.Done(); require.NoError(t, l.Remove(context.Background(), g.ID)) }()
+				go func() { defer wg.Done(); require.NoError(t, l.Remove(context.Background(), g)) }()
 				wg.Wait()
 				_, err := l.Get(t.Context(), g.ID)
 				require.ErrorIs(t, err, ErrGone, name)
 			}
-			all, err := l.Select(t.Context(), nil)
-			require.NoError(t, err)
-			require.Empty(t, all, name)
+			require.Empty(t, everything(t, l), name)
+			require.Empty(t, l.Totals(), name)
+			require.Empty(t, dueAt(t, l, noon.Add(24*time.Hour)), name)
 			keys, err := logical.CollectKeys(t.Context(), s)
 			require.NoError(t, err)
 			require.Empty(t, keys, name)
@@ -236,39 +273,40 @@ func TestNothingBringsBackTheDead(t *testing.T) {
 }
 
 func TestAdoptedGrantsAreLikeAnyOther(t *testing.T) {
-	l, s := newLedger(t)
+	l, s := emptyLedger(t)
 	g := newGrant(t, "alice")
 	s.FailPut(true)
 	require.Error(t, l.Record(t.Context(), g))
 	_, err := l.Get(t.Context(), g.ID)
 	require.ErrorIs(t, err, ErrGone)
-	l.Adopt(g)
+	require.Error(t, l.Keep(t.Context(), g))
 	got, err := l.Get(t.Context(), g.ID)
 	require.NoError(t, err)
 	require.Equal(t, g, got)
 	require.NotSame(t, g, got, "what is handed out can be changed")
 	require.Error(t, l.Flush(t.Context()))
-	all, err := l.OfHolder(t.Context(), "alice")
-	require.NoError(t, err)
-	require.Len(t, all, 1)
+	require.Len(t, ofHolder(t, l, "alice"), 1)
+	require.Len(t, everything(t, l), 1)
 
 	s.FailPut(false)
 	require.NoError(t, l.Flush(t.Context()))
 	got, err = NewLedger(s).Get(t.Context(), g.ID)
 	require.NoError(t, err)
 	require.Equal(t, g, got)
-	require.NoError(t, l.Remove(t.Context(), g.ID))
+	require.NoError(t, l.Remove(t.Context(), g))
 	require.NoError(t, l.Flush(t.Context()))
 	_, err = l.Get(t.Context(), g.ID)
 	require.ErrorIs(t, err, ErrGone)
 }
 
 func TestFlushWritesWhatItCan(t *testing.T) {
-	l, s := newLedger(t)
-	broken := &Grant{ID: "no id", Holder: "no id"}
-	l.Adopt(broken)
-	g := newGrant(t, "alice")
-	l.Adopt(g)
+	l, s := emptyLedger(t)
+	broken, g := newGrant(t, "alice"), newGrant(t, "alice")
+	broken.Access.Details = json.RawMessage("{") // it cannot be encoded
+	require.Error(t, l.Keep(t.Context(), broken))
+	s.FailPut(true)
+	require.Error(t, l.Keep(t.Context(), g))
+	s.FailPut(false)
 	require.Error(t, l.Flush(t.Context()))
 	_, err := NewLedger(s).Get(t.Context(), g.ID)
 	require.NoError(t, err)
@@ -286,7 +324,7 @@ func TestDoom(t *testing.T) {
 		"all fails":     {func(s *logical.InmemStorage) { s.FailPut(true).FailGet(true) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, s := newLedger(t)
+			l, s := emptyLedger(t)
 			g := newGrant(t, "alice")
 			require.NoError(t, l.Load(t.Context()))
 			require.NoError(t, l.Record(t.Context(), g))
@@ -295,13 +333,11 @@ func TestDoom(t *testing.T) {
 			err := l.Doom(t.Context(), g, attempt)
 			require.Equal(t, c.durable, err == nil)
 			require.ErrorIs(t, l.Doom(t.Context(), gone, attempt), ErrGone)
-			all, err := l.Select(t.Context(), nil)
-			require.NoError(t, err)
-			require.Len(t, all, 1)
-			require.True(t, all[0].Doomed)
-			require.Equal(t, noon.Add(time.Minute), all[0].Next)
+			require.Equal(t, []Count{{Role: "r", Provider: "oauth2/p", Live: 1, Revocable: 1, Outbox: 1}}, l.Counts("alice"))
 
 			s.FailPut(false).FailGet(false)
+			require.Empty(t, dueAt(t, l, noon.Add(59*time.Second)))
+			require.Equal(t, []string{g.ID}, dueAt(t, l, noon.Add(time.Minute)))
 			require.NoError(t, l.Flush(t.Context()))
 			require.NoError(t, l.Doom(t.Context(), g, attempt))
 			got, err := NewLedger(s).Get(t.Context(), g.ID)
@@ -313,23 +349,25 @@ func TestDoom(t *testing.T) {
 }
 
 func TestSuspectedGrantsAreDue(t *testing.T) {
-	l, _ := newLedger(t)
+	l, _ := emptyLedger(t)
 	require.NoError(t, l.Load(t.Context()))
 	g := newGrant(t, "alice")
 	require.NoError(t, l.Record(t.Context(), g))
-	l.Suspect(g.ID, noon)
-	l.Suspect("alice.nobody", noon)
-	l.Suspect("", noon)
-	all, err := l.Select(t.Context(), func(s *Summary) bool { return s.Doomed && !s.Next.After(noon) })
-	require.NoError(t, err)
-	require.Len(t, all, 1)
+	l.Suspect(g.ID)
+	l.Suspect("alice.nobody")
+	l.Suspect("")
+	require.Equal(t, []string{g.ID}, dueAt(t, l, noon))
+	require.Equal(t, []string{g.ID}, dueAt(t, l, noon), "until it is dead or in the outbox")
 	got, err := l.Get(t.Context(), g.ID)
 	require.NoError(t, err)
 	require.Nil(t, got.Doom, "in memory only")
+	require.NoError(t, l.Doom(t.Context(), g, func(d *Doom) { d.Next = noon.Add(time.Minute) }))
+	require.Empty(t, dueAt(t, l, noon))
 }
 
 func TestLookup(t *testing.T) {
-	l, s := newLedger(t)
+	s := &logical.InmemStorage{}
+	l := NewLedger(s)
 	g := newGrant(t, "alice")
 	require.NoError(t, l.Record(t.Context(), g))
 	for _, l := range []*Ledger{l, NewLedger(s)} { // one that knows it, and one that has to read it first
@@ -343,58 +381,99 @@ func TestLookup(t *testing.T) {
 			require.False(t, known, id)
 		}
 	}
-	require.NoError(t, l.Remove(t.Context(), g.ID))
+	require.NoError(t, l.Remove(t.Context(), g))
 	_, known, err := l.Lookup(t.Context(), g.ID)
 	require.NoError(t, err)
 	require.False(t, known)
 }
 
-func TestTheIndexIsWhatStorageHolds(t *testing.T) {
-	// Many at once, while others load, list and invalidate; at the end the index,
-	// a fresh ledger and storage tell the same.
-	l, s := newLedger(t)
-	var wg sync.WaitGroup
-	for w := range 16 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for range 30 {
-				g := newGrant(t, []string{"alice", "bob", ""}[w%3])
-				require.NoError(t, l.Record(context.Background(), g))
-				switch rand.IntN(6) {
-				case 0:
-					require.NoError(t, l.Remove(context.Background(), g.ID))
-				case 1:
-					require.NoError(t, l.Doom(context.Background(), g, func(d *Doom) { d.Attempts++ }))
-				case 2:
-					_, err := l.Select(context.Background(), nil)
-					require.NoError(t, err)
-				case 3:
-					l.Invalidate()
-				case 4:
-					_, err := l.Holders(context.Background())
-					require.NoError(t, err)
-				}
-			}
-		}()
-	}
-	wg.Wait()
-	indexed, err := l.Select(t.Context(), nil)
-	require.NoError(t, err)
-	fresh, err := NewLedger(s).Select(t.Context(), nil)
-	require.NoError(t, err)
-	require.Equal(t, fresh, indexed)
-	keys, err := logical.CollectKeys(t.Context(), s)
-	require.NoError(t, err)
-	require.Len(t, keys, len(fresh))
+func TestInvalidatingKeepsWhatIsInMemoryOnly(t *testing.T) {
+	l, s := emptyLedger(t)
+	g := newGrant(t, "alice")
+	s.FailPut(true)
+	require.Error(t, l.Keep(t.Context(), g))
+	l.Invalidate()
+	require.Len(t, everything(t, l), 1)
+	require.Equal(t, []Count{{Role: "r", Provider: "oauth2/p", Live: 1, Revocable: 1}}, l.Counts("alice"))
 }
 
-func TestInvalidatingKeepsWhatIsInMemoryOnly(t *testing.T) {
-	l, _ := newLedger(t)
-	g := newGrant(t, "alice")
-	l.Adopt(g)
-	l.Invalidate()
-	all, err := l.Select(t.Context(), nil)
-	require.NoError(t, err)
-	require.Len(t, all, 1)
+func TestStorageInDoubtIsFoundOut(t *testing.T) {
+	one := []Count{{Role: "r", Provider: "oauth2/p", Live: 1, Revocable: 1}}
+	for name, c := range map[string]struct {
+		fail    func(l *Ledger, s *ambiguous, g *Grant) error
+		written bool
+		after   []Count // once it is found out
+	}{
+		"a record that was written": {func(l *Ledger, s *ambiguous, g *Grant) error {
+			return s.lying(true, func() error { return l.Record(context.Background(), g) })
+		}, false, one},
+		"a record that was not written": {func(l *Ledger, s *ambiguous, g *Grant) error {
+			return s.lying(false, func() error { return l.Record(context.Background(), g) })
+		}, false, nil},
+		"a removal that happened": {func(l *Ledger, s *ambiguous, g *Grant) error {
+			return s.lying(true, func() error { return l.Remove(context.Background(), g) })
+		}, true, nil},
+		"a removal that did not happen": {func(l *Ledger, s *ambiguous, g *Grant) error {
+			return s.lying(false, func() error { return l.Remove(context.Background(), g) })
+		}, true, one},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &ambiguous{}
+			l := NewLedger(s)
+			require.NoError(t, l.Load(t.Context()))
+			g := newGrant(t, "alice")
+			if c.written {
+				require.NoError(t, l.Record(t.Context(), g))
+			}
+			require.Error(t, c.fail(l, s, g))
+			require.Equal(t, one, l.Counts("alice"), "never too few")
+			require.NoError(t, l.Flush(t.Context()))
+			require.Equal(t, c.after, l.Counts("alice"))
+			require.NoError(t, l.Remove(t.Context(), g))
+			require.Empty(t, l.Counts("alice"))
+		})
+	}
+}
+
+// ambiguous is a storage whose writes of records fail, done or not.
+type ambiguous struct {
+	logical.InmemStorage
+	mu      sync.Mutex
+	lie, do bool
+}
+
+var errLost = errors.New("the answer was lost")
+
+func (a *ambiguous) lying(do bool, f func() error) error {
+	a.set(true, do)
+	defer a.set(false, false)
+	return f()
+}
+
+func (a *ambiguous) set(lie, do bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.lie, a.do = lie, do
+}
+
+// write does it, or not, and says so, or not.
+func (a *ambiguous) write(key string, f func() error) error {
+	a.mu.Lock()
+	lie, do := a.lie && strings.HasPrefix(key, StoragePrefix), a.do
+	a.mu.Unlock()
+	switch {
+	case lie && !do:
+		return errLost
+	case lie:
+		return errors.Join(f(), errLost)
+	}
+	return f()
+}
+
+func (a *ambiguous) Put(ctx context.Context, e *logical.StorageEntry) error {
+	return a.write(e.Key, func() error { return a.InmemStorage.Put(ctx, e) })
+}
+
+func (a *ambiguous) Delete(ctx context.Context, key string) error {
+	return a.write(key, func() error { return a.InmemStorage.Delete(ctx, key) })
 }

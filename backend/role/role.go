@@ -20,6 +20,14 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
+// Values of Sharing.
+const (
+	// SharingNone gives each request a child of its own.
+	SharingNone = "none"
+	// SharingEntity gives an entity's identical requests one child.
+	SharingEntity = "entity"
+)
+
 // Values of Actor.
 const (
 	// ActorNone names nobody: to the provider the subject itself asks.
@@ -72,9 +80,15 @@ type Role struct {
 
 	RequireRevocable bool `json:"require_revocable,omitempty"`
 
+	// Sharing is "" for SharingNone.
+	Sharing string `json:"sharing,omitempty"`
+
 	MaxGrantsPerEntity int `json:"max_grants_per_entity,omitempty"`
 	MaxIssueRate       int `json:"max_issue_rate,omitempty"`
 }
+
+// SharesByEntity reports whether one child serves an entity's identical requests.
+func (r *Role) SharesByEntity() bool { return r.Sharing == SharingEntity }
 
 // maxRate bounds max_issue_rate: each issue of the last minute is remembered.
 const maxRate = 1000
@@ -128,6 +142,12 @@ func (r *Role) validateMode() error {
 		return fault.New(fault.InvalidRequest, "actor=token needs actor_issuers: name whose actor tokens are trusted")
 	case len(r.ActorIssuers) > 0 && r.Actor != ActorToken:
 		return fault.New(fault.InvalidRequest, "actor_issuers say whose actor tokens are trusted, which needs actor=token")
+	case r.Sharing != "" && r.Sharing != SharingNone && r.Sharing != SharingEntity:
+		return fault.New(fault.InvalidRequest, "sharing must be none or entity")
+	case r.SharesByEntity() && r.Mode == provider.ModeForward:
+		return fault.New(fault.InvalidRequest, "sharing=entity contradicts mode=forward: a token that is handed on is one already")
+	case r.SharesByEntity() && r.SubjectSingleUse:
+		return fault.New(fault.InvalidRequest, "sharing=entity contradicts subject_single_use: no two requests would have the same subject token")
 	case r.Mode == provider.ModeForward && len(r.Audiences) == 0:
 		return fault.New(fault.InvalidRequest, "mode=forward needs audiences: without them a token would be handed on to anybody")
 	}

@@ -1,0 +1,252 @@
+package grant
+
+import (
+	"math"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+	"unique"
+)
+
+// Count is how many grants of a role and a provider a holder has.
+type Count struct {
+	Role, Provider string
+	// Live are those that are not known to be dead, Revocable those of them that
+	// something can kill, and Outbox those of these whose kill failed and is retried.
+	Live, Revocable, Outbox int
+}
+
+// index is what the ledger keeps in memory of the records. Invalidate replaces it
+// by another. Its lock is never held over storage.
+type index struct {
+	// run names the pages of this index in storage.
+	run string
+
+	mu      sync.Mutex
+	holders map[string][]Count
+	// outbox counts the grants in the outbox by the second since which they are.
+	outbox     map[int64]int
+	unreadable map[string]struct{}
+	scan       [buckets]progress
+	scanned    bool
+
+	agenda
+	live map[liveKey]*liveSet
+}
+
+// progress is how far the scan is in one bucket. It visits units, the shards of
+// the holders, in order; what lies before the unit that it is at has been counted.
+type progress struct {
+	done          bool
+	holder, shard string
+	// seen are the ids of the unit at hand that have been counted.
+	seen map[string]struct{}
+	// late are ids that were counted because they were written, before the scan came
+	// to them.
+	late map[string]struct{}
+}
+
+func newIndex(run string, room int) *index {
+	x := &index{
+		run: run, holders: map[string][]Count{}, outbox: map[int64]int{}, unreadable: map[string]struct{}{},
+		live: map[liveKey]*liveSet{}, agenda: newAgenda(room),
+	}
+	for i := range x.scan {
+		x.scan[i].late = map[string]struct{}{}
+	}
+	return x
+}
+
+// enter takes in a grant as it is on record now. before is as it was until now,
+// nil if it was not on record. It reports whether the agenda needs room.
+func (x *index) enter(g, before *Grant) (full bool) {
+	s := g.Summary()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	since, counted := x.surely(s.ID)
+	if !counted && before != nil && x.counted(s.ID) {
+		was := before.Summary()
+		since, counted = was.outboxSince(), true
+	}
+	if !counted {
+		x.count(&s, 1)
+		x.note(s.ID)
+	}
+	x.moveInOutbox(&s, since, s.outboxSince())
+	x.entries[s.ID] = entry{due: s.dueMilli(), since: s.outboxSince(), sure: true}
+	if s.Doomed {
+		delete(x.suspects, s.ID)
+	}
+	x.keepLive(&s)
+	return len(x.entries) > x.room
+}
+
+// standing reports whether the grant is counted for certain, without storage.
+func (x *index) standing(id string) (since int64, counted bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.surely(id)
+}
+
+// surely is standing for callers that hold mu. An entry that came back from a page
+// may be of a grant that died meanwhile.
+func (x *index) surely(id string) (since int64, counted bool) {
+	e, known := x.entries[id]
+	return e.since, known && e.sure
+}
+
+// leave forgets a grant that is gone. counted says that it was counted when it was
+// last on record, and since when it was in the outbox then.
+func (x *index) leave(s *Summary, since int64, counted bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if counted && x.counted(s.ID) {
+		x.moveInOutbox(s, since, 0)
+		x.count(s, -1)
+	}
+	x.dropLocked(s.ID)
+	p := &x.scan[bucketOf(s.Holder)]
+	delete(p.late, s.ID)
+	if set := x.live[liveKey{s.Holder, s.Role}]; set != nil {
+		delete(set.ids, s.ID)
+	}
+}
+
+// drop forgets the appointment of a grant that is gone.
+func (x *index) drop(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.dropLocked(id)
+}
+
+func (x *index) dropLocked(id string) {
+	delete(x.entries, id)
+	delete(x.suspects, id)
+}
+
+// counted reports whether a grant that is on record has been counted. The caller
+// holds mu.
+func (x *index) counted(id string) bool {
+	if x.scanned {
+		return true
+	}
+	at, ok := placeOf(id)
+	if !ok {
+		return false
+	}
+	p := &x.scan[at.bucket]
+	_, seen := p.seen[id]
+	_, late := p.late[id]
+	return seen || late || p.passed(at)
+}
+
+func (p *progress) passed(at place) bool {
+	return p.done || at.holder < p.holder || (at.holder == p.holder && at.shard < p.shard)
+}
+
+// note keeps in mind that a grant was counted, so that the scan does not count it
+// again. The caller holds mu.
+func (x *index) note(id string) {
+	at, ok := placeOf(id)
+	if x.scanned || !ok {
+		return
+	}
+	p := &x.scan[at.bucket]
+	switch {
+	case p.passed(at):
+	case at.holder == p.holder && at.shard == p.shard:
+		p.seen[id] = struct{}{}
+	default:
+		p.late[id] = struct{}{}
+	}
+}
+
+// count adds n grants like s. The caller holds mu.
+func (x *index) count(s *Summary, n int) {
+	counts := x.holders[s.Holder]
+	i := find(counts, s)
+	if i < 0 {
+		if counts == nil {
+			s.Holder = strings.Clone(s.Holder) // not the whole of what it was cut from
+		}
+		i = len(counts)
+		// The same few names need not be held by each holder.
+		counts = append(counts, Count{Role: unique.Make(s.Role).Value(), Provider: unique.Make(s.Provider).Value()})
+	}
+	counts[i].Live += n
+	if s.Revocable {
+		counts[i].Revocable += n
+	}
+	if counts[i].Live == 0 {
+		counts[i] = counts[len(counts)-1]
+		counts = counts[:len(counts)-1]
+	}
+	if len(counts) == 0 {
+		delete(x.holders, s.Holder)
+		return
+	}
+	x.holders[s.Holder] = counts
+}
+
+func find(counts []Count, s *Summary) int {
+	for i := range counts {
+		if counts[i].Role == s.Role && counts[i].Provider == s.Provider {
+			return i
+		}
+	}
+	return -1
+}
+
+// moveInOutbox notes since when a counted grant is in the outbox; zero is not in
+// it. The caller holds mu.
+func (x *index) moveInOutbox(s *Summary, from, to int64) {
+	counts := x.holders[s.Holder]
+	i := find(counts, s)
+	for _, move := range []struct {
+		since int64
+		n     int
+	}{{from, -1}, {to, 1}} {
+		if move.since == 0 || i < 0 {
+			continue
+		}
+		counts[i].Outbox += move.n
+		second := move.since / time.Second.Milliseconds()
+		if x.outbox[second] += move.n; x.outbox[second] == 0 {
+			delete(x.outbox, second)
+		}
+	}
+}
+
+// outboxSince is since when the grant is in the outbox, in milliseconds, or zero.
+func (s *Summary) outboxSince() int64 {
+	if !s.Doomed || !s.Revocable {
+		return 0
+	}
+	return max(1, s.Since.UnixMilli())
+}
+
+// dueMilli is when the grant is due, in milliseconds.
+func (s *Summary) dueMilli() int64 {
+	if due, ever := s.Due(); ever {
+		return due.UnixMilli()
+	}
+	return math.MaxInt64
+}
+
+// selectHolders returns the holders of which a count matches, ordered.
+func (x *index) selectHolders(match func(Count) bool) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []string
+	for holder, counts := range x.holders {
+		for _, c := range counts {
+			if match(c) {
+				out = append(out, holder)
+				break
+			}
+		}
+	}
+	sort.Strings(out)
+	return out
+}

@@ -1,0 +1,320 @@
+package grant
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// interleaved is a storage that lets the test do something around each list:
+// between two steps of the scan.
+type interleaved struct {
+	ambiguous
+	steps atomic.Pointer[chan chan struct{}]
+}
+
+func (s *interleaved) List(ctx context.Context, prefix string) ([]string, error) {
+	s.step()
+	names, err := s.ambiguous.List(ctx, prefix)
+	s.step()
+	return names, err
+}
+
+func (s *interleaved) step() {
+	if steps := s.steps.Load(); steps != nil {
+		done := make(chan struct{})
+		*steps <- done
+		<-done
+	}
+}
+
+// history is a ledger and what must be true of it: grants are those that live.
+type history struct {
+	*rapid.T
+	l      *Ledger
+	s      *interleaved
+	now    time.Time
+	made   int
+	grants map[string]*Grant
+}
+
+func (h *history) pick(name string) *Grant {
+	if len(h.grants) == 0 {
+		return nil
+	}
+	return h.grants[rapid.SampledFrom(slices.Sorted(maps.Keys(h.grants))).Draw(h.T, name)]
+}
+
+func (h *history) later(name string, atMost time.Duration) time.Time {
+	return h.now.Add(time.Duration(rapid.Int64Range(0, int64(atMost/time.Second)).Draw(h.T, name)) * time.Second)
+}
+
+func (h *history) record() {
+	h.made++
+	holder := rapid.SampledFrom([]string{"alice", "bob", "carol", NoHolder}).Draw(h.T, "holder")
+	g := &Grant{
+		// Few shards, so that the scan meets several records in one.
+		ID: fmt.Sprintf("%s.%x%031x", holder, rapid.IntRange(0, 2).Draw(h.T, "shard"), h.made), Holder: holder,
+		Role:     rapid.SampledFrom([]string{"r", "s"}).Draw(h.T, "role"),
+		Provider: "oauth2/p", IssuedAt: h.now, LeaseEnds: h.later("lease", time.Hour), ExpiresAt: h.later("expiry", 2*time.Hour),
+	}
+	if rapid.IntRange(0, 5).Draw(h.T, "kind") > 0 {
+		g.Handle = secret.New("h")
+	}
+	if h.lie(func() error { return h.l.Record(context.Background(), g) }) == nil {
+		h.grants[g.ID] = g
+		return
+	}
+	// The caller of a failed Record kills the token, or keeps the grant.
+	if rapid.Bool().Draw(h.T, "keep") {
+		_ = h.lie(func() error { return h.l.Keep(context.Background(), g) })
+		h.grants[g.ID] = g
+		return
+	}
+	require.NoError(h.T, h.l.Remove(context.Background(), g))
+}
+
+// lie sometimes lets storage fail, having done what it was told or not.
+func (h *history) lie(f func() error) error {
+	switch rapid.IntRange(0, 9).Draw(h.T, "storage") {
+	case 0:
+		return h.s.lying(true, f)
+	case 1:
+		return h.s.lying(false, f)
+	}
+	return f()
+}
+
+func (h *history) renew() {
+	g := h.pick("renewed")
+	if g == nil {
+		return
+	}
+	ends := h.later("renewal", time.Hour)
+	got, err := h.l.Update(context.Background(), g.ID, func(g *Grant) error { g.LeaseEnds = ends; return nil })
+	require.NoError(h.T, err)
+	h.grants[g.ID] = got
+}
+
+func (h *history) doom() {
+	g := h.pick("doomed")
+	if g == nil || g.Handle.Empty() {
+		return
+	}
+	next := h.later("next", 10*time.Minute)
+	doomed := g.clone()
+	mark := func(d *Doom) { d.Since, d.Next, d.Attempts = h.now, next, d.Attempts+1 }
+	if doomed.Doom == nil {
+		doomed.Doom = &Doom{}
+	}
+	mark(doomed.Doom)
+	_ = h.lie(func() error { return h.l.Doom(context.Background(), g, mark) })
+	h.grants[g.ID] = doomed
+}
+
+func (h *history) remove() {
+	g := h.pick("removed")
+	if g == nil {
+		return
+	}
+	for range rapid.IntRange(1, 2).Draw(h.T, "times") { // Vault repeats a revoke
+		if err := h.lie(func() error { return h.l.Remove(context.Background(), g) }); err != nil {
+			// Whoever wanted it tries again; what happened is found out.
+			require.NoError(h.T, h.l.Remove(context.Background(), g))
+		}
+	}
+	delete(h.grants, g.ID)
+}
+
+// ledger has very little memory, and does one thing at a time.
+func (h *history) ledger() *Ledger {
+	l := newLedger(h.s, 6, 1)
+	l.background = func(f func()) { f() }
+	return l
+}
+
+// restart is a crash once what was in memory only has been written.
+func (h *history) restart() {
+	require.NoError(h.T, h.l.Flush(context.Background()))
+	h.l = h.ledger()
+	steps, loaded := make(chan chan struct{}), make(chan error, 1)
+	if rapid.Bool().Draw(h.T, "busy") {
+		h.s.steps.Store(&steps)
+	}
+	go func() { loaded <- h.l.Load(context.Background()) }()
+	for {
+		select {
+		case done := <-steps:
+			h.write()
+			close(done)
+		case err := <-loaded:
+			h.s.steps.Store(nil)
+			require.NoError(h.T, err)
+			return
+		}
+	}
+}
+
+func (h *history) write() {
+	rapid.SampledFrom([]func(){func() {}, func() {}, h.record, h.renew, h.doom, h.remove}).Draw(h.T, "meanwhile")()
+}
+
+func (h *history) sweep() {
+	require.NoError(h.T, h.l.Flush(context.Background()))
+	want := []string{}
+	for id, g := range h.grants {
+		if s := g.Summary(); isDue(&s, h.now) {
+			want = append(want, id)
+		}
+	}
+	slices.Sort(want)
+	require.Equal(h.T, want, append([]string{}, dueAt(h.T, h.l, h.now)...), "all that is due and nothing else")
+	for _, id := range want {
+		if rapid.Bool().Draw(h.T, "killed") {
+			require.NoError(h.T, h.l.Remove(context.Background(), h.grants[id]))
+			delete(h.grants, id)
+		}
+	}
+}
+
+// check holds the counts against the truth. settled means that nothing is in doubt.
+func (h *history) check(settled bool) {
+	type key struct{ holder, role string }
+	want, got := map[key]Count{}, map[key]Count{}
+	for _, g := range h.grants {
+		c := want[key{g.Holder, g.Role}]
+		c.Live++
+		if !g.Handle.Empty() {
+			c.Revocable++
+			if g.Doom != nil {
+				c.Outbox++
+			}
+		}
+		want[key{g.Holder, g.Role}] = c
+	}
+	for _, holder := range []string{"alice", "bob", "carol", NoHolder} {
+		for _, c := range h.l.Counts(holder) {
+			require.Equal(h.T, "oauth2/p", c.Provider)
+			got[key{holder, c.Role}] = Count{Live: c.Live, Revocable: c.Revocable, Outbox: c.Outbox}
+		}
+	}
+	if settled {
+		require.Equal(h.T, want, got)
+		return
+	}
+	for k, c := range want {
+		require.GreaterOrEqual(h.T, got[k].Live, c.Live, "%v", k)
+		require.GreaterOrEqual(h.T, got[k].Revocable, c.Revocable, "%v", k)
+	}
+}
+
+// TestNothingIsMissedAndNothingComesEarly is a random life of a ledger with very
+// little memory, over a storage that fails at times, against a plain map.
+func TestNothingIsMissedAndNothingComesEarly(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := &history{T: t, s: &interleaved{}, now: noon, grants: map[string]*Grant{}}
+		h.l = h.ledger()
+		require.NoError(t, h.l.Load(context.Background()))
+		t.Repeat(map[string]func(*rapid.T){
+			"record": func(*rapid.T) { h.record() }, "record another": func(*rapid.T) { h.record() },
+			"renew": func(*rapid.T) { h.renew() }, "doom": func(*rapid.T) { h.doom() }, "remove": func(*rapid.T) { h.remove() },
+			"restart": func(*rapid.T) { h.restart() }, "sweep": func(*rapid.T) { h.sweep() },
+			"invalidate": func(*rapid.T) {
+				h.l.Invalidate()
+				require.NoError(t, h.l.Load(context.Background()))
+			},
+			"time": func(*rapid.T) { h.now = h.later("time", 30*time.Minute) },
+			"": func(*rapid.T) {
+				h.check(false)
+				require.NoError(t, h.l.Flush(context.Background()))
+				h.check(true)
+				h.walked()
+			},
+		})
+	})
+}
+
+// walked holds what is read from storage, from any place on, against the truth.
+func (h *history) walked() {
+	holder := rapid.SampledFrom([]string{"alice", NoHolder}).Draw(h.T, "walked")
+	want := []string{}
+	for id := range h.grants {
+		if strings.HasPrefix(id, holder+".") {
+			want = append(want, id)
+		}
+	}
+	slices.Sort(want)
+	after := ""
+	if len(want) > 0 && rapid.Bool().Draw(h.T, "from the middle") {
+		i := rapid.IntRange(0, len(want)-1).Draw(h.T, "after")
+		after, want = want[i], want[i+1:]
+	}
+	got := []string{}
+	require.NoError(h.T, h.l.Walk(context.Background(), holder, after, func(s *Summary) bool { got = append(got, s.ID); return true }))
+	require.Equal(h.T, want, got)
+}
+
+// TestCountsHoldUnderConcurrency lets many write while others load, list and
+// invalidate; at the end memory, a fresh ledger and storage tell the same.
+func TestCountsHoldUnderConcurrency(t *testing.T) {
+	s := &logical.InmemStorage{}
+	for range 100 {
+		require.NoError(t, NewLedger(s).Record(t.Context(), newGrant(t, "alice")))
+	}
+	l := newLedger(s, 50, scanParallel)
+	l.joinScan()
+	concurrently(8, func(w int) {
+		for i := range 24 {
+			g := newGrant(t, []string{"alice", "bob", ""}[w%3])
+			require.NoError(t, l.Record(context.Background(), g))
+			switch i % 6 {
+			case 0, 1:
+				concurrently(2, func(int) { require.NoError(t, l.Remove(context.Background(), g)) })
+			case 2:
+				require.NoError(t, l.Doom(context.Background(), g, func(d *Doom) { d.Attempts++ }))
+			case 3:
+				dueAt(t, l, noon.Add(10*time.Minute))
+			case 4:
+				if w == 0 {
+					l.Invalidate()
+				}
+			case 5:
+				_, err := l.Holders(context.Background())
+				require.NoError(t, err)
+			}
+		}
+	})
+	require.NoError(t, l.Load(t.Context()))
+	due := dueAt(t, l, noon.Add(24*time.Hour))
+	fresh := NewLedger(s) // which deletes the pages of the other
+	all := everything(t, fresh)
+	require.Equal(t, all, everything(t, l))
+	for _, holder := range []string{"alice", "bob", NoHolder} {
+		require.Equal(t, fresh.Counts(holder), l.Counts(holder), holder)
+	}
+	require.Len(t, due, len(all))
+}
+
+func concurrently(n int, f func(i int)) {
+	done := make(chan struct{})
+	for i := range n {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			f(i)
+		}()
+	}
+	for range n {
+		<-done
+	}
+}

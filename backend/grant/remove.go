@@ -1,0 +1,81 @@
+package grant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Remove forgets a grant whose token is dead. Forgetting one that is already
+// gone is no error.
+func (l *Ledger) Remove(ctx context.Context, g *Grant) error {
+	defer l.working()()
+	lock := l.lock(g.ID)
+	defer lock.Unlock()
+	at, ok := placeOf(g.ID)
+	if !ok {
+		return nil
+	}
+	since, counted, err := l.standing(ctx, g.ID)
+	if err != nil {
+		return err
+	}
+	if err := l.storage.Delete(ctx, at.key()); err != nil {
+		if counted {
+			l.doubt(g)
+		}
+		return fmt.Errorf("cannot delete a grant's record: %w", err)
+	}
+	s := g.Summary()
+	l.current().leave(&s, since, counted)
+	l.settle(g.ID)
+	return nil
+}
+
+// standing finds out whether a grant is counted. Storage is asked only if memory
+// does not know: the grant's appointment is on a page, or the grant is gone.
+func (l *Ledger) standing(ctx context.Context, id string) (since int64, counted bool, err error) {
+	x := l.current()
+	if since, counted = x.standing(id); counted {
+		return since, true, nil
+	}
+	g, err := l.counted(ctx, id)
+	switch {
+	case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable):
+		return 0, false, nil
+	case err != nil:
+		return 0, false, err
+	}
+	s := g.Summary()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return s.outboxSince(), x.counted(id), nil
+}
+
+// counted is a grant as the index has it, if the scan has come so far: as Get, and
+// also if storage left its record in doubt.
+func (l *Ledger) counted(ctx context.Context, id string) (*Grant, error) {
+	l.mu.RLock()
+	g := l.doubtful[id].clone()
+	l.mu.RUnlock()
+	if g != nil {
+		return g, nil
+	}
+	return l.Get(ctx, id)
+}
+
+// settle forgets what was in memory only.
+func (l *Ledger) settle(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.adopted, id)
+	delete(l.doubtful, id)
+}
+
+func (l *Ledger) doubt(g *Grant) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.doubtful[g.ID] == nil {
+		l.doubtful[g.ID] = g.clone()
+	}
+}

@@ -1,0 +1,279 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+)
+
+// Bounds of one kill of many, towards each provider.
+const (
+	// killParallel is how many revocations of one kill run at once.
+	killParallel = 32
+	// maxQueued is how many grants one kill reads ahead of its revocations.
+	maxQueued = 5000
+)
+
+// target is a grant that is to die, and why.
+type target struct {
+	grantSummary
+	cause string
+}
+
+// source finds the grants of a kill. It hands each to yield, which blocks while
+// too many of the same provider wait, and says with expect how many there may be.
+type source func(ctx context.Context, expect func(int), yield func(target)) error
+
+// walk is a source that reads the records of some holders.
+type walk struct {
+	ledger  *grant.Ledger
+	holders func(ctx context.Context) ([]string, error)
+	// concerns says which counts of theirs may hold something.
+	concerns func(grant.Count) bool
+	// matches is why a grant must die, or "".
+	matches func(*grantSummary) string
+}
+
+func (w walk) feed(ctx context.Context, expect func(int), yield func(target)) error {
+	holders, err := w.holders(ctx)
+	if err != nil {
+		return err
+	}
+	expected := 0
+	for _, holder := range holders {
+		for _, c := range w.ledger.Counts(holder) {
+			if w.concerns(c) {
+				expected += c.Live
+			}
+		}
+	}
+	expect(expected)
+	var problems error
+	for _, holder := range holders {
+		err := w.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
+			if cause := w.matches(s); cause != "" {
+				yield(target{grantSummary: *s, cause: cause})
+			}
+			return true
+		})
+		if problems == nil { // the others say the same
+			problems = err
+		}
+	}
+	return problems
+}
+
+// killRun is a kill of many that goes on whether or not somebody waits for it.
+type killRun struct {
+	done chan struct{}
+	now  func() time.Time
+
+	mu       sync.Mutex
+	count    tally
+	expired  int // of count, those that were merely forgotten
+	expected int // how many there may be, before all are found
+	found    int
+	walked   bool // all are found
+	// exposed is until when one that was found may be accepted somewhere, left until
+	// when one that was tried may be.
+	exposed, left exposure
+	// unrecorded is true if a failure is not in the outbox, failed why not all could
+	// be found; to be read when done.
+	unrecorded bool
+	failed     error
+}
+
+// tally is the count so far; what was not tried yet counts as pending. Before all
+// are found, the residual exposure is the longest that there can be.
+func (r *killRun) tally() tally {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.count
+	t.Pending = r.found - t.Revoked - t.ExpiryOnly
+	t.Residual = r.left.from(r.now())
+	switch {
+	case !r.walked:
+		// Nobody knows yet what else there is: more than too little.
+		t.Pending = max(1, t.Pending, r.expected-t.Revoked-t.ExpiryOnly)
+		t.Residual = max(endless, r.exposed.from(r.now()))
+	case !closed(r.done):
+		t.Residual = r.exposed.from(r.now())
+	}
+	return t
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait returns the count when the run is done, or when it has taken too long or
+// ctx has ended; complete says which.
+func (r *killRun) wait(ctx context.Context, atMost time.Duration) (t tally, complete bool) {
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+		return r.tally(), true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return r.tally(), false
+}
+
+// startKill kills the grants of a source, a bounded number at a time of each
+// provider: one that is slow or dead does not hold up the kills at the others, as
+// long as it does not have very many of them.
+func (b *broker) startKill(ctx context.Context, from source) *killRun {
+	ctx = context.WithoutCancel(ctx)
+	run := &killRun{done: make(chan struct{}), now: b.now}
+	go func() {
+		defer close(run.done)
+		queues := map[string]chan target{}
+		var all sync.WaitGroup
+		err := from(ctx, run.expect, func(t target) {
+			run.find(&t.grantSummary)
+			b.orders.queue(&t.grantSummary, 1)
+			queue := queues[t.Provider]
+			if queue == nil {
+				queue = make(chan target, maxQueued)
+				queues[t.Provider] = queue
+				all.Go(func() { b.killEach(ctx, queue, run) })
+			}
+			queue <- t
+		})
+		run.end(err)
+		for _, queue := range queues {
+			close(queue)
+		}
+		all.Wait()
+	}()
+	return run
+}
+
+// startThose is startKill of grants in memory: when it returns, they are queued.
+func (b *broker) startThose(ctx context.Context, targets []target) *killRun {
+	for i := range targets {
+		b.orders.queue(&targets[i].grantSummary, 1)
+	}
+	run := b.startKill(ctx, func(_ context.Context, _ func(int), yield func(target)) error {
+		for _, t := range targets {
+			yield(t)
+			b.orders.queue(&t.grantSummary, -1) // the run has it now
+		}
+		return nil
+	})
+	run.expect(len(targets))
+	return run
+}
+
+// killEach tries every grant of the queue once, at most killParallel at a time.
+func (b *broker) killEach(ctx context.Context, queue <-chan target, run *killRun) {
+	group := errgroup.Group{}
+	group.SetLimit(killParallel)
+	for t := range queue {
+		group.Go(func() error {
+			err := b.kill(ctx, t.ID, t.cause)
+			b.orders.queue(&t.grantSummary, -1)
+			run.settle(t, err)
+			return nil
+		})
+	}
+	_ = group.Wait()
+}
+
+func (r *killRun) expect(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expected = n
+}
+
+func (r *killRun) find(s *grantSummary) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.found++
+	r.exposed.add(s)
+}
+
+func (r *killRun) end(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.walked, r.failed = true, err
+}
+
+// settle notes what became of one grant.
+func (r *killRun) settle(t target, failed error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unrecorded = r.unrecorded || errors.Is(failed, errUnrecorded)
+	if failed != nil || t.SelfContained || !t.Revocable {
+		r.left.add(&t.grantSummary)
+	}
+	switch {
+	case failed != nil:
+		return
+	case t.Revocable:
+		r.count.Revoked++
+	default:
+		r.count.ExpiryOnly++
+	}
+	if t.cause == causeExpired {
+		r.expired++
+	}
+}
+
+// forgotten is how many had expired and were merely forgotten.
+func (r *killRun) forgotten() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.expired
+}
+
+// exposure is until when one of some tokens may be accepted somewhere.
+type exposure struct {
+	until   time.Time
+	endless bool // the end of one is not known
+}
+
+func (e *exposure) add(s *grantSummary) {
+	e.endless = e.endless || s.ExpiresAt.IsZero()
+	if s.ExpiresAt.After(e.until) {
+		e.until = s.ExpiresAt
+	}
+}
+
+// endless stands in the exposure for a token whose end nobody knows: no provider
+// is believed a longer one.
+const endless = 10 * 365 * 24 * time.Hour
+
+func (e exposure) from(now time.Time) time.Duration {
+	if e.endless {
+		return max(endless, e.until.Sub(now))
+	}
+	return max(0, e.until.Sub(now))
+}
+
+// tally counts what a kill of many did.
+type tally struct {
+	Revoked, Pending, ExpiryOnly int
+	// Residual is for how long one of these tokens may still be accepted
+	// somewhere: because nothing can kill it, because it is verified offline, or
+	// because its kill is still pending.
+	Residual time.Duration
+}
+
+func (t tally) data() map[string]any {
+	return map[string]any{
+		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly,
+		"residual_exposure_seconds": int64((t.Residual + time.Second - 1) / time.Second),
+	}
+}

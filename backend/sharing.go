@@ -1,0 +1,290 @@
+package backend
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// With sharing=entity one child serves one entity's identical requests. Each of them
+// gets a lease of its own, whose share is on the grant's record; the child dies with
+// the last of them. The shares are a set, so Vault may repeat the end of a lease.
+//
+// Which children can be joined is in memory only, together with their tokens: after
+// a restart the next request mints anew, and the shares on record still end the
+// former child. A grant whose child can be joined is changed under its share's lock
+// alone, from the copy in memory: that saves a read of storage on every request
+// ("sharing=entity" of make bench).
+
+const (
+	// maxShares bounds the shares of one child, and so the size of its record.
+	maxShares = 256
+	// maxShared bounds how many children can be joined, and so what they hold in memory.
+	maxShared = 4096
+	// maxJoins bounds how often a request finds a child that ends before it joined;
+	// then it gets one of its own.
+	maxJoins = 5
+)
+
+var (
+	// errShareOver means that a child cannot be joined any more.
+	errShareOver = errors.New("the shared token cannot be joined any more")
+	// errLastShare means that nobody is left to whom the child belongs.
+	errLastShare = errors.New("the last share of the token has ended")
+)
+
+// sharedChild is a child that further requests may join.
+type sharedChild struct {
+	key, id    string
+	child      *provider.Child
+	unverified []string
+
+	mu     sync.Mutex // over storage, never over a provider's call
+	grant  *grant.Grant
+	closed bool
+}
+
+// change alters the grant as one step towards all others who share it.
+func (s *sharedChild) change(ctx context.Context, ledger *grant.Ledger, edit func(*grant.Grant) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errShareOver
+	}
+	after := s.grant.Clone()
+	if err := edit(after); err != nil {
+		s.closed = errors.Is(err, errLastShare)
+		return err
+	}
+	if err := ledger.Rewrite(ctx, s.grant, after); err != nil {
+		return err
+	}
+	s.grant = after
+	return nil
+}
+
+// close keeps everybody from joining, and waits for who is joining now.
+func (s *sharedChild) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+}
+
+// shares are the children that can be joined. It is safe for concurrent use.
+type shares struct {
+	flights singleflight.Group
+
+	mu    sync.Mutex
+	byKey map[string]*sharedChild
+	byID  map[string]*sharedChild
+}
+
+func newShares() *shares {
+	return &shares{byKey: map[string]*sharedChild{}, byID: map[string]*sharedChild{}}
+}
+
+// find is the child for key that lives at least until; nil if there is none.
+func (h *shares) find(key string, until time.Time) *sharedChild {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.byKey[key]
+	if s == nil || !s.child.ExpiresAt.IsZero() && s.child.ExpiresAt.Before(until) {
+		return nil
+	}
+	return s
+}
+
+func (h *shares) of(id string) *sharedChild {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.byID[id]
+}
+
+// put lets others join s. What it takes the place of cannot be joined any more.
+func (h *shares) put(s *sharedChild) {
+	h.mu.Lock()
+	former := h.byKey[s.key]
+	if former == nil && len(h.byKey) >= maxShared {
+		for _, former = range h.byKey {
+			break
+		}
+	}
+	if former != nil {
+		h.forgetLocked(former)
+	}
+	h.byKey[s.key], h.byID[s.id] = s, s
+	h.mu.Unlock()
+	if former != nil {
+		former.close()
+	}
+}
+
+func (h *shares) forgetLocked(s *sharedChild) {
+	delete(h.byID, s.id)
+	if h.byKey[s.key] == s {
+		delete(h.byKey, s.key)
+	}
+}
+
+// close keeps everybody from joining the grant's child: it is to die.
+func (h *shares) close(id string) {
+	h.mu.Lock()
+	s := h.byID[id]
+	if s != nil {
+		h.forgetLocked(s)
+	}
+	h.mu.Unlock()
+	if s != nil {
+		s.close()
+	}
+}
+
+// closeAll is for when another node has changed the records.
+func (h *shares) closeAll() {
+	h.mu.Lock()
+	all := maps.Clone(h.byID)
+	h.mu.Unlock()
+	for id := range all {
+		h.close(id)
+	}
+}
+
+// shareKey tells identical requests by everything that decides what the child is,
+// and on whose behalf. "" is for a request that shares with nobody.
+func (d *decided) shareKey() (string, error) {
+	if !d.role.SharesByEntity() || d.caller.EntityID == "" || len(d.ask.proofs) > 0 {
+		return "", nil
+	}
+	tokens := sha256.Sum256([]byte(d.ask.subjectToken.Reveal() + "\n" + d.ask.actorToken.Reveal()))
+	key, err := json.Marshal([]any{
+		d.caller.EntityID, d.role.name, d.role.Mode, d.role.Parameters, d.provider.ref, d.provider.pinned.Account,
+		values(d.Access), tokens[:],
+	})
+	return string(key), err
+}
+
+// share serves a request by a child that the entity's identical requests share, and
+// mints one where there is none that lives long enough. Requests that come together
+// wait for one mint.
+func (b *broker) share(ctx context.Context, d *decided, key string) (*logical.Response, error) {
+	for range maxJoins {
+		s := b.shares.find(key, b.now().Add(d.Lifetime.TTL))
+		if s == nil {
+			var err error
+			if s, err = b.mintShared(ctx, d, key); err != nil {
+				return nil, err
+			}
+		}
+		resp, err := b.join(ctx, d, s)
+		if !errors.Is(err, errShareOver) {
+			return resp, err
+		}
+		b.shares.close(s.id) // if it is full, the next one is another
+	}
+	return b.alone(ctx, d)
+}
+
+// mintShared mints once for all who ask for the same at the same time.
+func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*sharedChild, error) {
+	minted := b.shares.flights.DoChan(key+d.Lifetime.TTL.String(), func() (any, error) {
+		// Nobody's hanging up takes the child from the others.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+		defer cancel()
+		child, g, unverified, err := b.mintGrant(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		s := &sharedChild{key: key, id: g.ID, child: child, grant: g, unverified: unverified}
+		b.shares.put(s)
+		return s, nil
+	})
+	select {
+	case result := <-minted:
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		return result.Val.(*sharedChild), nil
+	case <-ctx.Done():
+		return nil, fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
+	}
+}
+
+// join gives the request a lease of its own on the child.
+func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical.Response, error) {
+	now := b.now()
+	joined := *d
+	decision := *d.Decision
+	joined.Decision = &decision
+	joined.Lifetime = d.Lifetime.Until(now, s.child.ExpiresAt, "token")
+	if joined.Lifetime.TTL < time.Second {
+		return nil, errShareOver
+	}
+	share, ends := rand.Text(), now.Add(joined.Lifetime.TTL)
+	ctx = context.WithoutCancel(ctx)
+	var g *grant.Grant
+	err := s.change(ctx, b.ledger, func(changed *grant.Grant) error {
+		if len(changed.Shares) >= maxShares {
+			return errShareOver
+		}
+		changed.SetShare(share, ends)
+		g = changed
+		return nil
+	})
+	if errors.Is(err, errShareOver) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	if err := b.stillServed(ctx, d, g); err != nil {
+		return nil, errors.Join(err, b.endShare(ctx, g.ID, share))
+	}
+	b.meters.joined.WithLabelValues(g.Provider, g.Role).Inc()
+	resp := b.answerChild(&joined, s.child, g, s.unverified)
+	resp.Secret.InternalData["share"] = share
+	return resp, nil
+}
+
+// endShare ends one lease's share, and the child with the last one.
+func (b *broker) endShare(ctx context.Context, id, share string) error {
+	err := b.changeShared(ctx, id, func(g *grant.Grant) error {
+		g.EndShare(share)
+		if len(g.Shares) == 0 {
+			return errLastShare
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, grant.ErrGone):
+		return nil
+	case errors.Is(err, errLastShare):
+		return b.kill(ctx, id, causeLeaseEnded)
+	case err != nil:
+		return storageFault(err)
+	}
+	return nil
+}
+
+// changeShared alters a grant's record, by way of what is in memory of it if its
+// child can be joined.
+func (b *broker) changeShared(ctx context.Context, id string, edit func(*grant.Grant) error) error {
+	if s := b.shares.of(id); s != nil {
+		if err := s.change(ctx, b.ledger, edit); !errors.Is(err, errShareOver) {
+			return err
+		}
+	}
+	_, err := b.ledger.Update(ctx, id, edit)
+	return err
+}
