@@ -212,10 +212,8 @@ func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*share
 	})
 	select {
 	case result := <-minted:
-		if result.Err != nil {
-			return nil, result.Err
-		}
-		return result.Val.(*sharedChild), nil
+		s, _ := result.Val.(*sharedChild) // none beside an error
+		return s, result.Err
 	case <-ctx.Done():
 		return nil, fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
 	}
