@@ -99,11 +99,7 @@ func (b *broker) verifyFrom(ctx context.Context, field string, trusted []string,
 			issuers = append(issuers, i)
 		}
 	}
-	i, err := subject.PickIssuer(raw, issuers)
-	if err != nil {
-		return nil, err
-	}
-	token, err := i.Verify(ctx, raw, b.now())
+	token, err := subject.VerifyFrom(ctx, raw, issuers, b.now())
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,9 @@ import (
 
 const (
 	// maxShares bounds the shares of one child, and so the size of its record.
-	maxShares = 256
+	maxShares = 128
+	// shareLength keeps the shares of one child apart: 60 bits.
+	shareLength = 12
 	// maxShared bounds how many children can be joined, and so what they hold in memory.
 	maxShared = 4096
 	// maxJoins bounds how often a request finds a child that ends before it joined;
@@ -229,7 +231,7 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 	if joined.Lifetime.TTL < time.Second {
 		return nil, errShareOver
 	}
-	share, ends := rand.Text(), now.Add(joined.Lifetime.TTL)
+	share, ends := rand.Text()[:shareLength], now.Add(joined.Lifetime.TTL)
 	ctx = context.WithoutCancel(ctx)
 	var g *grant.Grant
 	err := s.change(ctx, b.ledger, func(changed *grant.Grant) error {

@@ -89,9 +89,11 @@ type Grant struct {
 	LeaseEnds time.Time `json:"lease_ends"`
 	MaxLease  time.Time `json:"max_lease"`
 
-	// Shares are the leases that share the token, with each one's end; nil for a
-	// token of one lease. LeaseEnds is then the last of them.
-	Shares map[string]time.Time `json:"shares,omitempty"`
+	// Shares are the leases that share the token, with each one's end in Unix
+	// milliseconds; nil for a token of one lease. LeaseEnds is then the last of them.
+	// Numbers, because every lease that is added writes all of them
+	// (BenchmarkIssue/sharing).
+	Shares map[string]int64 `json:"shares,omitempty"`
 
 	Class         provider.Class `json:"class"`
 	SelfContained bool           `json:"self_contained,omitempty"`
@@ -152,9 +154,9 @@ func HolderOf(id string) (string, bool) {
 // SetShare notes a lease that shares the token, or its new end.
 func (g *Grant) SetShare(share string, ends time.Time) {
 	if g.Shares == nil {
-		g.Shares = map[string]time.Time{}
+		g.Shares = map[string]int64{}
 	}
-	g.Shares[share] = ends
+	g.Shares[share] = ends.UnixMilli()
 	g.endWithShares()
 }
 
@@ -166,14 +168,12 @@ func (g *Grant) EndShare(share string) {
 }
 
 func (g *Grant) endWithShares() {
-	var last time.Time
+	var last int64
 	for _, ends := range g.Shares {
-		if ends.After(last) {
-			last = ends
-		}
+		last = max(last, ends)
 	}
-	if !last.IsZero() {
-		g.LeaseEnds = last
+	if last > 0 {
+		g.LeaseEnds = time.UnixMilli(last).UTC()
 	}
 }
 

@@ -326,7 +326,7 @@ func TestReadingAnAnswerIsLinear(t *testing.T) {
 		body := fill(piece)
 		start := time.Now()
 		_ = seeTokensIn(body)
-		_, _ = parseAnswer(body, bearerAlone)
+		_, _ = parseAnswer(body, seeTokensIn(body), bearerAlone)
 		_, _ = parseIntrospection(body)
 		_ = errorCode(body)
 		require.Less(t, time.Since(start), 5*time.Second, piece)

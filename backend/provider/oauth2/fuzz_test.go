@@ -45,7 +45,7 @@ func FuzzTokenResponse(f *testing.F) {
 		if code := errorCode(body); len(code) > 64 || !printable(code) {
 			t.Fatalf("a server's text as error code: %q", code)
 		}
-		a, err := parseAnswer(body, bearerAlone)
+		a, err := parseAnswer(body, seeTokensIn(body), bearerAlone)
 		if err != nil {
 			if len(err.Error()) > 200 {
 				t.Fatalf("a server's text in %q", err)
@@ -88,7 +88,7 @@ func FuzzExchangeAnswer(f *testing.F) {
 		}
 		for _, wanted := range []string{typeAccessToken, idToken, typeRefreshToken, ""} {
 			x := &exchanging{p: p, wanted: wanted}
-			a, err := parseAnswer(body, x.judgeTypes)
+			a, err := parseAnswer(body, seeTokensIn(body), x.judgeTypes)
 			switch {
 			case err != nil && len(err.Error()) > 200:
 				t.Fatalf("a server's text in %q", err)

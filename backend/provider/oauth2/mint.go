@@ -221,7 +221,7 @@ func (p *Provider) lookOnce(ctx context.Context, child *provider.Child) error {
 // token_type.
 func (p *Provider) read(got reply, judgeType typeJudge) (*provider.Child, answer, error) {
 	child := p.childOf(got)
-	a, err := parseAnswer(got.body, judgeType)
+	a, err := parseAnswer(got.body, got.tokens, judgeType)
 	a.proof = got.proof
 	if err == nil {
 		err = p.checkType(a.tokenType, got.proof)

@@ -162,9 +162,9 @@ var (
 	errLifetimeLong = errors.New("the provider's expires_in is longer than 10 years")
 )
 
-// parseAnswer judges the body of a success strictly. Its errors are texts for
-// the caller.
-func parseAnswer(body []byte, judgeType typeJudge) (answer, error) {
+// parseAnswer judges the body of a success, of which tokens were seen, strictly. Its
+// errors are texts for the caller.
+func parseAnswer(body []byte, tokens seen, judgeType typeJudge) (answer, error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(body, &members); err != nil || members == nil {
 		return answer{}, errNoObject
@@ -174,7 +174,7 @@ func parseAnswer(body []byte, judgeType typeJudge) (answer, error) {
 	if a.accessToken, err = stringMember(members[memberAccess]); err != nil || a.accessToken == "" {
 		return a, errNoToken
 	}
-	if tokens := seeTokensIn(body); len(tokens.access) > 1 {
+	if len(tokens.access) > 1 {
 		return a, errTwoTokens
 	}
 	if len(a.accessToken) > maxToken || !printable(a.accessToken) {
