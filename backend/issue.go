@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
@@ -36,6 +37,10 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	if !d.Allowed() {
 		return nil, d.Refusals[0]
 	}
+	// A provider that is down costs nobody a place in a quota, nor a write.
+	if err := d.provider.gate.mayMint(b.now()); err != nil {
+		return nil, b.spared(d.provider, err)
+	}
 	// The id comes before the mint, so that a provider can name the child by it.
 	id, err := grant.NewID(d.caller.EntityID)
 	if err != nil {
@@ -46,12 +51,17 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 		return nil, err
 	}
 	defer release()
+	at, err := d.provider.gate.waitMint(ctx, b.now, d.provider.settings.patience())
+	if err != nil {
+		return nil, b.spared(d.provider, err)
+	}
+	defer at.leave()
 	leave, err := b.admit(ctx, d.provider)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	child, err := b.mintOnce(ctx, d, id)
+	child, err := b.mintOnce(ctx, d, id, at)
 	if child == nil {
 		return nil, err
 	}
@@ -80,6 +90,12 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	return b.answerChild(d, child, g, unverified), nil
 }
 
+// spared counts a mint that its provider was not asked for, and returns err.
+func (b *broker) spared(p *openProvider, err error) error {
+	b.meters.spared.WithLabelValues(p.ref).Inc()
+	return err
+}
+
 // admit lets a mint begin. Until leave the provider can neither be deleted nor
 // become another account: whatever the mint brings can then also be killed.
 func (b *broker) admit(ctx context.Context, p *openProvider) (leave func(), err error) {
@@ -88,7 +104,7 @@ func (b *broker) admit(ctx context.Context, p *openProvider) (leave func(), err 
 		return nil, fault.New(fault.TemporarilyUnavailable, "the provider is being changed: try again")
 	}
 	now, err := b.providers.mustOpen(ctx, p.ref)
-	if err == nil && now.pinned.Account != p.pinned.Account {
+	if err == nil && (now.pinned.Account != p.pinned.Account || now.settings.Disabled && !p.settings.Disabled) {
 		err = fault.New(fault.TemporarilyUnavailable, "the provider has been changed: try again")
 	}
 	if err != nil {
@@ -100,30 +116,28 @@ func (b *broker) admit(ctx context.Context, p *openProvider) (leave func(), err 
 
 // mintOnce mints, and uses up the subject token where the role wants that: before
 // the provider is called, and taken back only when surely nothing was minted.
-func (b *broker) mintOnce(ctx context.Context, d *decided, id string) (*provider.Child, error) {
+func (b *broker) mintOnce(ctx context.Context, d *decided, id string, at *place) (*provider.Child, error) {
 	if d.role.policy.Subject == nil || !d.role.policy.Subject.SingleUse {
-		return b.mint(ctx, d, id)
+		return b.mint(ctx, d, id, at)
 	}
 	release, err := b.used.use(ctx, d.subject)
 	if err != nil {
 		return nil, err
 	}
-	child, err := b.mint(ctx, d, id)
+	child, err := b.mint(ctx, d, id, at)
 	if child == nil && !errors.Is(err, provider.ErrAnswerLost) && fault.CodeOf(err) != fault.ProviderViolation {
 		release(context.WithoutCancel(ctx))
 	}
 	return child, err
 }
 
-// mint asks the provider. A caller who hangs up does not cut the call short: the
-// answer may hold a token that somebody has to kill.
-func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Child, error) {
+// mint asks the provider, at the place that it has got for that. A caller who hangs up
+// does not cut the call short: the answer may hold a token that somebody has to kill.
+func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*provider.Child, error) {
 	p := d.provider
-	if err := p.gate.waitMint(ctx, b.now()); err != nil {
-		return nil, err
-	}
 	mintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
+	mintCtx, exchanges := httpclient.Watch(mintCtx)
 	started := time.Now()
 	child, err := d.call(mintCtx, provider.Request{
 		Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id, Identity: identity(d.caller),
@@ -131,6 +145,9 @@ func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Chi
 	})
 	b.meters.call(p.ref, callMint, started, err)
 	p.gate.heed(callMint, b.now(), err)
+	if until := at.end(outcomeOf(exchanges, err), b.now()); !until.IsZero() {
+		b.Logger().Warn("the provider does not answer: it is not asked for new tokens until then", "provider", p.ref, "until", until, "error", err)
+	}
 	switch {
 	case child != nil && isParentSecret(p.parent, child.Token):
 		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
@@ -146,6 +163,21 @@ func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Chi
 		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "provider", p.ref, "role", d.role.name, "error", err)
 	}
 	return child, err
+}
+
+// outcomeOf is what a mint's exchanges and its end tell of whether the provider
+// answers. It is learnt at the transport, so that it holds for every type alike, and a
+// request that failed before anything was sent cannot pass for an answer.
+func outcomeOf(t *httpclient.Tally, err error) outcome {
+	switch {
+	case err == nil:
+		return answered
+	case t.Unanswered():
+		return unanswered
+	case t.Answered():
+		return answered
+	}
+	return notAsked
 }
 
 // call asks the provider in the role's mode.
