@@ -29,8 +29,8 @@ func (b *breaker) fail(t require.TestingT, now time.Time) {
 func TestRestsDoubleUpToABound(t *testing.T) {
 	b, now := steadyBreaker(), time.Now()
 	b.fail(t, now)
-	for _, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
-		require.Equal(t, want*time.Second, b.until.Sub(now))
+	for _, want := range []int{1, 2, 4, 8, 16, 30, 30} {
+		require.Equal(t, time.Duration(want)*time.Second, b.until.Sub(now))
 		require.True(t, b.refuses(b.until.Add(-time.Nanosecond)))
 		now = b.until
 		trial, ok := b.admit(now)
