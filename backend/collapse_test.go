@@ -257,12 +257,32 @@ func TestWhoWaitsIsToldAtOnceThatTheProviderDoesNotAnswer(t *testing.T) {
 	}
 	within(t, func() {
 		for range 500 {
-			err := <-ends
-			// A few may have got the places of those that failed before the last one.
-			if err != nil {
-				requireUnavailable(t, err, "not answering")
-			}
+			requireUnavailable(t, <-ends, "not answering")
 		}
+	})
+}
+
+func TestThePlaceOfAnUnansweredCallIsWithheldUntilMoreIsKnown(t *testing.T) {
+	for name, o := range map[string]outcome{"an answer": answered, "nothing was sent": notAsked} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate()
+			places := occupy(t, g)
+			ends := waiters(t.Context(), t, g, 3, time.Hour)
+			places[0].end(unanswered, time.Now())
+			places[1].end(unanswered, time.Now())
+			require.Equal(t, gateState{waiting: 3, minting: maxMinting - 2}, g.state())
+			places[2].end(o, time.Now())
+			for range 3 {
+				require.NoError(t, <-ends)
+			}
+		})
+	}
+	t.Run("no other call is under way", func(t *testing.T) {
+		g := newGate()
+		p, err := g.waitMint(t.Context(), time.Now, promptly)
+		require.NoError(t, err)
+		p.end(unanswered, time.Now())
+		require.Equal(t, gateState{}, g.state())
 	})
 }
 

@@ -33,6 +33,7 @@ type gate struct {
 	answering  context.Context
 	unanswered context.CancelFunc
 	queued     int // mints that wait for a place
+	withheld   int // places that nobody has and nobody gets yet
 	// pauses are until when the provider asked to be left alone, by what it was
 	// asked then: a token endpoint under load must not hold up revocations.
 	pauses  map[string]time.Time

@@ -149,22 +149,32 @@ func (p *place) end(o outcome, now time.Time) (restsUntil time.Time) {
 		return time.Time{}
 	}
 	p.given = true
-	<-p.gate.places
 	return p.gate.note(p.ticket, o, now)
 }
 
 // leave gives the place back of whoever did not come to call.
 func (p *place) leave() { p.end(notAsked, time.Time{}) }
 
+// note ends a call. The place of one that went unanswered is withheld until another
+// call tells whether that was an accident: whoever has waited as long as the provider
+// was silent must not then wait for it as long again.
 func (g *gate) note(t ticket, o outcome, now time.Time) (restsUntil time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.breaker.end(t, o, now) {
-		return time.Time{}
+	if g.breaker.end(t, o, now) {
+		g.unanswered() // whoever waits is told at once
+		g.answering, g.unanswered = context.WithCancel(context.Background())
+		restsUntil = g.breaker.until
 	}
-	g.unanswered() // whoever waits is told at once
-	g.answering, g.unanswered = context.WithCancel(context.Background())
-	return g.breaker.until
+	g.withheld++
+	others := len(g.places) > g.withheld
+	if o == unanswered && restsUntil.IsZero() && others {
+		return restsUntil
+	}
+	for ; g.withheld > 0; g.withheld-- {
+		<-g.places
+	}
+	return restsUntil
 }
 
 // mend lets calls through again: an operator has seen to the provider.
@@ -183,5 +193,5 @@ type gateState struct {
 func (g *gate) state() gateState {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return gateState{waiting: g.queued, minting: len(g.places), restsUntil: g.breaker.until}
+	return gateState{waiting: g.queued, minting: len(g.places) - g.withheld, restsUntil: g.breaker.until}
 }
