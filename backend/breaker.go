@@ -3,6 +3,8 @@ package backend
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 )
 
 const (
@@ -22,6 +24,21 @@ const (
 	answered                  // whatever the answer was
 	unanswered                // no connection, no answer in time, or a 5xx
 )
+
+// outcomeOf is what a mint's exchanges and its end tell of whether the provider
+// answers. It is learnt at the transport, so that it holds for every type alike, and a
+// request that failed before anything was sent cannot pass for an answer.
+func outcomeOf(t *httpclient.Tally, err error) outcome {
+	switch {
+	case err == nil:
+		return answered
+	case t.Unanswered():
+		return unanswered
+	case t.Answered():
+		return answered
+	}
+	return notAsked
+}
 
 // breaker is the circuit breaker of one provider's mints: after maxFailures calls in
 // a row without an answer it refuses all, for a while; then it lets one through, whose

@@ -165,21 +165,6 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*p
 	return child, err
 }
 
-// outcomeOf is what a mint's exchanges and its end tell of whether the provider
-// answers. It is learnt at the transport, so that it holds for every type alike, and a
-// request that failed before anything was sent cannot pass for an answer.
-func outcomeOf(t *httpclient.Tally, err error) outcome {
-	switch {
-	case err == nil:
-		return answered
-	case t.Unanswered():
-		return unanswered
-	case t.Answered():
-		return answered
-	}
-	return notAsked
-}
-
 // call asks the provider in the role's mode.
 func (d *decided) call(ctx context.Context, r provider.Request) (*provider.Child, error) {
 	switch p := d.provider.Provider; d.role.Mode {

@@ -23,7 +23,9 @@ const (
 	slowness       = 5 * time.Second
 	crowdedTimeout = 10 * time.Second // of the provider, the default
 	margin         = 8 * time.Second  // less than a second call would take
-	crowdMemory    = 128 << 20
+	// Most of it is what the plugin protocol holds of 2,000 requests at once, whatever
+	// becomes of them, about 45 KiB each.
+	crowdMemory    = 160 << 20
 	quickGrants    = 100
 	spareGrants    = 20
 	callsWhileDown = 500
