@@ -17,14 +17,23 @@ import (
 const maxRevoking = 64
 
 // gate paces the calls to one provider: its rate limit, with revocations before
-// mints; the pause that it asked for; and the turn in which its parent
-// credential may change.
+// mints; how many there are at once, with revocations in slots of their own; the
+// pause that it asked for, and that which its silence asks for; and the turn in which
+// its parent credential may change.
 type gate struct {
 	limiter *rate.Limiter
-	slots   chan struct{}
+	slots   chan struct{} // of revocations
+	places  chan struct{} // of mints
+	paced   chan struct{} // the one mint that waits for the limiter
 	turns   chan struct{}
 
-	mu sync.Mutex
+	mu      sync.Mutex
+	breaker breaker // of mints alone: a revocation is always tried
+	// answering ends, by unanswered, when the breaker opens.
+	answering  context.Context
+	unanswered context.CancelFunc
+	queued     int // mints that wait for a place
+	withheld   int // places that nobody has and nobody gets yet
 	// pauses are until when the provider asked to be left alone, by what it was
 	// asked then: a token endpoint under load must not hold up revocations.
 	pauses  map[string]time.Time
@@ -46,9 +55,12 @@ const (
 
 func newGate() *gate {
 	g := &gate{
-		limiter: rate.NewLimiter(rate.Inf, 1), slots: make(chan struct{}, maxRevoking), turns: make(chan struct{}, 1),
-		pauses: map[string]time.Time{}, idle: make(chan struct{}),
+		limiter: rate.NewLimiter(rate.Inf, 1),
+		slots:   make(chan struct{}, maxRevoking), places: make(chan struct{}, maxMinting),
+		paced: make(chan struct{}, 1), turns: make(chan struct{}, 1),
+		pauses: map[string]time.Time{}, idle: make(chan struct{}), breaker: newBreaker(),
 	}
+	g.answering, g.unanswered = context.WithCancel(context.Background())
 	close(g.idle)
 	return g
 }
@@ -90,29 +102,18 @@ func askedToWait(err error) time.Duration {
 func (g *gate) mayCall(call string, now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.mayCallLocked(call, now)
+}
+
+func (g *gate) mayCallLocked(call string, now time.Time) error {
 	if left := g.pauses[call].Sub(now); left > 0 {
 		return fault.New(fault.TemporarilyUnavailable, "the provider asked to be left alone for %s more: try again then", left.Round(time.Second))
 	}
 	return nil
 }
 
-// waitMint waits for a call's place behind every waiting revocation.
-func (g *gate) waitMint(ctx context.Context, now time.Time) error {
-	if err := g.mayCall(callMint, now); err != nil {
-		return err
-	}
-	for {
-		g.mu.Lock()
-		idle := g.idle
-		g.mu.Unlock()
-		select {
-		case <-idle:
-			return noRoom(g.limiter.Wait(ctx))
-		case <-ctx.Done():
-			return noRoom(ctx.Err())
-		}
-	}
-}
+// errFull is the cause where nobody has waited in vain yet.
+var errFull = errors.New("as many wait as may, or as the rate limit lets through in time")
 
 func noRoom(err error) error {
 	if err == nil {
@@ -191,8 +192,12 @@ func (g *gate) alone() (done func(), ok bool) {
 	}, true
 }
 
-// turn waits until nobody else changes the parent credential.
-func (g *gate) turn(ctx context.Context) (release func(), err error) {
+// turn waits until nobody else changes the parent credential, no longer than
+// patience: behind a provider that does not answer, each one before us takes that
+// long.
+func (g *gate) turn(ctx context.Context, patience time.Duration) (release func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	select {
 	case g.turns <- struct{}{}:
 		return func() { <-g.turns }, nil

@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -51,56 +52,89 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 
 // alone serves a request by a child of its own.
 func (b *broker) alone(ctx context.Context, d *decided) (*logical.Response, error) {
-	child, g, unverified, err := b.mintGrant(ctx, d)
+	made, err := b.mintGrant(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	return b.answerChild(d, child, g, unverified), nil
+	return b.answerChild(d, made), nil
+}
+
+// minted is a child that may be handed out, with its grant on record.
+type minted struct {
+	child      *provider.Child
+	grant      *grant.Grant
+	unverified []string
 }
 
 // mintGrant mints a child and records its grant, or leaves nothing alive.
-func (b *broker) mintGrant(ctx context.Context, d *decided) (child *provider.Child, g *grant.Grant, unverified []string, err error) {
+func (b *broker) mintGrant(ctx context.Context, d *decided) (*minted, error) {
 	// The id comes before the mint, so that a provider can name the child by it.
 	id, err := grant.NewID(d.caller.EntityID)
 	if err != nil {
-		return nil, nil, nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
+		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
 	}
-	release, err := b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), id)
+	at, leave, err := b.enter(ctx, d, id)
 	if err != nil {
-		return nil, nil, nil, err
-	}
-	defer release()
-	leave, err := b.admit(ctx, d.provider)
-	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	defer leave()
-	child, err = b.mintOnce(ctx, d, id)
+	child, err := b.mintOnce(ctx, d, id, at)
 	if child == nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	// From here on a live token is in our hands: every way out either records it
 	// or kills it, also when the caller has hung up.
 	alive := ctx
 	ctx = context.WithoutCancel(ctx)
-	g = newGrant(id, d, child)
+	made := &minted{child: child, grant: newGrant(id, d, child)}
 	if err == nil {
-		unverified, err = b.judge(d, child, g)
+		made.unverified, err = b.judge(d, child, made.grant)
 	}
 	if err == nil {
-		err = b.record(ctx, d, g)
+		err = b.record(ctx, d, made.grant)
 	}
 	if err == nil && alive.Err() != nil {
 		err = fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
 	}
 	switch {
 	case err != nil && d.role.policy.Forward:
-		return nil, nil, nil, b.letBe(ctx, g, err)
+		return nil, b.letBe(ctx, made.grant, err)
 	case err != nil:
-		return nil, nil, nil, b.discardBecause(ctx, d.provider, g, err)
+		return nil, b.discardBecause(ctx, d.provider, made.grant, err)
 	}
-	b.meters.issued.WithLabelValues(g.Provider, g.Role).Inc()
-	return child, g, unverified, nil
+	b.meters.issued.WithLabelValues(made.grant.Provider, made.grant.Role).Inc()
+	return made, nil
+}
+
+// enter takes all the places that a mint needs, until leave: within the quota, in
+// front of the provider, and against whoever wants to change it.
+func (b *broker) enter(ctx context.Context, d *decided, id string) (at *place, leave func(), err error) {
+	// A provider that is down costs nobody a place in a quota, nor a write.
+	if err := d.provider.gate.mayMint(b.now()); err != nil {
+		return nil, nil, b.spared(d.provider, err)
+	}
+	release, err := b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), id)
+	if err != nil {
+		return nil, nil, err
+	}
+	at, err = d.provider.gate.waitMint(ctx, b.now, d.provider.settings.patience())
+	if err != nil {
+		release()
+		return nil, nil, b.spared(d.provider, err)
+	}
+	depart, err := b.admit(ctx, d.provider)
+	if err != nil {
+		at.leave()
+		release()
+		return nil, nil, err
+	}
+	return at, func() { depart(); at.leave(); release() }, nil
+}
+
+// spared counts a mint that its provider was not asked for, and returns err.
+func (b *broker) spared(p *openProvider, err error) error {
+	b.meters.spared.WithLabelValues(p.ref).Inc()
+	return err
 }
 
 // admit lets a mint begin. Until leave the provider can neither be deleted nor
@@ -111,7 +145,7 @@ func (b *broker) admit(ctx context.Context, p *openProvider) (leave func(), err 
 		return nil, fault.New(fault.TemporarilyUnavailable, "the provider is being changed: try again")
 	}
 	now, err := b.providers.mustOpen(ctx, p.ref)
-	if err == nil && now.pinned.Account != p.pinned.Account {
+	if err == nil && (now.pinned.Account != p.pinned.Account || now.settings.Disabled && !p.settings.Disabled) {
 		err = fault.New(fault.TemporarilyUnavailable, "the provider has been changed: try again")
 	}
 	if err != nil {
@@ -123,30 +157,28 @@ func (b *broker) admit(ctx context.Context, p *openProvider) (leave func(), err 
 
 // mintOnce mints, and uses up the subject token where the role wants that: before
 // the provider is called, and taken back only when surely nothing was minted.
-func (b *broker) mintOnce(ctx context.Context, d *decided, id string) (*provider.Child, error) {
+func (b *broker) mintOnce(ctx context.Context, d *decided, id string, at *place) (*provider.Child, error) {
 	if d.role.policy.Subject == nil || !d.role.policy.Subject.SingleUse {
-		return b.mint(ctx, d, id)
+		return b.mint(ctx, d, id, at)
 	}
 	release, err := b.used.use(ctx, d.subject)
 	if err != nil {
 		return nil, err
 	}
-	child, err := b.mint(ctx, d, id)
+	child, err := b.mint(ctx, d, id, at)
 	if child == nil && !errors.Is(err, provider.ErrAnswerLost) && fault.CodeOf(err) != fault.ProviderViolation {
 		release(context.WithoutCancel(ctx))
 	}
 	return child, err
 }
 
-// mint asks the provider. A caller who hangs up does not cut the call short: the
-// answer may hold a token that somebody has to kill.
-func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Child, error) {
+// mint asks the provider, at the place that it has got for that. A caller who hangs up
+// does not cut the call short: the answer may hold a token that somebody has to kill.
+func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*provider.Child, error) {
 	p := d.provider
-	if err := p.gate.waitMint(ctx, b.now()); err != nil {
-		return nil, err
-	}
 	mintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
+	mintCtx, exchanges := httpclient.Watch(mintCtx)
 	started := time.Now()
 	child, err := d.call(mintCtx, provider.Request{
 		Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id, Identity: identity(d.caller),
@@ -154,6 +186,9 @@ func (b *broker) mint(ctx context.Context, d *decided, id string) (*provider.Chi
 	})
 	b.meters.call(p.ref, callMint, started, err)
 	p.gate.heed(callMint, b.now(), err)
+	if until := at.end(outcomeOf(exchanges, err), b.now()); !until.IsZero() {
+		b.Logger().Warn("the provider does not answer: it is not asked for new tokens until then", "provider", p.ref, "until", until, "error", err)
+	}
 	switch {
 	case child != nil && isParentSecret(p.parent, child.Token):
 		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
@@ -351,7 +386,8 @@ func values(a access.Access) grant.Access {
 
 // answerChild makes the response: nothing in it is null, empty members are left
 // out, and the lease holds the grant's id and nothing else.
-func (b *broker) answerChild(d *decided, child *provider.Child, g *grant.Grant, unverified []string) *logical.Response {
+func (b *broker) answerChild(d *decided, made *minted) *logical.Response {
+	child, g := made.child, made.grant
 	expires := g.ExpiresAt
 	if expires.IsZero() {
 		expires = g.MaxLease
@@ -374,8 +410,8 @@ func (b *broker) answerChild(d *decided, child *provider.Child, g *grant.Grant, 
 	if child.IssuedTokenType != "" {
 		data["issued_token_type"] = child.IssuedTokenType
 	}
-	if len(unverified) > 0 {
-		data["unverified"] = unverified
+	if len(made.unverified) > 0 {
+		data["unverified"] = made.unverified
 	}
 	show(data, g.Access, g.Granted, d.Stripped)
 	for name, value := range child.Extra {

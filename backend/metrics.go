@@ -40,6 +40,7 @@ type meters struct {
 	killed    *prometheus.CounterVec
 	failed    *prometheus.CounterVec
 	lost      *prometheus.CounterVec
+	spared    *prometheus.CounterVec
 	calls     *prometheus.HistogramVec
 	sweep     prometheus.Histogram
 	sweepFail prometheus.Counter
@@ -57,6 +58,7 @@ func newMeters() *meters {
 		killed:   counter("grants_killed_total", "Child tokens killed at their provider, or forgotten after their expiry.", "provider", "cause"),
 		failed:   counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
 		lost:     counter("lost_answers_total", "Mints whose answer never arrived: a token may live until the provider's own expiry.", "provider"),
+		spared:   counter("mints_spared_total", "Mints refused without asking the provider: it does not answer, asked to be left alone, or has no room in time.", "provider"),
 		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "broker", Name: "provider_call_seconds", Help: "Calls to providers, by what they were for and how they ended.",
 			Buckets: []float64{.005, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
@@ -66,7 +68,7 @@ func newMeters() *meters {
 		}),
 		sweepFail: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "broker", Name: "sweeps_failed_total", Help: "Sweeps that ended with an error."}),
 	}
-	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.failed, m.lost, m.calls, m.sweep, m.sweepFail)
+	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail)
 	return m
 }
 
@@ -104,7 +106,7 @@ func (b *broker) pathMetrics() []*framework.Path {
 }
 
 func (b *broker) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx)}.Gather()
+	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx), b.gateGauges()}.Gather()
 	if err != nil {
 		return nil, storageFault(err)
 	}
@@ -121,14 +123,34 @@ func (b *broker) readMetrics(ctx context.Context, _ *logical.Request, _ *framewo
 	}}, nil
 }
 
+func gauge(name, help string, labels ...string) *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "broker", Name: name, Help: help}, labels)
+}
+
+// gateGauges are what goes on in front of the providers at this moment.
+func (b *broker) gateGauges() *prometheus.Registry {
+	open := gauge("breaker_open", "1 while the provider does not answer and is spared, 0 while not.", "provider")
+	waiting := gauge("mints_waiting", "Mints that wait for a place at the provider.", "provider")
+	minting := gauge("mints_under_way", "Mints that are calling the provider.", "provider")
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(open, waiting, minting)
+	for ref, g := range b.providers.gateStates() {
+		waiting.WithLabelValues(ref).Set(float64(g.waiting))
+		minting.WithLabelValues(ref).Set(float64(g.minting))
+		spared := 0.0
+		if !g.restsUntil.IsZero() {
+			spared = 1
+		}
+		open.WithLabelValues(ref).Set(spared)
+	}
+	return registry
+}
+
 // metricsPatience is how long a reader waits for counts that are complete.
 const metricsPatience = 5 * time.Second
 
 // ledgerGauges are what the ledger counts, and what is under way.
 func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
-	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "broker", Name: name, Help: help}, labels)
-	}
 	live := gauge("grants_live", "Grants that are not known to be dead.", "provider", "revocable")
 	depth := gauge("outbox_depth", "Grants whose revocation failed and is being retried.")
 	age := gauge("outbox_oldest_seconds", "Since when the oldest of these is due.")

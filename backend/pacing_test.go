@@ -39,12 +39,20 @@ func TestAMintKeepsChangesOutAndNobodyWaits(t *testing.T) {
 	leave()
 }
 
+// mintThrough lets a mint through that its provider answers.
+func mintThrough(t *testing.T, g *gate) {
+	t.Helper()
+	p, err := g.waitMint(t.Context(), time.Now, promptly)
+	require.NoError(t, err)
+	p.end(answered, time.Now())
+}
+
 func TestRevocationsGoBeforeMints(t *testing.T) {
 	g := newGate()
 	g.setLimit(20)
 	now := time.Now()
 	for range 20 { // use up the burst
-		require.NoError(t, g.waitMint(t.Context(), now))
+		mintThrough(t, g)
 	}
 	var order []string
 	var mu sync.Mutex
@@ -69,7 +77,7 @@ func TestRevocationsGoBeforeMints(t *testing.T) {
 		defer g.mu.Unlock()
 		return g.waiting > 0
 	}, promptly, time.Microsecond*100)
-	require.NoError(t, g.waitMint(t.Context(), now))
+	mintThrough(t, g)
 	note("mint")
 	wg.Wait()
 	require.Equal(t, "mint", order[len(order)-1], "%v", order)
@@ -78,17 +86,17 @@ func TestRevocationsGoBeforeMints(t *testing.T) {
 func TestAGateWithoutRoomSaysSo(t *testing.T) {
 	g := newGate()
 	g.setLimit(0.001)
-	require.NoError(t, g.waitMint(t.Context(), time.Now()))
+	mintThrough(t, g)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	within(t, func() {
-		err := g.waitMint(ctx, time.Now())
+		_, err := g.waitMint(ctx, time.Now, promptly)
 		require.Equal(t, fault.TemporarilyUnavailable, fault.CodeOf(err))
 		_, err = g.waitRevoke(ctx, time.Now())
 		require.Equal(t, fault.TemporarilyUnavailable, fault.CodeOf(err))
 	})
 	g.setLimit(0)
-	require.NoError(t, g.waitMint(t.Context(), time.Now()))
+	mintThrough(t, g)
 	done, err := g.waitRevoke(t.Context(), time.Now())
 	require.NoError(t, err)
 	done()
@@ -96,14 +104,14 @@ func TestAGateWithoutRoomSaysSo(t *testing.T) {
 
 func TestTurnsAreTakenOneByOne(t *testing.T) {
 	g := newGate()
-	release, err := g.turn(t.Context())
+	release, err := g.turn(t.Context(), promptly)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = g.turn(ctx)
+	_, err = g.turn(ctx, promptly)
 	require.ErrorIs(t, err, context.Canceled)
 	release()
-	release, err = g.turn(t.Context())
+	release, err = g.turn(t.Context(), promptly)
 	require.NoError(t, err)
 	release()
 }

@@ -101,6 +101,9 @@ func (h providerHandler) prove(ctx context.Context, d *framework.FieldData, call
 	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
 	health, err := call(callCtx, p)
+	if err == nil {
+		p.gate.mend()
+	}
 	return h.answer(ctx, p, health, err)
 }
 

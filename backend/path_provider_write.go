@@ -66,7 +66,8 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	if err := h.b.providers.write(ctx, ref, after); err != nil {
 		return nil, err
 	}
-	h.b.roles.clear() // they were compiled against the provider's traits
+	h.b.roles.clear()              // they were compiled against the provider's traits
+	h.b.providers.gate(ref).mend() // it may be another server now, or the right ca_pem
 	return nil, nil
 }
 

@@ -32,7 +32,7 @@ func commonFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"name":          {Type: framework.TypeString, Description: "Name of the provider."},
 		"ca_pem":        {Type: framework.TypeString, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
-		"timeout":       {Type: framework.TypeDurationSecond, Description: "How long one call to the provider may take, at most 60s. Default 10s."},
+		"timeout":       {Type: framework.TypeDurationSecond, Description: "How long one call to the provider may take, at most 60s, and how long a mint waits for its place before it, at most 30s. Default 10s."},
 		"rate_limit":    {Type: framework.TypeFloat, Description: "Requests per second towards the provider; unlimited if unset. Revocations go before mints."},
 		"allow_http":    {Type: framework.TypeBool, Description: "Permits plain http beyond loopback. Never in production."},
 		"max_ttl":       {Type: framework.TypeDurationSecond, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
@@ -207,10 +207,7 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	}
 	data["type"] = h.t.Name()
 	data["name"] = d.Get("name")
-	data["health"] = entry.health()
-	if entry.Refused != "" {
-		data["health_detail"] = entry.Refused
-	}
+	h.b.showHealth(data, h.ref(d), entry)
 	entry.Settings.show(data)
 	if p, err := h.b.providers.assemble(h.ref(d), entry); err == nil {
 		data["revocation_class"] = string(p.traits.Class)
@@ -228,11 +225,7 @@ func (s settings) show(data map[string]any) {
 	if s.CAPEM != "" {
 		data["ca_pem"] = s.CAPEM
 	}
-	timeout := s.Timeout
-	if timeout == 0 {
-		timeout = 10 * time.Second
-	}
-	data["timeout"] = int64(timeout / time.Second)
+	data["timeout"] = int64(s.timeout() / time.Second)
 	data["rate_limit"] = s.RateLimit
 	data["allow_http"] = s.AllowHTTP
 	data["max_ttl"] = int64(s.MaxTTL / time.Second)
@@ -254,14 +247,27 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 		maps.Copy(fields, shows.PublicFields())
 	}
 	fields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
-	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, disabled or deleting: what the broker last learnt."}
-	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential."}
+	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, unreachable, disabled or deleting: what the broker last learnt."}
+	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential, or when it is tried again."}
 	fields["revocation_class"] = &framework.FieldSchema{Type: framework.TypeString, Description: "token, lever or expiry: how children can be killed."}
 	fields["endpoints"] = &framework.FieldSchema{Type: framework.TypeMap, Description: "The endpoints pinned when the provider was written."}
 	return map[int][]framework.Response{http.StatusOK: {{Description: "The provider.", Fields: fields}}}
 }
 
-// health is what the broker last learnt, without asking.
+// showHealth adds what the broker last learnt of the provider, without asking.
+func (b *broker) showHealth(data map[string]any, ref string, entry *providerEntry) {
+	health := entry.health()
+	if entry.Refused != "" {
+		data["health_detail"] = entry.Refused
+	}
+	if until := b.providers.gate(ref).state().restsUntil; health == "ok" && !until.IsZero() {
+		health = "unreachable"
+		data["health_detail"] = "the provider is not answering: asked for new tokens again from " + until.UTC().Format(time.RFC3339)
+	}
+	data["health"] = health
+}
+
+// health is what is on record.
 func (e *providerEntry) health() string {
 	switch {
 	case e.Settings.Deleting:
@@ -310,10 +316,8 @@ func (b *broker) describe(ctx context.Context, ref, key string, info map[string]
 		return err
 	}
 	typeName, _, _ := strings.Cut(ref, "/")
-	about := map[string]any{"type": typeName, "health": entry.health()}
-	if entry.Refused != "" {
-		about["health_detail"] = entry.Refused
-	}
+	about := map[string]any{"type": typeName}
+	b.showHealth(about, ref, entry)
 	info[key] = about
 	return nil
 }

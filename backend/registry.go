@@ -145,7 +145,7 @@ func (r *registry) assemble(ref string, entry *providerEntry) (*openProvider, er
 			Now:        r.b.now,
 			LoadParent: func(ctx context.Context) (provider.Parent, error) { return r.loadParent(ctx, ref) },
 			SaveParent: func(ctx context.Context, p provider.Parent) error { return r.saveParent(ctx, ref, p) },
-			Turn:       g.turn,
+			Turn:       func(ctx context.Context) (func(), error) { return g.turn(ctx, entry.Settings.timeout()) },
 			Signer:     signer{r.b},
 		})
 	if err != nil {
@@ -166,6 +166,17 @@ func (r *registry) gate(ref string) *gate {
 		r.gates[ref] = g
 	}
 	return g
+}
+
+// gateStates are the gates by ref, those of providers that are gone included.
+func (r *registry) gateStates() map[string]gateState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	states := make(map[string]gateState, len(r.gates))
+	for ref, g := range r.gates {
+		states[ref] = g.state()
+	}
+	return states
 }
 
 func (r *registry) read(ctx context.Context, ref string) (*providerEntry, error) {
@@ -298,6 +309,21 @@ func (s settings) client() (*httpclient.Client, error) {
 	}
 	return httpclient.New(httpclient.Options{CAPEM: s.CAPEM, Timeout: s.Timeout, AllowHTTP: s.AllowHTTP})
 }
+
+// timeout is how long one call may take.
+func (s settings) timeout() time.Duration {
+	if s.Timeout == 0 {
+		return httpclient.DefaultTimeout
+	}
+	return s.Timeout
+}
+
+// patience is how long a mint may wait for its place.
+func (s settings) patience() time.Duration { return min(s.timeout(), maxPatience) }
+
+// maxPatience leaves a mint time for its call within the 90 s that Vault gives a
+// request: a token that comes after that is killed, and was minted for nothing.
+const maxPatience = 30 * time.Second
 
 // maxTimeout keeps one call well within the 90 s that Vault gives a revocation.
 const maxTimeout = 60 * time.Second

@@ -204,11 +204,11 @@ func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*share
 		// Nobody's hanging up takes the child from the others.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 		defer cancel()
-		child, g, unverified, err := b.mintGrant(ctx, d)
+		made, err := b.mintGrant(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		s := &sharedChild{key: key, id: g.ID, child: child, grant: g, unverified: unverified}
+		s := &sharedChild{key: key, id: made.grant.ID, child: made.child, grant: made.grant, unverified: made.unverified}
 		b.shares.put(s)
 		return s, nil
 	})
@@ -252,7 +252,7 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 		return nil, errors.Join(err, b.endShare(ctx, g.ID, share))
 	}
 	b.meters.joined.WithLabelValues(g.Provider, g.Role).Inc()
-	resp := b.answerChild(&joined, s.child, g, s.unverified)
+	resp := b.answerChild(&joined, &minted{s.child, g, s.unverified})
 	resp.Secret.InternalData["share"] = share
 	return resp, nil
 }

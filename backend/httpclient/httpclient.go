@@ -32,6 +32,17 @@ const MaxBody = 1 << 20
 // DefaultTimeout bounds one exchange, from dialling to the last byte.
 const DefaultTimeout = 10 * time.Second
 
+const (
+	// maxIdle is as many connections as are in use at once at most (the broker's
+	// mints and revocations of one provider): net/http closes what goes beyond, and
+	// every later request would then open one anew. There is no bound on those in
+	// use: with one, mints could keep revocations out.
+	maxIdle = 320
+	// quiet is how long an HTTP/2 connection may say nothing before it is pinged, and
+	// how long before it is taken for dead after that.
+	quiet = 5 * time.Second
+)
+
 // Options configure a Client; the zero value is safe.
 type Options struct {
 	// CAPEM, when set, replaces the system's roots.
@@ -129,9 +140,12 @@ func New(o Options) (*Client, error) {
 				TLSClientConfig:        tlsConfig,
 				TLSHandshakeTimeout:    o.Timeout,
 				ForceAttemptHTTP2:      true,
-				MaxIdleConnsPerHost:    64,
+				MaxIdleConnsPerHost:    maxIdle,
 				MaxResponseHeaderBytes: 64 << 10,
 				IdleConnTimeout:        60 * time.Second,
+				// Without it a connection that died in silence keeps its place until TCP
+				// gives up on it, a quarter of an hour later, and so does the provider.
+				HTTP2: &http.HTTP2Config{SendPingTimeout: quiet, PingTimeout: quiet},
 			},
 		},
 	}, nil
@@ -215,6 +229,13 @@ func (c *Client) Do(req *http.Request) (*Response, error) {
 	if c.options.Certificate != nil && req.URL.Scheme != "https" {
 		return nil, &Error{Err: errors.New("the URL must be https: a client certificate says nothing over plain http")}
 	}
+	resp, err := c.exchange(req)
+	watched(req.Context(), resp, err)
+	return resp, err
+}
+
+// exchange is Do, once the request may be sent.
+func (c *Client) exchange(req *http.Request) (*Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), c.options.Timeout)
 	defer cancel()
 	// From the moment a connection is there, bytes may have left: net/http
