@@ -2,24 +2,16 @@ package backend
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/helper/wrapping"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 // issue is one creds request, counted.
@@ -309,158 +301,6 @@ func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) er
 		return frozen[0]
 	}
 	return nil
-}
-
-// newGrant is what is known of a child before it is judged.
-func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
-	holder, _ := grant.HolderOf(id)
-	g := &grant.Grant{
-		ID: id, Holder: holder, Role: d.role.name, Provider: d.provider.ref,
-		ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
-		Class: provider.ClassExpiry, Handle: child.Handle,
-	}
-	if !child.Handle.Empty() {
-		g.Class = provider.ClassToken
-	}
-	if flat := child.Granted.Flat(); unfitToRecord(d.secrets(child), flat) == "" {
-		g.Access, g.Granted = values(child.Granted), flat
-	}
-	if d.caller.RemoteAddr.IsValid() {
-		g.Facts.RemoteAddr = d.caller.RemoteAddr.String()
-	}
-	if d.subject != nil {
-		g.Subject, g.SubjectIssuer = d.subject.Subject, d.subject.IssuerName
-		g.Facts.SubjectExpires = d.subject.ExpiresAt
-		g.Facts.SubjectClaims = d.subject.Claims
-	}
-	if d.actor != nil {
-		g.Actor, g.ActorIssuer = d.actor.Subject, d.actor.IssuerName
-	}
-	return g
-}
-
-// maxGranted bounds what a record must hold of a grant, in bytes: Vault's storage
-// takes about a megabyte, and a grant that cannot be recorded cannot be made.
-const maxGranted = 64 << 10
-
-// secrets are what must not stand among the names that a provider granted, which are
-// recorded and shown in clear.
-func (d *decided) secrets(child *provider.Child) []secret.Text {
-	return append(slices.Collect(maps.Values(d.provider.parent.Secrets)), child.Token, d.ask.subjectToken, d.ask.actorToken)
-}
-
-// unfitToRecord says why what a provider granted must be neither recorded nor
-// shown, or "".
-func unfitToRecord(secrets []secret.Text, granted []string) string {
-	if sizeOf(granted) > maxGranted {
-		return fmt.Sprintf("the provider granted more than %d bytes of names, more than can be recorded", maxGranted)
-	}
-	for _, s := range secrets {
-		for _, name := range granted {
-			if len(s.Reveal()) >= 16 && strings.Contains(name, s.Reveal()) {
-				return "the provider repeats the parent credential, or a token, among what it granted"
-			}
-		}
-	}
-	return ""
-}
-
-func sizeOf(names []string) int {
-	size := 0
-	for _, name := range names {
-		size += len(name)
-	}
-	return size
-}
-
-func values(a access.Access) grant.Access {
-	v := grant.Access{Permissions: a.Permissions.Map()}
-	v.Scopes, _ = a.Scopes.Values()
-	v.Audiences, _ = a.Audiences.Values()
-	v.Resources, _ = a.Resources.Values()
-	if !a.Details.IsNothing() {
-		v.Details = a.Details.JSON()
-	}
-	return v
-}
-
-// answerChild makes the response: nothing in it is null, empty members are left
-// out, and the lease holds the grant's id and nothing else.
-func (b *broker) answerChild(d *decided, made *minted) *logical.Response {
-	child, g := made.child, made.grant
-	expires := g.ExpiresAt
-	if expires.IsZero() {
-		expires = g.MaxLease
-	}
-	data := map[string]any{
-		"access_token":   child.Token.Reveal(),
-		"token_type":     child.TokenType,
-		"expires_at":     expires.UTC().Format(time.RFC3339),
-		"provider":       g.Provider,
-		"grant_id":       g.ID,
-		"revocation":     string(g.Class),
-		"self_contained": g.SelfContained,
-	}
-	if g.Subject != "" {
-		data["subject"], data["subject_issuer"] = g.Subject, g.SubjectIssuer
-	}
-	if g.Actor != "" {
-		data["actor"] = g.Actor
-	}
-	if child.IssuedTokenType != "" {
-		data["issued_token_type"] = child.IssuedTokenType
-	}
-	if len(made.unverified) > 0 {
-		data["unverified"] = made.unverified
-	}
-	show(data, g.Access, g.Granted, d.Stripped)
-	for name, value := range child.Extra {
-		if _, taken := data[name]; !taken && value != nil {
-			data[name] = value
-		}
-	}
-	resp := b.Secret(childTokenType).Response(data, map[string]any{"grant_id": g.ID})
-	resp.Secret.TTL = d.Lifetime.TTL
-	resp.Secret.MaxTTL = d.Lifetime.Max
-	b.warn(resp, d.Decision, g)
-	if d.role.policy.Forward {
-		resp.WrapInfo = &wrapping.ResponseWrapInfo{TTL: min(handOver, d.Lifetime.TTL)}
-	}
-	return resp
-}
-
-// handOver is how long a forwarded token can be unwrapped, once: whoever gets it
-// instead of the one it was meant for is found out (vault unwrap).
-const handOver = 5 * time.Minute
-
-// show adds access to a response, empty members left out.
-func show(data map[string]any, v grant.Access, granted, stripped []string) {
-	for name, list := range map[string][]string{
-		"scopes": v.Scopes, "audiences": v.Audiences, "resources": v.Resources, "granted": granted, "stripped": stripped,
-	} {
-		if len(list) > 0 {
-			data[name] = list
-		}
-	}
-	if len(v.Permissions) > 0 {
-		data["permissions"] = v.Permissions
-	}
-	var details []any
-	if json.Unmarshal(v.Details, &details) == nil && len(details) > 0 {
-		data["authorization_details"] = details
-	}
-}
-
-func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Grant) {
-	if len(d.Stripped) > 0 {
-		resp.AddWarning("the role does not allow, and the token does not have: " + strings.Join(d.Stripped, ", "))
-	}
-	if d.Lifetime.Capped {
-		resp.AddWarning(fmt.Sprintf("the ttl was capped at %s by the %s", d.Lifetime.TTL.Truncate(time.Second), d.Lifetime.DecidedBy))
-	}
-	if g.Class == provider.ClassExpiry {
-		resp.AddWarning("nothing can revoke this token: it works until expires_at, also after the lease has ended")
-	}
 }
 
 // letBe leaves a token alone that was not handed on: it is the caller's own, and

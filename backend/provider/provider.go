@@ -14,36 +14,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
-)
-
-// Class says how a child token can be killed before it expires.
-type Class string
-
-// The revocation classes.
-const (
-	// ClassToken: this one token, and nothing else dies with it.
-	ClassToken Class = "token"
-	// ClassLever: only something larger than the token.
-	ClassLever Class = "lever"
-	// ClassExpiry: nothing can; it dies at its expiry.
-	ClassExpiry Class = "expiry"
-)
-
-// Mode is how a child comes about.
-type Mode string
-
-// The modes of a role.
-const (
-	// ModeMint: from the parent credential alone.
-	ModeMint Mode = "mint"
-	// ModeExchange: for a subject token of the caller's (RFC 8693).
-	ModeExchange Mode = "exchange"
-	// ModeForward: the caller's own token is handed on, if it is narrow enough.
-	ModeForward Mode = "forward"
 )
 
 // Type is one kind of downstream system. Its methods are safe for concurrent use.
@@ -132,32 +104,6 @@ type Deps struct {
 	Signer Signer
 }
 
-// Purpose is what a token that the broker signs is for. Keys and typ differ by
-// purpose, so that none can pass for another (rule 10 of the contract).
-type Purpose = keyring.Purpose
-
-// The purposes.
-const (
-	// PurposeChild: an access token (RFC 9068).
-	PurposeChild = keyring.Child
-	// PurposeActor: an actor token that vouches for a Vault entity (RFC 8693 1.1).
-	PurposeActor = keyring.Actor
-	// PurposeAssertion: a client's authentication (RFC 7523 2.2).
-	PurposeAssertion = keyring.Assertion
-)
-
-// Signer signs as the issuer that the config path names. It is safe for
-// concurrent use; its errors are *fault.Error, temporarily_unavailable where no
-// issuer is configured.
-type Signer interface {
-	// Issuer is the broker's own issuer URL, and the longest life of a token
-	// that it signs.
-	Issuer(ctx context.Context) (url string, longest time.Duration, err error)
-	// Sign makes a compact JWS of the claims. It sets iss and typ itself; exp must
-	// be among the claims.
-	Sign(ctx context.Context, purpose Purpose, claims map[string]any) (secret.Text, error)
-}
-
 // Verifier is a Signer that can also tell what it has signed.
 type Verifier interface {
 	// Verify returns the claims of a token of PurposeChild that the broker signed as
@@ -168,49 +114,6 @@ type Verifier interface {
 
 // ErrParentChanged is SaveParent's answer when the stored parent is newer.
 var ErrParentChanged = errors.New("the parent credential was changed meanwhile")
-
-// Traits are the facts about an opened provider against which roles are judged
-// when they are written. They need no network.
-type Traits struct {
-	Class Class
-	// Modes are how children can come about; nil is ModeMint alone.
-	Modes []Mode
-	// Askable are the dimensions that can be asked for, Checkable those of which
-	// the provider's answer is the proof. A role with a ceiling in a dimension
-	// that is neither is refused with the Hint of that dimension.
-	Askable, Checkable access.Dimensions
-	Hints              map[access.Dimension]string
-	// Ceiling is what the parent can grant at most, Unbounded where unknown.
-	Ceiling access.Access
-	// Levels orders the levels of the permissions dimension, lowest first.
-	Levels access.Levels
-	// Endless is true if a child may turn out to have no end that the broker can
-	// learn; with ClassExpiry such a provider can serve no role.
-	Endless bool
-	// Required are dimensions in which every role of this provider must have a
-	// ceiling.
-	Required access.Dimensions
-	// Actors is true if an exchange can name an actor; ActsByDefault if it names
-	// the Vault entity where the role does not say who acts.
-	Actors, ActsByDefault bool
-	// Issuer is the iss of the provider's own tokens, "" if that is not known.
-	Issuer string
-	// NeedsGroups is true if Request.Identity must hold the groups.
-	NeedsGroups bool
-	// Proofs are the kinds of proof of possession that a request may bring.
-	Proofs []ProofKind
-}
-
-// ProofKind is how a caller says which key a child shall be bound to.
-type ProofKind string
-
-// The kinds of proof.
-const (
-	// ProofDPoP is a DPoP proof for the token endpoint (RFC 9449 5).
-	ProofDPoP ProofKind = "dpop_proof"
-	// ProofThumbprint is the thumbprint of the caller's key (RFC 7638).
-	ProofThumbprint ProofKind = "dpop_jkt"
-)
 
 // Provider mints children of one parent credential. It is safe for concurrent
 // use, and holds no lock across a call.
@@ -254,81 +157,6 @@ type ParameterChecker interface {
 	// CheckParameters returns *fault.Error with invalid_request for what a role in
 	// that mode must not have. It needs no network.
 	CheckParameters(mode Mode, parameters map[string]string) error
-}
-
-// Request is what to mint: already decided, exact values, no globs.
-type Request struct {
-	Access access.Access
-	// TTL is the life that is wanted, for providers that can be asked.
-	TTL time.Duration
-	// Parameters are the role's, with known keys only.
-	Parameters map[string]string
-	// GrantID names the child at providers whose children have names.
-	GrantID string
-	// Identity is the holder.
-	Identity Identity
-	// Subject is on whose behalf, nil for a mint. Actor is who acts for it, nil if
-	// nobody is named.
-	Subject, Actor *Party
-	// Proofs are the proofs of possession that came, of the kinds in Traits.Proofs.
-	Proofs map[ProofKind]secret.Text
-}
-
-// Identity is the Vault entity that gets the child; zero for a caller without one.
-type Identity struct {
-	EntityID, Name string
-	Metadata       map[string]string
-	// Groups are names, inherited groups included; only if Traits.NeedsGroups.
-	Groups  []string
-	Aliases []Alias
-}
-
-// Alias is one of an entity's names at an auth mount.
-type Alias struct {
-	Name, MountAccessor string
-	Metadata            map[string]string
-}
-
-// Party is who stands behind a verified token, or the Vault entity itself.
-type Party struct {
-	// Issuer and ID are the token's iss and sub. For the entity, Issuer is the
-	// broker's own, and "" where none is configured.
-	Issuer, ID string
-	// Token is what the caller brought. It is empty for the entity: whoever needs a
-	// token of it has the broker sign one.
-	Token secret.Text
-	// Claims are the token's, numbers as json.Number; nil for the entity.
-	Claims    map[string]any
-	ExpiresAt time.Time
-}
-
-// Child is one token that a provider answered with.
-type Child struct {
-	Token secret.Text
-	// TokenType as in RFC 6749 7.1, such as "Bearer".
-	TokenType string
-	// ExpiresAt is zero if the provider gave it no end, or none that is known.
-	ExpiresAt time.Time
-	// SelfContained tokens are accepted offline until they expire, revoked or not.
-	SelfContained bool
-	// Granted is what the provider really granted in the dimensions of
-	// Confirmed; in the others it is what was asked for.
-	Granted   access.Access
-	Confirmed access.Dimensions
-	// Unverified names what beside the dimensions rests on the asking alone, such as
-	// UnverifiedBinding.
-	Unverified []string
-	// Handle is what Revoke needs to kill the child without anything that may
-	// change (endpoint and token, say), versioned, never the parent. It is empty
-	// if the child cannot be killed.
-	Handle secret.Text
-	// ActorConfirmed is true if the token was seen to name the request's Actor. Else
-	// that rests on the asking: a server may answer with a token of the subject alone.
-	ActorConfirmed bool
-	// IssuedTokenType as in RFC 8693 2.2.1, if it was an exchange.
-	IssuedTokenType string
-	// Extra is what the type adds to the creds response; never null, no secrets.
-	Extra map[string]any
 }
 
 // UnverifiedBinding in Child.Unverified: the provider says that the child is bound

@@ -1,0 +1,106 @@
+package backend
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/wrapping"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+func values(a access.Access) grant.Access {
+	v := grant.Access{Permissions: a.Permissions.Map()}
+	v.Scopes, _ = a.Scopes.Values()
+	v.Audiences, _ = a.Audiences.Values()
+	v.Resources, _ = a.Resources.Values()
+	if !a.Details.IsNothing() {
+		v.Details = a.Details.JSON()
+	}
+	return v
+}
+
+// answerChild makes the response: nothing in it is null, empty members are left
+// out, and the lease holds the grant's id and nothing else.
+func (b *broker) answerChild(d *decided, made *minted) *logical.Response {
+	child, g := made.child, made.grant
+	expires := g.ExpiresAt
+	if expires.IsZero() {
+		expires = g.MaxLease
+	}
+	data := map[string]any{
+		"access_token":   child.Token.Reveal(),
+		"token_type":     child.TokenType,
+		"expires_at":     expires.UTC().Format(time.RFC3339),
+		"provider":       g.Provider,
+		"grant_id":       g.ID,
+		"revocation":     string(g.Class),
+		"self_contained": g.SelfContained,
+	}
+	if g.Subject != "" {
+		data["subject"], data["subject_issuer"] = g.Subject, g.SubjectIssuer
+	}
+	if g.Actor != "" {
+		data["actor"] = g.Actor
+	}
+	if child.IssuedTokenType != "" {
+		data["issued_token_type"] = child.IssuedTokenType
+	}
+	if len(made.unverified) > 0 {
+		data["unverified"] = made.unverified
+	}
+	show(data, g.Access, g.Granted, d.Stripped)
+	for name, value := range child.Extra {
+		if _, taken := data[name]; !taken && value != nil {
+			data[name] = value
+		}
+	}
+	resp := b.Secret(childTokenType).Response(data, map[string]any{"grant_id": g.ID})
+	resp.Secret.TTL = d.Lifetime.TTL
+	resp.Secret.MaxTTL = d.Lifetime.Max
+	b.warn(resp, d.Decision, g)
+	if d.role.policy.Forward {
+		resp.WrapInfo = &wrapping.ResponseWrapInfo{TTL: min(handOver, d.Lifetime.TTL)}
+	}
+	return resp
+}
+
+// handOver is how long a forwarded token can be unwrapped, once: whoever gets it
+// instead of the one it was meant for is found out (vault unwrap).
+const handOver = 5 * time.Minute
+
+// show adds access to a response, empty members left out.
+func show(data map[string]any, v grant.Access, granted, stripped []string) {
+	for name, list := range map[string][]string{
+		"scopes": v.Scopes, "audiences": v.Audiences, "resources": v.Resources, "granted": granted, "stripped": stripped,
+	} {
+		if len(list) > 0 {
+			data[name] = list
+		}
+	}
+	if len(v.Permissions) > 0 {
+		data["permissions"] = v.Permissions
+	}
+	var details []any
+	if json.Unmarshal(v.Details, &details) == nil && len(details) > 0 {
+		data["authorization_details"] = details
+	}
+}
+
+func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Grant) {
+	if len(d.Stripped) > 0 {
+		resp.AddWarning("the role does not allow, and the token does not have: " + strings.Join(d.Stripped, ", "))
+	}
+	if d.Lifetime.Capped {
+		resp.AddWarning(fmt.Sprintf("the ttl was capped at %s by the %s", d.Lifetime.TTL.Truncate(time.Second), d.Lifetime.DecidedBy))
+	}
+	if g.Class == provider.ClassExpiry {
+		resp.AddWarning("nothing can revoke this token: it works until expires_at, also after the lease has ended")
+	}
+}

@@ -1,0 +1,74 @@
+package provider
+
+import (
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+)
+
+// Class says how a child token can be killed before it expires.
+type Class string
+
+// The revocation classes.
+const (
+	// ClassToken: this one token, and nothing else dies with it.
+	ClassToken Class = "token"
+	// ClassLever: only something larger than the token.
+	ClassLever Class = "lever"
+	// ClassExpiry: nothing can; it dies at its expiry.
+	ClassExpiry Class = "expiry"
+)
+
+// Mode is how a child comes about.
+type Mode string
+
+// The modes of a role.
+const (
+	// ModeMint: from the parent credential alone.
+	ModeMint Mode = "mint"
+	// ModeExchange: for a subject token of the caller's (RFC 8693).
+	ModeExchange Mode = "exchange"
+	// ModeForward: the caller's own token is handed on, if it is narrow enough.
+	ModeForward Mode = "forward"
+)
+
+// Traits are the facts about an opened provider against which roles are judged
+// when they are written. They need no network.
+type Traits struct {
+	Class Class
+	// Modes are how children can come about; nil is ModeMint alone.
+	Modes []Mode
+	// Askable are the dimensions that can be asked for, Checkable those of which
+	// the provider's answer is the proof. A role with a ceiling in a dimension
+	// that is neither is refused with the Hint of that dimension.
+	Askable, Checkable access.Dimensions
+	Hints              map[access.Dimension]string
+	// Ceiling is what the parent can grant at most, Unbounded where unknown.
+	Ceiling access.Access
+	// Levels orders the levels of the permissions dimension, lowest first.
+	Levels access.Levels
+	// Endless is true if a child may turn out to have no end that the broker can
+	// learn; with ClassExpiry such a provider can serve no role.
+	Endless bool
+	// Required are dimensions in which every role of this provider must have a
+	// ceiling.
+	Required access.Dimensions
+	// Actors is true if an exchange can name an actor; ActsByDefault if it names
+	// the Vault entity where the role does not say who acts.
+	Actors, ActsByDefault bool
+	// Issuer is the iss of the provider's own tokens, "" if that is not known.
+	Issuer string
+	// NeedsGroups is true if Request.Identity must hold the groups.
+	NeedsGroups bool
+	// Proofs are the kinds of proof of possession that a request may bring.
+	Proofs []ProofKind
+}
+
+// ProofKind is how a caller says which key a child shall be bound to.
+type ProofKind string
+
+// The kinds of proof.
+const (
+	// ProofDPoP is a DPoP proof for the token endpoint (RFC 9449 5).
+	ProofDPoP ProofKind = "dpop_proof"
+	// ProofThumbprint is the thumbprint of the caller's key (RFC 7638).
+	ProofThumbprint ProofKind = "dpop_jkt"
+)
