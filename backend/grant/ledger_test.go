@@ -137,6 +137,7 @@ func TestIDs(t *testing.T) {
 func FuzzIDs(f *testing.F) {
 	f.Add("none.0123456789abcdef0123456789abcdef")
 	f.Add("a.b.c")
+	f.Add("0.-0")
 	f.Add("../a.b")
 	f.Fuzz(func(t *testing.T, id string) {
 		at, ok := placeOf(id)

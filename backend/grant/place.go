@@ -21,8 +21,8 @@ const buckets = 16
 
 const shardDigits = 1
 
-// noShard is the shard of random parts too short to have one.
-const noShard = "-"
+// noShard is the shard of random parts too short to have one; no digit looks like it.
+const noShard = "short"
 
 // place is where a record lies, in the order in which records are read.
 type place struct {
