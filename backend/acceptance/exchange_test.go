@@ -219,3 +219,34 @@ func TestHydraRedeemsAnAssertion(t *testing.T) {
 	_, err = s.TryWrite(t, "roles/typed", harness.Fields{"provider": "oauth2/hydra", "mode": "exchange", "subject_issuers": "idp", "scopes": "repo:read", "parameters": harness.Fields{"requested_token_type": "urn:ietf:params:oauth:token-type:jwt"}})
 	refused(t, err, 400, "invalid_request", "exchange=jwt-bearer")
 }
+
+// TestTheOPRedeemsAServicesAssertion is RFC 7523 at the OP, which calls it the JWT
+// profile: a service speaks for itself, so its sub is its iss.
+func TestTheOPRedeemsAServicesAssertion(t *testing.T) {
+	t.Parallel()
+	needsServers(t)
+	service := newSigner(t, "https://service.example.com")
+	op := harness.StartOPTrusting(t, map[string]string{service.issuer: service.publish(t)})
+	s := atOP(t, op, harness.Fields{
+		"exchange": "jwt-bearer", "verify": "response", "audience_parameter": "none",
+		// The example notes no client with such a token, and lets only that one revoke it.
+		"revocation": "expiry",
+	})
+	service.trust(t, s.Mount, "service")
+	s.exchangeRole(t, "itself", harness.Fields{"subject_issuers": "service", "scopes": "openid", "audiences": nil})
+
+	c := issue(t, s.Mount, "itself", harness.Fields{"subject_token": service.person(t, service.issuer, op.URL, nil)})
+	require.Equal(t, service.issuer, text(c.Secret, "subject"))
+	require.Equal(t, []string{"openid"}, list(c.Secret, "scopes"))
+	require.Equal(t, "expiry", text(c.Secret, "revocation"))
+	require.LessOrEqual(t, c.LeaseDuration, 300)
+
+	for name, token := range map[string]string{
+		"about somebody else": service.person(t, "jane", op.URL, nil),
+		"not meant for it":    service.person(t, service.issuer, "https://elsewhere.example.com", nil),
+	} {
+		_, err := s.TryWrite(t, "creds/itself", harness.Fields{"subject_token": token})
+		require.Error(t, err, name)
+		require.NotContains(t, err.Error(), token)
+	}
+}

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
 
+	jose "github.com/go-jose/go-jose/v4"
 	"github.com/zitadel/oidc/v3/pkg/client/rp"
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -19,7 +22,13 @@ import (
 // trusted are issuers whose tokens count as subject and actor tokens, with where
 // their keys are. The example takes none but its own; whom to trust is for the
 // server to say (RFC 8693 2.1), so it is said on its command line.
-type trusted map[string]oidc.KeySet
+type trusted map[string]foreignKeys
+
+// foreignKeys are an issuer's keys, and where they are.
+type foreignKeys struct {
+	oidc.KeySet
+	url string
+}
 
 // String implements flag.Value.
 func (t trusted) String() string { return fmt.Sprint(len(t), " issuers") }
@@ -30,7 +39,7 @@ func (t trusted) Set(value string) error {
 	if !found || issuer == "" || jwksURL == "" {
 		return errors.New("it must be issuer=jwks-url")
 	}
-	t[issuer] = rp.NewRemoteKeySet(&http.Client{Timeout: 10 * time.Second}, jwksURL)
+	t[issuer] = foreignKeys{rp.NewRemoteKeySet(&http.Client{Timeout: 10 * time.Second}, jwksURL), jwksURL}
 	return nil
 }
 
@@ -70,6 +79,36 @@ func (s *store) verifyForeign(ctx context.Context, token string, kind oidc.Token
 		return "", "", nil, err
 	}
 	return token, verified.Subject, map[string]any{"iss": verified.Issuer}, nil
+}
+
+// GetKeyByIDAndClientID implements op.Storage for the JWT profile (RFC 7523 2.1): a
+// trusted issuer may also speak for itself, as a service user. The example knows one
+// service user, whose key is in its sources.
+func (s *store) GetKeyByIDAndClientID(ctx context.Context, keyID, clientID string) (*jose.JSONWebKey, error) {
+	keys, ok := s.trusted[clientID]
+	if !ok {
+		return s.Storage.GetKeyByIDAndClientID(ctx, keyID, clientID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, keys.url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	var set jose.JSONWebKeySet
+	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&set); err != nil {
+		return nil, err
+	}
+	found := set.Key(keyID)
+	if len(found) != 1 {
+		return nil, fmt.Errorf("%d keys are called %q", len(found), keyID)
+	}
+	return &found[0], nil
 }
 
 // ValidateTokenExchangeRequest refuses a subject that this server does not know:
