@@ -227,6 +227,8 @@ func (d *decided) bringsItself(child *provider.Child) bool {
 // within Vault's own default limit of 90 s on a request.
 const mintBudget = 80 * time.Second
 
+var errSubjectExpired = fault.New(fault.InvalidGrant, "the subject token expired meanwhile: get a new one")
+
 // judge checks what came back and fixes how long it lives.
 func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]string, error) {
 	now := b.now()
@@ -256,7 +258,7 @@ func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]str
 	// The mint took its time, and the lease begins only now.
 	d.Lifetime = d.Lifetime.Until(now, g.Facts.SubjectExpires, "subject")
 	if d.Lifetime.TTL < time.Second {
-		return nil, fault.New(fault.InvalidGrant, "the subject token expired meanwhile: get a new one")
+		return nil, errSubjectExpired
 	}
 	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now.Add(d.Lifetime.TTL), now.Add(d.Lifetime.Max)
 	return append(unverified, child.Unverified...), nil

@@ -32,17 +32,10 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 	if role.policy.Forward && s.Subject != nil && s.Subject.BoundIssuer() != p.traits.Issuer {
 		s.SubjectFault = fault.New(fault.InvalidGrant, "the token is not from the provider's own issuer, so it is not good there: exchange it (mode=exchange)")
 	}
-	issuer, _, err := b.ownIssuer(ctx)
-	if err != nil {
-		return err
-	}
-	if role.Mode == provider.ModeExchange && s.Subject != nil && s.Subject.Issuer != issuer {
-		if s.SubjectFault, err = b.checkNoEntity(s.Subject); err != nil {
+	if role.Mode == provider.ModeExchange {
+		if err := b.exchangers(ctx, role, a, s); err != nil {
 			return err
 		}
-	}
-	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
-		s.Actor = subject.Entity(issuer, a.entityID)
 	}
 	s.ActorGiven = !a.actorToken.Empty()
 	if role.policy.Acts != decision.ActorToken {
@@ -50,6 +43,23 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 	}
 	s.Actor, s.ActorFault, err = b.verify(ctx, fieldActor, role.ActorIssuers, a.actorToken)
 	return err
+}
+
+// exchangers judges the subject of an exchange, and names the entity where it acts.
+func (b *broker) exchangers(ctx context.Context, role *compiledRole, a ask, s *decision.Situation) error {
+	issuer, _, err := b.ownIssuer(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Subject != nil && s.Subject.Issuer != issuer {
+		if s.SubjectFault, err = b.checkNoEntity(s.Subject); err != nil {
+			return err
+		}
+	}
+	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
+		s.Actor = subject.Entity(issuer, a.entityID)
+	}
+	return nil
 }
 
 // checkNoEntity refuses another issuer's subject whose sub is the id of a Vault

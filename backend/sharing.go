@@ -227,7 +227,14 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 	joined := *d
 	decision := *d.Decision
 	joined.Decision = &decision
-	joined.Lifetime = d.Lifetime.Until(now, s.child.ExpiresAt, "token")
+	// Whoever waited for a mint has a subject token that is older by that.
+	if d.subject != nil {
+		joined.Lifetime = d.Lifetime.Until(now, d.subject.ExpiresAt, "subject")
+	}
+	if joined.Lifetime.TTL < time.Second {
+		return nil, errSubjectExpired
+	}
+	joined.Lifetime = joined.Lifetime.Until(now, s.child.ExpiresAt, "token")
 	if joined.Lifetime.TTL < time.Second {
 		return nil, errShareOver
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 func newSharingMount(t *testing.T, role map[string]any) *mount {
@@ -107,6 +108,29 @@ func TestASharedTokenThatEndsTooSoonIsNotJoined(t *testing.T) {
 		require.NoError(t, m.revoke(l))
 	}
 	m.balance()
+}
+
+// Who waits for somebody else's mint gets older meanwhile, and the subject token too.
+func TestASharedLeaseDoesNotOutliveItsSubject(t *testing.T) {
+	m := withSubject(t)
+	m.must(m.write("roles/r", map[string]any{"subject_single_use": false, "sharing": "entity", "ttl": "10m"}))
+	ask := ask{role: "r", entityID: alice, subjectToken: secret.New(m.subjectToken("one", nil))}
+	d, err := m.b.decide(t.Context(), ask)
+	require.NoError(t, err)
+	require.Equal(t, 10*time.Minute, d.Lifetime.TTL)
+	key, err := d.shareKey()
+	require.NoError(t, err)
+	s, err := m.b.mintShared(t.Context(), d, key)
+	require.NoError(t, err)
+
+	m.clock.advance(time.Minute)
+	resp, err := m.b.join(t.Context(), d, s)
+	require.NoError(t, err)
+	require.Equal(t, 9*time.Minute, resp.Secret.TTL)
+	require.LessOrEqual(t, resp.Secret.MaxTTL, 9*time.Minute)
+	m.clock.advance(9 * time.Minute)
+	_, err = m.b.join(t.Context(), d, s)
+	require.Equal(t, fault.InvalidGrant, fault.CodeOf(err))
 }
 
 func TestSharesOutliveARestart(t *testing.T) {
