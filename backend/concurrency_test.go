@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -26,12 +27,18 @@ const (
 // which a token can get lost or come back broken, revocation, and storage.
 func (m *mount) storm() {
 	var lost atomic.Int64
+	// Like providertest.Hangup, but a request that is refused loses no token.
+	hangup := providertest.Verbatim("", func(answer map[string]any) string {
+		if answer["access_token"] != nil {
+			lost.Add(1)
+		}
+		panic(http.ErrAbortHandler)
+	})
 	chance := func(percent int) bool { return rand.IntN(100) < percent }
 	m.server.Break(providertest.EndpointToken, providertest.Choose(func() providertest.Fault {
 		switch {
 		case chance(5):
-			lost.Add(1)
-			return providertest.Hangup()
+			return hangup
 		case chance(5):
 			return providertest.Cut(-1)
 		case chance(5):
