@@ -50,7 +50,6 @@ type broker struct {
 	shares    *shares
 	orders    *orders
 	holders   holderCursor
-	limits    leaseLimits
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger

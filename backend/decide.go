@@ -91,7 +91,10 @@ func (b *broker) caller(a ask, groups bool) (decision.Caller, error) {
 
 func (b *broker) situation(caller decision.Caller) decision.Situation {
 	s := decision.Situation{Now: b.now(), Caller: caller}
-	s.MountTTL, s.MountMaxTTL = b.limits.get(b.System(), s.Now)
+	s.MountTTL, s.MountMaxTTL = b.System().DefaultLeaseTTL(), b.System().MaxLeaseTTL()
+	if s.MountTTL <= 0 { // Vault did not say: nothing is granted on that
+		s.MountMaxTTL = 0
+	}
 	return s
 }
 

@@ -292,6 +292,7 @@ func TestThePeriodicCallFollowsTheSchedule(t *testing.T) {
 	require.NoError(t, m.periodic())
 	require.Len(t, m.published().Keys, 3)
 	m.vault.change(func(v *vaultView) { v.ReplicationStateVal = 0 })
+	m.clock.advance(recentFor)
 	require.NoError(t, m.periodic())
 	require.Len(t, m.published().Keys, 6)
 	require.NoError(t, m.periodic())

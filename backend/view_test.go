@@ -1,0 +1,87 @@
+package backend
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+)
+
+// askedView counts what it is asked.
+type askedView struct {
+	logical.StaticSystemView
+	asked int
+}
+
+func (v *askedView) DefaultLeaseTTL() time.Duration {
+	v.asked++
+	return v.DefaultLeaseTTLVal
+}
+
+func (v *askedView) LocalMount() bool {
+	v.asked++
+	return v.LocalMountVal
+}
+
+func (v *askedView) ReplicationState() consts.ReplicationState {
+	v.asked++
+	return v.ReplicationStateVal
+}
+
+func newRecentView(vault *askedView) (view *recentView, now *time.Time) {
+	at := time.Now()
+	return &recentView{SystemView: vault, now: func() time.Time { return at }}, &at
+}
+
+// TestVaultIsAskedAboutTheMountNowAndThen: often enough for a change to be seen, never
+// on every request, and a failed call is neither kept nor hidden.
+func TestVaultIsAskedAboutTheMountNowAndThen(t *testing.T) {
+	vault := &askedView{StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: time.Hour}}
+	view, now := newRecentView(vault)
+	for range 3 {
+		require.Equal(t, time.Hour, view.DefaultLeaseTTL())
+	}
+	require.Equal(t, 1, vault.asked)
+
+	vault.DefaultLeaseTTLVal = time.Minute
+	*now = now.Add(recentFor - 1)
+	require.Equal(t, time.Hour, view.DefaultLeaseTTL())
+	*now = now.Add(1)
+	require.Equal(t, time.Minute, view.DefaultLeaseTTL())
+
+	vault.DefaultLeaseTTLVal = 0
+	*now = now.Add(recentFor)
+	require.Zero(t, view.DefaultLeaseTTL())
+	vault.DefaultLeaseTTLVal = time.Minute
+	require.Equal(t, time.Minute, view.DefaultLeaseTTL())
+
+	asked := vault.asked
+	*now = now.Add(-time.Hour)
+	view.DefaultLeaseTTL()
+	require.Equal(t, asked+1, vault.asked, "a clock that goes back makes nothing last")
+}
+
+// TestVaultIsAskedAboutTheNodeNowAndThen: an answer that is no failure is kept also if
+// it is the zero value.
+func TestVaultIsAskedAboutTheNodeNowAndThen(t *testing.T) {
+	vault := &askedView{}
+	view, now := newRecentView(vault)
+	for range 3 {
+		require.False(t, view.LocalMount())
+	}
+	require.Equal(t, 1, vault.asked)
+
+	require.Equal(t, consts.ReplicationUnknown, view.ReplicationState())
+	vault.ReplicationStateVal = consts.ReplicationPerformancePrimary
+	for range 3 {
+		require.Equal(t, consts.ReplicationPerformancePrimary, view.ReplicationState())
+	}
+	require.Equal(t, 3, vault.asked)
+
+	vault.LocalMountVal, vault.ReplicationStateVal = true, consts.ReplicationPerformanceStandby
+	*now = now.Add(recentFor)
+	require.True(t, view.LocalMount())
+	require.Equal(t, consts.ReplicationPerformanceStandby, view.ReplicationState())
+}
