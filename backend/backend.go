@@ -50,6 +50,7 @@ type broker struct {
 	shares    *shares
 	orders    *orders
 	holders   holderCursor
+	known     knownEntities
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger

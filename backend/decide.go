@@ -24,6 +24,8 @@ type ask struct {
 	actorToken   secret.Text
 	proofs       map[provider.ProofKind]secret.Text // those that came
 	request      decision.Request
+	// vouched is true for an entity's own request: Vault has let its token pass.
+	vouched bool
 }
 
 // decided is the answer, with what the way from there on needs.
@@ -51,7 +53,7 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	if err != nil {
 		return nil, err
 	}
-	caller, err := b.caller(a, role.policy.NeedsGroups() || p.traits.NeedsGroups)
+	caller, err := b.caller(a, needed(a, role, p))
 	if err != nil {
 		return nil, err
 	}
@@ -74,11 +76,23 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	}, nil
 }
 
+// needed is how much of the caller the decision and the provider look at.
+func needed(a ask, role *compiledRole, p *openProvider) knowledge {
+	switch {
+	case p.traits.NeedsGroups:
+		return knownGroups
+	case !a.vouched || role.policy.NeedsEntity() || p.traits.NeedsEntity:
+		return role.judgedBy()
+	default:
+		return knownID
+	}
+}
+
 // caller is the identity behind the ask, as Vault knows it now. One that Vault
 // does not know any more is denied; an error while asking is neither that nor
 // allowed.
-func (b *broker) caller(a ask, groups bool) (decision.Caller, error) {
-	c, gone, err := b.identify(a.entityID, groups)
+func (b *broker) caller(a ask, want knowledge) (decision.Caller, error) {
+	c, gone, err := b.identify(a.entityID, want)
 	if err != nil {
 		return c, err
 	}

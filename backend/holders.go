@@ -120,8 +120,8 @@ func (b *broker) judgeHolder(ctx context.Context, holder string, counts []grant.
 // have grants of a role, one of those that are named, any more; "" if it may. An
 // error while asking is neither.
 func (b *broker) standing(ctx context.Context, holder string, names []string) (cause func(role string) string, err error) {
-	roles, needsGroups, deleted := b.rolesOf(ctx, names)
-	caller, gone, err := b.identify(entityOf(holder), needsGroups)
+	roles, want, deleted := b.rolesOf(ctx, names)
+	caller, gone, err := b.identify(entityOf(holder), want)
 	if err != nil {
 		return nil, err
 	}
@@ -146,8 +146,8 @@ func (b *broker) standing(ctx context.Context, holder string, names []string) (c
 
 // rolesOf are the roles that can be judged, and those that are
 // gone for certain. A role that could not be read is neither.
-func (b *broker) rolesOf(ctx context.Context, names []string) (roles map[string]*compiledRole, needsGroups bool, deleted map[string]bool) {
-	roles, deleted = map[string]*compiledRole{}, map[string]bool{}
+func (b *broker) rolesOf(ctx context.Context, names []string) (roles map[string]*compiledRole, want knowledge, deleted map[string]bool) {
+	roles, want, deleted = map[string]*compiledRole{}, knownEntity, map[string]bool{}
 	for _, name := range names {
 		if name == "" || roles[name] != nil || deleted[name] {
 			continue
@@ -156,10 +156,10 @@ func (b *broker) rolesOf(ctx context.Context, names []string) (roles map[string]
 		switch {
 		case err == nil:
 			roles[name] = role
-			needsGroups = needsGroups || role.policy.NeedsGroups()
+			want = max(want, role.judgedBy())
 		case fault.CodeOf(err) == fault.InvalidRequest:
 			deleted[name] = true
 		}
 	}
-	return roles, needsGroups, deleted
+	return roles, want, deleted
 }

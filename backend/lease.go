@@ -139,7 +139,7 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 	if g.ActorIssuer != "" && !slices.Contains(role.ActorIssuers, g.ActorIssuer) {
 		return fault.New(fault.AccessDenied, "the role does not trust the issuer of this grant's actor any more: read creds again")
 	}
-	caller, err := b.caller(ask{entityID: entityOf(g.Holder)}, role.policy.NeedsGroups())
+	caller, err := b.caller(ask{entityID: entityOf(g.Holder)}, role.judgedBy())
 	if err != nil {
 		return err
 	}

@@ -594,6 +594,7 @@ type vaultView struct {
 	groups   map[string][]*logical.Group
 	fail     error
 	tainted  bool
+	asked    int // who an entity is
 }
 
 func newVaultView() *vaultView {
@@ -614,6 +615,7 @@ func newVaultView() *vaultView {
 func (v *vaultView) EntityInfo(id string) (*logical.Entity, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.asked++
 	if v.fail != nil {
 		return nil, v.fail
 	}
@@ -641,6 +643,11 @@ func (v *vaultView) change(f func(v *vaultView)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	f(v)
+}
+
+func (v *vaultView) asks() (n int) {
+	v.change(func(v *vaultView) { n = v.asked })
+	return n
 }
 
 func (v *vaultView) failWith(err error) { v.change(func(v *vaultView) { v.fail = err }) }

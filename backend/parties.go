@@ -68,7 +68,7 @@ func (b *broker) checkNoEntity(t *subject.Token) (*fault.Error, error) {
 	if !looksLikeEntity(t.Subject) {
 		return nil, nil
 	}
-	_, gone, err := b.identify(t.Subject, false)
+	_, gone, err := b.identify(t.Subject, knownEntity)
 	if err != nil || gone {
 		return nil, err
 	}

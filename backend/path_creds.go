@@ -96,6 +96,7 @@ func (b *broker) creds(ctx context.Context, req *logical.Request, d *framework.F
 	if err != nil {
 		return nil, err
 	}
+	a.vouched = true
 	return b.issue(ctx, a)
 }
 

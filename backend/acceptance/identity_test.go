@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/api"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
@@ -137,6 +139,46 @@ func TestDisabledAndDeletedEntitiesLoseWhatTheyHold(t *testing.T) {
 	s.Write(t, "sweep", nil)
 	s.hydra.MustBeInactive(t, first.Token)
 	s.hydra.MustBeInactive(t, second.Token)
+}
+
+// TestWhoLeavesIsRefusedAtOnce: also by a role that looks at nothing but the caller's
+// id, for which the broker does not ask Vault every time. A deleted or disabled entity
+// is refused by Vault itself; one that became part of another within moments by the broker.
+func TestWhoLeavesIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, harness.HydraClient{}, nil)
+	s.role(t, "open", nil)
+	logical := s.vault.Client(t).Logical()
+	for name, leave := range map[string]func(who *harness.Session) error{
+		"disabled": func(who *harness.Session) error {
+			_, err := logical.Write("identity/entity/id/"+who.EntityID, harness.Fields{"disabled": true})
+			return err
+		},
+		"deleted": func(who *harness.Session) error {
+			_, err := logical.Delete("identity/entity/id/" + who.EntityID)
+			return err
+		},
+	} {
+		who := s.agent(t, harness.Agent{Name: name})
+		s.hydra.MustBeActive(t, read(t, s.As(who), "open").Token)
+		require.NoError(t, leave(who))
+		_, err := s.As(who).TryRead(t, "creds/open")
+		require.Equal(t, 403, harness.StatusOf(err), "%s: %v", name, err)
+	}
+
+	merged := s.agent(t, harness.Agent{Name: "merged"})
+	got := read(t, s.As(merged), "open")
+	other, err := logical.Write("identity/entity", harness.Fields{"name": s.local("survivor")})
+	require.NoError(t, err)
+	_, err = logical.Write("identity/entity/merge", harness.Fields{"from_entity_ids": merged.EntityID, "to_entity_id": other.Data["id"]})
+	require.NoError(t, err)
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		_, err := s.As(merged).TryRead(t, "creds/open")
+		assert.Equal(c, 403, harness.StatusOf(err), "%v", err)
+		assert.ErrorContains(c, err, "there is no such entity")
+	}, 20*time.Second, time.Second)
+	s.Write(t, "sweep", nil)
+	soonInactive(t, s.hydra, got.Token, 10*time.Second)
 }
 
 func TestLoginByJWT(t *testing.T) {

@@ -10,13 +10,15 @@ import (
 type Caller struct {
 	// EntityID is empty for a token without an entity, such as root's.
 	EntityID string
+	// Name, Metadata, Aliases and Disabled are filled if Policy.NeedsEntity, and
+	// where Vault itself has not judged the entity.
 	Name     string
 	Metadata map[string]string
-	// Groups are the names of all groups, inherited ones included. They are
-	// filled only if Policy.NeedsGroups.
-	Groups   []string
 	Aliases  []Alias
 	Disabled bool
+	// Groups are the names of all groups, inherited ones included. They are
+	// filled only if Policy.NeedsGroups.
+	Groups []string
 	// RemoteAddr is the connection's address; invalid if unknown.
 	RemoteAddr netip.Addr
 }
@@ -49,6 +51,12 @@ func (c Caller) remote() string {
 // IPv6 as the IPv4 address that it is.
 func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
+// NeedsEntity reports whether a decision looks at more of the caller's entity than
+// its id.
+func (p *Policy) NeedsEntity() bool {
+	return len(p.Who.Groups) > 0 || len(p.Who.Metadata) > 0 || (p.Condition != nil && p.Condition.Uses("identity"))
+}
+
 // NeedsGroups reports whether a decision looks at the caller's groups.
 func (p *Policy) NeedsGroups() bool {
 	return len(p.Who.Groups) > 0 || (p.Condition != nil && p.Condition.UsesGroups())
@@ -58,8 +66,7 @@ func (p *Policy) NeedsGroups() bool {
 // for a condition on the identity too: of nobody, everything that it denies is
 // true.
 func (p *Policy) asksWho() bool {
-	return len(p.Who.EntityIDs) > 0 || len(p.Who.Groups) > 0 || len(p.Who.Metadata) > 0 ||
-		(p.Condition != nil && p.Condition.Uses("identity"))
+	return len(p.Who.EntityIDs) > 0 || p.NeedsEntity()
 }
 
 // checkCaller returns every reason against the caller but the condition's.

@@ -27,11 +27,13 @@ type Request struct {
 
 // Identity is the Vault entity that gets the child; zero for a caller without one.
 type Identity struct {
-	EntityID, Name string
-	Metadata       map[string]string
+	EntityID string
+	// Name, Metadata and Aliases are here for certain only if Traits.NeedsEntity.
+	Name     string
+	Metadata map[string]string
+	Aliases  []Alias
 	// Groups are names, inherited groups included; only if Traits.NeedsGroups.
-	Groups  []string
-	Aliases []Alias
+	Groups []string
 }
 
 // Alias is one of an entity's names at an auth mount.

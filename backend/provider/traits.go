@@ -56,8 +56,9 @@ type Traits struct {
 	Actors, ActsByDefault bool
 	// Issuer is the iss of the provider's own tokens, "" if that is not known.
 	Issuer string
-	// NeedsGroups is true if Request.Identity must hold the groups.
-	NeedsGroups bool
+	// NeedsEntity is true if Request.Identity must hold more than the entity's id,
+	// NeedsGroups if that is the groups too.
+	NeedsEntity, NeedsGroups bool
 	// Proofs are the kinds of proof of possession that a request may bring.
 	Proofs []ProofKind
 }

@@ -23,7 +23,7 @@ const (
 )
 
 // entityID is the default of subject and client_id.
-const entityID = "{{identity.entity.id}}"
+const entityID = "{{" + idExpression + "}}"
 
 // Bounds on the further claims.
 const (
@@ -147,6 +147,14 @@ func checkClaimName(name string) error {
 // byte by byte.
 func isPrintable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
+}
+
+// needsEntity is true if a template takes more of the entity than its id.
+func (s settings) needsEntity() bool {
+	templates := slices.AppendSeq([]template{s.subject, s.clientID}, maps.Values(s.claims))
+	return slices.ContainsFunc(templates, func(t template) bool {
+		return slices.ContainsFunc(expressions(t.source), func(e string) bool { return e != idExpression })
+	})
 }
 
 func (s settings) needsGroups() bool {

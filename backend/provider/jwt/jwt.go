@@ -105,6 +105,7 @@ func (p *Provider) Traits() provider.Traits {
 		Required:      access.Dimensions{access.DimAudiences: true},
 		Actors:        true,
 		ActsByDefault: true,
+		NeedsEntity:   p.settings.needsEntity(),
 		NeedsGroups:   p.settings.needsGroups(),
 		Proofs:        []provider.ProofKind{provider.ProofThumbprint},
 	}

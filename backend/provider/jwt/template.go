@@ -13,6 +13,9 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
+// idExpression is what is known of every caller that has an entity.
+const idExpression = "identity.entity.id"
+
 // groupNames is the one expression whose value is a list.
 const groupNames = "identity.entity.groups.names"
 
