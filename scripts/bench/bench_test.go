@@ -13,8 +13,8 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/report"
 )
 
-// TestQuick runs all of the benchmark, briefly: every case has figures or the
-// broker's refusal, and what can be counted has been counted. It asserts no time.
+// TestQuick runs all of the benchmark, briefly: every case has figures, and what can
+// be counted has been counted. It asserts no time.
 func TestQuick(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs what `make build vault bench-tools` makes")
@@ -33,22 +33,18 @@ func TestQuick(t *testing.T) {
 	byName := map[string]report.Case{}
 	for _, c := range found.Cases {
 		byName[c.Name] = c
-		if c.Ran() {
-			checkFigures(t, c)
-		}
+		require.True(t, c.Ran(), "%s: %s", c.Name, c.NotBuilt)
+		checkFigures(t, c)
 	}
 	mint, revoke, renew := byName["oauth2"], byName["revoke"], byName["renew"]
-	require.True(t, mint.Ran())
 	require.InDelta(t, 1, mint.Broker.Provider, 1e-9, "one round trip for each issue")
 	require.Greater(t, mint.Own.Put, 0.5, "a record is written")
-	require.True(t, revoke.Ran())
+	require.Less(t, mint.Own.Get, 0.5, "and nothing is read")
 	require.InDelta(t, 1, revoke.Broker.Provider, 1e-9, "one revocation for each")
 	require.Greater(t, revoke.Own.Delete, 0.5, "a record is deleted")
-	require.True(t, renew.Ran())
 	require.Zero(t, renew.Broker.Provider)
 
 	full := byName["oauth2, full ledger"]
-	require.True(t, full.Ran())
 	require.Equal(t, quick().grants, full.Grants)
 	require.Len(t, full.Notes, 2)
 	svg := &strings.Builder{}

@@ -42,8 +42,8 @@ type settings struct {
 // full is what `make bench` runs; quick shows in a minute that all of it works.
 func full() settings {
 	return settings{
-		only: regexp.MustCompile(""), rounds: 5, turn: 5 * time.Second, warmUp: 2 * time.Second,
-		leases: 5000, callers: 64, grants: 1_000_000, holders: 10_000,
+		only: regexp.MustCompile(""), rounds: 15, turn: 2 * time.Second, warmUp: 2 * time.Second,
+		leases: 2000, callers: 64, grants: 1_000_000, holders: 10_000,
 	}
 }
 
