@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
@@ -594,7 +595,7 @@ type vaultView struct {
 	groups   map[string][]*logical.Group
 	fail     error
 	tainted  bool
-	asked    int // who an entity is
+	asked    map[string]int // how often, by method
 }
 
 func newVaultView() *vaultView {
@@ -602,12 +603,15 @@ func newVaultView() *vaultView {
 		StaticSystemView: logical.StaticSystemView{
 			DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour,
 			PluginEnvironment: &logical.PluginEnvironment{VaultVersion: "1.21.4"},
+			// As the community edition answers; 0 would be a call that failed.
+			ReplicationStateVal: consts.ReplicationPerformanceDisabled | consts.ReplicationDRDisabled,
 		},
 		entities: map[string]*logical.Entity{
 			alice: {ID: alice, Name: "alice", Metadata: map[string]string{"team": "payments"}},
 			bob:   {ID: bob, Name: "bob"},
 		},
 		groups: map[string][]*logical.Group{alice: {{ID: "g", Name: "ops"}}},
+		asked:  map[string]int{},
 	}
 }
 
@@ -615,7 +619,7 @@ func newVaultView() *vaultView {
 func (v *vaultView) EntityInfo(id string) (*logical.Entity, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.asked++
+	v.asked["EntityInfo"]++
 	if v.fail != nil {
 		return nil, v.fail
 	}
@@ -626,16 +630,50 @@ func (v *vaultView) EntityInfo(id string) (*logical.Entity, error) {
 func (v *vaultView) GroupsForEntity(id string) ([]*logical.Group, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.asked["GroupsForEntity"]++
 	if v.fail != nil {
 		return nil, v.fail
 	}
 	return v.groups[id], nil
 }
 
+// DefaultLeaseTTL implements logical.SystemView.
+func (v *vaultView) DefaultLeaseTTL() time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.asked["DefaultLeaseTTL"]++
+	return v.DefaultLeaseTTLVal
+}
+
+// MaxLeaseTTL implements logical.SystemView.
+func (v *vaultView) MaxLeaseTTL() time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.asked["MaxLeaseTTL"]++
+	return v.MaxLeaseTTLVal
+}
+
+// ReplicationState implements logical.SystemView.
+func (v *vaultView) ReplicationState() consts.ReplicationState {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.asked["ReplicationState"]++
+	return v.ReplicationStateVal
+}
+
+// LocalMount implements logical.SystemView.
+func (v *vaultView) LocalMount() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.asked["LocalMount"]++
+	return v.LocalMountVal
+}
+
 // Tainted implements logical.SystemView.
 func (v *vaultView) Tainted() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.asked["Tainted"]++
 	return v.tainted
 }
 
@@ -645,9 +683,12 @@ func (v *vaultView) change(f func(v *vaultView)) {
 	f(v)
 }
 
-func (v *vaultView) asks() (n int) {
-	v.change(func(v *vaultView) { n = v.asked })
-	return n
+// whileAsked is how often Vault was asked what while f ran.
+func (v *vaultView) whileAsked(f func()) (asked map[string]int) {
+	v.change(func(v *vaultView) { v.asked = map[string]int{} })
+	f()
+	v.change(func(v *vaultView) { asked = maps.Clone(v.asked) })
+	return asked
 }
 
 func (v *vaultView) failWith(err error) { v.change(func(v *vaultView) { v.fail = err }) }

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -84,4 +85,36 @@ func TestVaultIsAskedAboutTheNodeNowAndThen(t *testing.T) {
 	*now = now.Add(recentFor)
 	require.True(t, view.LocalMount())
 	require.Equal(t, consts.ReplicationPerformanceStandby, view.ReplicationState())
+}
+
+// TestAnIssueIsOneCallToVault: on a warm path the record is written, nothing is read
+// and nothing is asked, by the broker or by the framework.
+func TestAnIssueIsOneCallToVault(t *testing.T) {
+	for name, role := range map[string]map[string]any{
+		"minted": {},
+		"shared": {"sharing": "entity"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMount(t, setup{role: role})
+			issue := func() {
+				_, err := m.credsBy(call{op: logical.ReadOperation, path: "creds/r", entity: alice})
+				require.NoError(t, err)
+			}
+			issue()
+			var mu sync.Mutex
+			var stored []string
+			m.storage.on(func(op, _ string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				stored = append(stored, op)
+				return nil
+			})
+			asked := m.vault.whileAsked(issue)
+			mu.Lock()
+			defer mu.Unlock()
+			require.Equal(t, []string{"put"}, stored)
+			require.Empty(t, asked)
+			m.storage.on(nil)
+		})
+	}
 }
