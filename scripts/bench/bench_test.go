@@ -77,7 +77,7 @@ func TestGrouped(t *testing.T) {
 		return groups
 	}
 	require.Equal(t, []string{"oauth2 on raft, 16 clients"}, names("raft"))
-	require.Equal(t, []string{"oauth2, full ledger, 16 clients + oauth2, full ledger, sweeping, 16 clients"}, names("full"))
+	require.Equal(t, []string{"oauth2, full ledger, 16 clients + oauth2, empty ledger beside a full one, 16 clients + oauth2, full ledger, sweeping, 16 clients"}, names("full"))
 	require.Equal(t, []string{"oauth2, 16 clients", "oauth2, 1 client", "oauth2, 64 clients", "oauth2, 256 clients"}, names("^oauth2$"))
 	require.Empty(t, names("nothing"))
 }
@@ -99,6 +99,7 @@ func TestRunRefuses(t *testing.T) {
 	for name, change := range map[string]func(*settings){
 		"no rounds":               func(s *settings) { s.rounds = 0 },
 		"no time":                 func(s *settings) { s.turn = 0 },
+		"no long time":            func(s *settings) { s.longTurn = 0 },
 		"no callers":              func(s *settings) { s.callers = 0 },
 		"fewer grants than heads": func(s *settings) { s.grants = s.holders - 1 },
 	} {

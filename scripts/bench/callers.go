@@ -11,6 +11,7 @@ import (
 const callerPolicy = `
 path "floor/creds/*"     { capabilities = ["read", "update"] }
 path "broker/creds/*"    { capabilities = ["read", "update"] }
+path "spare/creds/*"     { capabilities = ["read", "update"] }
 path "sys/leases/renew"  { capabilities = ["update"] }
 path "sys/leases/revoke" { capabilities = ["update"] }
 `

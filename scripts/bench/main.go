@@ -28,21 +28,25 @@ import (
 
 // settings are how long and how much. The zero value is not usable.
 type settings struct {
-	only    *regexp.Regexp // names of the cases
-	quick   bool
-	rounds  int
-	turn    time.Duration // of one engine in a round
-	warmUp  time.Duration // of one engine before the rounds
-	leases  int           // that renewals go around and revocations end, in a turn
-	callers int           // entities
-	grants  int           // in the ledger of the cases that have it full
-	holders int           // entities that hold them
+	only   *regexp.Regexp // names of the cases
+	quick  bool
+	rounds int
+	turn   time.Duration // of one engine in a round
+	warmUp time.Duration // of one engine before the rounds
+	// The cases with a full ledger have fewer rounds, and longer turns.
+	longRounds int
+	longTurn   time.Duration
+	leases     int // that renewals go around and revocations end, in a turn
+	callers    int // entities
+	grants     int // in the ledger of the cases that have it full
+	holders    int // entities that hold them
 }
 
 // full is what `make bench` runs; quick shows in a minute that all of it works.
 func full() settings {
 	return settings{
 		only: regexp.MustCompile(""), rounds: 15, turn: 2 * time.Second, warmUp: 2 * time.Second,
+		longRounds: 5, longTurn: 20 * time.Second,
 		leases: 2000, callers: 64, grants: 1_000_000, holders: 10_000,
 	}
 }
@@ -50,6 +54,7 @@ func full() settings {
 func quick() settings {
 	s := full()
 	s.quick, s.rounds, s.turn, s.warmUp = true, 1, 500*time.Millisecond, 100*time.Millisecond
+	s.longTurn = s.turn
 	s.leases, s.grants, s.holders = 100, 2000, 50
 	return s
 }
@@ -60,6 +65,7 @@ func main() {
 	only := flag.String("run", "", "run only the cases whose `name` matches this expression")
 	flag.IntVar(&s.rounds, "rounds", s.rounds, "rounds of each case; floor and broker take turns in each")
 	flag.DurationVar(&s.turn, "turn", s.turn, "how long each engine's turn is")
+	flag.DurationVar(&s.longTurn, "long-turn", s.longTurn, "the same in the cases with a full ledger")
 	flag.DurationVar(&s.warmUp, "warm-up", s.warmUp, "how long each engine warms up before the rounds")
 	flag.IntVar(&s.leases, "leases", s.leases, "leases that are renewed, or revoked, in one turn")
 	flag.IntVar(&s.callers, "callers", s.callers, "entities that the requests come from")
@@ -81,8 +87,8 @@ func run(out io.Writer, s settings, only, json string) error {
 	if s.only, err = regexp.Compile(only); err != nil {
 		return fmt.Errorf("-run: %w", err)
 	}
-	if s.rounds < 1 || s.callers < 1 || s.turn <= 0 || s.leases < 1 || s.holders < 1 || s.grants < s.holders {
-		return fmt.Errorf("rounds, turn, callers, leases and holders must be positive, and there must be a grant for each holder")
+	if s.rounds < 1 || s.callers < 1 || s.turn <= 0 || s.longTurn <= 0 || s.leases < 1 || s.holders < 1 || s.grants < s.holders {
+		return fmt.Errorf("rounds, turns, callers, leases and holders must be positive, and there must be a grant for each holder")
 	}
 	r, err := bench(out, s)
 	if err != nil {
@@ -109,6 +115,9 @@ func bench(out io.Writer, s settings) (*report.Report, error) {
 		return nil, fmt.Errorf("no case is called like %s", s.only)
 	}
 	for i, group := range groups {
+		if group[0].grants > 0 {
+			r.Settings.LongRounds, r.Settings.LongSeconds = min(s.rounds, s.longRounds), s.longTurn.Seconds()
+		}
 		fmt.Fprintf(out, "[%d/%d] %s\n", i+1, len(groups), group[0])
 		found, version, err := inWorld(out, s, group)
 		if err != nil {

@@ -38,6 +38,16 @@ func mintRole(t harness.TB, w *world) (engine, error) {
 	return w.role(t, "mint", harness.Fields{"provider": "oauth2/fast"})
 }
 
+// spareRole is mintRole on a mount of its own, whose ledger is empty.
+func spareRole(t harness.TB, w *world) (engine, error) {
+	spare := w.vault.Enable(t, spareMount)
+	w.provide(t, spare)
+	fields := maps.Clone(entitled)
+	fields["provider"] = "oauth2/fast"
+	spare.Write(t, "roles/mint", fields)
+	return engine{plugin: harness.PluginName, creds: spareMount + "/creds/mint"}, nil
+}
+
 func sharingRole(t harness.TB, w *world) (engine, error) {
 	return w.role(t, "sharing", harness.Fields{"provider": "oauth2/fast", "sharing": "entity"})
 }

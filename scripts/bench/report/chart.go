@@ -85,7 +85,7 @@ func (c *Case) bar(b *strings.Builder, y int) {
 func (r *Report) caption() string {
 	parts := []string{
 		r.Machine.Vault, fmt.Sprintf("%d CPUs (%s/%s)", r.Machine.CPUs, r.Machine.OS, r.Machine.Arch),
-		fmt.Sprintf("medians of %d rounds of %gs", r.Settings.Rounds, r.Settings.Seconds),
+		"medians of " + r.Settings.measured(),
 		r.Started.UTC().Format("2006-01-02"),
 	}
 	return strings.Join(append(parts, r.warnings()...), " · ")

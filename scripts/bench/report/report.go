@@ -52,6 +52,18 @@ type Settings struct {
 	Rounds  int     `json:"rounds"`
 	Seconds float64 `json:"seconds"` // of each engine's turn in a round
 	Callers int     `json:"callers"` // entities that the requests come from
+	// LongRounds and LongSeconds are for the cases with a full ledger; 0 if there are none.
+	LongRounds  int     `json:"long_rounds,omitempty"`
+	LongSeconds float64 `json:"long_seconds,omitempty"`
+}
+
+// measured is how often and how long, in words.
+func (s Settings) measured() string {
+	text := fmt.Sprintf("%d rounds of %gs", s.Rounds, s.Seconds)
+	if s.LongRounds > 0 {
+		text += fmt.Sprintf(", with a full ledger of %d of %gs", s.LongRounds, s.LongSeconds)
+	}
+	return text
 }
 
 // Turn is what one engine did in its turn of a round. What is per call is of the

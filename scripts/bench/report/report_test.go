@@ -20,7 +20,7 @@ func sample() *Report {
 	r := &Report{
 		Started:  time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 		Machine:  Machine{CPUs: 2, OS: "linux", Arch: "amd64", Go: "go1.26.8", Vault: "Vault v1.21.4"},
-		Settings: Settings{Rounds: 3, Seconds: 5, Callers: 64},
+		Settings: Settings{Rounds: 3, Seconds: 5, Callers: 64, LongRounds: 2, LongSeconds: 20},
 	}
 	floor := []Turn{
 		{Calls: 15000, Rate: 3000, P50: 4, P99: 10, Others: 0.1, Storage: Storage{Put: 2, Get: 1}},

@@ -19,7 +19,7 @@ of the rounds. p99: "of floor" is how many times the floor's, %.1f at most. stor
 plugin's own calls at Vault's barrier for each call: writes+reads, deletes and lists if there are any;
 what the floor costs (core's lease and index) is taken off. provider: requests to the authorization
 server for each call. CPU: of the plugin's process for each call. memory: of the plugin's
-process, now and at its peak. All are medians of %d rounds of %gs.
+process, now and at its peak. All are medians of %s.
 `
 
 var columns = []string{
@@ -47,7 +47,7 @@ func (r *Report) Table(out io.Writer) error {
 	for row := range strings.Lines(rows.String()) {
 		fmt.Fprintln(b, strings.TrimRight(row, " \n"))
 	}
-	fmt.Fprintf(b, explanation, p99Target, r.Settings.Rounds, r.Settings.Seconds)
+	fmt.Fprintf(b, explanation, p99Target, r.Settings.measured())
 	for i := range r.Cases {
 		for _, remark := range r.remarks(&r.Cases[i]) {
 			fmt.Fprintf(b, "\n%s: %s", r.Cases[i].Name, remark)
