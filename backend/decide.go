@@ -42,7 +42,8 @@ type decided struct {
 }
 
 // decide gathers what the pure decision needs and asks it. creds and explain
-// both come this way, so they cannot differ. The error is for what kept it from
+// both come this way, so they cannot differ in what they see, but for an entity that
+// has just been merged into another (knownFor). The error is for what kept it from
 // deciding at all.
 func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	role, err := b.role(ctx, a.role)
@@ -88,7 +89,7 @@ func needed(a ask, role *compiledRole, p *openProvider) knowledge {
 	}
 }
 
-// caller is the identity behind the ask, as Vault knows it now. One that Vault
+// caller is the identity behind the ask, with as much as is wanted. One that Vault
 // does not know any more is denied; an error while asking is neither that nor
 // allowed.
 func (b *broker) caller(a ask, want knowledge) (decision.Caller, error) {

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
@@ -12,7 +14,7 @@ import (
 type knowledge int
 
 const (
-	// knownID: that there is an entity of this id. It is for an entity's own request
+	// knownID: that the id is an entity's own. It is for an entity's own request
 	// alone, which Vault lets pass only if the entity is there and not disabled.
 	knownID knowledge = iota
 	// knownEntity: all but its groups.
@@ -30,40 +32,61 @@ func (r *compiledRole) judgedBy() knowledge {
 	return knownEntity
 }
 
-// identify asks Vault who the entity is. gone is true if Vault says that there
-// is no such entity; an error while asking is neither gone nor allowed.
+// identify asks Vault who the entity is, and fills in what is wanted and no more.
+// gone is true if Vault says that there is no such entity; an error while asking is
+// neither gone nor allowed.
 func (b *broker) identify(entityID string, want knowledge) (c decision.Caller, gone bool, err error) {
 	if entityID == "" {
 		return c, false, nil
 	}
-	if want == knownID && b.known.has(entityID, b.now()) {
+	now := b.now()
+	if want == knownID && b.known.has(entityID, now) {
 		return decision.Caller{EntityID: entityID}, false, nil
 	}
-	entity, err := b.System().EntityInfo(entityID)
-	if err != nil {
-		return c, false, fault.New(fault.TemporarilyUnavailable, "Vault could not say who the caller is: try again").Because(err)
+	entity, gone, err := b.entity(entityID)
+	if err != nil || gone {
+		return c, gone, err
 	}
-	if entity == nil || entity.ID != entityID { // deleted, or merged into another
-		return c, true, nil
+	c.EntityID, c.Disabled = entity.ID, entity.Disabled
+	if want == knownID {
+		if !c.Disabled {
+			b.known.add(entityID, now)
+		}
+		return c, false, nil
 	}
-	if !entity.Disabled {
-		b.known.add(entityID, b.now())
-	}
-	c = decision.Caller{EntityID: entity.ID, Name: entity.Name, Metadata: entity.Metadata, Disabled: entity.Disabled}
+	c.Name, c.Metadata = entity.Name, entity.Metadata
 	for _, a := range entity.Aliases {
 		c.Aliases = append(c.Aliases, decision.Alias{Name: a.Name, MountAccessor: a.MountAccessor, MountType: a.MountType, Metadata: a.Metadata})
 	}
-	if want != knownGroups {
-		return c, false, nil
+	if want == knownGroups {
+		c.Groups, err = b.groups(entityID)
 	}
+	return c, false, err
+}
+
+// entity asks Vault. Who is gone or disabled is not known any more.
+func (b *broker) entity(id string) (entity *logical.Entity, gone bool, err error) {
+	entity, err = b.System().EntityInfo(id)
+	if err != nil {
+		return nil, false, fault.New(fault.TemporarilyUnavailable, "Vault could not say who the caller is: try again").Because(err)
+	}
+	gone = entity == nil || entity.ID != id // deleted, or merged into another
+	if gone || entity.Disabled {
+		b.known.forget(id)
+	}
+	return entity, gone, nil
+}
+
+// groups asks Vault for the names of all groups of the entity.
+func (b *broker) groups(entityID string) (names []string, err error) {
 	memberships, err := b.System().GroupsForEntity(entityID)
 	if err != nil {
-		return c, false, fault.New(fault.TemporarilyUnavailable, "Vault could not say which groups the caller is in: try again").Because(err)
+		return nil, fault.New(fault.TemporarilyUnavailable, "Vault could not say which groups the caller is in: try again").Because(err)
 	}
 	for _, g := range memberships {
-		c.Groups = append(c.Groups, g.Name)
+		names = append(names, g.Name)
 	}
-	return c, false, nil
+	return names, nil
 }
 
 const (
@@ -78,7 +101,7 @@ const (
 	maxKnown = 8192
 )
 
-// knownEntities are entities that Vault has just known. It is safe for concurrent use.
+// knownEntities are entities that Vault has just known by their own id. It is safe for concurrent use.
 type knownEntities struct {
 	mu    sync.Mutex
 	until map[string]time.Time
@@ -98,4 +121,10 @@ func (k *knownEntities) add(id string, now time.Time) {
 		k.until = map[string]time.Time{}
 	}
 	k.until[id] = now.Add(knownFor)
+}
+
+func (k *knownEntities) forget(id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.until, id)
 }

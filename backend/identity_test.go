@@ -58,19 +58,26 @@ func TestWhoIsKnownIsForgotten(t *testing.T) {
 		return m.must(m.write("roles/r/explain", map[string]any{"entity_id": alice})).Data["allowed"]
 	}
 	require.NoError(t, read())
-	m.vault.change(func(v *vaultView) { v.entities[alice] = v.entities[bob] }) // merged
-	require.Equal(t, false, explain())
+	itself := &logical.Entity{ID: alice}
+	become := func(e *logical.Entity) { m.vault.change(func(v *vaultView) { v.entities[alice] = e }) }
+	become(&logical.Entity{ID: bob}) // merged into
 	require.NoError(t, read())
 	m.clock.advance(knownFor - 1)
 	require.NoError(t, read())
 	m.clock.advance(1)
 	require.ErrorContains(t, read(), "there is no such entity")
 
-	m.vault.change(func(v *vaultView) { v.entities[alice] = &logical.Entity{ID: alice, Disabled: true} })
+	become(itself)
+	require.NoError(t, read())
+	become(&logical.Entity{ID: bob})
+	require.Equal(t, false, explain())
+	require.ErrorContains(t, read(), "there is no such entity", "who is found gone is forgotten")
+
+	become(&logical.Entity{ID: alice, Disabled: true})
 	for range 2 {
 		require.ErrorContains(t, read(), "the entity is disabled", "who is disabled does not become known")
 	}
-	m.vault.change(func(v *vaultView) { v.entities[alice] = &logical.Entity{ID: alice} })
+	become(itself)
 	require.NoError(t, read())
 	m.clock.advance(-time.Hour)
 	asked := m.vault.whileAsked(func() { require.NoError(t, read()) })

@@ -14,7 +14,8 @@ import (
 // them: the framework asks whether this node may serve, the decision how long a lease
 // may be. They were two thirds of an issue's calls ("jwt" of make bench). Core itself
 // applies a tuned limit to the lease at once, and a node that becomes the active one
-// makes its engines anew; one that cannot write finds storage closed.
+// makes its engines anew; what one that cannot write any more has minted meanwhile is
+// killed, because its record finds storage closed.
 const recentFor = 5 * time.Second
 
 // recentView is Vault's side of a mount. It is safe for concurrent use.
@@ -63,7 +64,8 @@ func (v *recentView) LocalMount() bool {
 }
 
 // recent is one answer of Vault's. A call over the plugin protocol that failed gives
-// the zero value: answered tells it from an answer, and it is passed on, not kept.
+// the zero value: answered tells it from an answer, if that can be told, and it is
+// passed on, not kept.
 type recent[T any] struct {
 	mu    sync.Mutex
 	value T

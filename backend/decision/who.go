@@ -6,18 +6,19 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
 
-// Caller is the Vault identity that asks, as Vault knew it at that moment.
+// Caller is the Vault identity that asks, as Vault knew it when it was asked.
 type Caller struct {
 	// EntityID is empty for a token without an entity, such as root's.
 	EntityID string
-	// Name, Metadata, Aliases and Disabled are filled if Policy.NeedsEntity, and
-	// where Vault itself has not judged the entity.
+	// Name, Metadata, Aliases and Disabled are there for certain only if
+	// Policy.NeedsEntity, or if the request is not the entity's own: Vault lets none of a
+	// disabled entity pass.
 	Name     string
 	Metadata map[string]string
 	Aliases  []Alias
 	Disabled bool
-	// Groups are the names of all groups, inherited ones included. They are
-	// filled only if Policy.NeedsGroups.
+	// Groups are the names of all groups, inherited ones included. They are there for
+	// certain only if Policy.NeedsGroups.
 	Groups []string
 	// RemoteAddr is the connection's address; invalid if unknown.
 	RemoteAddr netip.Addr
