@@ -101,7 +101,8 @@ const (
 	maxKnown = 8192
 )
 
-// knownEntities are entities that Vault has just known by their own id. It is safe for concurrent use.
+// knownEntities are entities that Vault has just known by their own id. It is safe for
+// concurrent use.
 type knownEntities struct {
 	mu    sync.Mutex
 	until map[string]time.Time
@@ -111,7 +112,7 @@ func (k *knownEntities) has(id string, now time.Time) bool {
 	k.mu.Lock()
 	until := k.until[id]
 	k.mu.Unlock()
-	return now.Before(until) && !until.After(now.Add(knownFor)) // a clock may go back
+	return isFresh(until, knownFor, now)
 }
 
 func (k *knownEntities) add(id string, now time.Time) {

@@ -63,6 +63,12 @@ func (v *recentView) LocalMount() bool {
 	return v.local.get(v.now(), v.SystemView.LocalMount, func(bool) bool { return true })
 }
 
+// isFresh reports whether an answer that is believed for age, until then, still is. A
+// clock that goes back makes nothing last longer.
+func isFresh(until time.Time, age time.Duration, now time.Time) bool {
+	return now.Before(until) && !until.After(now.Add(age))
+}
+
 // recent is one answer of Vault's. A call over the plugin protocol that failed gives
 // the zero value: answered tells it from an answer, if that can be told, and it is
 // passed on, not kept.
@@ -74,7 +80,7 @@ type recent[T any] struct {
 
 func (r *recent[T]) get(now time.Time, ask func() T, answered func(T) bool) T {
 	r.mu.Lock()
-	value, fresh := r.value, now.Before(r.until) && !r.until.After(now.Add(recentFor)) // a clock may go back
+	value, fresh := r.value, isFresh(r.until, recentFor, now)
 	r.mu.Unlock()
 	if fresh {
 		return value
