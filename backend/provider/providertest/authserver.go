@@ -77,7 +77,7 @@ type Options struct {
 	// DPoPNonce wants a nonce in every proof (RFC 9449 8).
 	DPoPNonce bool
 	// Now is the clock, time.Now by default.
-	Now func() time.Time
+	Now func() time.Time `json:"-"`
 }
 
 // Client is one registered client. A public one has no secrets.
@@ -106,7 +106,7 @@ type Token struct {
 	Actor    string
 	Scopes   []string
 	Audience []string
-	Details  json.RawMessage
+	Details  json.RawMessage `json:",omitempty"`
 	Expires  time.Time
 	Family   int
 	Dead     bool

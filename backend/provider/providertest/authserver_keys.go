@@ -99,3 +99,13 @@ func expiredCertificate(t testing.TB) (*tls.Config, string) {
 	}
 	return config, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
+
+// KeyPEM is the server's public key, which outlives the server.
+func (s *AuthServer) KeyPEM(t testing.TB) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(&s.key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}

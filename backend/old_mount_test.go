@@ -1,0 +1,354 @@
+package backend
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+)
+
+// oldScene is a mount that this build has found in storage.
+type oldScene struct {
+	*mount
+	old oldMount
+}
+
+// openOldMount gives this build what an earlier one has left, at the time and with the
+// server of then, at another address.
+func openOldMount(t *testing.T, file string) *oldScene {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var old oldMount
+	require.NoError(t, json.Unmarshal(raw, &old))
+	m := &mount{t: t, storage: &flakyStorage{}, clock: &clock{at: old.At}, log: &lockedBuffer{}, vault: newVaultView()}
+	m.secrets = []string{parentSecret}
+	m.vault.change(func(v *vaultView) { v.entities[namespaced] = &logical.Entity{ID: namespaced, Name: "carol"} })
+	m.server = providertest.Resume(t, old.Server, providertest.Options{Now: m.clock.Now})
+	move := func(text string) string {
+		return strings.NewReplacer(old.Server.URL, m.server.URL, inJSON(t, old.Server.CAPEM), inJSON(t, m.server.CAPEM)).Replace(text)
+	}
+	for key, value := range old.Storage {
+		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte(move(value))}))
+	}
+	shown, err := json.Marshal(old.Reads)
+	require.NoError(t, err)
+	old.Reads = nil
+	require.NoError(t, json.Unmarshal([]byte(move(string(shown))), &old.Reads))
+	m.start()
+	t.Cleanup(m.end)
+	return &oldScene{mount: m, old: old}
+}
+
+// inJSON is text as it stands within a JSON string.
+func inJSON(t testing.TB, text string) string {
+	t.Helper()
+	raw, err := json.Marshal(text)
+	require.NoError(t, err)
+	return strings.Trim(string(raw), `"`)
+}
+
+func (s *oldScene) ask(a oldAsk) (*lease, error) {
+	s.t.Helper()
+	return s.credsBy(call{path: "creds/" + a.Role, entity: a.Entity, data: a.Data, addr: "10.1.2.3"})
+}
+
+// leaseOf is what Vault gives back of a lease.
+func (l oldLease) lease() *lease {
+	id, _ := l.Internal["grant_id"].(string)
+	return &lease{token: l.Token, grantID: id, secret: &logical.Secret{
+		LeaseOptions: logical.LeaseOptions{TTL: l.TTL, IssueTime: l.IssuedAt, Renewable: true}, InternalData: l.Internal,
+	}}
+}
+
+func isJWT(token string) bool { return strings.HasPrefix(token, "eyJ") }
+
+// lives reports whether the token is good for anything: at its server, or at the broker
+// that signed it.
+func (s *oldScene) lives(token string) bool {
+	if _, known := s.server.Lookup(token); known {
+		return s.server.Active(token)
+	}
+	return s.introspected(token)["active"] == true
+}
+
+// unkillable is a token that nothing kills and whose grant is on record until it ends.
+func (s *oldScene) unkillable(token string) bool {
+	known, _ := s.server.Lookup(token)
+	return known.Client == "expiring"
+}
+
+// stopped are the leases on what was not to go on.
+func (s *oldScene) stopped(l oldLease) bool {
+	return slices.Contains(s.old.Doomed, l.Token) || slices.Contains(s.old.Ordered, l.Token) || l.Name == "of what is frozen"
+}
+
+// TestMountsFromBefore: whatever a build has ever stored, this one reads, serves and
+// kills.
+func TestMountsFromBefore(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(mountsDir, "*.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		for name, check := range map[string]func(*oldScene){
+			"everything lives":       (*oldScene).everythingLives,
+			"shows the same":         (*oldScene).showsTheSame,
+			"serves":                 (*oldScene).serves,
+			"refuses":                (*oldScene).refuses,
+			"renews":                 (*oldScene).renews,
+			"is written again":       (*oldScene).isWrittenAgain,
+			"leases end":             (*oldScene).leasesEnd,
+			"is swept":               (*oldScene).isSwept,
+			"is killed by grant":     (*oldScene).isKilledByGrant,
+			"is killed by role":      (*oldScene).isKilledByRole,
+			"is killed by provider":  (*oldScene).isKilledByProvider,
+			"is killed by entity":    (*oldScene).isKilledByEntity,
+			"the mount is disabled":  (*oldScene).isDisabled,
+			"the keys go on":         (*oldScene).keysGoOn,
+			"all is over in the end": (*oldScene).endsByItself,
+		} {
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".json")+"/"+name, func(t *testing.T) {
+				check(openOldMount(t, file))
+			})
+		}
+	}
+}
+
+func (s *oldScene) everythingLives() {
+	require.Empty(s.t, s.b.ledger.Unreadable())
+	for _, l := range s.old.Leases {
+		require.True(s.t, s.lives(l.Token), l.Name)
+		s.must(s.read("grants/" + l.lease().grantID))
+	}
+	require.Len(s.t, s.allGrants(), len(s.allKeysBelow(grant.StoragePrefix)))
+}
+
+func (s *oldScene) showsTheSame() {
+	for path, before := range s.old.Reads {
+		now := throughJSON(s.t, s.must(s.read(path)).Data)
+		raw, err := json.Marshal(now)
+		require.NoError(s.t, err)
+		require.NoError(s.t, json.Unmarshal(raw, &now)) // numbers as in the file
+		for name, value := range before {
+			require.Equal(s.t, value, now[name], "%s: %s", path, name)
+		}
+	}
+	frozen := s.keys("frozen", nil)
+	for _, what := range []string{"role/frozen", "provider/oauth2/stopped", "entity/44444444-dddd-4ddd-8ddd-444444444444"} {
+		require.Contains(s.t, frozen, what)
+	}
+}
+
+func (s *oldScene) serves() {
+	for _, a := range append(s.old.Asks, oldAsk{Name: "forwarded", Role: "forward", Entity: alice, Data: map[string]any{"subject_token": s.forwardable("new")}}) {
+		if a.Role == "limited" {
+			continue // at its limit, see refuses
+		}
+		l, err := s.ask(a)
+		require.NoError(s.t, err, a.Name)
+		require.True(s.t, s.lives(l.token), a.Name)
+		require.NoError(s.t, s.revoke(l), a.Name)
+		require.True(s.t, !s.lives(l.token) || s.unkillable(l.token), a.Name)
+	}
+}
+
+func (s *oldScene) refuses() {
+	for _, a := range s.old.Refused {
+		_, err := s.ask(a)
+		require.Error(s.t, err, a.Name)
+		require.True(s.t, strings.HasPrefix(err.Error(), a.Code+": "), "%s: %s", a.Name, err)
+	}
+	// What stopped them ends as it would have ended then.
+	for _, what := range []string{"role/frozen", "provider/oauth2/stopped"} {
+		s.must(s.write("revoke/"+what, map[string]any{"freeze": false}))
+	}
+	for _, l := range s.old.Leases {
+		if l.Name == "limited" {
+			require.NoError(s.t, s.revoke(l.lease()))
+		}
+	}
+	s.clock.advance(time.Minute)
+	for _, a := range s.old.Refused {
+		if slices.Contains([]string{"frozen", "stopped", "limited", "rated"}, a.Role) {
+			_, err := s.ask(a)
+			require.NoError(s.t, err, a.Name)
+		}
+	}
+}
+
+func (s *oldScene) renews() {
+	for _, l := range s.old.Leases {
+		if l.Name == "a namespaced entity's" {
+			continue // v0.1.0-2843258 recorded half of its id, whom nobody knows
+		}
+		_, err := s.renew(l.lease(), 5*time.Minute)
+		if s.stopped(l) && !slices.Contains(s.old.Ordered, l.Token) && l.Name != "of a provider that goes" {
+			require.Error(s.t, err, l.Name)
+			continue
+		}
+		if !s.stopped(l) && l.TTL > 10*time.Minute {
+			require.NoError(s.t, err, l.Name)
+		}
+	}
+}
+
+func (s *oldScene) isWrittenAgain() {
+	for path := range s.old.Reads {
+		switch folder, _, _ := strings.Cut(path, "/"); {
+		case strings.HasPrefix(path, "providers/oauth2"):
+			s.must(s.write(path, map[string]any{"timeout": 19}))
+		case folder == "providers":
+			s.must(s.write(path, map[string]any{"max_ttl": "3h"}))
+		case folder == "roles":
+			s.must(s.write(path, map[string]any{"max_ttl": "3h"}))
+		case folder == "issuers":
+			s.must(s.write(path, map[string]any{"clock_skew": 29}))
+		case folder == "config":
+			s.must(s.write(path, map[string]any{"max_token_ttl": "23h"}))
+		}
+	}
+	s.start()
+	s.serves()
+}
+
+func (s *oldScene) leasesEnd() {
+	shares := map[string]int{}
+	for _, l := range s.old.Leases {
+		shares[l.Token]++
+	}
+	for _, l := range s.old.Leases {
+		require.NoError(s.t, s.revoke(l.lease()), l.Name)
+		shares[l.Token]--
+		if s.unkillable(l.Token) {
+			continue
+		}
+		require.Equal(s.t, shares[l.Token] > 0, s.lives(l.Token), l.Name)
+		require.NoError(s.t, s.revoke(l.lease()), "Vault may repeat it")
+	}
+	s.sweep()
+	s.requireAllDead()
+}
+
+// requireAllDead: no token lives that anything can kill, and none is on record.
+func (s *oldScene) requireAllDead() {
+	s.t.Helper()
+	s.waitForKills()
+	for _, l := range s.old.Leases {
+		require.True(s.t, !s.lives(l.Token) || s.unkillable(l.Token), l.Name)
+	}
+	for _, token := range s.server.Live() {
+		require.True(s.t, s.unkillable(token), token)
+	}
+	for _, id := range s.allGrants() {
+		require.Equal(s.t, "expiry", s.must(s.read("grants/" + id)).Data["revocation"], id)
+	}
+}
+
+func (s *oldScene) isSwept() {
+	s.sweep()
+	s.waitForKills()
+	for _, token := range append(slices.Clone(s.old.Doomed), s.old.Ordered...) {
+		require.False(s.t, s.lives(token), "the outbox, and the kill under way, go on")
+	}
+	require.Empty(s.t, s.allKeysBelow(orderPrefix))
+	require.NotContains(s.t, s.keys("providers/oauth2", nil), "leaving", "it waited for that")
+	for _, l := range s.old.Leases {
+		if l.TTL > 10*time.Minute && !s.stopped(l) && l.Name != "a namespaced entity's" { // see renews
+			require.True(s.t, s.lives(l.Token), l.Name)
+		}
+	}
+	s.clock.advance(grant.Overstay + time.Second)
+	require.NoError(s.t, s.periodic())
+	s.waitForKills()
+	for _, l := range s.old.Leases {
+		if l.IssuedAt.Add(l.TTL+grant.Overstay).Before(s.clock.Now()) && l.Name != "renewed" {
+			require.True(s.t, !s.lives(l.Token) || s.unkillable(l.Token), l.Name)
+		}
+	}
+}
+
+func (s *oldScene) isKilledByGrant() {
+	for _, id := range s.allGrants() {
+		s.must(s.write("revoke/grant/"+id, nil))
+	}
+	s.requireAllDead()
+}
+
+func (s *oldScene) isKilledByRole() {
+	for _, name := range s.keys("roles", nil) {
+		s.must(s.write("revoke/role/"+name, nil))
+	}
+	s.requireAllDead()
+}
+
+func (s *oldScene) isKilledByProvider() {
+	for _, typ := range []string{"oauth2", "jwt"} {
+		for _, name := range s.keys("providers/"+typ, nil) {
+			s.must(s.write("revoke/provider/"+typ+"/"+name, nil))
+		}
+	}
+	s.requireAllDead()
+}
+
+func (s *oldScene) isKilledByEntity() {
+	for _, holder := range s.keys("grants/entity", nil) {
+		s.must(s.write("revoke/entity/"+strings.TrimSuffix(holder, "/"), nil))
+	}
+	s.requireAllDead()
+}
+
+func (s *oldScene) isDisabled() {
+	s.vault.change(func(v *vaultView) { v.tainted = true })
+	_ = s.periodic()
+	s.waitForKills()
+	for _, l := range s.old.Leases {
+		require.NoError(s.t, s.revoke(l.lease()), l.Name)
+	}
+	s.vault.change(func(v *vaultView) { v.tainted = false })
+	s.requireAllDead()
+}
+
+func (s *oldScene) keysGoOn() {
+	kids := map[string]bool{}
+	for _, key := range s.published().Keys {
+		kids[key.KeyID] = true
+	}
+	for _, l := range s.old.Leases {
+		if isJWT(l.Token) && l.Name != "forwarded" {
+			require.True(s.t, kids[kidOf(s.t, l.Token)], l.Name)
+			s.requireActive(l.Token)
+		}
+	}
+	first := s.signedTo(alice, "signed", nil)
+	s.clock.advance(keyring.Lead)
+	require.NoError(s.t, s.periodic())
+	second := s.signedTo(alice, "signed", nil)
+	require.NotEqual(s.t, kidOf(s.t, first.token), kidOf(s.t, second.token), "the key that waited signs now")
+	require.True(s.t, kids[kidOf(s.t, second.token)], "and was published before")
+	s.must(s.write("issuer/rotate", nil))
+	s.requireActive(second.token)
+	s.clock.advance(2 * grant.ExpiryGrace) // what lived for an hour is certainly dead
+}
+
+func (s *oldScene) endsByItself() {
+	s.clock.advance(24 * time.Hour)
+	for range 2 {
+		require.NoError(s.t, s.periodic())
+		s.waitForKills()
+	}
+	s.sweep()
+	require.Empty(s.t, s.allGrants())
+	for _, prefix := range []string{grant.StoragePrefix, usedPrefix, ratePrefix, orderPrefix} {
+		require.Empty(s.t, s.allKeysBelow(prefix), prefix)
+	}
+}
