@@ -75,7 +75,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		roleLocks: locksutil.CreateLocks(),
 		issuers:   newCache[*subject.Issuer](),
 		used:      newUsedTokens(storage),
-		freezer:   newFreezer(storage),
+		freezer:   newFreezer(storage, now),
 		orders:    newOrders(),
 		meters:    newMeters(),
 		shares:    newShares(),
@@ -169,8 +169,10 @@ func (b *broker) invalidate(_ context.Context, key string) {
 	case strings.HasPrefix(key, grant.StoragePrefix):
 		b.ledger.Invalidate()
 		b.shares.closeAll()
-	case key == frozenKey:
-		b.freezer.forget()
+	case strings.HasPrefix(key, freezePrefix):
+		b.freezer.forget(strings.TrimPrefix(key, freezePrefix))
+	case key == oldFrozenKey:
+		b.freezer.forgetAll()
 	case key == configKey || key == signingKeysKey:
 		b.own.forget()
 	case strings.HasPrefix(key, issuerPrefix):

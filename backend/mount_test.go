@@ -702,6 +702,8 @@ type flakyStorage struct {
 
 	mu   sync.Mutex
 	hook func(op, key string) error
+	// limit is the longest entry that it takes, as integrated storage has one; 0: any.
+	limit int
 }
 
 // on calls f before every operation; an error of f is the operation's.
@@ -748,6 +750,9 @@ func (s *flakyStorage) Get(ctx context.Context, key string) (*logical.StorageEnt
 func (s *flakyStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
 	if err := s.before("put", entry.Key); err != nil {
 		return err
+	}
+	if s.limit > 0 && len(entry.Value) > s.limit {
+		return fmt.Errorf("put failed due to value being too large: %s", entry.Key)
 	}
 	return s.InmemStorage.Put(ctx, entry)
 }

@@ -55,7 +55,7 @@ func (b *broker) pathRevoke() []*framework.Path {
 			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "frozen"},
 			HelpSynopsis:    "Lists what is frozen, since when and by whom.",
 			HelpDescription: strings.TrimSpace(revokeHelp),
-			Fields:          map[string]*framework.FieldSchema{},
+			Fields:          pageFields(nil),
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ListOperation: &framework.PathOperation{Callback: b.listFrozen, Summary: "List what is frozen.", Responses: listResponses("since", "by")},
 			},
@@ -144,8 +144,12 @@ func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework
 	return resp, nil
 }
 
-func (b *broker) listFrozen(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	keys, info, err := b.freezer.list(ctx)
+func (b *broker) listFrozen(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	after, limit, err := window(d)
+	if err != nil {
+		return nil, err
+	}
+	keys, info, err := b.freezer.list(ctx, after, limit)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,372 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+func TestTenThousandFreezes(t *testing.T) {
+	const many = 10_000
+	m := newMount(t, setup{})
+	m.storage.limit = 1 << 20
+	var want []string
+	for i := range many {
+		name := fmt.Sprintf("entity/%08d-cccc-4ccc-8ccc-333333333333", i)
+		want = append(want, name)
+		require.NoError(t, m.b.freezer.change(t.Context(), name, &freeze{Since: m.clock.Now(), By: "token-offboarding (entity " + bob + ")"}), i)
+	}
+	m.must(m.write("revoke/entity/"+alice, map[string]any{"freeze": true}))
+	want = append(want, "entity/"+alice)
+	slices.Sort(want)
+
+	m.start()
+	var reads atomic.Int64
+	m.storage.on(func(op, _ string) error {
+		if op != "put" {
+			reads.Add(1)
+		}
+		return nil
+	})
+	for _, entity := range []string{alice, strings.TrimPrefix(want[4321], "entity/")} {
+		m.vault.change(func(v *vaultView) { v.entities[entity] = &logical.Entity{ID: entity} })
+		_, err := m.credsBy(call{entity: entity})
+		requireCode(t, err, fault.AccessDenied, "the entity is frozen")
+	}
+	require.Less(t, reads.Load(), int64(20), "a start reads what is frozen with one list, not one by one")
+	_, err := m.credsBy(call{entity: bob})
+	require.NoError(t, err)
+	reads.Store(0)
+	_, err = m.credsBy(call{entity: bob})
+	require.NoError(t, err)
+	require.Zero(t, reads.Load(), "a warm issue reads nothing")
+	m.storage.on(nil)
+
+	require.Equal(t, want[:1000], m.keys("frozen", nil))
+	var all []string
+	for query := map[string]any{"limit": 777}; ; query["after"] = all[len(all)-1] {
+		page := m.keys("frozen", query)
+		if len(page) == 0 {
+			break
+		}
+		require.LessOrEqual(t, len(page), 777)
+		all = append(all, page...)
+	}
+	require.Equal(t, want, all)
+	require.Equal(t, want[501:503], m.keys("frozen", map[string]any{"after": want[500] + "-gone", "limit": 2}), "after need not exist")
+	_, err = m.list("frozen", map[string]any{"limit": 1001})
+	requireCode(t, err, fault.InvalidRequest, "limit")
+
+	m.must(m.write("revoke/entity/"+alice, map[string]any{"freeze": false}))
+	_, err = m.credsBy(call{entity: alice})
+	require.NoError(t, err)
+}
+
+// yesterdaysFreezes is the one entry that a build of before wrote.
+func (m *mount) yesterdaysFreezes(since time.Time, names ...string) {
+	items := map[string]any{}
+	for _, name := range names {
+		items[name] = map[string]any{"since": since, "by": "root"}
+	}
+	entry, err := logical.StorageEntryJSON("frozen", items)
+	require.NoError(m.t, err)
+	require.NoError(m.t, m.storage.Put(context.Background(), entry))
+}
+
+func (m *mount) storedAt(key string) *logical.StorageEntry {
+	entry, err := m.storage.InmemStorage.Get(context.Background(), key)
+	require.NoError(m.t, err)
+	return entry
+}
+
+// TestWhatYesterdayFrozeStaysFrozen, and what it had issued is killed, before, in the
+// middle of and after the move to entries of their own, whatever fails on the way.
+func TestWhatYesterdayFrozeStaysFrozen(t *testing.T) {
+	m := newMount(t, setup{})
+	m.must(m.write("roles/other", map[string]any{"provider": "oauth2/p", "scopes": "read"}))
+	before, err := m.credsBy(call{entity: alice})
+	require.NoError(t, err)
+	since := m.clock.Now().Add(-time.Hour)
+	names := []string{"entity/" + alice, "provider/oauth2/gone", "role/other"}
+	for i := range 50 {
+		names = append(names, fmt.Sprintf("entity/x%03d", i))
+	}
+	slices.Sort(names)
+	m.yesterdaysFreezes(since, names...)
+	m.start()
+
+	stopped := func(names []string) {
+		t.Helper()
+		_, err := m.credsBy(call{entity: alice})
+		requireCode(t, err, fault.AccessDenied, "the entity is frozen")
+		_, err = m.credsBy(call{entity: bob, path: "creds/other"})
+		requireCode(t, err, fault.AccessDenied, "the role is frozen")
+		l, err := m.credsBy(call{entity: bob})
+		require.NoError(t, err)
+		require.NoError(t, m.revoke(l))
+		listed := m.must(m.list("frozen", nil))
+		require.Equal(t, names, listed.Data["keys"])
+		about := listed.Data["key_info"].(map[string]any)["entity/"+alice]
+		require.Equal(t, map[string]any{"since": stamp(since), "by": "root"}, about)
+	}
+	stopped(names)
+	_, err = m.renew(before, time.Minute)
+	requireCode(t, err, fault.AccessDenied, "frozen")
+
+	// On a node that may not write nothing moves.
+	m.vault.change(func(v *vaultView) { v.ReplicationStateVal = consts.ReplicationPerformanceStandby })
+	m.start()
+	require.Equal(t, names, m.keys("frozen", nil))
+	require.NoError(t, m.periodic())
+	require.NotNil(t, m.storedAt("frozen"))
+	left, err := m.storage.List(t.Context(), freezePrefix)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	m.vault.change(func(v *vaultView) {
+		v.ReplicationStateVal = consts.ReplicationPerformanceDisabled | consts.ReplicationDRDisabled
+	})
+
+	// It dies after a few.
+	m.start()
+	var puts atomic.Int64
+	m.storage.on(func(op, key string) error {
+		if op == "put" && strings.HasPrefix(key, freezePrefix) && puts.Add(1) > 20 {
+			return errStorage
+		}
+		return nil
+	})
+	require.NoError(t, m.periodic())
+	m.storage.on(nil)
+	require.NotNil(t, m.storedAt("frozen"), "what has not moved is still there")
+	m.start()
+	stopped(names)
+	// What is thawed in the middle of it stays thawed; what was frozen before keeps its time.
+	thawed := []string{"entity/x001", "entity/x040", "provider/oauth2/gone"}
+	for _, name := range thawed {
+		m.must(m.write("revoke/"+name, map[string]any{"freeze": false}))
+	}
+	m.must(m.write("revoke/entity/"+alice, map[string]any{"freeze": true}))
+	require.False(t, m.server.Active(before.token), "a grant that was there before dies as before")
+	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(thawed, name) })
+	stopped(names)
+	m.start()
+	stopped(names)
+
+	// It dies between the last move and the end of the old entry.
+	m.storage.on(func(op, key string) error {
+		if op == "delete" && key == "frozen" {
+			return errStorage
+		}
+		return nil
+	})
+	require.NoError(t, m.periodic())
+	m.storage.on(nil)
+	require.NotNil(t, m.storedAt("frozen"))
+	stopped(names)
+	m.must(m.write("revoke/entity/x002", map[string]any{"freeze": false}))
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "entity/x002" })
+	m.start()
+	stopped(names)
+	require.NoError(t, m.periodic())
+	require.Nil(t, m.storedAt("frozen"))
+	stopped(names)
+	m.start()
+	stopped(names)
+}
+
+func TestAFreezeOnAnotherNodeIsSeen(t *testing.T) {
+	m := newMount(t, setup{})
+	here := m.b
+	m.start()
+	there := m.b
+	freezeThere := func(on bool) {
+		m.b = there
+		m.must(m.write("revoke/role/r", map[string]any{"freeze": on}))
+		m.b = here
+	}
+	m.b = here
+	require.NoError(t, m.revoke(m.mustCreds(nil)))
+	require.NoError(t, m.b.freezer.change(t.Context(), "entity/"+bob, &freeze{Since: m.clock.Now()}))
+	var reads []string
+	m.storage.on(func(op, key string) error {
+		if op == "list" || op == "get" && !strings.HasPrefix(key, "kill/") {
+			reads = append(reads, op+" "+key)
+		}
+		return nil
+	})
+	for range 2 {
+		freezeThere(true)
+		m.waitForKills()
+		reads = nil
+		m.b.InvalidateKey(t.Context(), freezePrefix+placeOf("role/r"))
+		_, err := m.creds(nil)
+		requireCode(t, err, fault.AccessDenied, "the role is frozen")
+		require.Equal(t, []string{"get " + freezePrefix + placeOf("role/r")}, reads, "what others wrote is read again, and nothing else")
+		require.Contains(t, m.keys("frozen", nil), "role/r")
+		freezeThere(false)
+		m.b.InvalidateKey(t.Context(), freezePrefix+placeOf("role/r"))
+		require.NotContains(t, m.keys("frozen", nil), "role/r")
+		l := m.mustCreds(nil)
+		require.NoError(t, m.revoke(l))
+	}
+	m.storage.on(nil)
+	// So many that each is not asked for.
+	for i := range mostUnsure + 1 {
+		m.b.InvalidateKey(t.Context(), freezePrefix+placeOf(fmt.Sprintf("role/%d", i)))
+	}
+	freezeThere(true)
+	m.b.InvalidateKey(t.Context(), freezePrefix+placeOf("role/r"))
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.AccessDenied, "the role is frozen")
+	require.Empty(t, m.b.freezer.unsure)
+	m.must(m.write("revoke/role/r", map[string]any{"freeze": false}))
+}
+
+// TestAFreezeWhileOthersAreReadIsNotMissed: what another node writes between a read of
+// storage and the moment at which that is kept must not be hidden by it.
+func TestAFreezeWhileOthersAreReadIsNotMissed(t *testing.T) {
+	for what, change := range map[string]func(m *mount){
+		"in a place of its own": func(m *mount) {
+			other := newFreezer(&m.storage.InmemStorage, m.clock.Now)
+			require.NoError(m.t, other.change(context.Background(), "role/r", &freeze{Since: m.clock.Now()}))
+			m.b.InvalidateKey(context.Background(), freezePrefix+placeOf("role/r"))
+		},
+		"in the old entry": func(m *mount) {
+			entry, err := logical.StorageEntryJSON("frozen", map[string]freeze{"role/r": {Since: m.clock.Now()}})
+			require.NoError(m.t, err)
+			require.NoError(m.t, m.storage.InmemStorage.Put(context.Background(), entry))
+			m.b.InvalidateKey(context.Background(), "frozen")
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			m := newMount(t, setup{})
+			f := m.b.freezer
+			readBefore := &lateStorage{Storage: m.storage, after: func(op string) {
+				if op == "list" {
+					change(m)
+				}
+			}}
+			f.storage = readBefore
+			_, err := f.check(t.Context(), alice, "r", "oauth2/p")
+			require.NoError(t, err)
+			readBefore.after = func(string) {}
+			reasons, err := f.check(t.Context(), alice, "r", "oauth2/p")
+			require.NoError(t, err)
+			require.Len(t, reasons, 1)
+			require.NoError(t, f.change(t.Context(), "role/r", nil))
+		})
+	}
+}
+
+// lateStorage calls back between a read and its answer.
+type lateStorage struct {
+	logical.Storage
+	after func(op string)
+}
+
+// List implements logical.Storage.
+func (s *lateStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	keys, err := s.Storage.List(ctx, prefix)
+	s.after("list")
+	return keys, err
+}
+
+// Get implements logical.Storage.
+func (s *lateStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+	entry, err := s.Storage.Get(ctx, key)
+	s.after("get")
+	return entry, err
+}
+
+func TestAnyNameCanBeFrozen(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	f := m.b.freezer
+	names := []string{
+		"entity/" + alice, "entity/" + alice + ".Ab1cD", "entity/..", "entity/../../provider/oauth2/p", "role/a/b", "role/", "subject/\x00\xff",
+		"entity/ä☃", "subject/" + strings.Repeat("s", longestPlainName-len("subject/")), "subject/" + strings.Repeat("s", longestPlainName-len("subject/")+1),
+		"subject/" + strings.Repeat("s", 5000), "subject/" + strings.Repeat("s", 4999) + "t", "subject/~",
+	}
+	slices.Sort(names)
+	for i, name := range names {
+		require.NoError(t, f.change(t.Context(), name, &freeze{Since: m.clock.Now(), By: fmt.Sprint(i)}))
+	}
+	stored, err := m.storage.List(t.Context(), freezePrefix)
+	require.NoError(t, err)
+	require.Len(t, stored, len(names))
+	for _, key := range stored {
+		require.Regexp(t, regexp.MustCompile(`^[A-Za-z0-9_~-]{1,240}$`), key)
+	}
+	for _, f := range []*freezer{f, newFreezer(m.storage, m.clock.Now)} {
+		listed, info, err := f.list(t.Context(), "", 1000)
+		require.NoError(t, err)
+		require.Equal(t, names, listed)
+		for i, name := range names {
+			require.Equal(t, fmt.Sprint(i), info[name].(map[string]any)["by"])
+			kind, rest, _ := strings.Cut(name, "/")
+			found, err := f.anyOf(t.Context(), []thing{{kind, rest}, {kind, rest + "x"}})
+			require.NoError(t, err)
+			require.Equal(t, []thing{{kind, rest}}, found)
+		}
+	}
+	for _, name := range names {
+		require.NoError(t, f.change(t.Context(), name, nil))
+	}
+	left, err := m.storage.List(t.Context(), freezePrefix)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// TestAFreezeThatIsOverIsForgottenOneDay, but not while a mint may be in flight that
+// began before it.
+func TestAFreezeThatIsOverIsForgottenOneDay(t *testing.T) {
+	clock := newClock()
+	f := newFreezer(&logical.InmemStorage{}, clock.Now)
+	moment := f.moment()
+	for i := range 100 {
+		name := fmt.Sprintf("role/%d", i)
+		require.NoError(t, f.change(t.Context(), name, &freeze{Since: clock.Now()}))
+		require.NoError(t, f.change(t.Context(), name, nil))
+	}
+	reasons, err := f.checkSince(t.Context(), moment, alice, "0", "oauth2/p")
+	require.NoError(t, err)
+	require.Len(t, reasons, 1)
+	clock.advance(rememberedFor + time.Second)
+	require.NoError(t, f.change(t.Context(), "role/0", nil))
+	require.Empty(t, f.last)
+}
+
+func TestNothingIsGrantedWhileItIsUnknownWhatIsFrozen(t *testing.T) {
+	m := newMount(t, setup{})
+	m.storage.on(func(op, key string) error {
+		if strings.HasPrefix(key, freezePrefix) || key == "frozen" {
+			return errors.New("broken")
+		}
+		return nil
+	})
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.TemporarilyUnavailable)
+	require.Empty(t, m.server.Live())
+	m.storage.on(nil)
+	m.mustCreds(nil)
+	// One entry that nobody can read stops what it is about, and nothing else.
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: freezePrefix + placeOf("role/broken"), Value: []byte("{")}))
+	m.b = newBroker(m.storage, m.clock.Now)
+	require.NoError(t, m.b.Setup(t.Context(), &logical.BackendConfig{StorageView: m.storage, System: m.vault, Logger: hclog.NewNullLogger()}))
+	m.mustCreds(nil)
+	frozen, err := m.b.freezer.anyOf(t.Context(), []thing{{kindRole, "broken"}})
+	require.NoError(t, err)
+	require.Len(t, frozen, 1)
+}
