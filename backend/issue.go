@@ -44,7 +44,7 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 
 // alone serves a request by a child of its own.
 func (b *broker) alone(ctx context.Context, d *decided) (*logical.Response, error) {
-	made, err := b.mintGrant(ctx, d)
+	made, err := b.mintGrant(ctx, d, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -58,8 +58,9 @@ type minted struct {
 	unverified []string
 }
 
-// mintGrant mints a child and records its grant, or leaves nothing alive.
-func (b *broker) mintGrant(ctx context.Context, d *decided) (*minted, error) {
+// mintGrant mints a child and records its grant, or leaves nothing alive. expect, if
+// not nil, learns the grant's id before the grant is on record.
+func (b *broker) mintGrant(ctx context.Context, d *decided, expect func(id string)) (*minted, error) {
 	// The id comes before the mint, so that a provider can name the child by it.
 	id, err := grant.NewID(d.caller.EntityID)
 	if err != nil {
@@ -79,6 +80,9 @@ func (b *broker) mintGrant(ctx context.Context, d *decided) (*minted, error) {
 	alive := ctx
 	ctx = context.WithoutCancel(ctx)
 	made := &minted{child: child, grant: newGrant(id, d, child)}
+	if expect != nil {
+		expect(id)
+	}
 	if err == nil {
 		made.unverified, err = b.judge(d, child, made.grant)
 	}

@@ -22,6 +22,8 @@ type grantSummary = grant.Summary
 // that nobody takes it for dead; for Vault's lease that is a success, because no
 // retry would do more.
 func (b *broker) kill(ctx context.Context, id, cause string) error {
+	b.ledger.EndHold(id) // its child may be about to become one that can be joined
+	b.shares.close(id)
 	g, err := b.ledger.Get(ctx, id)
 	if errors.Is(err, grant.ErrGone) {
 		return nil
@@ -37,7 +39,6 @@ func (b *broker) kill(ctx context.Context, id, cause string) error {
 var errUnrecorded = errors.New("the outbox could not be written")
 
 func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) error {
-	b.shares.close(g.ID)
 	if g.Doom != nil {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}

@@ -25,8 +25,10 @@ import (
 // Which children can be joined is in memory only, together with their tokens: after
 // a restart the next request mints anew, and the shares on record still end the
 // former child. A grant whose child can be joined is changed under its share's lock
-// alone, from the copy in memory: that saves a read of storage on every request
-// ("sharing=entity" of make bench).
+// from the copy in memory, which saves a read of storage on every request
+// ("sharing=entity" of make bench). The ledger's hold on it, which begins before the
+// grant is on record, sees to it that nothing is undone by that: once anybody else has
+// changed the grant, or wants its child dead, it cannot be joined any more.
 
 const (
 	// maxShares bounds the shares of one child, and so the size of its record.
@@ -52,6 +54,8 @@ type sharedChild struct {
 	key, id    string
 	child      *provider.Child
 	unverified []string
+	ledger     *grant.Ledger
+	hold       *grant.Hold
 
 	mu     sync.Mutex // over storage, never over a provider's call
 	grant  *grant.Grant
@@ -59,7 +63,7 @@ type sharedChild struct {
 }
 
 // change alters the grant as one step towards all others who share it.
-func (s *sharedChild) change(ctx context.Context, ledger *grant.Ledger, edit func(*grant.Grant) error) error {
+func (s *sharedChild) change(ctx context.Context, edit func(*grant.Grant) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -70,7 +74,12 @@ func (s *sharedChild) change(ctx context.Context, ledger *grant.Ledger, edit fun
 		s.closed = errors.Is(err, errLastShare)
 		return err
 	}
-	if err := ledger.Rewrite(ctx, s.grant, after); err != nil {
+	err := s.ledger.Rewrite(ctx, s.hold, s.grant, after)
+	switch {
+	case errors.Is(err, grant.ErrChanged):
+		s.closed = true
+		return errShareOver
+	case err != nil:
 		return err
 	}
 	s.grant = after
@@ -79,6 +88,7 @@ func (s *sharedChild) change(ctx context.Context, ledger *grant.Ledger, edit fun
 
 // close keeps everybody from joining, and waits for who is joining now.
 func (s *sharedChild) close() {
+	s.ledger.EndHold(s.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -204,11 +214,15 @@ func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*share
 		// Nobody's hanging up takes the child from the others.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 		defer cancel()
-		made, err := b.mintGrant(ctx, d)
+		var hold *grant.Hold
+		made, err := b.mintGrant(ctx, d, func(id string) { hold = b.ledger.Hold(id) })
 		if err != nil {
-			return nil, err
+			return nil, err // and with the grant the hold is gone
 		}
-		s := &sharedChild{key: key, id: made.grant.ID, child: made.child, grant: made.grant, unverified: made.unverified}
+		s := &sharedChild{
+			key: key, id: made.grant.ID, child: made.child, grant: made.grant, unverified: made.unverified,
+			ledger: b.ledger, hold: hold,
+		}
 		b.shares.put(s)
 		return s, nil
 	})
@@ -241,7 +255,7 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 	share, ends := rand.Text()[:shareLength], now.Add(joined.Lifetime.TTL)
 	ctx = context.WithoutCancel(ctx)
 	var g *grant.Grant
-	err := s.change(ctx, b.ledger, func(changed *grant.Grant) error {
+	err := s.change(ctx, func(changed *grant.Grant) error {
 		if len(changed.Shares) >= maxShares {
 			return errShareOver
 		}
@@ -288,7 +302,7 @@ func (b *broker) endShare(ctx context.Context, id, share string) error {
 // child can be joined.
 func (b *broker) changeShared(ctx context.Context, id string, edit func(*grant.Grant) error) error {
 	if s := b.shares.of(id); s != nil {
-		if err := s.change(ctx, b.ledger, edit); !errors.Is(err, errShareOver) {
+		if err := s.change(ctx, edit); !errors.Is(err, errShareOver) {
 			return err
 		}
 	}

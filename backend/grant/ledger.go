@@ -47,6 +47,8 @@ type Ledger struct {
 	// doubtful are counted grants of which storage did not say whether their record
 	// was written, or deleted.
 	doubtful map[string]*Grant
+	// holds are those that are not over, by the grant's id.
+	holds map[string]*Hold
 }
 
 // NewLedger makes a Ledger on storage; nothing is read yet.
@@ -55,7 +57,7 @@ func NewLedger(storage logical.Storage) *Ledger { return newLedger(storage, agen
 func newLedger(storage logical.Storage, room, parallel int) *Ledger {
 	return &Ledger{
 		storage: storage, locks: locksutil.CreateLocks(), room: room, parallel: parallel, background: func(f func()) { go f() }, index: newIndex(newRun(), room),
-		adopted: map[string]*Grant{}, doubtful: map[string]*Grant{},
+		adopted: map[string]*Grant{}, doubtful: map[string]*Grant{}, holds: map[string]*Hold{},
 	}
 }
 
@@ -78,7 +80,10 @@ func (l *Ledger) lock(id string) *locksutil.LockEntry {
 }
 
 // Invalidate makes the ledger read storage again: another node has written it.
-func (l *Ledger) Invalidate() { l.invalidate(l.current()) }
+func (l *Ledger) Invalidate() {
+	l.endHolds()
+	l.invalidate(l.current())
+}
 
 // invalidate replaces the index, if it still is that one.
 func (l *Ledger) invalidate(old *index) bool {
@@ -124,6 +129,7 @@ func (l *Ledger) Keep(ctx context.Context, g *Grant) error {
 	defer l.working()()
 	lock := l.lock(g.ID)
 	defer lock.Unlock()
+	l.EndHold(g.ID)
 	before, err := l.counted(ctx, g.ID)
 	if err != nil {
 		before = nil // counted once more than it is, if at all
@@ -188,6 +194,7 @@ func (l *Ledger) Update(ctx context.Context, id string, change func(*Grant) erro
 	defer l.working()()
 	lock := l.lock(id)
 	defer lock.Unlock()
+	l.EndHold(id)
 	g, err := l.Get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -199,15 +206,6 @@ func (l *Ledger) Update(ctx context.Context, id string, change func(*Grant) erro
 	return g, l.write(ctx, g, before)
 }
 
-// Rewrite writes after in place of before without reading: whoever calls it keeps
-// everybody else from changing the grant, and knows it as it is on record.
-func (l *Ledger) Rewrite(ctx context.Context, before, after *Grant) error {
-	defer l.working()()
-	lock := l.lock(after.ID)
-	defer lock.Unlock()
-	return l.write(ctx, after, before)
-}
-
 // Doom puts a grant whose kill failed into the outbox: mark changes its doom,
 // which is new if this was the first attempt. ErrGone if it is dead meanwhile. If
 // the record cannot be written, the grant is kept in memory, and the error says why.
@@ -215,6 +213,7 @@ func (l *Ledger) Doom(ctx context.Context, g *Grant, mark func(*Doom)) error {
 	defer l.working()()
 	lock := l.lock(g.ID)
 	defer lock.Unlock()
+	l.EndHold(g.ID)
 	doomed, err := l.Get(ctx, g.ID)
 	if errors.Is(err, ErrGone) || (err != nil && !l.mayLive(g.ID)) {
 		return ErrGone

@@ -12,6 +12,7 @@ func (l *Ledger) Remove(ctx context.Context, g *Grant) error {
 	defer l.working()()
 	lock := l.lock(g.ID)
 	defer lock.Unlock()
+	l.EndHold(g.ID)
 	at, ok := placeOf(g.ID)
 	if !ok {
 		return nil

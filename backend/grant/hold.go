@@ -1,0 +1,66 @@
+package grant
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+)
+
+// ErrChanged means that a grant is not any more what a Hold on it has seen.
+var ErrChanged = errors.New("the grant was changed or is to die")
+
+// Hold is the word of the ledger to one who keeps a grant in memory and writes it
+// without reading: until it is over, nobody else has written the grant, removed it or
+// wants it dead. A write that was decided on what is known of the grant fails after
+// that, so that it undoes nothing. It is in memory only, as what it protects is.
+type Hold struct {
+	id   string
+	over atomic.Bool
+}
+
+// Hold begins a hold, for a grant that is not on record yet: whatever happens to it
+// from its first moment on record ends the hold.
+func (l *Ledger) Hold(id string) *Hold {
+	h := &Hold{id: id}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endHoldLocked(id)
+	l.holds[id] = h
+	return h
+}
+
+// EndHold ends the hold on a grant, if there is one: its token is to die, or nobody
+// needs the hold any more.
+func (l *Ledger) EndHold(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endHoldLocked(id)
+}
+
+func (l *Ledger) endHoldLocked(id string) {
+	if h := l.holds[id]; h != nil {
+		h.over.Store(true)
+		delete(l.holds, id)
+	}
+}
+
+// endHolds is for when somebody has written records whose ids nobody knows.
+func (l *Ledger) endHolds() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id := range l.holds {
+		l.endHoldLocked(id)
+	}
+}
+
+// Rewrite writes after in place of before without reading, on the word of a hold.
+// ErrChanged if that is over; nothing is written then.
+func (l *Ledger) Rewrite(ctx context.Context, h *Hold, before, after *Grant) error {
+	defer l.working()()
+	lock := l.lock(after.ID)
+	defer lock.Unlock()
+	if h.id != after.ID || h.over.Load() {
+		return ErrChanged
+	}
+	return l.write(ctx, after, before)
+}
