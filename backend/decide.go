@@ -68,6 +68,11 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 		return nil, err
 	}
 	s.Stopped = append(stopped(p, role), frozen...)
+	kept, err := b.reservedNow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.Reserved = kept.of(p.traits)
 	if err := b.parties(ctx, role, p, a, &s); err != nil {
 		return nil, err
 	}

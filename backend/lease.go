@@ -154,6 +154,9 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 	if s.Stopped, err = b.freezer.check(ctx, g.Holder, g.Role, g.Provider); err != nil {
 		return err
 	}
+	if err := b.reserveFor(ctx, g.Provider, &s); err != nil {
+		return err
+	}
 	if reasons := role.policy.CheckRenewal(s, recorded); len(reasons) > 0 {
 		return reasons[0]
 	}

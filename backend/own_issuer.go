@@ -157,7 +157,8 @@ func (b *broker) ownIssuer(ctx context.Context) (url string, maxTTL time.Duratio
 }
 
 // signToken signs the claims, with iss added, as a JWT of the purpose's typ. They
-// must hold an exp, at most max_token_ttl away. claims are not changed.
+// must hold an exp, at most max_token_ttl away; a child is for nothing that is reserved
+// at this moment, whatever its role was held against before. claims are not changed.
 func (b *broker) signToken(ctx context.Context, purpose keyring.Purpose, claims map[string]any) (string, error) {
 	s, err := b.own.state(ctx)
 	if err != nil {
@@ -165,6 +166,11 @@ func (b *broker) signToken(ctx context.Context, purpose keyring.Purpose, claims 
 	}
 	if s.config.Issuer == "" {
 		return "", errNoIssuer
+	}
+	if purpose == keyring.Child {
+		if err := b.checkReserved(ctx, claims["aud"]); err != nil {
+			return "", err
+		}
 	}
 	now := b.now()
 	if exp, ok := keyring.NumericDate(claims["exp"]); ok && exp.Sub(now) > s.config.MaxTokenTTL {

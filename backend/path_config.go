@@ -117,7 +117,7 @@ func (b *broker) pathConfig() []*framework.Path {
 			},
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback: b.writeConfig, Summary: "Change settings.",
-				Responses:                   map[int][]framework.Response{http.StatusNoContent: {{Description: "Written."}}},
+				Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "Written, with warnings."}}, http.StatusNoContent: {{Description: "Written."}}},
 				ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
 			},
 		},
@@ -154,7 +154,13 @@ func (b *broker) writeConfig(ctx context.Context, _ *logical.Request, d *framewo
 	if before.ring != after.ring {
 		b.logKeys(after)
 	}
-	return warnOfChange(before, after, b.now()), nil
+	resp := warnOfChange(before, after, b.now())
+	if before.config.Issuer == after.config.Issuer {
+		return resp, nil
+	}
+	added := &reserved{}
+	added.addOwn(after.config)
+	return b.warnOfReserved(ctx, resp, "config issuer", added), nil
 }
 
 func mergeConfig(c *config, d *framework.FieldData) {

@@ -68,7 +68,18 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	}
 	h.b.roles.clear()              // they were compiled against the provider's traits
 	h.b.providers.gate(ref).mend() // it may be another server now, or the right ca_pem
-	return nil, nil
+	return h.warn(ctx, ref, before, after), nil
+}
+
+// warn names the roles that can have no more tokens for what this write reserves.
+func (h providerHandler) warn(ctx context.Context, ref string, before, after *providerEntry) *logical.Response {
+	was, is := reservedBy(ref, before), reservedBy(ref, after)
+	if slices.Equal(was.Endpoints, is.Endpoints) && slices.Equal(was.Names, is.Names) {
+		return nil
+	}
+	added := &reserved{}
+	added.add(is)
+	return h.b.warnOfReserved(ctx, nil, "providers/"+ref, added)
 }
 
 // generate adds the secrets that the broker makes itself, such as a key pair. One

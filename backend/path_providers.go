@@ -109,7 +109,7 @@ func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 	nameOnly := map[string]*framework.FieldSchema{"name": fields["name"]}
 	write := &framework.PathOperation{
 		Callback: h.write, Summary: "Create or update a provider of type " + t.Name() + ".",
-		Responses:                 map[int][]framework.Response{http.StatusNoContent: {{Description: "Written."}}},
+		Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "Written, with warnings."}}, http.StatusNoContent: {{Description: "Written."}}},
 		ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 	}
 	return []*framework.Path{

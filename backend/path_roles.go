@@ -159,7 +159,7 @@ func (b *broker) compileRole(ctx context.Context, r *role.Role) (*decision.Polic
 		}
 	}
 	typeName, _, _ := strings.Cut(r.Provider, "/")
-	return r.Compile(catalog.Lookup(typeName), p.traits, p.pinned, p.settings.MaxTTL)
+	return r.Compile(catalog.Lookup(typeName), p.traits, p.settings.MaxTTL)
 }
 
 func (b *broker) readRole(ctx context.Context, name string) (*role.Role, error) {
@@ -192,15 +192,14 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	if err := mergeRole(r, req, d); err != nil {
 		return nil, err
 	}
-	policy, err := b.compileRole(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.checkAudiences(ctx, policy); err != nil {
+	if _, err := b.compileRole(ctx, r); err != nil {
 		return nil, err
 	}
 	p, err := b.providers.mustOpen(ctx, r.Provider)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.checkAudiences(ctx, r, p.traits); err != nil {
 		return nil, err
 	}
 	if err := b.checkIssuers(ctx, r, p); err != nil {
@@ -238,38 +237,6 @@ func (b *broker) checkIssuers(ctx context.Context, r *role.Role, p *openProvider
 	}
 	if r.Mode == provider.ModeForward && (p.traits.Issuer == "" || !its) {
 		return fault.New(fault.InvalidRequest, "mode=forward: none of the subject_issuers is the provider's own issuer, and no other token is good there")
-	}
-	return nil
-}
-
-// checkAudiences holds the role against the endpoints of every provider, not its
-// own alone: a token for another's token endpoint is no less a credential there. The
-// same goes for the broker's own issuer. Roles that are there already when config
-// issuer is written are not held against it: what they allow is checked when they
-// are written again.
-func (b *broker) checkAudiences(ctx context.Context, policy *decision.Policy) error {
-	own, err := b.own.state(ctx)
-	if err != nil {
-		return err
-	}
-	if err := role.CheckAudiences(policy, own.config.endpoints()); err != nil {
-		return err
-	}
-	refs, err := b.providerRefs(ctx)
-	if err != nil {
-		return err
-	}
-	for _, ref := range refs {
-		entry, err := b.providers.read(ctx, ref)
-		if err != nil {
-			return err
-		}
-		if entry == nil {
-			continue
-		}
-		if err := role.CheckAudiences(policy, entry.Pinned.Destinations); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -88,17 +88,29 @@ type openProvider struct {
 type registry struct {
 	b      *broker
 	opened *cache[*openProvider]
-	locks  []*locksutil.LockEntry // of storage entries; never over a provider's call
+	// reserves is what each provider reserves, reserved all of that together, by the
+	// broker's own issuer.
+	reserves *cache[provider.Reserved]
+	reserved *cache[*reserved]
+	locks    []*locksutil.LockEntry // of storage entries; never over a provider's call
 
 	mu    sync.Mutex
 	gates map[string]*gate // by ref; they outlive a provider's reopening
 }
 
 func newRegistry(b *broker) *registry {
-	return &registry{b: b, opened: newCache[*openProvider](), locks: locksutil.CreateLocks(), gates: map[string]*gate{}}
+	return &registry{
+		b: b, opened: newCache[*openProvider](), reserves: newCache[provider.Reserved](), reserved: newCache[*reserved](),
+		locks: locksutil.CreateLocks(), gates: map[string]*gate{},
+	}
 }
 
-func (r *registry) drop(ref string) { r.opened.drop(ref) }
+// drop forgets what was made of the stored provider.
+func (r *registry) drop(ref string) {
+	r.opened.drop(ref)
+	r.reserves.drop(ref)
+	r.reserved.clear()
+}
 
 // open returns the provider ref ("<type>/<name>"), or nil if there is none.
 func (r *registry) open(ctx context.Context, ref string) (*openProvider, error) {

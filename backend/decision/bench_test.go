@@ -33,7 +33,7 @@ func typical(tb testing.TB) (*decision.Policy, decision.Situation, decision.Requ
 		},
 		Condition: `identity.metadata["team"] == subject.claims.team && request.scopes.all(s, s != "repo:delete") && request.ttl <= duration("1h")`,
 	}
-	p, err := r.Compile(kind{}, able(), noEndpoints, 0)
+	p, err := r.Compile(kind{}, able(), 0)
 	require.NoError(tb, err)
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	s := decision.Situation{

@@ -69,6 +69,9 @@ type providerBlock struct {
 	MaxTTL      span                        `yaml:"max_ttl"`
 	Parameters  []string                    `yaml:"parameters"`
 	Endpoints   []string                    `yaml:"endpoints"`
+	Reserved    []string                    `yaml:"reserved"`
+	Since       []string                    `yaml:"reserved_since"`
+	Signed      bool                        `yaml:"signed"`
 	Modes       []provider.Mode             `yaml:"modes"`
 	NoActors    bool                        `yaml:"no_actors"`
 	Acts        bool                        `yaml:"acts_by_default"`
@@ -350,6 +353,7 @@ func (b *providerBlock) traits() (provider.Traits, error) {
 	traits := able()
 	traits.Class = provider.Class(either(string(b.Revocation), string(provider.ClassToken)))
 	traits.Endless, traits.Levels, traits.Hints = b.Endless, b.Levels, b.Hints
+	traits.Signed = b.Signed
 	traits.Actors, traits.ActsByDefault = !b.NoActors, b.Acts
 	if b.Modes != nil {
 		traits.Modes = b.Modes

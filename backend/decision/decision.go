@@ -61,6 +61,9 @@ type Situation struct {
 	Actor      *subject.Token
 	ActorGiven bool
 	ActorFault *fault.Error
+	// Reserved are the audiences that no child of this provider may be for: at them a
+	// credential of the broker's own is accepted.
+	Reserved access.Targets
 	// MountTTL and MountMaxTTL are the mount's default and maximal lease.
 	MountTTL, MountMaxTTL time.Duration
 }
@@ -95,6 +98,7 @@ func (p *Policy) Decide(s Situation, q Request) *Decision {
 	} else {
 		p.narrow(s, q, d)
 	}
+	d.refuse(checkReserved(s.Reserved, d.Access)...)
 	d.Lifetime = p.lifetime(s, q, d)
 	// What would be granted is not known if nothing would be.
 	if p.Condition != nil && (len(d.Refusals) == before || !p.Condition.Uses("request")) {

@@ -53,7 +53,7 @@ func FuzzDecide(f *testing.F) {
 			return
 		}
 		traits := fuzzedTraits(knobs)
-		p, err := r.Compile(kind{}, traits, provider.Pinned{Destinations: []string{"https://as.test/token"}}, time.Duration(knobs)*time.Second)
+		p, err := r.Compile(kind{}, traits, time.Duration(knobs)*time.Second)
 		if err != nil {
 			if fault.CodeOf(err) != fault.InvalidRequest {
 				t.Fatalf("%s: %v", roleJSON, err)

@@ -99,11 +99,11 @@ func drawWorld(t *rapid.T) world {
 // compile compiles the role, and sometimes gives it a condition.
 func (w world) compile(t *rapid.T) world {
 	maxTTL := drawDuration(t, "provider's max_ttl")
-	p, err := w.role.Compile(kind{}, w.traits, noEndpoints, maxTTL)
+	p, err := w.role.Compile(kind{}, w.traits, maxTTL)
 	if err != nil {
 		// The parent has nothing of a ceiling, or cannot be asked: give it all.
 		w.traits = able()
-		if p, err = w.role.Compile(kind{}, w.traits, noEndpoints, maxTTL); err != nil {
+		if p, err = w.role.Compile(kind{}, w.traits, maxTTL); err != nil {
 			t.Fatalf("%+v: %v", w.role, err)
 		}
 	}

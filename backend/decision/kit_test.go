@@ -25,5 +25,3 @@ func able() provider.Traits {
 		Modes: []provider.Mode{provider.ModeMint, provider.ModeExchange, provider.ModeForward}, Actors: true,
 	}
 }
-
-var noEndpoints provider.Pinned

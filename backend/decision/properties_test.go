@@ -326,7 +326,7 @@ func TestDecideIsAlwaysTheSame(t *testing.T) {
 		other.Scopes, other.Audiences, other.Resources = shuffled(t, other.Scopes), shuffled(t, other.Audiences), shuffled(t, other.Resources)
 		other.BoundEntityIDs, other.BoundGroupNames = shuffled(t, other.BoundEntityIDs), shuffled(t, other.BoundGroupNames)
 		other.BoundCIDRs, other.DefaultScopes = shuffled(t, other.BoundCIDRs), shuffled(t, other.DefaultScopes)
-		p, err := other.Compile(kind{}, w.traits, noEndpoints, w.ProviderMaxTTL)
+		p, err := other.Compile(kind{}, w.traits, w.ProviderMaxTTL)
 		must(t, err == nil, "%v", err)
 		p.Condition = w.Condition
 		s.Caller.Groups = shuffled(t, s.Caller.Groups)
@@ -651,7 +651,7 @@ func TestCompileAlwaysBounds(t *testing.T) {
 		}
 		traits.Class = rapid.SampledFrom([]provider.Class{provider.ClassToken, provider.ClassLever, provider.ClassExpiry}).Draw(t, "class")
 		traits.Endless, r.RequireRevocable = coin(t, 3, "endless"), coin(t, 3, "require_revocable")
-		p, err := r.Compile(kind{}, traits, noEndpoints, 0)
+		p, err := r.Compile(kind{}, traits, 0)
 		if err != nil {
 			must(t, fault.CodeOf(err) == fault.InvalidRequest, "%v", err)
 			return
@@ -675,7 +675,7 @@ func TestCompileAlwaysBounds(t *testing.T) {
 			must(t, !p.Ceiling.Scopes.Contains(v) || inRole(r.Scopes), "the role allows the scope %s", v)
 			must(t, !p.Ceiling.Audiences.Contains(v) || inRole(r.Audiences), "the role allows the audience %s", v)
 		}
-		again, err := r.Compile(kind{}, traits, noEndpoints, 0)
+		again, err := r.Compile(kind{}, traits, 0)
 		must(t, err == nil && reflect.DeepEqual(p.Ceiling, again.Ceiling), "the same role compiles to the same policy: %v", fmt.Sprint(err))
 	})
 }

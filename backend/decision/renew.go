@@ -39,6 +39,7 @@ func (p *Policy) CheckRenewal(s Situation, r Recorded) []*fault.Error {
 	if refusal := p.StillCovers(r.Access); refusal != nil {
 		reasons = append(reasons, refusal)
 	}
+	reasons = append(reasons, checkReserved(s.Reserved, r.Access)...)
 	issue := s.Caller
 	issue.RemoteAddr, _ = netip.ParseAddr(r.RemoteAddr)
 	return append(reasons, p.checkCondition(facts{

@@ -21,7 +21,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
@@ -122,8 +121,23 @@ func (c *tableCase) world() (*role.Role, world, error) {
 	for _, name := range c.Provider.Parameters {
 		known[name] = "known"
 	}
-	p, err := r.Compile(kind{parameters: known}, traits, provider.Pinned{Destinations: c.Provider.Endpoints}, c.Provider.MaxTTL.d())
+	p, err := r.Compile(kind{parameters: known}, traits, c.Provider.MaxTTL.d())
+	if err == nil {
+		err = r.CheckAudiences(c.Provider.reserved(false), c.Provider.reserved(traits.Signed))
+	}
 	return r, world{Policy: p, role: r, traits: traits}, err
+}
+
+// reserved are the audiences that were reserved when the role was written, or that are
+// now.
+func (b *providerBlock) reserved(signed bool, since ...string) access.Targets {
+	var t access.Targets
+	t.Add(b.Endpoints...)
+	t.Add(since...)
+	if signed {
+		t.Add(b.Reserved...)
+	}
+	return t
 }
 
 // requireStored: what an operator wrote survives Vault's storage.
@@ -142,6 +156,7 @@ func (c *tableCase) situation(t *testing.T, w world) decision.Situation {
 	caller, err := c.Caller.caller()
 	require.NoError(t, err)
 	s := decision.Situation{Now: noon, Caller: caller, Stopped: stopped(c.Stopped), MountTTL: c.Mount.TTL.d(), MountMaxTTL: c.Mount.MaxTTL.d()}
+	s.Reserved = c.Provider.reserved(c.Provider.Signed, c.Provider.Since...)
 	if c.Token != nil {
 		s.Subject, s.SubjectFault = c.verify(t, c.Token, w.role.SubjectIssuers)
 	}
@@ -319,7 +334,7 @@ func (c *tableCase) renew(t *testing.T, s decision.Situation, granted access.Acc
 	if s.Subject != nil {
 		recorded.Claims = s.Subject.Claims
 	}
-	s = decision.Situation{Now: now, Caller: caller, Stopped: stopped(c.Renewal.Stopped), MountTTL: s.MountTTL, MountMaxTTL: s.MountMaxTTL}
+	s = decision.Situation{Now: now, Caller: caller, Stopped: stopped(c.Renewal.Stopped), MountTTL: s.MountTTL, MountMaxTTL: s.MountMaxTTL, Reserved: s.Reserved}
 	reasons := w.CheckRenewal(s, recorded)
 	if c.Renewal.Want.Refused != nil {
 		requireFaults(t, c.Renewal.Want.Refused, reasons)

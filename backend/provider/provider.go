@@ -36,6 +36,27 @@ type Type interface {
 	Open(cfg Config, parent Parent, deps Deps) (Provider, error)
 }
 
+// Reserving is a Type of systems that could take a JWT of the broker's signing for a
+// credential of the broker's own: which client it is, or whom it may act for. What
+// such a system answers to, as the aud of a JWT, is reserved for these credentials.
+type Reserving interface {
+	// ReservedAudiences are told from the configuration alone, also from one that an
+	// earlier version has written, or that this one would refuse.
+	ReservedAudiences(cfg Config) Reserved
+}
+
+// Reserved are audiences that are kept for the broker's own credentials (rule 10 of
+// the contract). They are told in one spelling; whoever compares knows the others.
+type Reserved struct {
+	// Endpoints are URLs at which the broker authenticates. No child is for them,
+	// whoever signs it.
+	Endpoints []string
+	// Names are what else the system takes as the aud of a JWT: its issuer, say. No
+	// child that the broker signs is for them; the system may sign others, such as
+	// tokens for an API of its own that is called like its issuer.
+	Names []string
+}
+
 // Config is a provider's stored configuration, without its secrets.
 type Config struct {
 	Name string

@@ -30,6 +30,7 @@ type Signer interface {
 	// that it signs.
 	Issuer(ctx context.Context) (url string, longest time.Duration, err error)
 	// Sign makes a compact JWS of the claims. It sets iss and typ itself; exp must
-	// be among the claims.
+	// be among the claims. A child whose aud is Reserved is refused with
+	// invalid_target.
 	Sign(ctx context.Context, purpose Purpose, claims map[string]any) (secret.Text, error)
 }

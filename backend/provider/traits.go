@@ -51,6 +51,9 @@ type Traits struct {
 	// Required are dimensions in which every role of this provider must have a
 	// ceiling.
 	Required access.Dimensions
+	// Signed is true if the broker itself signs the children. Then none is for an
+	// audience that is Reserved, by any provider.
+	Signed bool
 	// Actors is true if an exchange can name an actor; ActsByDefault if it names
 	// the Vault entity where the role does not say who acts.
 	Actors, ActsByDefault bool

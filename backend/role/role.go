@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -149,7 +148,7 @@ func checkName(v string) error {
 // Compile judges the role against what its provider can do and makes the policy
 // of it. The errors are *fault.Error with invalid_request: what the provider
 // could neither be asked for nor be checked for is no ceiling.
-func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.Pinned, providerMaxTTL time.Duration) (*decision.Policy, error) {
+func (r *Role) Compile(t provider.Type, traits provider.Traits, providerMaxTTL time.Duration) (*decision.Policy, error) {
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
@@ -180,47 +179,35 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, pinned provider.
 	if err := r.compileSubject(p); err != nil {
 		return nil, err
 	}
-	if err := CheckAudiences(p, pinned.Destinations); err != nil {
-		return nil, err
-	}
 	return p, nil
 }
 
-// CheckAudiences refuses a policy whose audiences or resources cover one of the
-// endpoints, in any usual spelling: a token for a token endpoint could be used to
-// authenticate there (rule 10 of the contract).
-func CheckAudiences(p *decision.Policy, endpoints []string) error {
-	for _, endpoint := range endpoints {
-		if covers(p.Ceiling.Audiences, endpoint) || covers(p.Ceiling.Resources, endpoint) {
-			return fault.New(fault.InvalidRequest, "audiences and resources must not cover %s, an endpoint of a provider or of this broker: a token for it could be used to authenticate there", endpoint)
-		}
+// CheckAudiences refuses a role whose audiences or resources cover a reserved one, in
+// any usual spelling: a token for it could be used to authenticate there (rule 10 of
+// the contract). endpoints are those that no child may be for, reserved are all that
+// this role's may not.
+func (r *Role) CheckAudiences(endpoints, reserved access.Targets) error {
+	if endpoint, found := r.Covers(endpoints); found {
+		return fault.New(fault.InvalidRequest, "audiences and resources must not cover %s, an endpoint of a provider or of this broker: a token for it could be used to authenticate there", endpoint)
+	}
+	if name, found := r.Covers(reserved); found {
+		return fault.New(fault.InvalidRequest, "audiences and resources must not cover %s, by which a provider's server knows itself: a token for it, signed by this broker, could be used to authenticate there; if %s is another service, write the provider's issuer, so that its name need not be guessed", name, name)
 	}
 	return nil
 }
 
-// covers holds the endpoint against a set as it is and normalized, and each value
-// of the set, normalized, against the endpoint.
-func covers(set access.Set, endpoint string) bool {
-	normal := normalURL(endpoint)
-	if set.Contains(endpoint) || set.Contains(normal) || set.Contains(normal+"/") {
-		return true
+// Covers returns one of the targets that the role's audiences or resources cover.
+func (r *Role) Covers(targets access.Targets) (target string, found bool) {
+	for _, values := range [][]string{r.Audiences, r.Resources} {
+		set, err := access.Ceiling(values...)
+		if err != nil {
+			continue // which Compile refuses
+		}
+		if target, found = targets.FindIn(set); found {
+			return target, true
+		}
 	}
-	return slices.ContainsFunc(set.Literals(), func(v string) bool { return normalURL(v) == normal })
-}
-
-// normalURL is a URL in lower case up to its path, without a default port or a
-// slash at the end (RFC 3986 6.2.2 and 6.2.3).
-func normalURL(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" {
-		return raw
-	}
-	u.Scheme, u.Host = strings.ToLower(u.Scheme), strings.ToLower(u.Host)
-	if port := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]; port != "" {
-		u.Host = strings.TrimSuffix(u.Host, port)
-	}
-	u.Path = strings.TrimRight(u.Path, "/")
-	return u.String()
+	return "", false
 }
 
 func (r *Role) compileWho(p *decision.Policy) error {

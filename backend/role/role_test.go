@@ -36,7 +36,7 @@ func plain() *role.Role {
 }
 
 func compile(r *role.Role, t provider.Traits) (*decision.Policy, error) {
-	return r.Compile(kind{}, t, provider.Pinned{}, 0)
+	return r.Compile(kind{}, t, 0)
 }
 
 func requireRefused(t *testing.T, err error, words string) {

@@ -43,7 +43,7 @@ func (p *Provider) claims(r provider.Request, issuer string, longest time.Durati
 	if err := c.about(p, r, issuer, filling); err != nil {
 		return nil, err
 	}
-	if err := c.allow(r.Access, issuer); err != nil {
+	if err := c.allow(r.Access); err != nil {
 		return nil, err
 	}
 	if err := c.bind(r.Proofs); err != nil {
@@ -81,17 +81,15 @@ func (c *claims) about(p *Provider, r provider.Request, issuer string, f filling
 }
 
 // allow sets what the token is good for: aud (RFC 9068 2.2, with the resources, RFC
-// 8707 2), scope and authorization_details (RFC 9396 9.1).
-func (c *claims) allow(a access.Access, issuer string) error {
+// 8707 2), scope and authorization_details (RFC 9396 9.1). Which audiences nobody gets
+// the signer knows.
+func (c *claims) allow(a access.Access) error {
 	audiences, _ := a.Audiences.Values()
 	resources, _ := a.Resources.Values()
 	scopes, _ := a.Scopes.Values()
 	aud := slices.Compact(slices.Sorted(slices.Values(slices.Concat(audiences, resources))))
 	if len(audiences) == 0 {
 		return fault.New(fault.InvalidTarget, "a token without an audience would be good everywhere: ask for one of the role's audiences")
-	}
-	if slices.ContainsFunc(aud, func(v string) bool { return isOwn(v, issuer) }) {
-		return fault.New(fault.InvalidTarget, "a token for the broker's own issuer could be taken for a credential of the broker: ask for another audience")
 	}
 	c.values["aud"] = aud
 	c.granted = access.Access{Audiences: access.Exactly(audiences...), Resources: access.Exactly(resources...), Scopes: access.Exactly(scopes...)}
@@ -103,13 +101,6 @@ func (c *claims) allow(a access.Access, issuer string) error {
 		c.values["authorization_details"] = details
 	}
 	return nil
-}
-
-// isOwn reports whether an audience is the issuer or something below it (rule 10 of
-// the contract).
-func isOwn(audience, issuer string) bool {
-	issuer = strings.TrimRight(issuer, "/")
-	return strings.EqualFold(strings.TrimRight(audience, "/"), issuer) || strings.HasPrefix(audience, issuer+"/")
 }
 
 // bind ties the token to the key whose RFC 7638 thumbprint the caller brought (RFC

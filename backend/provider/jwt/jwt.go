@@ -103,6 +103,7 @@ func (p *Provider) Traits() provider.Traits {
 		Ceiling: access.Everything(),
 		// A token without an audience is good everywhere (RFC 9068 2.2 requires aud).
 		Required:      access.Dimensions{access.DimAudiences: true},
+		Signed:        true,
 		Actors:        true,
 		ActsByDefault: true,
 		NeedsEntity:   p.settings.needsEntity(),

@@ -28,8 +28,8 @@ func (p *Provider) Revoke(_ context.Context, text secret.Text) error {
 }
 
 // Check implements provider.Checker: an issuer is configured, and what it signs
-// verifies. The token for that is never shown, names nobody, is for nobody but the
-// issuer itself and dies at once.
+// verifies. The token for that is never shown, names nobody, is for nobody and dies
+// at once.
 func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	issuer, longest, err := p.signer.Issuer(ctx)
 	if err != nil {
@@ -37,7 +37,7 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	}
 	now := p.now()
 	token, err := p.signer.Sign(ctx, provider.PurposeChild, map[string]any{
-		"sub": "check", "aud": []string{issuer}, "client_id": "check", "jti": "check",
+		"sub": "check", "aud": []string{"check"}, "client_id": "check", "jti": "check",
 		"iat": now.Unix(), "exp": now.Add(time.Second).Unix(),
 	})
 	if err != nil {

@@ -20,6 +20,10 @@ type endpoints struct {
 	Revocation    string `json:"revocation,omitempty"`
 	Introspection string `json:"introspection,omitempty"`
 	JWKS          string `json:"jwks,omitempty"`
+	// Others are further endpoints of the server at which clients authenticate, as its
+	// metadata told. Nothing is sent to them; they are what a client's credential may
+	// be made out to.
+	Others []string `json:"others,omitempty"`
 }
 
 // endpointFields name an endpoint: whoever writes one wants it looked at again.
@@ -154,6 +158,7 @@ func (s settings) locate(ctx context.Context, change provider.Change) (endpoints
 	override(&at.Revocation, s.RevocationURL)
 	override(&at.Introspection, s.IntrospectionURL)
 	override(&at.JWKS, s.JWKSURL)
+	at.Others = slices.DeleteFunc(at.Others, func(v string) bool { return slices.Contains(at.destinations(), v) })
 	if at.Token == "" {
 		return at, invalid("the issuer names no token endpoint: write token_url")
 	}

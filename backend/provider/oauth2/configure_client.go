@@ -111,13 +111,16 @@ func (s settings) checkTransport(at endpoints) error {
 	return nil
 }
 
+// assertionFor comes before the audience of assertions among the pinned destinations.
+const assertionFor = "assertion for "
+
 // secretDestinations is where a secret may be sent, and for what: an assertion is
 // good wherever its audience says, so changing that is no smaller a thing than
 // changing the URL to which it goes.
 func (s settings) secretDestinations(at endpoints) []string {
 	all := at.destinations()
 	if s.AuthMethod == authPrivateKeyJWT {
-		all = append(all, "assertion for "+s.assertionAudience())
+		all = append(all, assertionFor+s.assertionAudience())
 		slices.Sort(all)
 	}
 	return all

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -26,7 +27,42 @@ type metadata struct {
 		Token         string `json:"token_endpoint"`
 		Revocation    string `json:"revocation_endpoint"`
 		Introspection string `json:"introspection_endpoint"`
+		clientEndpoints
 	} `json:"mtls_endpoint_aliases"`
+	clientEndpoints
+}
+
+// clientEndpoints are further ones at which clients authenticate: by RFC 9126, RFC
+// 8628, and CIBA.
+type clientEndpoints struct {
+	Pushed  remembered `json:"pushed_authorization_request_endpoint"`
+	Device  remembered `json:"device_authorization_endpoint"`
+	Backend remembered `json:"backchannel_authentication_endpoint"`
+}
+
+// remembered is an endpoint that is never called: what is malformed is passed over.
+type remembered string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *remembered) UnmarshalJSON(raw []byte) error {
+	var v string
+	if json.Unmarshal(raw, &v) == nil && len(v) <= maxRemembered && printable(v) {
+		*r = remembered(v)
+	}
+	return nil
+}
+
+// maxRemembered bounds such an endpoint, in bytes.
+const maxRemembered = 2048
+
+// forClients are all endpoints at which clients authenticate. A server may take any of
+// them as the audience of an assertion, also where it is used at another (RFC 9126 2).
+func (m metadata) forClients() []string {
+	all := []string{m.Token, m.Revocation, m.Introspection, m.Aliases.Token, m.Aliases.Revocation, m.Aliases.Introspection}
+	for _, r := range []clientEndpoints{m.clientEndpoints, m.Aliases.clientEndpoints} {
+		all = append(all, string(r.Pushed), string(r.Device), string(r.Backend))
+	}
+	return distinct(slices.DeleteFunc(all, func(v string) bool { return len(v) > maxRemembered || !printable(v) }))
 }
 
 // endpoints are those for a client of this kind.
@@ -37,6 +73,7 @@ func (m metadata) endpoints(mutualTLS bool) endpoints {
 		override(&at.Revocation, m.Aliases.Revocation)
 		override(&at.Introspection, m.Aliases.Introspection)
 	}
+	at.Others = m.forClients()
 	return at
 }
 

@@ -1,0 +1,83 @@
+package access
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func TestTargetsAreFoundInEveryUsualSpelling(t *testing.T) {
+	var targets Targets
+	targets.Add("https://as.example/tenant", "https://As.example:8443/token?policy=one", "api://AzureADTokenExchange", "urn:example:as", "https://[2001:db8::1]/token", "")
+	targets.AddTree("https://vault.example:8200/v1/broker")
+	for _, found := range []string{
+		"https://as.example/tenant", "https://as.example/tenant/", "https://as.example/tenant//", "HTTPS://AS.EXAMPLE/tenant", "https://as.example:443/tenant",
+		"http://as.example/tenant", "http://as.example:80/tenant", "https://as.example./tenant", "https://as.example.:443/tenant", "https://as.example/%74enant",
+		"https://as.example/%74%45nant", "https://as.example//tenant", "https://as.example/./tenant", "https://as.example/x/../tenant", "https://as.example/tenant?x=y",
+		"https://as.example/tenant#x", "https://user@as.example/tenant", "as.example/tenant", `https:\\as.example\tenant`, "https:/as.example/tenant", "https://as.example:/tenant",
+		"https://as.example:8443/token", "https://as.example:8443/token?policy=two",
+		"api://azureadtokenexchange", "api://AzureADTokenExchange/", "URN:example:as",
+		"https://[2001:DB8:0:0::1]/token", "https://[2001:db8::1]:443/token",
+		"https://vault.example:8200/v1/broker", "https://vault.example:8200/v1/broker/", "https://vault.example:8200/v1/Broker/oauth/revoke", "https://vault.example:8200/v1/broker/anything?at=all",
+	} {
+		_, ok := targets.Find(found)
+		require.True(t, ok, found)
+		_, ok = targets.FindIn(Exactly("https://api.example", found))
+		require.True(t, ok, found)
+	}
+	for _, other := range []string{
+		"", "/", "https://as.example", "https://as.example/", "https://as.example/tenant2", "https://as.example/tenant/api", "https://as.example:8443", "https://as.example:8444/token",
+		"https://as.example.org/tenant", "https://xas.example/tenant", "api://azureadtokenexchange2", "urn:example:as:2", "https://vault.example:8200/v1/brokers", "https://vault.example/v1/broker",
+		"https://[2001:db8::2]/token", "https://api.example",
+	} {
+		target, ok := targets.Find(other)
+		require.False(t, ok, "%s is not %s", other, target)
+		_, ok = targets.FindIn(Exactly(other))
+		require.False(t, ok, other)
+	}
+	_, ok := Targets{}.Find("")
+	require.False(t, ok)
+}
+
+func TestPatternsThatCoverATarget(t *testing.T) {
+	var targets Targets
+	targets.Add("https://AS.example:443/tenant")
+	for pattern, covers := range map[string]bool{
+		"https://**": true, "https://as.example/*": true, "https://*/tenant": true, "**": true, "https://as.example/tenant/**": true, "https://AS.example:443/*": true,
+		"https://*": false, "https://api.example/**": false, "https://as.example/tenant2*": false,
+	} {
+		set, err := Ceiling("https://api.example", pattern)
+		require.NoError(t, err)
+		target, found := targets.FindIn(set)
+		require.Equal(t, covers, found, pattern)
+		if found {
+			require.Equal(t, "https://AS.example:443/tenant", target, "as it was written")
+		}
+	}
+	_, found := targets.FindIn(Unbounded())
+	require.True(t, found)
+}
+
+// Whatever text is a target, that text is found, and with a slash, in capitals and
+// together with others, too.
+func TestATargetIsFoundAsItIs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.OneOf(rapid.StringMatching(`https?://[a-z.]{1,8}(:[0-9]{1,4})?(/[a-zA-Z0-9%.~]{0,5}){0,3}`), rapid.StringMatching(`[ -.0-9;-~]{1,20}`)).Draw(t, "name")
+		var one, all Targets
+		one.Add(name)
+		all.AddAll(one)
+		if spelling(name) == "" {
+			return
+		}
+		for _, v := range []string{name, strings.ToUpper(name)} {
+			_, ok := all.Find(v)
+			require.True(t, ok, v)
+		}
+		if !strings.ContainsAny(name, "?#") {
+			_, ok := all.Find(name + "/")
+			require.True(t, ok)
+		}
+	})
+}
