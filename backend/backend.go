@@ -54,6 +54,9 @@ type broker struct {
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger
+	door      *doorway
+	drain     time.Duration // drainBudget
+	latePause time.Duration // before the first further try of a kill after the end
 }
 
 // Factory makes the engine of one mount. It touches neither storage nor the
@@ -81,6 +84,9 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		shares:    newShares(),
 		ledger:    grant.NewLedger(storage),
 		own:       newOwnIssuer(storage, now),
+		door:      newDoorway(),
+		drain:     drainBudget,
+		latePause: 2 * time.Second,
 	}
 	b.providers = newRegistry(b)
 	b.quotas = newQuotas(b)
@@ -112,13 +118,8 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 			return nil
 		},
 		PeriodicFunc: b.periodic,
-		Clean: func(ctx context.Context) {
-			// What is in memory only would be lost with this process.
-			if err := b.ledger.Flush(ctx); err != nil {
-				b.Logger().Error("grants could not be recorded before the end: their tokens live until they expire", "error", err)
-			}
-		},
-		Invalidate: b.invalidate,
+		Clean:        b.clean,
+		Invalidate:   b.invalidate,
 	}
 	return b
 }

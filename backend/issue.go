@@ -134,12 +134,18 @@ func (b *broker) spared(p *openProvider, err error) error {
 }
 
 // admit lets a mint begin. Until leave the provider can neither be deleted nor
-// become another account: whatever the mint brings can then also be killed.
+// become another account, and the mount is not given up: whatever the mint brings can
+// then also be killed.
 func (b *broker) admit(ctx context.Context, p *openProvider) (leave func(), err error) {
-	leave, ok := p.gate.enter()
+	if err := b.comeIn(p.ref); err != nil {
+		return nil, err
+	}
+	depart, ok := p.gate.enter()
 	if !ok {
+		b.door.leave(p.ref)
 		return nil, fault.New(fault.TemporarilyUnavailable, "the provider is being changed: try again")
 	}
+	leave = func() { depart(); b.door.leave(p.ref) }
 	now, err := b.providers.mustOpen(ctx, p.ref)
 	if err == nil && (now.pinned.Account != p.pinned.Account || now.settings.Disabled && !p.settings.Disabled) {
 		err = fault.New(fault.TemporarilyUnavailable, "the provider has been changed: try again")
@@ -227,10 +233,6 @@ func (d *decided) bringsItself(child *provider.Child) bool {
 		(child.Token.Equal(d.ask.subjectToken) || child.Token.Equal(d.ask.actorToken))
 }
 
-// mintBudget bounds one mint with all its calls (token, introspection, keys),
-// within Vault's own default limit of 90 s on a request.
-const mintBudget = 80 * time.Second
-
 var errSubjectExpired = fault.New(fault.InvalidGrant, "the subject token expired meanwhile: get a new one")
 
 // judge checks what came back and fixes how long it lives.
@@ -290,6 +292,9 @@ func (b *broker) record(ctx context.Context, d *decided, g *grant.Grant) error {
 // since it was decided.
 func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) error {
 	p := d.provider
+	if closed, _ := b.door.state(); closed {
+		return errLeaving // Vault may have looked for leases already
+	}
 	now, err := b.providers.mustOpen(ctx, p.ref)
 	if err != nil {
 		return err

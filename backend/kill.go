@@ -167,12 +167,16 @@ func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, c
 	revoker, ok := p.Provider.(provider.Revoker)
 	failed := errNotRevocable
 	if ok && !g.Handle.Empty() {
-		killCtx, cancel := context.WithTimeout(ctx, killBudget)
+		killCtx, cancel := context.WithTimeout(ctx, settleBudget)
 		defer cancel()
 		failed = b.callRevoke(killCtx, p, revoker, g)
 	}
 	if failed != nil {
-		return errors.Join(failed, b.recordDoomed(ctx, g, cause, failed))
+		err := b.recordDoomed(ctx, g, cause, failed)
+		if _, ended := b.door.state(); ended {
+			b.killLate(p, g, failed)
+		}
+		return errors.Join(failed, err)
 	}
 	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
 	if err := b.ledger.Remove(ctx, g); err != nil {

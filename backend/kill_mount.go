@@ -3,14 +3,39 @@ package backend
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
-// killMount kills what lives before the mount and its records go.
+// leaveBudget bounds the last run on a mount, to which Vault gives 90 s.
+const leaveBudget = 85 * time.Second
+
+// killMount kills what lives before the mount and its records go, once no mint is
+// under way that could bring more.
 func (b *broker) killMount(ctx context.Context) error {
-	run := b.startKill(ctx, walk{
+	ctx, cancel := context.WithTimeout(ctx, leaveBudget)
+	defer cancel()
+	b.door.close(false)
+	run := b.startKill(ctx, b.allKillable().feed)
+	empty := b.door.drain(ctx, b.drain)
+	if err := b.outcome(ctx, run); err != nil {
+		return err
+	}
+	if !empty {
+		return b.errMintsUnderWay()
+	}
+	// What the last mints have left behind is on record now.
+	if rest, err := b.ledger.HoldersOf(ctx, killable); err == nil && len(rest) == 0 {
+		return nil
+	}
+	return b.outcome(ctx, b.startKill(ctx, b.allKillable().feed))
+}
+
+func (b *broker) allKillable() walk {
+	return walk{
 		ledger:   b.ledger,
 		concerns: killable,
 		holders:  func(ctx context.Context) ([]string, error) { return b.ledger.HoldersOf(ctx, killable) },
@@ -20,8 +45,12 @@ func (b *broker) killMount(ctx context.Context) error {
 			}
 			return ""
 		},
-	}.feed)
-	t, complete := run.wait(ctx, killMountBudget)
+	}
+}
+
+// outcome waits for the run of a mount that is to go.
+func (b *broker) outcome(ctx context.Context, run *killRun) error {
+	t, complete := run.wait(ctx, leaveBudget)
 	switch {
 	case complete && run.failed != nil:
 		return ledgerFault(run.failed)
@@ -29,6 +58,100 @@ func (b *broker) killMount(ctx context.Context) error {
 		return nil
 	}
 	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", b.stillAlive(ctx))
+}
+
+// clean ends the engine: on a mount that goes for good, or because this process ends.
+// Vault waits for it, and answers nobody else of this plugin meanwhile, so it waits no
+// longer than the last mint of before the closing can take.
+func (b *broker) clean(ctx context.Context) {
+	b.door.close(true)
+	disabled, budget := b.System().Tainted(), haltBudget
+	if disabled {
+		budget = b.drain
+	}
+	if !b.door.drain(ctx, min(budget, b.drain)) {
+		b.Logger().Error("tokens are still being minted: this process kills them as soon as they come, if it lives", "mints", b.door.whereabouts())
+	}
+	// What is in memory only would be lost with this process.
+	flushed := b.ledger.Flush(ctx)
+	if disabled {
+		b.killLeftover(ctx)
+		return
+	}
+	if flushed == nil {
+		return
+	}
+	b.Logger().Error("grants could not be recorded before the end: their tokens live until they expire", "error", flushed)
+	for _, g := range b.ledger.Unwritten() {
+		b.logAbandoned(&g)
+	}
+}
+
+// leftoverBudget bounds the kill of what nobody has waited for: tokens without a lease
+// whose kill has failed, or on which Vault's last run never came.
+const leftoverBudget = 15 * time.Second
+
+// killLeftover is the last occasion to kill anything before the records go.
+func (b *broker) killLeftover(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leftoverBudget)
+	defer cancel()
+	rest, err := b.ledger.HoldersOf(ctx, killable)
+	if err == nil && len(rest) > 0 {
+		err = b.outcome(ctx, b.startKill(ctx, b.allKillable().feed))
+	}
+	if err == nil {
+		return
+	}
+	b.Logger().Error("the mount is given up, and not everything that it handed out is dead", "error", err)
+	logged := 0
+	for _, holder := range b.ledger.HoldersSoFar(killable) {
+		err := b.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
+			if s.Revocable {
+				b.logAbandoned(s)
+				logged++
+			}
+			return logged < maxAbandoned
+		})
+		if err != nil || logged == maxAbandoned {
+			return
+		}
+	}
+}
+
+// maxAbandoned bounds what is logged of grants that live on.
+const maxAbandoned = 1000
+
+// logAbandoned names a token that nobody will kill any more.
+func (b *broker) logAbandoned(s *grantSummary) {
+	b.Logger().Error("a token lives on", "grant_id", s.ID, "provider", s.Provider, "lives", livesUntil(s))
+}
+
+// lateTries is how often a token is tried to be killed that came after the end.
+const lateTries = 5
+
+// killLate goes on trying to kill what no ledger keeps any more: the token of a mint
+// that ended after Vault had given up the mount, or this process of it.
+func (b *broker) killLate(p *openProvider, g *grant.Grant, failed error) {
+	late := g.Summary()
+	revoker, ok := p.Provider.(provider.Revoker)
+	if !ok || g.Handle.Empty() {
+		b.logAbandoned(&late)
+		return
+	}
+	b.Logger().Error("a token came after the end and is not dead yet", "grant_id", g.ID, "provider", g.Provider, "lives", livesUntil(&late), "error", failed)
+	go func() {
+		for try := range lateTries {
+			time.Sleep(b.latePause << try)
+			ctx, cancel := context.WithTimeout(context.Background(), killBudget)
+			err := b.callRevoke(ctx, p, revoker, g)
+			cancel()
+			if err == nil {
+				b.Logger().Info("grant killed", "grant_id", g.ID, "provider", g.Provider, "cause", causeNotHandedOut)
+				return
+			}
+		}
+		b.logAbandoned(&late)
+	}()
 }
 
 func killable(c grant.Count) bool { return c.Revocable > 0 }

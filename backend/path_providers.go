@@ -32,7 +32,7 @@ func commonFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"name":          {Type: framework.TypeString, Description: "Name of the provider."},
 		"ca_pem":        {Type: framework.TypeString, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
-		"timeout":       {Type: framework.TypeDurationSecond, Description: "How long one call to the provider may take, at most 60s, and how long a mint waits for its place before it, at most 30s. Default 10s."},
+		"timeout":       {Type: framework.TypeDurationSecond, Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s. Default 10s."},
 		"rate_limit":    {Type: framework.TypeFloat, Description: "Requests per second towards the provider; unlimited if unset. Revocations go before mints."},
 		"allow_http":    {Type: framework.TypeBool, Description: "Permits plain http beyond loopback. Never in production."},
 		"max_ttl":       {Type: framework.TypeDurationSecond, Description: "The longest lease on any child of this provider; the mount's limit if unset."},

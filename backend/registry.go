@@ -157,7 +157,7 @@ func (r *registry) assemble(ref string, entry *providerEntry) (*openProvider, er
 			Now:        r.b.now,
 			LoadParent: func(ctx context.Context) (provider.Parent, error) { return r.loadParent(ctx, ref) },
 			SaveParent: func(ctx context.Context, p provider.Parent) error { return r.saveParent(ctx, ref, p) },
-			Turn:       func(ctx context.Context) (func(), error) { return g.turn(ctx, entry.Settings.timeout()) },
+			Turn:       func(ctx context.Context) (func(), error) { return g.turn(ctx, entry.Settings.patience()) },
 			Signer:     signer{r.b},
 		})
 	if err != nil {

@@ -212,7 +212,7 @@ func (b *broker) share(ctx context.Context, d *decided, key string) (*logical.Re
 func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*sharedChild, error) {
 	minted := b.shares.flights.DoChan(key+d.Lifetime.TTL.String(), func() (any, error) {
 		// Nobody's hanging up takes the child from the others.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxPatience+mintBudget)
 		defer cancel()
 		var hold *grant.Hold
 		made, err := b.mintGrant(ctx, d, func(id string) { hold = b.ledger.Hold(id) })

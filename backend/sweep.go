@@ -33,12 +33,9 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 		return nil // the primary's ledger is the primary's to sweep
 	}
 	if b.System().Tainted() {
-		err := b.killMount(ctx)
-		if err != nil {
-			b.Logger().Error("the mount cannot be disabled yet", "error", err)
-		}
-		return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, err)
+		return b.leaveMount(ctx)
 	}
+	b.door.open()
 	if err := b.advanceKeys(ctx); err != nil {
 		b.Logger().Error("the signing keys could not be brought up to date", "error", err)
 	}
@@ -58,7 +55,21 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	if counts.Killed+counts.Expired+counts.Pending > 0 {
 		b.Logger().Info("sweep", "killed", counts.Killed, "expired", counts.Expired, "pending", counts.Pending, "holders", counts.Holders)
 	}
+	if b.System().Tainted() {
+		// Vault has begun to disable the mount meanwhile: it takes this run for the
+		// last one, and there will be no other.
+		return b.leaveMount(ctx)
+	}
 	return nil
+}
+
+// leaveMount is the last run on a mount that is being disabled or moved.
+func (b *broker) leaveMount(ctx context.Context) error {
+	err := b.killMount(ctx)
+	if err != nil {
+		b.Logger().Error("the mount cannot be disabled yet", "error", err)
+	}
+	return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, err)
 }
 
 // swept counts what one sweep did.

@@ -2,7 +2,9 @@ package acceptance
 
 import (
 	"bytes"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -80,4 +82,40 @@ func TestMountIsNotDisabledWhileHydraIsStopped(t *testing.T) {
 	output, err := s.vault.TryCLI(t, "secrets", "disable", s.Path)
 	require.Error(t, err, output)
 	require.Contains(t, output, c.GrantID)
+}
+
+// A mint whose answer is late keeps the mount until its token is dead: on record it
+// would have gone with the mount.
+func TestDisablingTheMountWaitsForAMintInFlight(t *testing.T) {
+	t.Parallel()
+	s, w := severable(t)
+	worked, release := make(chan string, 1), make(chan struct{})
+	w.Tamper(func(path string, body []byte) []byte {
+		if path == "/oauth2/token" {
+			worked <- text(decoded(t, body), "access_token")
+			<-release
+		}
+		return body
+	})
+	asked, disabled := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := s.TryRead(t, "creds/deploy"); asked <- err }()
+	minted := confidential("late token", <-worked)
+	go func() { _, err := s.vault.TryCLI(t, "secrets", "disable", s.Path); disabled <- err }()
+	harness.Eventually(t, patience, "the mount serves nobody", func() error {
+		if _, err := s.TryRead(t, "roles/deploy"); err != nil {
+			return nil
+		}
+		return errors.New("it does")
+	})
+	select {
+	case <-disabled:
+		t.Error("the mount was given up while a mint was in flight")
+	case <-time.After(3 * time.Second):
+	}
+	s.hydra.MustBeActive(t, minted)
+	close(release)
+	require.Error(t, <-asked)
+	require.NoError(t, <-disabled)
+	s.hydra.MustBeInactive(t, minted)
+	require.NotContains(t, s.vault.CLI(t, "secrets", "list"), s.Path+"/")
 }

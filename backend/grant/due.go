@@ -124,6 +124,17 @@ func (l *Ledger) Flush(ctx context.Context) error {
 	return problems
 }
 
+// Unwritten are the grants that are in memory only.
+func (l *Ledger) Unwritten() []Summary {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	all := make([]Summary, 0, len(l.adopted))
+	for _, g := range l.adopted {
+		all = append(all, g.Summary())
+	}
+	return all
+}
+
 // flushOne writes an adopted grant if it is one still: it may have been killed
 // meanwhile, and must not come back.
 func (l *Ledger) flushOne(ctx context.Context, id string) error {

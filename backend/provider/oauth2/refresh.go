@@ -56,10 +56,26 @@ func (s *successors) drop(refreshToken secret.Text) {
 	delete(s.of, refreshToken.Fingerprint())
 }
 
+// leastTime is what a use of the refresh token has, however little time its caller
+// has left.
+const leastTime = 15 * time.Second
+
+// toTheEnd is a context that does not end when the caller gives up, and has what time
+// the caller has left, or leastTime.
+func toTheEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	left := leastTime
+	if deadline, ok := ctx.Deadline(); !ok {
+		return context.WithCancel(context.WithoutCancel(ctx))
+	} else if until := time.Until(deadline); until > left {
+		left = until
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), left)
+}
+
 // refresh uses the parent's refresh token once (RFC 6749 6). The exchange and
 // the saving are finished even if the caller gives up meanwhile: abandoning them
 // would lose the next refresh token, and with it the parent. The client's
-// timeout bounds them.
+// timeout and the caller's deadline, if that is not too near, bound them.
 func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, despite bool) (reply, error) {
 	release, err := p.deps.Turn(ctx)
 	if err != nil {
@@ -79,7 +95,9 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, de
 	sent := parent.Secrets[fieldRefreshToken]
 	form.Set("grant_type", grantRefreshToken)
 	form.Set("refresh_token", sent.Reveal())
-	got, err := p.ask(context.WithoutCancel(ctx), form, send, p.refuse)
+	use, cancel := toTheEnd(ctx)
+	defer cancel()
+	got, err := p.ask(use, form, send, p.refuse)
 	got.own = []secret.Text{sent}
 	for _, token := range got.tokens.refresh {
 		got.own = append(got.own, secret.New(token))
