@@ -32,9 +32,9 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	if !d.Allowed() {
 		return nil, d.Refusals[0]
 	}
-	key, err := d.shareKey()
+	key, err := b.shareKey(ctx, d)
 	if err != nil {
-		return nil, fault.New(fault.TemporarilyUnavailable, "the request cannot be told from others").Because(err)
+		return nil, err
 	}
 	if key != "" {
 		return b.share(ctx, d, key)
@@ -182,10 +182,7 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*p
 	defer cancel()
 	mintCtx, exchanges := httpclient.Watch(mintCtx)
 	started := time.Now()
-	child, err := d.call(mintCtx, provider.Request{
-		Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id, Identity: identity(d.caller),
-		Subject: party(d.subject, d.ask.subjectToken), Actor: party(d.actor, d.ask.actorToken), Proofs: d.ask.proofs,
-	})
+	child, err := d.call(mintCtx, d.request(id))
 	b.meters.call(p.ref, callMint, started, err)
 	p.gate.heed(callMint, b.now(), err)
 	if until := at.end(outcomeOf(exchanges, err), b.now()); !until.IsZero() {
@@ -208,6 +205,19 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*p
 	return child, err
 }
 
+// request is what the provider is asked for.
+func (d *decided) request(id string) provider.Request {
+	r := provider.Request{
+		Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id, Identity: identity(d.caller),
+		Proofs: d.ask.proofs,
+	}
+	// In a mint a subject token is evidence for the decision and nobody else's.
+	if d.role.Mode == provider.ModeExchange || d.role.Mode == provider.ModeForward {
+		r.Subject, r.Actor = party(d.subject, d.ask.subjectToken), party(d.actor, d.ask.actorToken)
+	}
+	return r
+}
+
 // call asks the provider in the role's mode.
 func (d *decided) call(ctx context.Context, r provider.Request) (*provider.Child, error) {
 	switch p := d.provider.Provider; d.role.Mode {
@@ -220,8 +230,6 @@ func (d *decided) call(ctx context.Context, r provider.Request) (*provider.Child
 			return p.Forward(ctx, r)
 		}
 	default:
-		// A subject token here is evidence for the decision and nobody else's.
-		r.Subject, r.Actor = nil, nil
 		return p.Mint(ctx, r)
 	}
 	return nil, fault.New(fault.TemporarilyUnavailable, "the provider cannot %s any more: an operator must write the role again", d.role.Mode)
@@ -311,7 +319,7 @@ func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) er
 	if len(frozen) > 0 {
 		return frozen[0]
 	}
-	return nil
+	return b.stillSigned(ctx, g)
 }
 
 // letBe leaves a token alone that was not handed on: it is the caller's own, and

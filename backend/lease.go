@@ -146,6 +146,9 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 	if g.ActorIssuer != "" && !slices.Contains(role.ActorIssuers, g.ActorIssuer) {
 		return fault.New(fault.AccessDenied, "the role does not trust the issuer of this grant's actor any more: read creds again")
 	}
+	if err := b.notWithdrawn(ctx, g); err != nil {
+		return err
+	}
 	caller, err := b.caller(ask{entityID: entityOf(g.Holder)}, role.judgedBy())
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -24,6 +25,9 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 	}
 	if flat := child.Granted.Flat(); unfitToRecord(d.secrets(child), flat) == "" {
 		g.Access, g.Granted = values(child.Granted), flat
+	}
+	if child.Issuer != "" {
+		g.Issuer, g.KeyID = child.Issuer, keyring.KeyID(child.Token.Reveal())
 	}
 	if d.caller.RemoteAddr.IsValid() {
 		g.Facts.RemoteAddr = d.caller.RemoteAddr.String()

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
@@ -82,6 +83,8 @@ type openProvider struct {
 	allowedRoles access.Globs
 	parent       provider.Parent
 	gate         *gate
+	// opening tells this provider from the same one before or after a change.
+	opening uint64
 }
 
 // registry opens providers and keeps them open.
@@ -93,6 +96,8 @@ type registry struct {
 	reserves *cache[provider.Reserved]
 	reserved *cache[*reserved]
 	locks    []*locksutil.LockEntry // of storage entries; never over a provider's call
+	// openings numbers the providers that were opened, in this process.
+	openings atomic.Uint64
 
 	mu    sync.Mutex
 	gates map[string]*gate // by ref; they outlive a provider's reopening
@@ -166,6 +171,7 @@ func (r *registry) assemble(ref string, entry *providerEntry) (*openProvider, er
 	return &openProvider{
 		Provider: p, ref: ref, settings: entry.Settings, pinned: entry.Pinned, traits: p.Traits(),
 		allowedRoles: globs, parent: entry.parent(), gate: g,
+		opening: r.openings.Add(1),
 	}, nil
 }
 

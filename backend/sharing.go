@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
@@ -173,18 +175,62 @@ func (h *shares) closeAll() {
 	}
 }
 
-// shareKey tells identical requests by everything that decides what the child is,
-// and on whose behalf. "" is for a request that shares with nobody.
-func (d *decided) shareKey() (string, error) {
+// shareKey tells identical requests by everything that decides what the child is, and
+// on whose behalf: what is asked of the provider, but for the grant's id and the time,
+// and what else a child of today is made from. Whatever of it changes ends the joining,
+// because nobody asks for the former child any more. "" is for a request that shares
+// with nobody.
+func (b *broker) shareKey(ctx context.Context, d *decided) (string, error) {
 	if !d.role.SharesByEntity() || d.caller.EntityID == "" || len(d.ask.proofs) > 0 {
 		return "", nil
 	}
+	r := d.request("")
+	made, err := b.ingredients(ctx, d.provider, r)
+	if err != nil {
+		return "", err
+	}
 	tokens := sha256.Sum256([]byte(d.ask.subjectToken.Reveal() + "\n" + d.ask.actorToken.Reveal()))
-	key, err := json.Marshal([]any{
-		d.caller.EntityID, d.role.name, d.role.Mode, d.role.Parameters, d.provider.ref, d.provider.pinned.Account,
-		values(d.Access), tokens[:],
+	raw, err := json.Marshal([]any{
+		d.caller.EntityID, d.role.name, d.role.Role, values(r.Access), tokens[:], named(r.Subject), named(r.Actor), made,
 	})
-	return string(key), err
+	if err != nil {
+		return "", fault.New(fault.TemporarilyUnavailable, "the request cannot be told from others").Because(err)
+	}
+	sum := sha256.Sum256(raw)
+	return string(sum[:]), nil
+}
+
+// ingredients are what a child of the provider is made from beside what the request
+// asks for: the provider as it was last written or rotated, with its account and
+// parent; the broker's own issuer and signing keys, also the next one, so that a
+// rotation is seen at once; and as much of the caller as the provider puts into it.
+func (b *broker) ingredients(ctx context.Context, p *openProvider, r provider.Request) ([]any, error) {
+	s, err := b.own.state(ctx)
+	if err != nil {
+		return nil, err
+	}
+	signs, _ := s.ring.Active(keyring.Child, b.now())
+	next, _ := s.ring.Newest(keyring.Child)
+	made := []any{p.ref, p.opening, s.config.Issuer, signs.ID, next.ID}
+	if composer, ok := p.Provider.(provider.Composer); ok {
+		said, err := composer.Ingredients(ctx, r)
+		return append(made, said), err
+	}
+	if p.traits.NeedsEntity {
+		made = append(made, r.Identity.Name, r.Identity.Metadata, r.Identity.Aliases)
+	}
+	if p.traits.NeedsGroups {
+		made = append(made, slices.Sorted(slices.Values(r.Identity.Groups)))
+	}
+	return made, nil
+}
+
+// named is who a party is.
+func named(p *provider.Party) []string {
+	if p == nil {
+		return nil
+	}
+	return []string{p.Issuer, p.ID}
 }
 
 // share serves a request by a child that the entity's identical requests share, and

@@ -118,7 +118,7 @@ func TestASharedLeaseDoesNotOutliveItsSubject(t *testing.T) {
 	d, err := m.b.decide(t.Context(), ask)
 	require.NoError(t, err)
 	require.Equal(t, 10*time.Minute, d.Lifetime.TTL)
-	key, err := d.shareKey()
+	key, err := m.b.shareKey(t.Context(), d)
 	require.NoError(t, err)
 	s, err := m.b.mintShared(t.Context(), d, key)
 	require.NoError(t, err)

@@ -97,6 +97,10 @@ type Grant struct {
 
 	Class         provider.Class `json:"class"`
 	SelfContained bool           `json:"self_contained,omitempty"`
+	// Issuer and KeyID are the broker's own, with which it signed the token; "" for
+	// another's token, and in records of builds that did not note them.
+	Issuer string `json:"issuer,omitempty"`
+	KeyID  string `json:"key_id,omitempty"`
 	// Withheld is a token that was never handed out.
 	Withheld bool `json:"withheld,omitempty"`
 	// Doom is set from the first failed revocation on.

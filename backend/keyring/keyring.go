@@ -145,11 +145,15 @@ type Info struct {
 	ActiveFrom time.Time // when it begins to sign
 }
 
+func (k *key) info() Info {
+	return Info{Purpose: k.purpose, ID: k.id, Algorithm: k.alg.String(), ActiveFrom: k.activeFrom}
+}
+
 // Published are the keys of the set that is published now, in a fixed order.
 func (r *Ring) Published(now time.Time) []Info {
 	var all []Info
 	for _, k := range r.published(now) {
-		all = append(all, Info{Purpose: k.purpose, ID: k.id, Algorithm: k.alg.String(), ActiveFrom: k.activeFrom})
+		all = append(all, k.info())
 	}
 	return all
 }
@@ -161,8 +165,30 @@ func (r *Ring) Newest(p Purpose) (Info, bool) {
 	if len(list) == 0 {
 		return Info{}, false
 	}
-	k := list[len(list)-1]
-	return Info{Purpose: k.purpose, ID: k.id, Algorithm: k.alg.String(), ActiveFrom: k.activeFrom}, true
+	return list[len(list)-1].info(), true
+}
+
+// Oldest is the key of the purpose that has signed first of those that are not
+// forgotten; false if there is none.
+func (r *Ring) Oldest(p Purpose) (Info, bool) {
+	if list := r.keys[p]; len(list) > 0 {
+		return list[0].info(), true
+	}
+	return Info{}, false
+}
+
+// Active is the key of the purpose that signs now; false if none does.
+func (r *Ring) Active(p Purpose, now time.Time) (Info, bool) {
+	if k := r.active(p, now); k != nil {
+		return k.info(), true
+	}
+	return Info{}, false
+}
+
+// Has reports whether the ring has the key, of that purpose: until all that it signed
+// has expired, if nobody withdraws it.
+func (r *Ring) Has(p Purpose, id string) bool {
+	return slices.ContainsFunc(r.keys[p], func(k *key) bool { return k.id == id })
 }
 
 // JWKS is the published key set (RFC 7517 5) as JSON: public keys of all purposes.

@@ -82,20 +82,26 @@ func NumericDate(claim any) (time.Time, bool) {
 // Names reports whether a token's header names a key of the ring, of whatever purpose,
 // as everything does that the ring signs. It verifies nothing.
 func (r *Ring) Names(compact string) bool {
+	id := KeyID(compact)
+	for p := range r.keys {
+		if r.Has(p, id) {
+			return true
+		}
+	}
+	return false
+}
+
+// KeyID is the kid in a token's header, "" if there is none. It verifies nothing.
+func KeyID(compact string) string {
 	encoded, _, _ := strings.Cut(compact, ".")
 	raw, err := base64.RawURLEncoding.DecodeString(encoded)
 	var header struct {
 		KeyID string `json:"kid"`
 	}
 	if err != nil || json.Unmarshal(raw, &header) != nil {
-		return false
+		return ""
 	}
-	for _, list := range r.keys {
-		if slices.ContainsFunc(list, func(k *key) bool { return k.id == header.KeyID }) {
-			return true
-		}
-	}
-	return false
+	return header.KeyID
 }
 
 // Verify returns the payload of a token that the ring signed for the purpose, with a

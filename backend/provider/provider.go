@@ -180,6 +180,14 @@ type ParameterChecker interface {
 	CheckParameters(mode Mode, parameters map[string]string) error
 }
 
+// Composer is a Provider whose children say more than their request does: what it is
+// filled with is the caller's, or the provider's own.
+type Composer interface {
+	// Ingredients is all that a child for r would say, but for what tells it from any
+	// other child (r.GrantID, the time). It needs no network; its errors are Mint's.
+	Ingredients(ctx context.Context, r Request) (string, error)
+}
+
 // UnverifiedBinding in Child.Unverified: the provider says that the child is bound
 // to the caller's key, and nobody looked whether the token itself says so.
 const UnverifiedBinding = "binding"

@@ -75,6 +75,8 @@ type Child struct {
 	// change (endpoint and token, say), versioned, never the parent. It is empty
 	// if the child cannot be killed.
 	Handle secret.Text
+	// Issuer is the broker's own, if it has signed the child itself; "" for another's.
+	Issuer string
 	// ActorConfirmed is true if the token was seen to name the request's Actor. Else
 	// that rests on the asking: a server may answer with a token of the subject alone.
 	ActorConfirmed bool

@@ -81,6 +81,7 @@ var (
 	_ provider.Exchanger = (*Provider)(nil)
 	_ provider.Revoker   = (*Provider)(nil)
 	_ provider.Checker   = (*Provider)(nil)
+	_ provider.Composer  = (*Provider)(nil)
 )
 
 // signed are the dimensions that a token says in so many words.
@@ -156,7 +157,7 @@ func (p *Provider) issue(ctx context.Context, r provider.Request, issuedType str
 	child := &provider.Child{
 		Token: token, TokenType: "Bearer", ExpiresAt: c.expires, SelfContained: true,
 		Granted: c.granted, Confirmed: signed(), IssuedTokenType: issuedType,
-		ActorConfirmed: r.Actor != nil,
+		ActorConfirmed: r.Actor != nil, Issuer: issuer,
 	}
 	if c.bound {
 		child.TokenType = "DPoP"
