@@ -42,7 +42,7 @@ func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) er
 	if g.Doom != nil {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}
-	if !g.CertainlyExpired(b.now()) {
+	if s := g.Summary(); !s.Over(b.now()) {
 		if g.Handle.Empty() {
 			return b.endUnkillable(ctx, g, cause)
 		}

@@ -183,7 +183,7 @@ func dueCause(s *grantSummary, now time.Time, regardless bool) string {
 		grace = 0
 	}
 	switch {
-	case s.CertainlyExpired(now):
+	case s.Over(now):
 		return causeExpired
 	case !s.Revocable:
 		return ""

@@ -111,13 +111,16 @@ func TestDue(t *testing.T) {
 		want time.Time
 		ever bool
 	}{
-		"its lease's end, with time for Vault": {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(60)}, at(12), true},
-		"its expiry, with grace":               {Summary{Revocable: true, LeaseEnds: at(60), ExpiresAt: at(60)}, at(61), true},
-		"no expiry that is known":              {Summary{Revocable: true, LeaseEnds: at(10)}, at(12), true},
-		"the next attempt":                     {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(60), Doomed: true, Next: at(30)}, at(30), true},
-		"an attempt after the expiry":          {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(20), Doomed: true, Next: at(30)}, at(21), true},
-		"nothing can kill it":                  {Summary{LeaseEnds: at(10), ExpiresAt: at(60), Doomed: true}, at(61), true},
-		"nothing can kill it, ever":            {Summary{LeaseEnds: at(10)}, time.Time{}, false},
+		"its lease's end, with time for Vault":   {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(60)}, at(12), true},
+		"its expiry, with grace":                 {Summary{Revocable: true, LeaseEnds: at(60), ExpiresAt: at(60)}, at(61), true},
+		"no expiry that is known":                {Summary{Revocable: true, LeaseEnds: at(10)}, at(12), true},
+		"the next attempt":                       {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(60), Doomed: true, Next: at(30)}, at(30), true},
+		"an attempt after the expiry":            {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(20), Doomed: true, Next: at(30)}, at(21), true},
+		"nothing can kill it":                    {Summary{LeaseEnds: at(10), ExpiresAt: at(60), Doomed: true}, at(61), true},
+		"nothing can kill it, ever":              {Summary{LeaseEnds: at(10)}, time.Time{}, false},
+		"nothing can kill it, and nobody has it": {Summary{LeaseEnds: at(10), IssuedAt: at(10), Withheld: true}, at(10).Add(WithheldLife), true},
+		"nobody has it, and it expires":          {Summary{LeaseEnds: at(10), IssuedAt: at(10), Withheld: true, ExpiresAt: at(60)}, at(61), true},
+		"nobody has it, and it can be killed":    {Summary{Revocable: true, IssuedAt: at(10), Withheld: true, Doomed: true, Next: at(30)}, at(30), true},
 	} {
 		due, ever := c.s.Due()
 		require.Equal(t, c.ever, ever, name)

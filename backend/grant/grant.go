@@ -199,11 +199,6 @@ func (g *Grant) clone() *Grant {
 	return &copied
 }
 
-// CertainlyExpired reports whether the token is dead of itself at now.
-func (g *Grant) CertainlyExpired(now time.Time) bool {
-	return !g.ExpiresAt.IsZero() && now.After(g.ExpiresAt.Add(ExpiryGrace))
-}
-
 // stored is the record's form in Vault's encrypted storage, the only place where
 // the handle is written out.
 type stored struct {

@@ -6,6 +6,11 @@ import "time"
 // revoke before the sweep does it.
 const Overstay = 2 * time.Minute
 
+// WithheldLife is how long a record is kept of a token that was never handed out, that
+// nothing can kill and of which nobody knows an end: without one of its own the record
+// would be there for ever. Hardly any access token lives longer, and nobody has this one.
+const WithheldLife = 24 * time.Hour
+
 // Summary is what is needed of a grant to list, count and choose it, without a
 // token or a handle.
 type Summary struct {
@@ -38,17 +43,34 @@ func (s *Summary) CertainlyExpired(now time.Time) bool {
 	return !s.ExpiresAt.IsZero() && now.After(s.ExpiresAt.Add(ExpiryGrace))
 }
 
+// Over reports whether nothing is left to be done about the grant: its token has
+// certainly expired, or is one that WithheldLife is for.
+func (s *Summary) Over(now time.Time) bool {
+	over, ever := s.over()
+	return ever && now.After(over)
+}
+
+func (s *Summary) over() (at time.Time, ever bool) {
+	switch {
+	case !s.ExpiresAt.IsZero():
+		return s.ExpiresAt.Add(ExpiryGrace), true
+	case s.Withheld && !s.Revocable:
+		return s.IssuedAt.Add(WithheldLife), true
+	}
+	return time.Time{}, false
+}
+
 // Due is when the grant is the sweep's business, false if it never is: a doomed one
 // when its next attempt is, another when its lease has ended and Vault has had time
-// to revoke it, and each once it has certainly expired.
+// to revoke it, and each once it is over.
 func (s *Summary) Due() (due time.Time, ever bool) {
-	expires := s.ExpiresAt.Add(ExpiryGrace)
+	over, ends := s.over()
 	due = s.LeaseEnds.Add(Overstay)
 	if s.Doomed {
 		due = s.Next
 	}
-	if !s.ExpiresAt.IsZero() && (!s.Revocable || expires.Before(due)) {
-		return expires, true
+	if ends && (!s.Revocable || over.Before(due)) {
+		return over, true
 	}
 	return due, s.Revocable
 }
