@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
@@ -243,6 +244,49 @@ func TestAnExchange(t *testing.T) {
 	requireCode(t, err, fault.AccessDenied, "may_act")
 	_, err = m.credsBy(call{path: "creds/x", data: map[string]any{"subject_token": m.subjectToken("four", nil)}})
 	requireCode(t, err, fault.AccessDenied, "entity")
+}
+
+// claimsOf is what a verifier reads.
+func claimsOf(t testing.TB, token string) map[string]any {
+	t.Helper()
+	parsed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+	require.NoError(t, err)
+	claims := map[string]any{}
+	require.NoError(t, json.Unmarshal(parsed.UnsafePayloadWithoutVerification(), &claims))
+	return claims
+}
+
+// Beside the subject's sub nothing is said of the agent: a service would read it as the
+// subject's. The provider was written by a build that knew no better.
+func TestTheAgentsClaimsAreNotTheUsers(t *testing.T) {
+	m := newJWTMount(t, map[string]any{"claims": map[string]any{
+		"groups": "{{identity.entity.groups.names}}", "team": "{{identity.entity.metadata.team}}", "kind": "agent",
+	}})
+	require.Equal(t, "payments", claimsOf(t, m.signedTo(alice, "j", nil).token)["team"])
+	exchanged := func(more map[string]any) map[string]any {
+		t.Helper()
+		return claimsOf(t, m.signedTo(alice, "x", map[string]any{"subject_token": m.subjectToken(newID(t), more)}).token)
+	}
+	answer := exchanged(map[string]any{"groups": []any{"staff"}})
+	for _, name := range []string{"groups", "team", "kind"} {
+		require.NotContains(t, answer, name)
+	}
+	require.Equal(t, map[string]any{"sub": alice, "iss": ownURL}, answer["act"])
+
+	m.must(m.write("providers/jwt/p", map[string]any{"exchange_claims": map[string]any{
+		"groups": "{{subject.claims.groups}}", "level": "{{subject.claims.level}}", "kind": "user", "act.team": "{{identity.entity.metadata.team}}",
+	}}))
+	require.Contains(t, m.must(m.read("providers/jwt/p")).Data, "exchange_claims")
+	answer = exchanged(map[string]any{"groups": []any{"staff"}, "level": 3})
+	require.Equal(t, []any{"staff"}, answer["groups"])
+	require.EqualValues(t, 3, answer["level"])
+	require.Equal(t, "user", answer["kind"])
+	require.NotContains(t, answer, "team")
+	require.Equal(t, map[string]any{"sub": alice, "iss": ownURL, "team": "payments"}, answer["act"])
+	_, err := m.credsBy(call{path: "creds/x", entity: alice, data: map[string]any{"subject_token": m.subjectToken("none", nil)}})
+	requireCode(t, err, fault.AccessDenied, "has no claim")
+	_, err = m.write("providers/jwt/p", map[string]any{"exchange_claims": map[string]any{"team": "{{identity.entity.metadata.team}}"}})
+	requireCode(t, err, fault.InvalidRequest, "is about the caller")
 }
 
 // A child of ours can be exchanged further, where the operator trusts the broker: the

@@ -31,10 +31,8 @@ func (p *Provider) claims(r provider.Request, issuer string, longest time.Durati
 	}
 	c := &claims{values: map[string]any{}, expires: expires}
 	filling := fillingOf(r.Identity)
-	for name, t := range p.settings.claims {
-		if c.values[name], err = t.value(filling); err != nil {
-			return nil, err
-		}
+	if err := c.further(p, r, filling); err != nil {
+		return nil, err
 	}
 	client, err := p.settings.clientID.identifier(filling)
 	if err != nil {
@@ -77,7 +75,28 @@ func (c *claims) about(p *Provider, r provider.Request, issuer string, f filling
 		c.values["sub"] = sub
 		return err
 	}
-	return c.delegate(r, issuer)
+	return c.delegate(p, r, issuer, f)
+}
+
+// further sets the operator's claims. What says something of the caller stands beside
+// the caller's own sub alone: groups, roles and entitlements are read as the subject's
+// (RFC 9068 2.2.3.1).
+func (c *claims) further(p *Provider, r provider.Request, f filling) error {
+	if r.Subject == nil {
+		return fill(c.values, p.settings.claims, func(t template) (any, error) { return t.value(f) })
+	}
+	return fill(c.values, p.settings.subjects, func(t template) (any, error) { return t.copied(r.Subject.Claims) })
+}
+
+// fill sets the claims of the templates, in no order.
+func fill(values map[string]any, templates map[string]template, value func(template) (any, error)) error {
+	for name, t := range templates {
+		var err error
+		if values[name], err = value(t); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // allow sets what the token is good for: aud (RFC 9068 2.2, with the resources, RFC

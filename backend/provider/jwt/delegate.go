@@ -10,7 +10,7 @@ import (
 // delegate sets the claims of an exchange. Every sub in them that came from
 // elsewhere is qualified by an iss, because the token's own iss, to which a bare
 // one belongs, is now the broker.
-func (c *claims) delegate(r provider.Request, issuer string) error {
+func (c *claims) delegate(p *Provider, r provider.Request, issuer string, f filling) error {
 	s := r.Subject
 	if _, bound := s.Claims["cnf"]; bound {
 		// The proof goes to resource servers (RFC 9449 7), and none reaches the broker:
@@ -26,7 +26,10 @@ func (c *claims) delegate(r provider.Request, issuer string) error {
 	nested, acted := s.Claims["act"].(map[string]any)
 	switch {
 	case r.Actor != nil:
-		act := map[string]any{"sub": r.Actor.ID, "iss": r.Actor.Issuer}
+		act, err := actor(p, r.Actor, f)
+		if err != nil {
+			return err
+		}
 		if r.Actor.Issuer == "" { // the Vault entity, before the issuer was configured
 			act["iss"] = issuer
 		}
@@ -38,6 +41,18 @@ func (c *claims) delegate(r provider.Request, issuer string) error {
 		c.values["act"] = chain(nested, s.Issuer)
 	}
 	return nil
+}
+
+// actor is who acts, with the operator's claims about the Vault entity if that is who.
+func actor(p *Provider, a *provider.Party, f filling) (map[string]any, error) {
+	act := map[string]any{}
+	if a.Token.Empty() { // the Vault entity
+		if err := fill(act, p.settings.actors, func(t template) (any, error) { return t.value(f) }); err != nil {
+			return nil, err
+		}
+	}
+	act["sub"], act["iss"] = a.ID, a.Issuer
+	return act, nil
 }
 
 // subjectID names the subject together with its issuer (RFC 9493 3.2.4). In a token

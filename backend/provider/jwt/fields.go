@@ -16,11 +16,15 @@ import (
 
 // The fields by name.
 const (
-	fieldSubject    = "subject"
-	fieldClientID   = "client_id"
-	fieldClaims     = "claims"
-	fieldRevocation = "revocation"
+	fieldSubject        = "subject"
+	fieldClientID       = "client_id"
+	fieldClaims         = "claims"
+	fieldExchangeClaims = "exchange_claims"
+	fieldRevocation     = "revocation"
 )
+
+// insideAct begins the name of a claim that stands in act.
+const insideAct = "act."
 
 // entityID is the default of subject and client_id.
 const entityID = "{{" + idExpression + "}}"
@@ -43,7 +47,11 @@ func fields() map[string]*framework.FieldSchema {
 		},
 		fieldClaims: {
 			Type:        framework.TypeKVPairs,
-			Description: "Further claims: a map of names to templates. A template that is exactly {{" + groupNames + "}} makes a list of strings, every other one a string, whatever it is filled with. Claims that the broker sets itself cannot be named.",
+			Description: "Further claims of tokens about the caller: a map of names to templates. In an exchange, where sub is somebody else, they stay out. A template that is exactly {{" + groupNames + "}} makes a list of strings, every other one a string, whatever it is filled with. Claims that the broker sets itself cannot be named.",
+		},
+		fieldExchangeClaims: {
+			Type:        framework.TypeKVPairs,
+			Description: "Further claims in an exchange: a map of names to constants, or to {{" + subjectClaims + "<name>}}, alone, which copies that claim of the verified subject token with its type; a subject token that lacks it is refused. A name such as act.team puts the claim into act, where it is about the Vault entity, and only if that is who acts: there, and only there, the templates of claims may stand.",
 		},
 		fieldRevocation: {
 			Type:          framework.TypeString,
@@ -75,8 +83,10 @@ func isReserved(name string) bool {
 // settings are what the fields mean.
 type settings struct {
 	subject, clientID template
-	claims            map[string]template
-	class             provider.Class
+	// claims are about the caller, and stand beside the caller's sub. In an exchange
+	// subjects stand beside the subject's, and actors in the act of the Vault entity.
+	claims, subjects, actors map[string]template
+	class                    provider.Class
 }
 
 // parseSettings judges the fields. Errors are *fault.Error with invalid_request.
@@ -85,12 +95,13 @@ func parseSettings(raw json.RawMessage) (settings, error) {
 		Subject    string            `json:"subject"`
 		ClientID   string            `json:"client_id"`
 		Claims     map[string]string `json:"claims"`
+		Exchange   map[string]string `json:"exchange_claims"`
 		Revocation string            `json:"revocation"`
 	}
 	if err := json.Unmarshal(raw, &f); err != nil {
 		return settings{}, fault.New(fault.InvalidRequest, "the fields cannot be read: write the provider anew").Because(err)
 	}
-	s := settings{class: provider.ClassExpiry, claims: map[string]template{}}
+	s := settings{class: provider.ClassExpiry}
 	switch class := provider.Class(f.Revocation); class {
 	case "":
 	case provider.ClassExpiry, provider.ClassToken:
@@ -105,18 +116,40 @@ func parseSettings(raw json.RawMessage) (settings, error) {
 	if s.clientID, err = parseText(fieldClientID, f.ClientID); err != nil {
 		return settings{}, err
 	}
-	if len(f.Claims) > maxClaims {
-		return settings{}, invalid(fieldClaims, "more than %d", maxClaims)
+	if s.claims, err = parseClaims(fieldClaims, "", f.Claims, parseTemplate); err != nil {
+		return settings{}, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(f.Claims)) {
-		if err := checkClaimName(name); err != nil {
-			return settings{}, err
-		}
-		if s.claims[name], err = parseTemplate("claims."+name, f.Claims[name]); err != nil {
-			return settings{}, err
+	actors := map[string]string{}
+	for name, source := range f.Exchange {
+		if inside, ok := strings.CutPrefix(name, insideAct); ok {
+			actors[inside] = source
+			delete(f.Exchange, name)
 		}
 	}
-	return s, nil
+	if s.subjects, err = parseClaims(fieldExchangeClaims, "", f.Exchange, parseSubject); err != nil {
+		return settings{}, err
+	}
+	s.actors, err = parseClaims(fieldExchangeClaims, insideAct, actors, parseTemplate)
+	return s, err
+}
+
+// parseClaims parses the claims of a field whose names begin with prefix, which has
+// been cut off.
+func parseClaims(field, prefix string, sources map[string]string, parse func(field, source string) (template, error)) (map[string]template, error) {
+	if len(sources) > maxClaims {
+		return nil, invalid(field, "more than %d", maxClaims)
+	}
+	claims := make(map[string]template, len(sources))
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		if err := checkClaimName(field, name); err != nil {
+			return nil, err
+		}
+		var err error
+		if claims[name], err = parse(field+"."+prefix+name, sources[name]); err != nil {
+			return nil, err
+		}
+	}
+	return claims, nil
 }
 
 // parseText parses a template whose claim must be a string.
@@ -131,14 +164,14 @@ func parseText(field, source string) (template, error) {
 	return t, err
 }
 
-func checkClaimName(name string) error {
+func checkClaimName(field, name string) error {
 	switch {
 	case name == "" || len(name) > maxClaimName:
-		return invalid(fieldClaims, "a claim's name has between 1 and %d bytes", maxClaimName)
+		return invalid(field, "a claim's name has between 1 and %d bytes", maxClaimName)
 	case !isPrintable(name):
-		return invalid(fieldClaims, "a claim's name has an unprintable character")
+		return invalid(field, "a claim's name has an unprintable character")
 	case isReserved(name):
-		return invalid(fieldClaims, "%s is a claim that the broker sets itself, or that would change what its tokens mean", name)
+		return invalid(field, "%s is a claim that the broker sets itself, or that would change what its tokens mean", name)
 	}
 	return nil
 }
@@ -149,16 +182,20 @@ func isPrintable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
+// aboutCaller are the templates that are filled from the Vault entity.
+func (s settings) aboutCaller() []template {
+	return slices.Concat([]template{s.subject, s.clientID}, slices.Collect(maps.Values(s.claims)), slices.Collect(maps.Values(s.actors)))
+}
+
 // needsEntity is true if a template takes more of the entity than its id.
 func (s settings) needsEntity() bool {
-	templates := slices.AppendSeq([]template{s.subject, s.clientID}, maps.Values(s.claims))
-	return slices.ContainsFunc(templates, func(t template) bool {
+	return slices.ContainsFunc(s.aboutCaller(), func(t template) bool {
 		return slices.ContainsFunc(expressions(t.source), func(e string) bool { return e != idExpression })
 	})
 }
 
 func (s settings) needsGroups() bool {
-	return slices.ContainsFunc(slices.Collect(maps.Values(s.claims)), func(t template) bool { return t.list })
+	return slices.ContainsFunc(s.aboutCaller(), func(t template) bool { return t.list })
 }
 
 func invalid(field, format string, args ...any) *fault.Error {

@@ -51,6 +51,21 @@ func TestClaims(t *testing.T) {
 		"exchange-by-the-entity": {exchange: true, change: func(r *provider.Request) {
 			r.Subject, r.Actor = &provider.Party{Issuer: "https://idp.test", ID: "ann", Claims: user, ExpiresAt: began.Add(time.Minute)}, agent
 		}},
+		"exchange-with-claims": {
+			exchange: true,
+			fields: map[string]any{
+				"claims": map[string]string{"groups": "{{identity.entity.groups.names}}"},
+				"exchange_claims": map[string]string{
+					"roles": "{{subject.claims.roles}}", "quota": "{{subject.claims.quota}}", "https://corp.test/env": "prod", "act.groups": "{{identity.entity.groups.names}}",
+				},
+			},
+			change: func(r *provider.Request) {
+				r.Actor = agent
+				r.Subject = &provider.Party{Issuer: "https://idp.test", ID: "ann", ExpiresAt: began.Add(time.Minute), Claims: map[string]any{
+					"roles": []any{"reader"}, "quota": json.Number("12345678901234567890"), "email": "ann@idp.test",
+				}}
+			},
+		},
 		"exchange-by-nobody": {exchange: true, change: func(r *provider.Request) {
 			r.Subject = &provider.Party{Issuer: "https://idp.test", ID: "ann", Claims: map[string]any{"act": map[string]any{"sub": "portal"}}, ExpiresAt: began.Add(time.Minute)}
 		}},

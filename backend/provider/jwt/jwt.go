@@ -12,6 +12,10 @@
 // with the chain that the subject token already had below it. client_id, which RFC
 // 9068 2.2 requires, is who asked the broker: by default the entity's id too.
 //
+// Claims of the operator's about the caller stand beside the caller's sub alone. In an
+// exchange there are others: constants, copies of the subject token's, and inside act
+// what is about the entity that acts.
+//
 // may_act stays with the subject (RFC 8693 4.4): a token that named the only party
 // that may act for it is not exchanged for one that anybody may act with.
 //

@@ -53,6 +53,9 @@ func TestFields(t *testing.T) {
 	claims := func(name, template string) map[string]any {
 		return map[string]any{"claims": map[string]string{name: template}}
 	}
+	exchange := func(name, template string) map[string]any {
+		return map[string]any{"exchange_claims": map[string]string{name: template}}
+	}
 	many := map[string]string{}
 	for i := range maxClaims + 1 {
 		many[fmt.Sprint("claim", i)] = "x"
@@ -90,6 +93,26 @@ func TestFields(t *testing.T) {
 		"too many":                {map[string]any{"claims": many}, "more than 32"},
 		"another class":           {map[string]any{"revocation": "lever"}, "revocation: want expiry or token"},
 		"in another case":         {claims("SUB", "x"), "the broker sets itself"},
+		"a subject's claim":       {exchange("groups", "{{subject.claims.groups}}"), ""},
+		"a claim with any name":   {exchange("x", "{{ subject.claims.https://corp.test/a b }}"), ""},
+		"a constant":              {exchange("tier", "gold"), ""},
+		"an actor's claim":        {exchange("act.groups", "{{identity.entity.groups.names}}"), ""},
+		"an actor's constant":     {exchange("act.kind", "agent"), ""},
+		"the caller's, as if":     {exchange("team", "{{identity.entity.metadata.team}}"), "exchange_claims.team: {{identity.entity.metadata.team}} is about the caller"},
+		"the caller's groups":     {exchange("groups", "{{identity.entity.groups.names}}"), "such as act.team"},
+		"the caller's in text":    {exchange("team", "x-{{identity.entity.id}}"), "is about the caller"},
+		"the subject's in text":   {exchange("team", "x-{{subject.claims.team}}"), "must be the whole template"},
+		"the subject's twice":     {exchange("team", "{{subject.claims.team}}{{subject.claims.team}}"), "must be the whole template"},
+		"no claim":                {exchange("team", "{{subject.claims.}}"), "nothing that can be copied"},
+		"all claims":              {exchange("team", "{{subject.claims}}"), "nothing that can be copied"},
+		"the subject's in act":    {exchange("act.team", "{{subject.claims.team}}"), "exchange_claims.act.team: {{subject.claims.team}} is about the subject"},
+		"the subject's in a mint": {claims("team", "{{subject.claims.team}}"), "write it into exchange_claims"},
+		"the subject's as sub":    {map[string]any{"subject": "{{subject.claims.sub}}"}, "is about the subject"},
+		"act itself":              {exchange("act", "x"), "exchange_claims: act is a claim that the broker sets itself"},
+		"act's own sub":           {exchange("act.sub", "x"), "exchange_claims: sub is a claim that the broker sets itself"},
+		"act's own act":           {exchange("act.act", "x"), "the broker sets itself"},
+		"act without a name":      {exchange("act.", "x"), "a claim's name"},
+		"too many in an exchange": {map[string]any{"exchange_claims": many}, "exchange_claims: more than 32"},
 		"in Unicode's other case": {claims("\u017fub", "x"), "the broker sets itself"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,6 +127,10 @@ func TestFields(t *testing.T) {
 	for _, name := range reserved {
 		_, err := open(t, claims(name, "x"))
 		requireFault(t, err, fault.InvalidRequest, name+" is a claim that the broker sets itself")
+		for _, prefix := range []string{"", "act."} {
+			_, err := open(t, exchange(prefix+name, "x"))
+			requireFault(t, err, fault.InvalidRequest, name+" is a claim that the broker sets itself")
+		}
 	}
 }
 
@@ -155,6 +182,53 @@ func TestWhatTheIdentityLacksIsRefusedByTemplate(t *testing.T) {
 	require.NoError(t, err)
 	claims, _ := f.payload(t, child)
 	require.Equal(t, "batch", claims["sub"])
+}
+
+// What the operator wants in an exchange is the subject's, or stands in act, and there
+// only about the Vault entity.
+func TestClaimsOfAnExchange(t *testing.T) {
+	fields := map[string]any{
+		"claims": map[string]string{"groups": "{{identity.entity.groups.names}}", "cost": "{{identity.entity.metadata.cost_center}}"},
+		"exchange_claims": map[string]string{
+			"roles": "{{subject.claims.roles}}", "act.team": "{{identity.entity.metadata.team}}", "act.groups": "{{identity.entity.groups.names}}",
+		},
+	}
+	f := mustOpen(t, fields)
+	require.True(t, f.Traits().NeedsGroups)
+	subject := func(claims map[string]any) *provider.Party {
+		return &provider.Party{Issuer: "https://idp.test", ID: "ann", Claims: claims, ExpiresAt: began.Add(time.Hour)}
+	}
+	for name, c := range map[string]struct {
+		actor *provider.Party
+		act   any
+	}{
+		"the entity acts":   {&provider.Party{Issuer: ownIssuer, ID: entity}, map[string]any{"sub": entity, "iss": ownIssuer, "team": "payments", "groups": []any{"deployers", "ops"}}},
+		"another acts":      {&provider.Party{Issuer: "https://idp.test", ID: "ci", Token: secret.New("actor token")}, map[string]any{"sub": "ci", "iss": "https://idp.test"}},
+		"nobody is said to": {nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := request()
+			r.Subject, r.Actor = subject(map[string]any{"roles": []any{"reader"}, "groups": []any{"staff"}}), c.actor
+			child, err := f.Exchange(t.Context(), r)
+			require.NoError(t, err, "the caller lacks a cost center, of which nothing is said here")
+			claims, _ := f.payload(t, child)
+			require.Equal(t, []any{"reader"}, claims["roles"])
+			require.NotContains(t, claims, "groups")
+			require.NotContains(t, claims, "team")
+			require.Equal(t, c.act, claims["act"])
+		})
+	}
+	for _, claims := range []map[string]any{{}, {"roles": nil}, {"Roles": []any{"reader"}}} {
+		r := request()
+		r.Subject = subject(claims)
+		_, err := f.Exchange(t.Context(), r)
+		requireFault(t, err, fault.AccessDenied, "exchange_claims.roles", `has no claim "roles"`)
+	}
+	r := request()
+	r.Subject, r.Actor = subject(map[string]any{"roles": "x"}), &provider.Party{Issuer: ownIssuer, ID: entity}
+	r.Identity.Metadata = nil
+	_, err := f.Exchange(t.Context(), r)
+	requireFault(t, err, fault.AccessDenied, "exchange_claims.act.team", "lacks what")
 }
 
 func TestNoGroupsAreAnEmptyList(t *testing.T) {

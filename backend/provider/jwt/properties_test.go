@@ -2,6 +2,8 @@ package jwt
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -104,6 +106,37 @@ func TestNothingElseComesFromTheSubjectToken(t *testing.T) {
 			"client_id": entity, "jti": grantID, "scope": "read write", "aud": []any{"https://api.test", "https://api.test/v2"},
 			"iat": float64(began.Unix()), "exp": float64(child.ExpiresAt.Unix()),
 		}, claims)
+	})
+}
+
+// What is copied from the subject token is what it said, of the type that it had, under
+// the operator's name alone.
+func TestWhatIsCopiedIsTheSubjectsWord(t *testing.T) {
+	value := rapid.OneOf(
+		rapid.Map(rapid.String(), func(s string) any { return s }),
+		rapid.Map(rapid.Int(), func(n int) any { return json.Number(fmt.Sprint(n)) }),
+		rapid.SampledFrom([]any{json.Number("0.10"), json.Number("9007199254740993"), true, false, "{{identity.entity.id}}", "", []any{}, []any{"a", nil, true}, map[string]any{"iss": "x", "n": json.Number("1.50")}}),
+	)
+	rapid.Check(t, func(rt *rapid.T) {
+		said := map[string]any{"groups": value.Draw(rt, "groups"), "https://corp.test/tier": value.Draw(rt, "tier"), "secret": "not asked for"}
+		f := mustOpen(t, map[string]any{"exchange_claims": map[string]string{
+			"roles": "{{subject.claims.groups}}", "tier": "{{ subject.claims.https://corp.test/tier }}", "made_by": "operator",
+		}})
+		r := request()
+		r.Subject = &provider.Party{Issuer: "https://idp.test", ID: "ann", Claims: said, ExpiresAt: began.Add(time.Hour)}
+		child, err := f.Exchange(t.Context(), r)
+		require.NoError(rt, err)
+		_, raw := f.payload(t, child)
+		requireNoDuplicates(rt, raw)
+		var claims map[string]json.RawMessage
+		require.NoError(rt, json.Unmarshal(raw, &claims))
+		for name, want := range map[string]any{"roles": said["groups"], "tier": said["https://corp.test/tier"], "made_by": "operator"} {
+			text, err := json.Marshal(want)
+			require.NoError(rt, err)
+			require.Equal(rt, string(text), string(claims[name]), name)
+			delete(claims, name)
+		}
+		require.ElementsMatch(rt, []string{"iss", "sub", "sub_id", "client_id", "jti", "scope", "aud", "iat", "exp"}, slices.Collect(maps.Keys(claims)))
 	})
 }
 

@@ -16,6 +16,9 @@ import (
 // idExpression is what is known of every caller that has an entity.
 const idExpression = "identity.entity.id"
 
+// subjectClaims begins the expression that is a claim of the subject token.
+const subjectClaims = "subject.claims."
+
 // groupNames is the one expression whose value is a list.
 const groupNames = "identity.entity.groups.names"
 
@@ -35,10 +38,57 @@ type template struct {
 	field, source string
 	list          bool
 	constant      bool
+	// claim is the subject token's claim that is copied, "" where there is none.
+	claim string
 }
 
-// parseTemplate refuses what could never be filled. field is what errors name.
+// parseTemplate parses what is filled from the Vault entity. It refuses what could
+// never be filled. field is what errors name.
 func parseTemplate(field, source string) (template, error) {
+	t, err := parseShape(field, source)
+	if err != nil {
+		return t, err
+	}
+	for _, e := range expressions(source) {
+		switch {
+		case e == groupNames && isAlone(source):
+			t.list = true
+		case e == groupNames:
+			return t, invalid(field, "{{%s}} is a list: it must be the whole template", groupNames)
+		case strings.HasPrefix(e, subjectClaims):
+			return t, invalid(field, "{{%s}} is about the subject of an exchange, and this claim is about the caller: write it into %s", e, fieldExchangeClaims)
+		case !isKnown(e):
+			return t, invalid(field, "{{%s}} is nothing that a template can be filled with: it takes %s", e, known)
+		}
+	}
+	return t, nil
+}
+
+// parseSubject parses what stands beside the subject of an exchange: a constant, or one
+// claim of the subject token. Text around that would be neither the subject's word
+// nor the operator's.
+func parseSubject(field, source string) (template, error) {
+	t, err := parseShape(field, source)
+	if err != nil {
+		return t, err
+	}
+	for _, e := range expressions(source) {
+		claim, ok := strings.CutPrefix(e, subjectClaims)
+		switch {
+		case strings.HasPrefix(e, "identity."):
+			return t, invalid(field, "{{%s}} is about the caller and would stand beside the subject's sub, as if it were the subject's: write a name such as %steam, which puts it into act", e, insideAct)
+		case !ok || claim == "":
+			return t, invalid(field, "{{%s}} is nothing that can be copied in an exchange: it takes {{%s<name>}}, or text", e, subjectClaims)
+		case !isAlone(source):
+			return t, invalid(field, "{{%s}} is copied as it is: it must be the whole template", e)
+		}
+		t.claim = claim
+	}
+	return t, nil
+}
+
+// parseShape judges the text and the braces in it.
+func parseShape(field, source string) (template, error) {
 	t := template{field: field, source: source}
 	if source == "" || len(source) > maxTemplate || !isPrintable(source) {
 		return t, invalid(field, "a template has between 1 and %d bytes of printable text", maxTemplate)
@@ -51,16 +101,6 @@ func parseTemplate(field, source string) (template, error) {
 		return t, invalid(field, "the template's {{ and }} do not match")
 	}
 	t.constant = !substitutes
-	for _, e := range expressions(source) {
-		switch {
-		case e == groupNames && isAlone(source):
-			t.list = true
-		case e == groupNames:
-			return t, invalid(field, "{{%s}} is a list: it must be the whole template", groupNames)
-		case !isKnown(e):
-			return t, invalid(field, "{{%s}} is nothing that a template can be filled with: it takes %s", e, known)
-		}
-	}
 	return t, nil
 }
 
@@ -137,6 +177,19 @@ func (t template) value(f filling) (any, error) {
 		names = []string{}
 	}
 	return names, nil
+}
+
+// copied is the claim of an exchange: a constant, or what the subject token says, with
+// its type. The error is *fault.Error with access_denied and holds no value.
+func (t template) copied(of map[string]any) (any, error) {
+	if t.claim == "" {
+		return t.source, nil
+	}
+	value := of[t.claim]
+	if value == nil {
+		return nil, fault.New(fault.AccessDenied, "%s: the subject token has no claim %q: have its issuer put it in, or an operator change the provider", t.field, t.claim)
+	}
+	return value, nil
 }
 
 // text is value for a template that is no list.
