@@ -1,8 +1,11 @@
 package harness
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -14,9 +17,9 @@ type Cluster struct{ Nodes []*Vault }
 
 const (
 	clusterSize = 3
-	// A step-down takes until the followers notice, and a lost leader until they
-	// have given up on it.
-	electionTimeout = 60 * time.Second
+	// askTimeout is for one round of questions: a node that is losing the lead may keep
+	// one waiting for long.
+	askTimeout = 30 * time.Second
 )
 
 // StartCluster starts three nodes and registers the plugin. Their storage is Raft
@@ -44,6 +47,9 @@ func StartCluster(t TB, options VaultOptions) *Cluster {
 		c.Nodes = append(c.Nodes, node)
 	}
 	c.hastenVoters(t)
+	for _, node := range c.Nodes {
+		node.among = c
+	}
 	if !options.WithoutPlugin {
 		c.Leader(t).registerPlugin(t)
 	}
@@ -58,7 +64,7 @@ func (c *Cluster) hastenVoters(t TB) {
 	if _, err := client.Logical().Write("sys/storage/raft/autopilot/configuration", Fields{"server_stabilization_time": "1s"}); err != nil {
 		t.Fatalf("autopilot: %v", err)
 	}
-	Eventually(t, electionTimeout, "all nodes vote", func() error {
+	Eventually(t, Patience, "all nodes vote", func() error {
 		state, err := client.Sys().RaftAutopilotState()
 		if err != nil {
 			return err
@@ -98,18 +104,58 @@ func (c *Cluster) KillLeader(t TB) (killed, leader *Vault) {
 func (c *Cluster) awaitLeader(t TB, not *Vault) *Vault {
 	t.Helper()
 	var leader *Vault
-	Eventually(t, electionTimeout, "a node leads", func() error {
-		for _, node := range c.Nodes {
-			if node == not || !node.process.alive() {
-				continue
-			}
-			if status, err := node.Client(t).Sys().Leader(); err == nil && status.IsSelf {
-				leader = node
-				return nil
-			}
-		}
-		return errors.New("none yet")
+	Eventually(t, Patience, "a node leads, and all answer", func() (err error) {
+		leader, err = c.settled(t, not)
+		return err
 	})
-	leader.awaitActive(t)
 	return leader
+}
+
+// Settle returns when every node that runs and is unsealed names the same leader, and
+// answers. After a change of the lead a follower forwards to the leader of before for
+// a while, and answers 500 or, where its connection is being replaced, nothing: that is
+// no answer, so whoever has changed the lead, or has let a node come back, asks until
+// the cluster has settled. StepDown, KillLeader, Unseal and Restart do.
+func (c *Cluster) Settle(t TB) {
+	t.Helper()
+	c.awaitLeader(t, nil)
+}
+
+// settled is the leader, or what is in the way. not is a node that may not be it.
+func (c *Cluster) settled(t TB, not *Vault) (leader *Vault, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	named := map[string]bool{}
+	for _, node := range c.Nodes {
+		if !node.process.alive() {
+			continue
+		}
+		client := node.Client(t)
+		if seal, err := client.Sys().SealStatusWithContext(ctx); err != nil || seal.Sealed {
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", node.nodeID, err)
+			}
+			continue // it is nobody's follower
+		}
+		status, err := client.Sys().LeaderWithContext(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", node.nodeID, err)
+		}
+		if status.IsSelf && node != not {
+			leader = node
+		}
+		named[status.LeaderAddress] = true
+		// A follower forwards this, and mounts come up after the leader is known.
+		if _, err := client.Sys().ListMountsWithContext(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", node.nodeID, err)
+		}
+	}
+	switch {
+	case leader == nil:
+		return nil, errors.New("no node leads yet")
+	case len(named) != 1 || !named[leader.Addr]:
+		return nil, fmt.Errorf("%s leads, and the nodes name %v", leader.nodeID, slices.Sorted(maps.Keys(named)))
+	}
+	return leader, nil
 }

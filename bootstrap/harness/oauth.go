@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	httpTimeout = 30 * time.Second
+	httpTimeout = Patience
 	maxBody     = 1 << 20
 
 	// redirectURI is where authorization codes are sent. Nobody listens there: the

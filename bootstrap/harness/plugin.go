@@ -63,7 +63,7 @@ func (v *Vault) KillPlugin(t TB) {
 			t.Fatalf("killing the plugin: %v", err)
 		}
 	}
-	Eventually(t, stopTimeout, "Vault notices that its plugin is gone", func() error {
+	Eventually(t, Patience, "Vault notices that its plugin is gone", func() error {
 		if noticed := v.pluginExits(t) - exits; noticed < len(killed) {
 			return fmt.Errorf("%d of %d processes", noticed, len(killed))
 		}

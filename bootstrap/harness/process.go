@@ -18,11 +18,19 @@ import (
 	"time"
 )
 
+// Patience bounds what should happen at once. It is reached only by what never
+// happens: a machine may have ten times as much to do as it has processors.
+const Patience = 3 * time.Minute
+
 const (
-	readyTimeout = 60 * time.Second
-	stopTimeout  = 30 * time.Second
-	pollEvery    = 50 * time.Millisecond
-	tailBytes    = 8 << 10
+	stopTimeout = 30 * time.Second
+	pollEvery   = 50 * time.Millisecond
+	// tailBytes is what is read of a log's end, and tailLines what is shown of that. Three
+	// servers together show less than two hundred.
+	tailBytes = 32 << 10
+	tailLines = 60
+	// briefLines is what an error message says of the log.
+	briefLines = 15
 )
 
 // server is a process of ours with its log.
@@ -59,7 +67,7 @@ func start(t TB, name, dir, program string, args ...string) *server {
 	t.Cleanup(func() {
 		s.kill() // what it would still tidy up goes with its directories
 		if t.Failed() {
-			t.Logf("%s, end of its log:\n%s", name, s.tail())
+			t.Logf("%s", s.marked())
 		}
 	})
 	return s
@@ -82,11 +90,11 @@ func (s *server) finish(t TB) {
 	t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(readyTimeout):
-		t.Fatalf("%s: not done within %s\n%s", s.name, readyTimeout, s.tail())
+	case <-time.After(Patience):
+		t.Fatalf("%s: not done within %s\n%s", s.name, Patience, s.tail(briefLines))
 	}
 	if s.err != nil {
-		t.Fatalf("%s: %v\n%s", s.name, s.err, s.tail())
+		t.Fatalf("%s: %v\n%s", s.name, s.err, s.tail(briefLines))
 	}
 }
 
@@ -131,15 +139,23 @@ func (s *server) signal(sig syscall.Signal) {
 // process dies or the time is up.
 func (s *server) await(t TB, what string, ready func(context.Context) error) {
 	t.Helper()
-	if err := poll(readyTimeout, s.done, ready); err != nil {
+	if err := poll(Patience, s.done, ready); err != nil {
 		if !s.alive() {
 			err = fmt.Errorf("it ended: %w", errors.Join(s.err, err))
 		}
-		t.Fatalf("%s: waiting until %s: %v\n%s", s.name, what, err, s.tail())
+		t.Fatalf("%s: waiting until %s: %v\n%s", s.name, what, err, s.tail(briefLines))
 	}
 }
 
-func (s *server) tail() string {
+// marked is the end of the log, each line with the server's name before it: whoever
+// reads, or sorts, the output of a test sees which lines are the test's own.
+func (s *server) marked() string {
+	mark := s.name + " | "
+	return mark + strings.ReplaceAll(s.tail(tailLines), "\n", "\n"+mark)
+}
+
+// tail is up to so many lines of the log's end.
+func (s *server) tail(lines int) string {
 	file, err := os.Open(s.log)
 	if err != nil {
 		return err.Error()
@@ -149,7 +165,8 @@ func (s *server) tail() string {
 		_, _ = file.Seek(-tailBytes, io.SeekEnd)
 	}
 	end, _ := io.ReadAll(file)
-	return strings.TrimSpace(string(bytes.ToValidUTF8(end, []byte("?"))))
+	all := strings.Split(strings.TrimSpace(string(bytes.ToValidUTF8(end, []byte("?")))), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
 // Eventually polls until ready has no more objection, and fails the test with the

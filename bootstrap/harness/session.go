@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 )
@@ -33,6 +32,7 @@ func (s *Session) Client(t TB) *api.Client {
 	}
 	config.Address = s.vault.Addr
 	config.MaxRetries = 0
+	config.Timeout = Patience // longer than Vault's own bound on a request
 	config.HttpClient = &http.Client{Transport: s.vault.transport, CheckRedirect: doNotFollow}
 	client, err := api.NewClient(config)
 	if err != nil {
@@ -42,8 +42,6 @@ func (s *Session) Client(t TB) *api.Client {
 	client.SetToken(s.Token)
 	return client
 }
-
-const cliTimeout = 60 * time.Second
 
 // CLI runs the vault command and returns what it printed. It must succeed.
 func (s *Session) CLI(t TB, args ...string) string {
@@ -59,7 +57,7 @@ func (s *Session) CLI(t TB, args ...string) string {
 // error is its exit status.
 func (s *Session) TryCLI(t TB, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), cliTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, executable(t, "VAULT", "vault", "vault"), args...)
 	cmd.Dir = s.vault.Dir
@@ -75,7 +73,7 @@ func (s *Session) TryCLI(t TB, args ...string) (string, error) {
 	}
 	output, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
-		err = fmt.Errorf("not within %s: %w", cliTimeout, ctx.Err())
+		err = fmt.Errorf("not within %s: %w", Patience, ctx.Err())
 	}
 	return strings.TrimSpace(string(output)), err
 }

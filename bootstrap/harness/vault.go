@@ -55,13 +55,14 @@ type Vault struct {
 	cluster   int
 	process   *server
 	unsealKey string
+	among     *Cluster // once all of it runs; nil for a Vault alone
 	mounts    atomic.Int64
 }
 
 const devRootToken = "root"
 
-// keyPatience is how long a Vault may take to make something of its key.
-const keyPatience = 15 * time.Second
+// keyPause is how long a Vault that could make nothing of its key is left alone.
+const keyPause = time.Second
 
 // StartVault starts a Vault that is initialised, unsealed and active, with the
 // plugin registered. It ends with the test.
@@ -158,13 +159,14 @@ func (v *Vault) awaitActive(t TB) {
 func (v *Vault) Unseal(t TB) {
 	t.Helper()
 	// A raft follower learns what it unseals from its leader, a little later. One
-	// that got the key twice meanwhile would run twice, and not step down.
-	var given time.Time
+	// that got the key twice meanwhile would run twice, and not step down: so it gets
+	// it again only if it has refused it.
+	taken, given := false, time.Time{}
 	v.process.await(t, "it is unsealed", func(ctx context.Context) error {
 		status, err := v.Client(t).Sys().SealStatusWithContext(ctx)
-		if err == nil && status.Sealed && time.Since(given) > keyPatience {
-			given = time.Now()
+		if err == nil && status.Sealed && !taken && time.Since(given) > keyPause {
 			status, err = v.Client(t).Sys().UnsealWithContext(ctx, v.unsealKey)
+			taken, given = err == nil, time.Now()
 		}
 		if err == nil && status.Sealed {
 			err = fmt.Errorf("still sealed")
@@ -172,6 +174,9 @@ func (v *Vault) Unseal(t TB) {
 		return err
 	})
 	v.awaitActive(t)
+	if v.among != nil {
+		v.among.Settle(t)
+	}
 }
 
 // Seal seals it. Leases stop expiring until Unseal.
@@ -235,7 +240,7 @@ func (v *Vault) register(t TB, name, path string) {
 		SHA256:  hex.EncodeToString(sum[:]),
 	})
 	if err != nil {
-		t.Fatalf("registering %s: %v\n%s", path, err, v.process.tail())
+		t.Fatalf("registering %s: %v\n%s", path, err, v.process.tail(briefLines))
 	}
 }
 
@@ -247,7 +252,7 @@ func (v *Vault) Enable(t TB, path string) *Mount {
 		path = fmt.Sprintf("broker-%d", v.mounts.Add(1))
 	}
 	if err := v.Client(t).Sys().Mount(path, &api.MountInput{Type: PluginName}); err != nil {
-		t.Fatalf("enabling the broker at %s: %v\n%s", path, err, v.process.tail())
+		t.Fatalf("enabling the broker at %s: %v\n%s", path, err, v.process.tail(briefLines))
 	}
 	t.Cleanup(func() {
 		// The end of the server ends the mount too; what fails here is the

@@ -26,8 +26,9 @@ func (v *Vault) configuration(t TB) map[string]any {
 		storage := map[string]any{"path": data}
 		if v.options.Storage == Raft {
 			storage["node_id"] = v.nodeID
-			// Followers are promoted, and leaders replaced, in test time.
-			storage["performance_multiplier"] = "1"
+			// Followers are promoted, and leaders replaced, in test time; but on a machine
+			// that is busy a leader may not be heard of for more than a second.
+			storage["performance_multiplier"] = "3"
 			storage["autopilot_reconcile_interval"] = "500ms"
 			storage["autopilot_update_interval"] = "200ms"
 		}
