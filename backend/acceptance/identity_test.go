@@ -101,7 +101,7 @@ func TestLeaverCannotRenew(t *testing.T) {
 	refused(t, err, 403, "access_denied", "bound_group_names")
 
 	// The sweep does not wait for the lease to end.
-	s.Write(t, "sweep", nil)
+	s.sweepAway(t, leaves)
 	s.hydra.MustBeInactive(t, leaves.Token)
 	s.hydra.MustBeActive(t, stays.Token)
 	require.NoError(t, endLease(t, s.vault.Session, leaves.LeaseID))
@@ -136,7 +136,7 @@ func TestDisabledAndDeletedEntitiesLoseWhatTheyHold(t *testing.T) {
 		s.hydra.MustBeActive(t, c.Token)
 	}
 
-	s.Write(t, "sweep", nil)
+	s.sweepAway(t, first, second)
 	s.hydra.MustBeInactive(t, first.Token)
 	s.hydra.MustBeInactive(t, second.Token)
 }
@@ -176,9 +176,9 @@ func TestWhoLeavesIsRefusedAtOnce(t *testing.T) {
 		_, err := s.As(merged).TryRead(t, "creds/open")
 		assert.Equal(c, 403, harness.StatusOf(err), "%v", err)
 		assert.ErrorContains(c, err, "there is no such entity")
-	}, 20*time.Second, time.Second)
-	s.Write(t, "sweep", nil)
-	soonInactive(t, s.hydra, got.Token, 10*time.Second)
+	}, patience, 100*time.Millisecond)
+	s.sweepAway(t, got)
+	s.hydra.MustBeInactive(t, got.Token)
 }
 
 func TestLoginByJWT(t *testing.T) {

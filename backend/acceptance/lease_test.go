@@ -48,13 +48,15 @@ func TestTokenWorksUntilItsLeaseIsRevoked(t *testing.T) {
 func TestLeaseExpiresAndTheTokenWithIt(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, harness.HydraClient{}, nil)
-	s.role(t, "brief", harness.Fields{"ttl": "3s"})
+	const life = 5 * time.Second
+	s.role(t, "brief", harness.Fields{"ttl": life.String()})
 
+	began := time.Now()
 	c := read(t, s.Mount, "brief")
-	s.hydra.MustBeActive(t, c.Token)
-	require.Greater(t, s.hydra.Introspect(t, c.Token).ExpiresAt, time.Now().Add(time.Minute).Unix(),
-		"the server would have let it live")
-	soonInactive(t, s.hydra, c.Token, patience)
+	if found := activeUntil(t, s.hydra, c.Token, began.Add(life)); found.Active {
+		require.Greater(t, found.ExpiresAt, time.Now().Add(time.Minute).Unix(), "the server would have let it live")
+	}
+	soonInactive(t, s.hydra, c.Token)
 	harness.Eventually(t, patience, "the grant is forgotten", s.noGrant(t, c.GrantID))
 }
 
@@ -62,19 +64,19 @@ func TestRenewalMovesTheEnd(t *testing.T) {
 	t.Parallel()
 	t.Run("up to the end that the server gave the token", func(t *testing.T) {
 		t.Parallel()
-		s := newScene(t, harness.HydraClient{TokenTTL: 60 * time.Second}, nil)
-		s.role(t, "long", harness.Fields{"ttl": "15s", "max_ttl": "1h"})
+		s := newScene(t, harness.HydraClient{TokenTTL: 20 * time.Minute}, nil)
+		s.role(t, "long", harness.Fields{"ttl": "5m", "max_ttl": "1h"})
 		agent := s.agent(t, harness.Agent{Name: "renewer"})
 		c := read(t, s.As(agent), "long")
-		require.InDelta(t, 15, c.LeaseDuration, 2)
+		require.InDelta(t, 300, c.LeaseDuration, 2)
 
-		renewed, err := agent.Client(t).Sys().Renew(c.LeaseID, 30)
+		renewed, err := agent.Client(t).Sys().Renew(c.LeaseID, 600)
 		require.NoError(t, err)
-		require.InDelta(t, 30, renewed.LeaseDuration, 2)
+		require.InDelta(t, 600, renewed.LeaseDuration, 2)
 		renewed, err = agent.Client(t).Sys().Renew(c.LeaseID, 3600)
 		require.NoError(t, err)
-		require.Greater(t, renewed.LeaseDuration, 35)
-		require.LessOrEqual(t, renewed.LeaseDuration, 60)
+		require.Greater(t, renewed.LeaseDuration, 900)
+		require.LessOrEqual(t, renewed.LeaseDuration, 1200)
 		ends, err := time.Parse(time.RFC3339, text(c.Secret, "expires_at"))
 		require.NoError(t, err)
 		require.False(t, time.Now().Add(time.Duration(renewed.LeaseDuration)*time.Second).After(ends.Add(2*time.Second)),
@@ -84,15 +86,14 @@ func TestRenewalMovesTheEnd(t *testing.T) {
 	t.Run("up to the role's max_ttl", func(t *testing.T) {
 		t.Parallel()
 		s := newScene(t, harness.HydraClient{}, nil)
-		s.role(t, "short", harness.Fields{"ttl": "4s", "max_ttl": "8s"})
+		s.role(t, "short", harness.Fields{"ttl": "15s", "max_ttl": "25s"})
+		began := time.Now()
 		c := read(t, s.Mount, "short")
-		issued := time.Now()
 		renewed, err := s.vault.Client(t).Sys().Renew(c.LeaseID, 3600)
 		require.NoError(t, err)
-		require.LessOrEqual(t, renewed.LeaseDuration, 8)
-		require.Greater(t, renewed.LeaseDuration, 4)
-		soonInactive(t, s.hydra, c.Token, patience)
-		require.Greater(t, time.Since(issued), 5*time.Second, "the renewal did not last")
+		require.LessOrEqual(t, renewed.LeaseDuration, 25)
+		soonInactive(t, s.hydra, c.Token)
+		require.Greater(t, time.Since(began), 20*time.Second, "the renewal did not last")
 		_, err = s.vault.Client(t).Sys().Renew(c.LeaseID, 3600)
 		require.Error(t, err, "a dead token's lease was renewed")
 	})
@@ -124,7 +125,7 @@ func TestTokensDieWithTheLoginThatAskedForThem(t *testing.T) {
 	agent := s.agent(t, harness.Agent{Name: "leaving"})
 	c := read(t, s.As(agent), "deploy")
 	require.NoError(t, agent.Client(t).Auth().Token().RevokeSelf(""))
-	soonInactive(t, s.hydra, c.Token, patience)
+	soonInactive(t, s.hydra, c.Token)
 }
 
 func TestJWTsAreSelfContainedAndVerifiedByTheServersKeys(t *testing.T) {

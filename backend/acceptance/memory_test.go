@@ -24,7 +24,7 @@ const (
 func TestPeakMemoryUnderLoad(t *testing.T) {
 	needsServers(t)
 	vault := harness.StartVault(t, harness.VaultOptions{})
-	s := sceneOn(t, vault, sharedHydra(t), harness.HydraClient{}, harness.Fields{"verify": "response"})
+	s := sceneOn(t, vault, sharedHydra(t), harness.HydraClient{}, harness.Fields{"verify": "response", "timeout": slowTimeout})
 	s.role(t, "deploy", nil)
 	idle := vault.PluginPeakMemory(t)
 

@@ -56,7 +56,7 @@ func TestQuotasAreExactAcrossCrashes(t *testing.T) {
 	t.Parallel()
 	needsServers(t)
 	vault := harness.StartVault(t, harness.VaultOptions{Storage: harness.File})
-	s := sceneOn(t, vault, sharedHydra(t), harness.HydraClient{}, harness.Fields{"verify": "response"})
+	s := sceneOn(t, vault, sharedHydra(t), harness.HydraClient{}, harness.Fields{"verify": "response", "timeout": slowTimeout})
 	const most, rate = 7, 5
 	s.role(t, "few", harness.Fields{"max_grants_per_entity": most})
 	s.role(t, "slow", harness.Fields{"max_issue_rate": rate})
@@ -97,7 +97,7 @@ func TestQuotaHoldsWhenThePluginDiesInABurst(t *testing.T) {
 	t.Parallel()
 	needsServers(t)
 	vault := harness.StartVault(t, harness.VaultOptions{Storage: harness.File})
-	s := sceneOn(t, vault, sharedHydra(t), harness.HydraClient{}, harness.Fields{"verify": "response"})
+	s := sceneOn(t, vault, sharedHydra(t), harness.HydraClient{}, harness.Fields{"verify": "response", "timeout": slowTimeout})
 	const most = 12
 	s.role(t, "few", harness.Fields{"max_grants_per_entity": most})
 	agent := s.agent(t, harness.Agent{Name: "bursting"})

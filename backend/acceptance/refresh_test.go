@@ -84,7 +84,7 @@ func TestReadsOfOneParentQueueAndAllSucceed(t *testing.T) {
 	hydra := sharedHydra(t)
 	w := newWire(t, hydra.URL)
 	s, _ := newFamily(t, sharedVault(t), hydra, harness.Fields{
-		"issuer": nil, "token_url": w.URL + "/oauth2/token", "verify": nil,
+		"issuer": nil, "token_url": w.URL + "/oauth2/token", "verify": nil, "timeout": slowTimeout,
 	})
 	const readers = 16
 	children := make([]child, readers)

@@ -1,9 +1,7 @@
 package acceptance
 
 import (
-	"fmt"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -115,7 +113,7 @@ func outboxStays(t *testing.T, s *stage) func(*testing.T) {
 		require.Equal(t, true, pending.Data["pending"])
 		s.hydra.MustBeActive(t, c.Token)
 		s.wire.Mend()
-		s.Write(t, "sweep", nil)
+		s.sweepAway(t, c)
 		s.hydra.MustBeInactive(t, c.Token)
 		require.NoError(t, endLease(t, s.vault.Session, c.LeaseID))
 	}
@@ -166,7 +164,7 @@ func leaseRenewable(t *testing.T, s *stage) func(*testing.T) {
 func lateLeaseKills(t *testing.T, s *stage) func(*testing.T) {
 	c := read(t, s.Mount, "deploy", "ttl=3s")
 	return func(t *testing.T) {
-		soonInactive(t, s.hydra, c.Token, 60*time.Second)
+		inactiveWithin(t, s.hydra, c.Token, sweepPatience)
 		harness.Eventually(t, patience, "the grant is forgotten", s.noGrant(t, c.GrantID))
 	}
 }
@@ -189,7 +187,7 @@ func TestRevocationWaitsForHydraToComeBack(t *testing.T) {
 
 	hydra.Restart(t)
 	hydra.MustBeActive(t, c.Token)
-	swept := s.Write(t, "sweep", nil)
-	require.Equal(t, "1", fmt.Sprint(swept.Data["killed"]))
+	s.sweepAway(t, c)
+	require.Equal(t, 1.0, s.killed(t, "lease_ended"))
 	hydra.MustBeInactive(t, c.Token)
 }

@@ -18,8 +18,14 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 )
 
-// patience bounds what should happen at once, on a machine that is busy.
-const patience = 30 * time.Second
+const (
+	// patience bounds what should happen at once, on a machine that is busy.
+	patience = harness.Patience
+	// sweepPatience is for what the sweep of every minute does, and Vault's own retries.
+	sweepPatience = 2*time.Minute + patience
+	// slowTimeout is a provider's timeout in stories in which it must not be reached.
+	slowTimeout = "60s"
+)
 
 // suite is what the stories share. Each server starts when first asked for.
 var suite struct {
@@ -328,14 +334,52 @@ func leaseLives(t *testing.T, vault *harness.Vault, lease string) bool {
 }
 
 // soonInactive waits until Hydra refuses the token.
-func soonInactive(t *testing.T, hydra *harness.Hydra, token string, within time.Duration) {
+func soonInactive(t *testing.T, hydra *harness.Hydra, token string) {
 	t.Helper()
-	harness.Eventually(t, within, "the token is dead at the server", func() error {
+	inactiveWithin(t, hydra, token, patience)
+}
+
+// inactiveWithin is soonInactive for what nobody asked for.
+func inactiveWithin(t *testing.T, hydra *harness.Hydra, token string, patience time.Duration) {
+	t.Helper()
+	harness.Eventually(t, patience, "the token is dead at the server", func() error {
 		if hydra.Introspect(t, token).Active {
 			return fmt.Errorf("still active")
 		}
 		return nil
 	})
+}
+
+// activeUntil fails if Hydra refuses the token before its end. Before anybody could look
+// that may have come.
+func activeUntil(t *testing.T, hydra *harness.Hydra, token string, end time.Time) harness.Introspection {
+	t.Helper()
+	found := hydra.Introspect(t, token)
+	if !found.Active {
+		require.True(t, time.Now().After(end), "the token died before its time: %v", found.All)
+	}
+	return found
+}
+
+// sweepAway sweeps by hand until the grants are forgotten. What the sweep of every minute
+// has in its hands at that moment, the one by hand leaves to it, and does not count.
+func (s *scene) sweepAway(t *testing.T, grants ...child) {
+	t.Helper()
+	harness.Eventually(t, patience, "the grants are swept away", func() error {
+		s.Write(t, "sweep", nil)
+		for _, g := range grants {
+			if err := s.noGrant(t, g.GrantID)(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// killed counts what has been killed for a cause, by the sweep or by anybody.
+func (s *scene) killed(t *testing.T, cause string) float64 {
+	t.Helper()
+	return scrape(t, s).value("broker_grants_killed_total", "cause", cause)
 }
 
 // holderPolicy lets an agent get tokens of a mount.

@@ -5,8 +5,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -96,14 +98,7 @@ func TestOffboarding(t *testing.T) {
 	for i, l := range leavers {
 		l.leave(agents[i])
 	}
-	killed := 0.0
-	harness.Eventually(t, 60*time.Second, "all who left have lost what they held", func() error {
-		killed += number(t, s.Write(t, "sweep", nil), "killed")
-		if int(killed) < len(leavers) {
-			return fmt.Errorf("%v of %d", killed, len(leavers))
-		}
-		return nil
-	})
+	s.sweepAway(t, slices.Collect(maps.Values(gone))...)
 	for why, c := range gone {
 		require.False(t, s.hydra.Introspect(t, c.Token).Active, why)
 		require.Nil(t, s.Read(t, "grants/"+c.GrantID), why)
@@ -134,7 +129,7 @@ func TestOutageLongerThanVaultsPatience(t *testing.T) {
 	for range 8 {
 		require.ErrorContains(t, endLease(t, vault.Session, c.LeaseID), "not dead yet")
 	}
-	require.Equal(t, 8.0, number(t, s.Read(t, "grants/"+c.GrantID), "attempts"))
+	require.GreaterOrEqual(t, number(t, s.Read(t, "grants/"+c.GrantID), "attempts"), 8.0)
 	require.True(t, leaseLives(t, vault, c.LeaseID))
 	// This is how an operator makes Vault forget leases that it cannot revoke. The
 	// broker does not forget.
@@ -155,8 +150,7 @@ func TestOutageLongerThanVaultsPatience(t *testing.T) {
 		hydra.MustBeActive(t, pending.Token)
 	}
 	w.Mend()
-	swept := s.Write(t, "sweep", nil)
-	require.Equal(t, "2 0", fmt.Sprint(swept.Data["killed"], " ", swept.Data["pending"]))
+	s.sweepAway(t, c, forced)
 	for _, dead := range []child{c, forced} {
 		hydra.MustBeInactive(t, dead.Token)
 	}
@@ -188,9 +182,11 @@ func TestGrantThatOutlivesItsLostLeaseIsKilled(t *testing.T) {
 	vault := harness.StartVault(t, harness.VaultOptions{Storage: harness.File, Config: map[string]any{"raw_storage_endpoint": true}})
 	s := sceneOn(t, vault, sharedHydra(t), harness.HydraClient{}, nil)
 	s.role(t, "deploy", nil)
-	const life = 8 * time.Second
+	// Long enough for Vault to lose the lease before it ends.
+	const life = 40 * time.Second
+	began := time.Now()
 	lost, stays := read(t, s.Mount, "deploy", "ttl="+life.String()), read(t, s.Mount, "deploy")
-	ends := time.Now().Add(life)
+	ends := time.Now().Add(life) // or a little earlier
 
 	_, err := vault.Client(t).Logical().Delete("sys/raw/sys/expire/id/" + lost.LeaseID)
 	require.NoError(t, err)
@@ -199,12 +195,10 @@ func TestGrantThatOutlivesItsLostLeaseIsKilled(t *testing.T) {
 	awake(t, s.Mount)
 	require.False(t, leaseLives(t, vault, lost.LeaseID), "Vault has lost it")
 	require.True(t, leaseLives(t, vault, stays.LeaseID))
-	if time.Now().Before(ends.Add(-time.Second)) {
-		s.hydra.MustBeActive(t, lost.Token)
-	}
+	activeUntil(t, s.hydra, lost.Token, began.Add(life))
 
 	time.Sleep(time.Until(ends.Add(time.Second)))
-	s.Write(t, "sweep", nil)
+	s.sweepAway(t, lost)
 	s.hydra.MustBeInactive(t, lost.Token)
 	require.Equal(t, []string{stays.GrantID}, s.List(t, "grants"))
 	s.hydra.MustBeActive(t, stays.Token)
@@ -288,7 +282,8 @@ func TestMetricsMoveWithWhatHappens(t *testing.T) {
 	require.Equal(t, 1.0, value("broker_provider_call_seconds", "call", "mint", "outcome", "temporarily_unavailable"))
 
 	require.Error(t, endLease(t, s.vault.Session, held[0].LeaseID))
-	require.Equal(t, 1.0, value("broker_revocations_failed_total", "provider", "oauth2/hydra"))
+	// The sweep of every minute may try as well.
+	require.GreaterOrEqual(t, value("broker_revocations_failed_total", "provider", "oauth2/hydra"), 1.0)
 	require.Equal(t, 1.0, value("broker_outbox_depth"))
 	time.Sleep(time.Second)
 	require.GreaterOrEqual(t, value("broker_outbox_oldest_seconds"), 1.0)
@@ -296,7 +291,7 @@ func TestMetricsMoveWithWhatHappens(t *testing.T) {
 
 	w.Mend()
 	sweeps := value("broker_sweep_seconds")
-	s.Write(t, "sweep", nil)
+	s.sweepAway(t, held[0])
 	require.Greater(t, value("broker_sweep_seconds"), sweeps)
 	require.Zero(t, value("broker_outbox_depth"))
 	require.Zero(t, value("broker_outbox_oldest_seconds"))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -26,17 +27,22 @@ type wire struct {
 
 	mu     sync.Mutex
 	cut    bool
-	lie    string // a path
-	counts map[string]int
+	lie    string         // a path
+	counts map[string]int // of requests, by path
+	passed map[string]int // of those among them that reached the server
 	tamper func(path string, body []byte) []byte
 }
+
+// silent is for what stories provoke on purpose.
+var silent = log.New(io.Discard, "", 0)
 
 func newWire(t *testing.T, server string) *wire {
 	t.Helper()
 	target, err := url.Parse(server)
 	require.NoError(t, err)
-	w := &wire{counts: map[string]int{}}
+	w := &wire{counts: map[string]int{}, passed: map[string]int{}}
 	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ErrorLog = silent
 	proxy.ModifyResponse = w.answer
 	listener := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
 		switch cut, lie := w.note(r.URL.Path); {
@@ -58,6 +64,9 @@ func (w *wire) note(path string) (cut, lie bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts[path]++
+	if !w.cut && w.lie != path {
+		w.passed[path]++
+	}
 	return w.cut, w.lie == path
 }
 
@@ -110,6 +119,14 @@ func (w *wire) Requests(path string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.counts[path]
+}
+
+// Passed is how often the server has been asked for path: attempts while the wire is cut
+// do not count.
+func (w *wire) Passed(path string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.passed[path]
 }
 
 // decoded is a server's JSON answer.
