@@ -51,7 +51,7 @@ func badAnswers() map[string]badAnswer {
 		"an endless body":                     {fault: providertest.Endless(), code: violation, unminted: true},
 		"an endless body with a token":        {fault: providertest.EndlessAfterToken(), code: violation},
 		"a redirect":                          {fault: providertest.Redirect("https://evil.example.com/"), code: violation, unminted: true},
-		"a slow server":                       {fault: providertest.Slow(time.Minute), code: unavailable, lost: true, setup: setup{provider: map[string]any{"timeout": 1}}},
+		"a slow server":                       {fault: providertest.Slow(time.Minute), code: unavailable, lost: true, setup: setup{provider: map[string]any{"timeout": 3}}},
 		"a broken connection":                 {fault: providertest.Hangup(), code: unavailable, lost: true},
 		"a body that breaks off early":        {fault: providertest.Cut(5), code: unavailable, lost: true},
 		"a body that breaks off in the token": {fault: providertest.Cut(25), code: unavailable, lost: true},

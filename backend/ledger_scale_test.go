@@ -56,7 +56,7 @@ func TestAfterAStartNobodyWaitsForOthersGrants(t *testing.T) {
 	require.NoError(t, m.revoke(third))
 
 	// Who has grants of a role is not known yet. The order is durable.
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	resp, err := m.do(call{op: logical.UpdateOperation, path: "revoke/role/r", ctx: ctx})
 	require.NoError(t, err)

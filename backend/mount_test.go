@@ -42,7 +42,7 @@ const (
 
 // promptly is the longest that anything may take here, a busy machine and the race
 // detector included; a fault must not make a caller wait for longer.
-const promptly = 30 * time.Second
+const promptly = time.Minute
 
 // mount is the engine of one mount as Vault runs it: requests go through the
 // existence check and the router, bodies and leases make their way through JSON,

@@ -54,33 +54,31 @@ func TestRevocationsGoBeforeMints(t *testing.T) {
 	for range 20 { // use up the burst
 		mintThrough(t, g)
 	}
-	var order []string
-	var mu sync.Mutex
-	note := func(what string) {
-		mu.Lock()
-		defer mu.Unlock()
-		order = append(order, what)
-	}
+	var passed atomic.Int64
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			done, err := g.waitRevoke(context.Background(), now)
-			require.NoError(t, err)
-			note("revoke")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			passed.Add(1)
 			done()
 		}()
 	}
-	require.Eventually(t, func() bool {
+	waiting := func() int {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		return g.waiting > 0
-	}, promptly, time.Microsecond*100)
+		return g.waiting
+	}
+	// On a busy machine they may all be through before anybody has seen them wait.
+	require.Eventually(t, func() bool { return waiting() > 0 || passed.Load() == 5 }, promptly, 100*time.Microsecond)
 	mintThrough(t, g)
-	note("mint")
+	require.Zero(t, waiting(), "revocations that the mint has overtaken")
 	wg.Wait()
-	require.Equal(t, "mint", order[len(order)-1], "%v", order)
 }
 
 func TestAGateWithoutRoomSaysSo(t *testing.T) {

@@ -211,7 +211,7 @@ func TestCostIsBounded(t *testing.T) {
 		require.ErrorContains(t, errors.Unwrap(err), "cost limit", expr)
 		require.NotErrorIs(t, err, ErrFalse)
 		// Some milliseconds; the margin is for a busy machine.
-		require.Less(t, time.Since(began), 10*time.Second, expr)
+		require.Less(t, time.Since(began), 30*time.Second, expr)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 
 // slow is when a fuzzed evaluation is called stuck: far beyond MaxCost, with a
 // margin for a machine that does other things too.
-const slow = 5 * time.Second
+const slow = 30 * time.Second
 
 // FuzzCompile: no text makes the compiler panic, and what it accepts evaluates
 // in bounded time to one of the three outcomes, whichever plan runs it.

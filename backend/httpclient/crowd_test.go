@@ -180,11 +180,11 @@ func TestAConnectionThatDiedInSilenceIsGivenUp(t *testing.T) {
 	server, ca := serveHTTP2(t, 100, func(http.ResponseWriter, *http.Request) {})
 	between := newSilence(t, server.Listener.Addr().String())
 	url := "https://" + between.Addr().String()
-	c := newClient(t, httpclient.Options{CAPEM: ca, Timeout: time.Second})
+	c := newClient(t, httpclient.Options{CAPEM: ca, Timeout: 3 * time.Second})
 	require.Zero(t, crowd(t, c, url, 1))
 	between.gag()
 	require.NotZero(t, crowd(t, c, url, 1), "the connection is dead")
-	require.Eventually(t, func() bool { return crowd(t, c, url, 1) == 0 }, time.Minute, 100*time.Millisecond,
+	require.Eventually(t, func() bool { return crowd(t, c, url, 1) == 0 }, 3*time.Minute, 100*time.Millisecond,
 		"and nobody notices, because requests that time out do not close it")
 }
 
@@ -224,7 +224,7 @@ func TestATallySaysWhetherTheServerAnswers(t *testing.T) {
 		"nobody there":       {"http://127.0.0.1:1", false, true},
 		"not sent by itself": {"http://example.com/", false, false},
 	}
-	c := newClient(t, httpclient.Options{Timeout: time.Second})
+	c := newClient(t, httpclient.Options{Timeout: 3 * time.Second})
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			ctx, tally := httpclient.Watch(context.Background())

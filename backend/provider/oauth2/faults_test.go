@@ -329,7 +329,7 @@ func TestReadingAnAnswerIsLinear(t *testing.T) {
 		_, _ = parseAnswer(body, seeTokensIn(body), bearerAlone)
 		_, _ = parseIntrospection(body)
 		_ = errorCode(body)
-		require.Less(t, time.Since(start), 5*time.Second, piece)
+		require.Less(t, time.Since(start), 30*time.Second, piece) // some milliseconds, if it is
 	}
 }
 

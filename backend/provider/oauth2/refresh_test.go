@@ -63,9 +63,14 @@ func TestWaitingForTheTurnObeysTheContext(t *testing.T) {
 
 func TestACallerWhoGivesUpDoesNotLoseTheNextRefreshToken(t *testing.T) {
 	f := rotating(t, nil)
-	f.server.Break(providertest.EndpointToken, providertest.Once(providertest.Slow(200*time.Millisecond)))
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
+	worked, release := make(chan struct{}), make(chan struct{})
+	f.server.Break(providertest.EndpointToken, providertest.Once(providertest.Hold(worked, release)))
+	ctx, giveUp := context.WithCancel(context.Background())
+	go func() {
+		<-worked
+		giveUp()
+		close(release)
+	}()
 	child, err := f.Mint(ctx, provider.Request{Access: scopes("read")})
 	require.NoError(t, err)
 	require.NotNil(t, child)
