@@ -6,13 +6,16 @@ VERSION    ?= v0.1.0
 MODULE     := github.com/tokenbroker/vault-plugin-secrets-broker
 PLUGIN     := vault-plugin-secrets-broker
 FUZZINPUTS ?= 3000
+SPIN       ?= 2
 PROVISION  := go run ./bootstrap/provision
+# go test, which says at the end what failed first.
+GOTEST     := go run ./scripts/gotest
 
 # In the order in which they tell most for the time they take.
 STAGES := fmt-check vet lint unit fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers oidc-provider toxiproxy kube demo dev test $(STAGES) race bench-tools bench bench-chart chaos golden fmt clean
+.PHONY: help build vault servers oidc-provider toxiproxy kube demo dev test $(STAGES) race busy bench-tools bench bench-chart chaos golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,7 +67,7 @@ lint: ## golangci-lint with .golangci.yml
 	bin/golangci-lint run
 
 unit: ## tests that need no server, under the race detector
-	CGO_ENABLED=1 go test -short -race ./...
+	CGO_ENABLED=1 $(GOTEST) -- -short -race ./...
 
 race: unit
 
@@ -72,7 +75,7 @@ fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 
 acceptance: build vault servers oidc-provider toxiproxy kube bench-tools ## the built plugin in a real Vault against real servers, also under fire
-	go test -count=1 -v -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos ./scripts/bench
+	$(GOTEST) -passed -- -count=1 -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos ./scripts/bench
 
 bench-tools: ## what the benchmark measures against: an engine that only leases, a server that answers at once
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o bin/vault-plugin-secrets-floor ./bootstrap/floor
@@ -94,6 +97,9 @@ DURATION ?= 10m
 CLIENTS  ?= 100
 STORAGE  ?= raft
 NODES    ?= 1
+
+busy: build vault servers oidc-provider toxiproxy kube bench-tools ## acceptance and unit tests beside SPIN processes that only compute
+	scripts/spin $(SPIN) $(MAKE) --no-print-directory unit acceptance
 
 chaos: build vault servers toxiproxy ## the long fault run: SEED= DURATION= CLIENTS= NODES=
 	go test -count=1 -v -timeout 0 ./backend/chaos -run '^TestFaultRun$$' \
