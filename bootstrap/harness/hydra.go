@@ -1,7 +1,10 @@
 package harness
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"os"
@@ -10,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
 	"golang.org/x/oauth2"
 )
 
@@ -31,6 +36,9 @@ type Hydra struct {
 	dir, config string
 	process     *server
 	queues      []*queue
+
+	signing sync.Mutex
+	signs   bool // has keys for JWTs, under signing
 }
 
 // StartHydra starts a Hydra that ends with the test.
@@ -124,6 +132,9 @@ func (h *Hydra) CreateClient(t TB, c HydraClient) Credentials {
 		"scope":          strings.Join(c.Scopes, " "),
 		"audience":       c.Audiences,
 	}
+	if c.JWT {
+		h.giveKeys(t)
+	}
 	optional := map[string]string{"client_id": c.ID, "client_secret": c.Secret, "token_endpoint_auth_method": c.AuthMethod}
 	if c.JWT {
 		optional["access_token_strategy"] = "jwt"
@@ -144,6 +155,33 @@ func (h *Hydra) CreateClient(t TB, c HydraClient) Credentials {
 	id, _ := created["client_id"].(string)
 	secret, _ := created["client_secret"].(string)
 	return Credentials{ID: id, Secret: secret}
+}
+
+// giveKeys gives Hydra, once, the keys that it signs access and ID tokens with. Those that
+// it makes itself, when first asked for such a token or for its key set, have 4096 bits:
+// on a busy machine that takes longer than the ten seconds that Hydra has for an answer.
+func (h *Hydra) giveKeys(t TB) {
+	t.Helper()
+	h.signing.Lock()
+	defer h.signing.Unlock()
+	if h.signs {
+		return
+	}
+	for _, set := range []string{"hydra.jwt.access-token", "hydra.openid.id-token"} {
+		private, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatalf("hydra's keys: %v", err)
+		}
+		key, err := jwk.FromRaw(private)
+		if err == nil {
+			err = errors.Join(key.Set(jwk.KeyIDKey, "key-of-"+set), key.Set(jwk.AlgorithmKey, jwa.RS256), key.Set(jwk.KeyUsageKey, jwk.ForSignature))
+		}
+		if err != nil {
+			t.Fatalf("hydra's keys: %v", err)
+		}
+		sendJSON(t, http.MethodPut, h.AdminURL+"/admin/keys/"+set, map[string]any{"keys": []any{key}})
+	}
+	h.signs = true
 }
 
 // SetSecret changes a client's secret; the old one is refused from now on.
