@@ -113,6 +113,18 @@ func needsServers(t *testing.T) {
 	}
 }
 
+// lasting is for a server that outlives the story that needs it first: it ends with the
+// suite, and if it does not start, the story has failed.
+type lasting struct {
+	harness.TB
+	story *testing.T
+}
+
+func (l lasting) Fatalf(format string, args ...any) {
+	l.story.Helper()
+	l.story.Fatalf(format, args...)
+}
+
 // sharedVault is a Vault in dev mode with an audit device, for stories that leave
 // it and its plugin alive.
 func sharedVault(t *testing.T) *harness.Vault {
@@ -121,12 +133,11 @@ func sharedVault(t *testing.T) *harness.Vault {
 	suite.Lock()
 	defer suite.Unlock()
 	if suite.vault == nil {
-		vault := harness.StartVault(suite.tb, harness.VaultOptions{LogLevel: "debug"})
-		suite.audit = vault.EnableAudit(suite.tb)
+		tb := lasting{suite.tb, t}
+		vault := harness.StartVault(tb, harness.VaultOptions{LogLevel: "debug"})
+		suite.audit = vault.EnableAudit(tb)
 		// Here, because two stories that log in at the same time would both try.
-		if err := vault.Client(suite.tb).Sys().EnableAuthWithOptions("userpass", &api.EnableAuthOptions{Type: "userpass"}); err != nil {
-			suite.tb.Fatalf("userpass: %v", err)
-		}
+		require.NoError(t, vault.Client(tb).Sys().EnableAuthWithOptions("userpass", &api.EnableAuthOptions{Type: "userpass"}))
 		suite.vault = vault
 	}
 	return suite.vault
@@ -139,7 +150,7 @@ func sharedHydra(t *testing.T) *harness.Hydra {
 	suite.Lock()
 	defer suite.Unlock()
 	if suite.hydra == nil {
-		suite.hydra = harness.StartHydra(suite.tb, harness.HydraOptions{})
+		suite.hydra = harness.StartHydra(lasting{suite.tb, t}, harness.HydraOptions{})
 	}
 	return suite.hydra
 }
@@ -158,7 +169,7 @@ func sharedOP(t *testing.T) *harness.OP {
 	suite.Lock()
 	defer suite.Unlock()
 	if suite.op == nil {
-		suite.op = harness.StartOP(suite.tb)
+		suite.op = harness.StartOP(lasting{suite.tb, t})
 	}
 	return suite.op
 }
