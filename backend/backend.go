@@ -50,7 +50,8 @@ type broker struct {
 	shares    *shares
 	orders    *orders
 	holders   holderCursor
-	known     knownEntities
+	known     recentIDs // entities that are there
+	strangers recentIDs // names of subjects that are no entity's id
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger
@@ -87,6 +88,8 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		door:      newDoorway(),
 		drain:     drainBudget,
 		latePause: 2 * time.Second,
+		known:     recentIDs{age: knownFor},
+		strangers: recentIDs{age: strangerFor},
 	}
 	b.providers = newRegistry(b)
 	b.quotas = newQuotas(b)

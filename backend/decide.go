@@ -78,7 +78,7 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	}
 	return &decided{
 		Decision: role.policy.Decide(s, a.request), role: role, provider: p, ask: a, caller: caller,
-		subject: s.Subject, actor: s.Actor, unfrozenAt: moment,
+		subject: s.Subject.Token(), actor: s.Actor.Token(), unfrozenAt: moment,
 	}, nil
 }
 

@@ -97,35 +97,40 @@ const (
 	// the token of one that has been merged into another: that is found here, after
 	// this time at the latest.
 	knownFor = 5 * time.Second
-	// maxKnown bounds the memory; beyond it Vault is asked again.
-	maxKnown = 8192
+	// strangerFor is how long a name that an issuer gave its subject is believed to be
+	// no entity's id. Vault makes ids at random: nobody foresees the next one.
+	strangerFor = time.Minute
+	// maxRecent bounds the memory of each; beyond it Vault is asked again.
+	maxRecent = 8192
 )
 
-// knownEntities are entities that Vault has just known by their own id. It is safe for
-// concurrent use.
-type knownEntities struct {
+// recentIDs are those of which Vault has just said one thing, which is believed for
+// age. It is safe for concurrent use.
+type recentIDs struct {
+	age time.Duration
+
 	mu    sync.Mutex
 	until map[string]time.Time
 }
 
-func (k *knownEntities) has(id string, now time.Time) bool {
-	k.mu.Lock()
-	until := k.until[id]
-	k.mu.Unlock()
-	return isFresh(until, knownFor, now)
+func (r *recentIDs) has(id string, now time.Time) bool {
+	r.mu.Lock()
+	until := r.until[id]
+	r.mu.Unlock()
+	return isFresh(until, r.age, now)
 }
 
-func (k *knownEntities) add(id string, now time.Time) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.until == nil || len(k.until) >= maxKnown {
-		k.until = map[string]time.Time{}
+func (r *recentIDs) add(id string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.until == nil || len(r.until) >= maxRecent {
+		r.until = map[string]time.Time{}
 	}
-	k.until[id] = now.Add(knownFor)
+	r.until[id] = now.Add(r.age)
 }
 
-func (k *knownEntities) forget(id string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.until, id)
+func (r *recentIDs) forget(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.until, id)
 }

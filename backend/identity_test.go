@@ -87,12 +87,12 @@ func TestWhoIsKnownIsForgotten(t *testing.T) {
 
 // TestWhoIsKnownIsBounded: entities without number take no memory without bound.
 func TestWhoIsKnownIsBounded(t *testing.T) {
-	var k knownEntities
+	k := recentIDs{age: knownFor}
 	now := time.Now()
-	for i := range 3 * maxKnown {
+	for i := range 3 * maxRecent {
 		id := time.Duration(i).String()
 		k.add(id, now)
 		require.True(t, k.has(id, now))
 	}
-	require.LessOrEqual(t, len(k.until), maxKnown)
+	require.LessOrEqual(t, len(k.until), maxRecent)
 }

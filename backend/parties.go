@@ -5,10 +5,9 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/hashicorp/go-uuid"
-
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
@@ -25,15 +24,14 @@ const (
 // issuer that could not be asked is an error.
 func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvider, a ask, s *decision.Situation) error {
 	var err error
-	s.Subject, s.SubjectFault, err = b.verify(ctx, fieldSubject, role.SubjectIssuers, a.subjectToken)
-	if err != nil {
+	if s.Subject, err = b.verify(ctx, fieldSubject, role.SubjectIssuers, a.subjectToken); err != nil {
 		return err
 	}
-	if role.policy.Forward && s.Subject != nil && s.Subject.BoundIssuer() != p.traits.Issuer {
-		s.SubjectFault = fault.New(fault.InvalidGrant, "the token is not from the provider's own issuer, so it is not good there: exchange it (mode=exchange)")
+	if token := s.Subject.Token(); token != nil && role.policy.Forward {
+		s.Subject = s.Subject.Unless(checkForwardable(token, p))
 	}
 	if role.Mode == provider.ModeExchange {
-		if err := b.exchangers(ctx, role, a, s); err != nil {
+		if err := b.exchangers(ctx, role, p, a, s); err != nil {
 			return err
 		}
 	}
@@ -41,58 +39,93 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 	if role.policy.Acts != decision.ActorToken {
 		return nil
 	}
-	s.Actor, s.ActorFault, err = b.verify(ctx, fieldActor, role.ActorIssuers, a.actorToken)
-	return err
-}
-
-// exchangers judges the subject of an exchange, and names the entity where it acts.
-func (b *broker) exchangers(ctx context.Context, role *compiledRole, a ask, s *decision.Situation) error {
-	issuer, _, err := b.ownIssuer(ctx)
-	if err != nil {
+	if s.Actor, err = b.verify(ctx, fieldActor, role.ActorIssuers, a.actorToken); err != nil {
 		return err
 	}
-	if s.Subject != nil && s.Subject.Issuer != issuer {
-		if s.SubjectFault, err = b.checkNoEntity(s.Subject); err != nil {
-			return err
-		}
-	}
-	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
-		s.Actor = subject.Entity(issuer, a.entityID)
+	s.Actor = s.Actor.Unless(checkVouched(fieldActor, s.Actor.Token(), p))
+	return nil
+}
+
+// checkForwardable refuses to hand on what is no token of the provider's own.
+func checkForwardable(t *subject.Token, p *openProvider) *fault.Error {
+	if t.BoundIssuer() != p.traits.Issuer {
+		return fault.New(fault.InvalidGrant, "the token is not from the provider's own issuer, so it is not good there: exchange it (mode=exchange)")
 	}
 	return nil
 }
 
+// exchangers judges the subject of an exchange, and names the entity where it acts.
+func (b *broker) exchangers(ctx context.Context, role *compiledRole, p *openProvider, a ask, s *decision.Situation) error {
+	issuer, _, err := b.ownIssuer(ctx)
+	if err != nil {
+		return err
+	}
+	if token := s.Subject.Token(); token != nil && token.Issuer != issuer {
+		refusal, err := b.checkNoEntity(token)
+		if err != nil {
+			return err
+		}
+		s.Subject = s.Subject.Unless(checkVouched(fieldSubject, token, p)).Unless(refusal)
+	}
+	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
+		s.Actor = subject.Verified(subject.Entity(issuer, a.entityID))
+	}
+	return nil
+}
+
+// checkVouched refuses to sign the name of a party whose issuer nothing binds to an iss:
+// its keys would vouch for whatever name they like, and verifiers are told to trust
+// what the broker signs (rule 12 of the contract).
+func checkVouched(field string, t *subject.Token, p *openProvider) *fault.Error {
+	if t == nil || !p.traits.SignsNames || t.BoundIssuer() != "" {
+		return nil
+	}
+	return fault.New(fault.InvalidGrant, "nothing binds the issuer %q to a name, so the broker signs none that it vouches for in a %s: an operator must set bound_issuer on issuers/%s", t.IssuerName, field, t.IssuerName)
+}
+
 // checkNoEntity refuses another issuer's subject whose sub is the id of a Vault
-// entity: to a service that reads sub alone the child would be that entity's.
+// entity, one that was merged into another included: to a service that reads sub
+// alone the child would be that entity's.
 func (b *broker) checkNoEntity(t *subject.Token) (*fault.Error, error) {
-	if !looksLikeEntity(t.Subject) {
+	now := b.now()
+	if !mayBeHolder(t.Subject) || b.strangers.has(t.Subject, now) {
 		return nil, nil
 	}
-	_, gone, err := b.identify(t.Subject, knownEntity)
-	if err != nil || gone {
-		return nil, err
+	entity, err := b.System().EntityInfo(t.Subject)
+	if err != nil {
+		return nil, fault.New(fault.TemporarilyUnavailable, "Vault could not say whether the subject token's sub is the id of an entity: try again").Because(err)
+	}
+	if entity == nil {
+		b.strangers.add(t.Subject, now)
+		return nil, nil
 	}
 	return fault.New(fault.AccessDenied, "the subject token's sub is the id of a Vault entity, whom another issuer cannot speak for"), nil
 }
 
-// looksLikeEntity spares the question about what can be no entity's id.
-func looksLikeEntity(id string) bool {
-	_, err := uuid.ParseUUID(id)
-	return err == nil
+// mayBeHolder spares the question about what can be no entity's id, because no grant
+// could be recorded for it. Nothing else is known of the form of an id: Vault's are
+// UUIDs, and in a namespace a UUID, a dot and the namespace's id.
+func mayBeHolder(id string) bool {
+	_, ok := grant.HolderOf(id + ".x")
+	return ok && len(id) <= maxName
 }
 
 // verify verifies a token by the keys of the one issuer that it claims to be from,
-// among those that are trusted. All of none if there is no token.
-func (b *broker) verify(ctx context.Context, field string, trusted []string, raw secret.Text) (*subject.Token, *fault.Error, error) {
+// among those that are trusted.
+func (b *broker) verify(ctx context.Context, field string, trusted []string, raw secret.Text) (subject.Verdict, error) {
 	if raw.Empty() {
-		return nil, nil, nil
+		return subject.Verdict{}, nil
 	}
 	token, err := b.verifyFrom(ctx, field, trusted, raw)
 	var refusal *fault.Error
-	if err != nil && (!errors.As(err, &refusal) || refusal.Code == fault.TemporarilyUnavailable) {
-		return nil, nil, err
+	switch {
+	case err == nil:
+		return subject.Verified(token), nil
+	case errors.As(err, &refusal) && refusal.Code != fault.TemporarilyUnavailable:
+		return subject.Refused(refusal), nil
+	default:
+		return subject.Verdict{}, err
 	}
-	return token, refusal, nil
 }
 
 func (b *broker) verifyFrom(ctx context.Context, field string, trusted []string, raw secret.Text) (*subject.Token, error) {
@@ -110,10 +143,13 @@ func (b *broker) verifyFrom(ctx context.Context, field string, trusted []string,
 		}
 	}
 	token, err := subject.VerifyFrom(ctx, raw, issuers, b.now())
+	if err == nil {
+		err = b.checkOwn(ctx, field, raw, token)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return token, b.checkOwn(ctx, field, raw, token)
+	return token, nil
 }
 
 // checkOwn judges a token that bears the broker's own issuer or was signed by its

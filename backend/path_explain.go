@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/condition"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
 
@@ -81,7 +82,7 @@ func (b *broker) explain(ctx context.Context, req *logical.Request, d *framework
 		return &logical.Response{Data: map[string]any{"allowed": false, "reasons": []string{err.Error()}}}, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, inFull(err)
 	}
 	if err := b.lookAtState(ctx, outcome); err != nil {
 		return nil, err
@@ -109,6 +110,26 @@ func (b *broker) lookAtState(ctx context.Context, o *decided) error {
 	return nil
 }
 
+// inFull is why nothing could be decided, as operators see it.
+func inFull(err error) error {
+	var shown *fault.Error
+	var unfit *unfitRole
+	if errors.As(err, &shown) && errors.As(err, &unfit) {
+		return fault.New(shown.Code, "%s: %s", shown.Message, unfit).Because(err)
+	}
+	return err
+}
+
+// explainedReason is a refusal as operators see it: with the role's own words, which
+// whoever is refused is not shown.
+func explainedReason(r *fault.Error) string {
+	var unmet *condition.Failure
+	if errors.As(r, &unmet) {
+		return r.Error() + ": " + unmet.Expr
+	}
+	return r.Error()
+}
+
 func explained(o *decided) map[string]any {
 	data := map[string]any{"allowed": o.Allowed(), "provider": o.provider.ref, "revocation": string(o.provider.traits.Class)}
 	if o.caller.EntityID != "" {
@@ -117,7 +138,7 @@ func explained(o *decided) map[string]any {
 	if !o.Allowed() {
 		reasons := make([]string, 0, len(o.Refusals))
 		for _, r := range o.Refusals {
-			reasons = append(reasons, r.Error())
+			reasons = append(reasons, explainedReason(r))
 		}
 		data["reasons"] = reasons
 		return data

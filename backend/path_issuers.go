@@ -159,7 +159,7 @@ func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *frame
 		return nil, nil
 	}
 	resp := &logical.Response{}
-	resp.AddWarning("without bound_issuer a token of any iss is taken that these keys have signed: set it unless the keys are this issuer's alone")
+	resp.AddWarning("without bound_issuer a token of any iss is taken that these keys have signed: set it unless the keys are this issuer's alone. No token of it is exchanged for one that the broker signs itself, because nobody vouches for the names in it")
 	return resp, nil
 }
 

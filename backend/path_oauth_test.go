@@ -322,6 +322,7 @@ func TestAForeignSubjectIsNoEntity(t *testing.T) {
 	requireCode(t, err, fault.AccessDenied, "the id of a Vault entity")
 	stranger := "00000000-0000-4000-8000-000000000000"
 	m.signedTo(bob, "x", map[string]any{"subject_token": m.subjectToken("two", map[string]any{"sub": stranger})})
+	m.clock.advance(strangerFor)
 	m.vault.change(func(v *vaultView) { v.fail = errors.New("Vault is busy") })
 	_, err = m.credsBy(call{path: "creds/x", data: map[string]any{"subject_token": m.subjectToken("three", map[string]any{"sub": stranger})}})
 	requireCode(t, err, fault.TemporarilyUnavailable)
@@ -344,8 +345,9 @@ func TestMayActIsNotLostOnTheWay(t *testing.T) {
 func TestOnlyOurOwnChildrenSpeakForUs(t *testing.T) {
 	m := newJWTMount(t, nil)
 	m.trustOurselves()
-	m.must(m.write("issuers/loose", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_audiences": "broker"}))
+	m.must(m.write("issuers/loose", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": "https://loose.test", "bound_audiences": "broker"}))
 	m.must(m.write("roles/x", map[string]any{"subject_issuers": "loose"}))
+	m.must(m.write("issuers/loose", map[string]any{"bound_issuer": ""}))
 	forged := m.subjectToken("one", map[string]any{"iss": ownURL, "sub": bob})
 	_, err := m.credsBy(call{path: "creds/x", entity: alice, data: map[string]any{"subject_token": forged}})
 	requireCode(t, err, fault.InvalidGrant, "not one that this broker has signed")

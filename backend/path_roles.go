@@ -133,7 +133,7 @@ func (b *broker) role(ctx context.Context, name string) (*compiledRole, error) {
 		policy, err := b.compileRole(ctx, r)
 		if fault.CodeOf(err) == fault.InvalidRequest {
 			// It was valid when it was written: the provider changed since.
-			return nil, fault.New(fault.TemporarilyUnavailable, "the role %q no longer fits its provider: an operator must write it again (%s)", name, err)
+			return nil, fault.New(fault.TemporarilyUnavailable, "the role %q no longer fits its provider: an operator must write it again (roles/%s/explain says why)", name, name).Because(&unfitRole{err})
 		}
 		if err != nil {
 			return nil, err
@@ -141,6 +141,12 @@ func (b *broker) role(ctx context.Context, name string) (*compiledRole, error) {
 		return &compiledRole{Role: r, name: name, policy: policy}, nil
 	})
 }
+
+// unfitRole is why a role that was valid is so no more, in words for operators: they may
+// quote the role, whose conditions are no business of who is refused.
+type unfitRole struct{ why error }
+
+func (u *unfitRole) Error() string { return u.why.Error() }
 
 func (b *broker) compileRole(ctx context.Context, r *role.Role) (*decision.Policy, error) {
 	if err := r.Validate(); err != nil {
@@ -231,6 +237,9 @@ func (b *broker) checkIssuers(ctx context.Context, r *role.Role, p *openProvider
 			}
 			if known == nil {
 				return fault.New(fault.InvalidRequest, "%s: there is no issuers/%s: write it first", field, name)
+			}
+			if r.Mode == provider.ModeExchange && p.traits.SignsNames && known.URL() == "" {
+				return fault.New(fault.InvalidRequest, "%s: nothing binds the issuer %q to a name, so the broker signs none that it vouches for: set bound_issuer on issuers/%s first", field, name, name)
 			}
 			its = its || field == "subject_issuers" && known.URL() == p.traits.Issuer
 		}

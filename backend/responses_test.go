@@ -81,6 +81,7 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.UpdateOperation, path: "revoke/entity/" + alice},
 		{op: logical.UpdateOperation, path: "revoke/role/r", data: map[string]any{"freeze": false}},
 		{op: logical.UpdateOperation, path: "revoke/provider/oauth2/p"},
+		{op: logical.UpdateOperation, path: "revoke/issuer/i"},
 		{op: logical.DeleteOperation, path: "issuers/nobody"},
 		{op: logical.DeleteOperation, path: "roles/nobody"},
 		{op: logical.DeleteOperation, path: "providers/jwt/p"},

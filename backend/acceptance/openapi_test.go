@@ -30,6 +30,7 @@ var contractPaths = []struct{ path, example, operations string }{
 	{"revoke/entity/{entity_id}", "revoke/entity/none", "post"},
 	{"revoke/role/{name}", "revoke/role/deploy", "post"},
 	{"revoke/provider/{type}/{name}", "revoke/provider/oauth2/acme", "post"},
+	{"revoke/issuer/{name}", "revoke/issuer/acme", "post"},
 	{"frozen/", "frozen", "list"},
 	{"sweep", "sweep", "post"},
 	{"issuers/", "issuers", "list"},

@@ -50,7 +50,8 @@ var ErrFalse = errors.New("the condition is false")
 
 // Failure is the error of a condition that is not met. Its text holds the
 // expression, which is the operator's own, and no value that it was evaluated
-// over: those belong to whom the caller may have no right to know about.
+// over. It is for operators: both may tell of whom the caller may have no right to
+// know about.
 type Failure struct {
 	// Expr is the expression.
 	Expr string
@@ -59,7 +60,7 @@ type Failure struct {
 	Cause error
 }
 
-// Error is fit for the caller.
+// Error is fit for an operator.
 func (f *Failure) Error() string {
 	if errors.Is(f.Cause, ErrFalse) {
 		return fmt.Sprintf("the condition %q is not met", f.Expr)

@@ -25,30 +25,33 @@ const MaxActors = 5
 // checkActor judges who acts, and whether the subject token lets them: its
 // may_act names the only one who may (RFC 8693 4.4).
 func (p *Policy) checkActor(s Situation) []*fault.Error {
+	token, actor := s.Subject.Token(), s.Actor.Token()
 	switch {
-	case s.ActorFault != nil:
-		return []*fault.Error{s.ActorFault}
+	case s.Actor.Refusal() != nil:
+		return []*fault.Error{s.Actor.Refusal()}
 	case p.Acts != ActorToken && s.ActorGiven:
 		return []*fault.Error{fault.New(fault.InvalidRequest, "the role takes no actor_token: leave it out")}
-	case p.Acts == ActorToken && s.Actor == nil:
+	case p.Acts == ActorToken && actor == nil:
 		return []*fault.Error{fault.New(fault.InvalidRequest, "actor_token is missing: the role names in it who acts (write it, a read has no body)")}
+	case actor != nil && actor.KeyBound:
+		return []*fault.Error{fault.New(fault.InvalidGrant, "the actor token is bound to a key (cnf), and nothing proves to the broker that the caller holds it: bring a token that is not bound")}
 	case p.Acts == ActorEntity && s.Caller.EntityID == "":
 		return []*fault.Error{fault.New(fault.AccessDenied, "the role names the Vault entity as the actor, and this token has no entity: log in with an auth method that gives one")}
-	case p.Subject == nil || !p.Subject.Exchanged || s.Subject == nil:
+	case p.Subject == nil || !p.Subject.Exchanged || token == nil:
 		return nil
 	}
-	length := chain(s.Subject.Actor)
+	length := chain(token.Actor)
 	switch {
-	case p.Acts == ActorNone && s.Subject.MayAct != nil:
+	case p.Acts == ActorNone && token.MayAct != nil:
 		return []*fault.Error{fault.New(fault.AccessDenied, "the subject token names who may act for it (may_act), and the role names no actor")}
 	case p.Acts == ActorNone:
 		return nil
 	case length+1 > MaxActors:
 		return []*fault.Error{fault.New(fault.InvalidGrant, "the subject token has passed through %d actors, and %d is the most: start from the user's own token", length, MaxActors-1)}
-	case s.Actor == nil:
+	case actor == nil:
 		return nil
 	}
-	if refusal := subject.CheckActor(s.Subject, s.Actor); refusal != nil {
+	if refusal := subject.CheckActor(token, actor); refusal != nil {
 		return []*fault.Error{refusal}
 	}
 	return nil

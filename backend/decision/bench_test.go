@@ -43,13 +43,13 @@ func typical(tb testing.TB) (*decision.Policy, decision.Situation, decision.Requ
 			Groups: []string{"everybody", "engineering", "release-managers"}, RemoteAddr: netip.MustParseAddr("10.1.2.3"),
 			Aliases: []decision.Alias{{Name: "alice@example.com", MountAccessor: "auth_oidc_1234", MountType: "oidc"}},
 		},
-		Subject: &subject.Token{
+		Subject: subject.Verified(&subject.Token{
 			IssuerName: "ci", Issuer: "https://ci.example.com", Subject: "repo:example/shop", ExpiresAt: now.Add(5 * time.Minute),
 			Claims: map[string]any{
 				"iss": "https://ci.example.com", "sub": "repo:example/shop", "repository": "example/shop",
 				"job": map[string]any{"environment": "staging"}, "run_attempt": json.Number("1"), "team": "payments",
 			},
-		},
+		}),
 	}
 	q := decision.Request{
 		Scopes: []string{"repo:read", "deploy:staging", "org:teams", "admin"}, Audiences: []string{"https://deploy.example.com/eu"}, TTL: 2 * time.Minute,

@@ -41,7 +41,8 @@ func (p *Policy) checkCondition(f facts) []*fault.Error {
 		if !errors.Is(err, condition.ErrFalse) {
 			verb = "could not be evaluated"
 		}
-		return []*fault.Error{fault.New(fault.AccessDenied, "the role's condition %s: %s", verb, p.Condition).Because(err)}
+		// Its text may name others, and who is refused need not be shown whom.
+		return []*fault.Error{fault.New(fault.AccessDenied, "the role's condition %s (an operator finds it with roles/<name>/explain)", verb).Because(err)}
 	}
 	return nil
 }

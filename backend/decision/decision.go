@@ -51,16 +51,13 @@ type Situation struct {
 	// Stopped are reasons that lie with neither caller nor request: the provider
 	// is disabled, something is frozen.
 	Stopped []*fault.Error
-	// Subject is the verified subject token, nil if none was given; SubjectFault
-	// is why the one that was given could not be verified.
-	Subject      *subject.Token
-	SubjectFault *fault.Error
-	// Actor is who acts: of the verified actor token, or the entity; nil where
-	// nobody is named. ActorGiven is true if the caller brought an actor token, and
-	// ActorFault is why it could not be verified.
-	Actor      *subject.Token
+	// Subject is what the verification made of the subject token.
+	Subject subject.Verdict
+	// Actor is who acts: what the verification made of the actor token, or the
+	// entity; none where nobody is named. ActorGiven is true if the caller brought
+	// an actor token.
+	Actor      subject.Verdict
 	ActorGiven bool
-	ActorFault *fault.Error
 	// Reserved are the audiences that no child of this provider may be for: at them a
 	// credential of the broker's own is accepted.
 	Reserved access.Targets
@@ -110,10 +107,10 @@ func (p *Policy) Decide(s Situation, q Request) *Decision {
 }
 
 func (s Situation) claims() map[string]any {
-	if s.Subject == nil {
-		return nil
+	if t := s.Subject.Token(); t != nil {
+		return t.Claims
 	}
-	return s.Subject.Claims
+	return nil
 }
 
 func (d *Decision) refuse(reasons ...*fault.Error) {

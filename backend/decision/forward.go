@@ -5,6 +5,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // A token that is forwarded cannot be narrowed: it is within every ceiling as it
@@ -19,18 +20,19 @@ func (p *Policy) forward(s Situation, q Request, d *Decision) {
 		d.refuse(bad...)
 		return
 	}
-	if s.Subject == nil {
+	shown := s.Subject.Token()
+	if shown == nil {
 		return // which has been refused
 	}
-	token := access.Access{Scopes: access.Exactly(s.Subject.Scopes...), Audiences: access.Exactly(s.Subject.Audience...)}
-	if p.Bounded[access.DimScopes] && !s.Subject.HasScopes {
+	token := access.Access{Scopes: access.Exactly(shown.Scopes...), Audiences: access.Exactly(shown.Audience...)}
+	if p.Bounded[access.DimScopes] && !shown.HasScopes {
 		d.refuse(fault.New(fault.InvalidScope, "the token does not name its scopes, so nothing shows that it is within the role's: %s", exchangeIt))
 	}
-	if len(s.Subject.OtherScopes) > 0 {
-		d.refuse(fault.New(fault.InvalidScope, "the token's scope and scp differ, or hold what is no scope (%s), so a service may read more into it than is checked here: %s", quoteAll(s.Subject.OtherScopes), exchangeIt))
+	if len(shown.OtherScopes) > 0 {
+		d.refuse(fault.New(fault.InvalidScope, "the token's scope and scp differ, or hold what is no scope (%s), so a service may read more into it than is checked here: %s", quoteAll(shown.OtherScopes), exchangeIt))
 	}
-	if s.Subject.Details != nil {
-		token.Details = *s.Subject.Details // for which no role that forwards has a ceiling
+	if shown.Details != nil {
+		token.Details = *shown.Details // for which no role that forwards has a ceiling
 	}
 	for _, dim := range access.AllDimensions() {
 		p.forwardWithin(dim, token, asked, named, d)
@@ -69,8 +71,8 @@ func (p *Policy) forwardWithin(dim access.Dimension, token, asked access.Access,
 
 // checkRemaining refuses to forward a token that lives longer than any child of
 // the role may: its lease would end before it.
-func (p *Policy) checkRemaining(s Situation, most time.Duration, d *Decision) {
-	if left := s.Subject.ExpiresAt.Sub(s.Now); left > most {
+func (p *Policy) checkRemaining(token *subject.Token, now time.Time, most time.Duration, d *Decision) {
+	if left := token.ExpiresAt.Sub(now); left > most {
 		d.refuse(fault.New(fault.InvalidGrant, "the token lives for another %s, longer than the %s that are allowed here: %s",
 			left.Round(time.Second), most, exchangeIt))
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // TestForwardAlwaysFits: a token is handed on only if all of it is within role and
@@ -24,16 +25,16 @@ func TestForwardAlwaysFits(t *testing.T) {
 		}
 		w := world{role: r, traits: able()}.compile(t)
 		s, q := drawSituation(t, w), drawRequest(t, w)
-		if s.Subject != nil {
-			s.Subject.Audience = listOf(t, targetValues, "aud")
+		if token := s.Subject.Token(); token != nil {
+			token.Audience = listOf(t, targetValues, "aud")
 		}
 		d := w.Decide(s, q)
 		checkDecision(t, w, s, q, d)
-		if !d.Allowed() && s.Subject != nil {
-			narrower := *s.Subject
+		if !d.Allowed() && s.Subject.Token() != nil {
+			narrower := *s.Subject.Token()
 			narrower.Audience = append(slices.Clone(narrower.Audience), "https://evil.test")
 			wider := s
-			wider.Subject = &narrower
+			wider.Subject = subject.Verified(&narrower)
 			must(t, !w.Decide(wider, q).Allowed(), "what is wider is not allowed where the narrower was refused")
 		}
 	})
@@ -42,16 +43,17 @@ func TestForwardAlwaysFits(t *testing.T) {
 // checkForwarded checks that an allowed token is within everything as it is.
 func checkForwarded(t tester, w world, s decision.Situation, q decision.Request, d *decision.Decision) {
 	t.Helper()
-	token := access.Access{Scopes: access.Exactly(s.Subject.Scopes...), Audiences: access.Exactly(s.Subject.Audience...)}
+	shown := s.Subject.Token()
+	token := access.Access{Scopes: access.Exactly(shown.Scopes...), Audiences: access.Exactly(shown.Audience...)}
 	must(t, d.Access.Equal(token), "%v is what the token holds, %v", d.Access.Flat(), token.Flat())
 	must(t, token.Audiences.Within(w.Ceiling.Audiences), "the audiences are within the role's")
-	must(t, s.Subject.HasScopes || !w.Bounded[access.DimScopes], "scopes that are not told cannot be bounded")
-	must(t, len(s.Subject.Scopes) == 0 || w.Bounded[access.DimScopes] && token.Scopes.Within(w.Ceiling.Scopes), "the scopes are within the role's")
+	must(t, shown.HasScopes || !w.Bounded[access.DimScopes], "scopes that are not told cannot be bounded")
+	must(t, len(shown.Scopes) == 0 || w.Bounded[access.DimScopes] && token.Scopes.Within(w.Ceiling.Scopes), "the scopes are within the role's")
 	must(t, q.Scopes == nil || token.Scopes.Within(access.Exactly(q.Scopes...)), "the scopes are within the request")
 	must(t, q.Audiences == nil || token.Audiences.Within(access.Exactly(q.Audiences...)), "the audiences are within the request")
-	must(t, len(s.Subject.OtherScopes) == 0, "no service reads other scopes than these")
-	must(t, s.Subject.Details == nil, "no role that forwards bounds details")
-	left := s.Subject.ExpiresAt.Sub(s.Now)
+	must(t, len(shown.OtherScopes) == 0, "no service reads other scopes than these")
+	must(t, shown.Details == nil, "no role that forwards bounds details")
+	left := shown.ExpiresAt.Sub(s.Now)
 	for _, most := range []time.Duration{w.role.MaxTTL, w.ProviderMaxTTL, s.MountMaxTTL} {
 		must(t, most <= 0 || left <= most, "a token that lives %v where %v is the most", left, most)
 	}

@@ -100,7 +100,7 @@ func fuzzedSituation(knobs uint16, claims map[string]any) decision.Situation {
 	if scope, ok := claims["scope"].(string); ok {
 		tok.HasScopes, tok.Scopes = true, []string{scope, "a", "*"}
 	}
-	s.Subject = tok
+	s.Subject = subject.Verified(tok)
 	return s
 }
 

@@ -290,7 +290,7 @@ func drawSituation(t *rapid.T, w world) decision.Situation {
 		MountTTL: drawDuration(t, "mount's ttl"), MountMaxTTL: max(time.Second, drawDuration(t, "mount's max_ttl")),
 	}
 	if w.Subject != nil {
-		s.Subject = drawSubject(t, s.Now, w.role)
+		s.Subject = subject.Verified(drawSubject(t, s.Now, w.role))
 	}
 	if coin(t, 2, "welcome") {
 		return s
@@ -304,11 +304,11 @@ func drawSituation(t *rapid.T, w world) decision.Situation {
 	case coin(t, 10, "stopped"):
 		s.Stopped = []*fault.Error{fault.New(fault.AccessDenied, "frozen")}
 	case coin(t, 10, "forged"):
-		s.Subject, s.SubjectFault = nil, fault.New(fault.InvalidGrant, "forged")
-	case coin(t, 10, "wrong about the subject") && s.Subject != nil:
-		s.Subject = nil
+		s.Subject = subject.Refused(fault.New(fault.InvalidGrant, "forged"))
+	case coin(t, 10, "wrong about the subject") && s.Subject.Token() != nil:
+		s.Subject = subject.Verdict{}
 	case coin(t, 10, "wrong about the subject"):
-		s.Subject = drawSubject(t, s.Now, w.role)
+		s.Subject = subject.Verified(drawSubject(t, s.Now, w.role))
 	}
 	return s
 }

@@ -55,11 +55,12 @@ func (p *Policy) lifetime(s Situation, q Request, d *Decision) Lifetime {
 		roleMax = p.TTL
 	}
 	caps := []bound{{"role", roleMax}, {"provider", p.ProviderMaxTTL}, {"mount", s.MountMaxTTL}}
-	if most, ok := least(caps...); ok && p.Forward && s.Subject != nil {
-		p.checkRemaining(s, most.ttl, d)
+	token := s.Subject.Token()
+	if most, ok := least(caps...); ok && p.Forward && token != nil {
+		p.checkRemaining(token, s.Now, most.ttl, d)
 	}
-	if s.Subject != nil {
-		left := s.Subject.ExpiresAt.Sub(s.Now)
+	if token != nil {
+		left := token.ExpiresAt.Sub(s.Now)
 		if left < time.Second {
 			d.refuse(fault.New(fault.InvalidGrant, "the subject token has no life left: get a new one"))
 			return Lifetime{}

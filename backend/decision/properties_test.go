@@ -1,6 +1,7 @@
 package decision_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -15,9 +16,11 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/condition"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // The properties below hold for every role, caller, subject, request and answer.
@@ -61,8 +64,8 @@ func checkDecision(t tester, w world, s decision.Situation, q decision.Request, 
 	must(t, s.Caller.EntityID != "" || len(w.Who.EntityIDs)+len(w.Who.Groups)+len(w.Who.Metadata) == 0, "nobody is somebody")
 	must(t, s.Caller.EntityID != "" || w.Condition == nil || !w.Condition.Uses("identity"), "nobody meets no condition on who it is")
 	must(t, d.Lifetime.TTL > 0 && d.Lifetime.TTL <= s.MountMaxTTL, "a life of %v", d.Lifetime.TTL)
-	must(t, !s.Caller.Disabled && len(s.Stopped) == 0 && s.SubjectFault == nil, "allowed in spite of a reason")
-	must(t, (w.Subject == nil) == (s.Subject == nil), "a subject token if and only if the role wants one")
+	must(t, !s.Caller.Disabled && len(s.Stopped) == 0 && s.Subject.Refusal() == nil, "allowed in spite of a reason")
+	must(t, (w.Subject == nil) == (s.Subject.Token() == nil), "a subject token if and only if the role wants one")
 	if w.Forward {
 		checkForwarded(t, w, s, q, d)
 		return
@@ -79,7 +82,7 @@ func checkDecision(t tester, w world, s decision.Situation, q decision.Request, 
 			must(t, d.Access.Only(dim).Within(a), "%v is within the request", d.Access.Flat())
 		}
 	}
-	if s.Subject != nil {
+	if s.Subject.Token() != nil {
 		checkOnBehalf(t, w, s, d)
 	}
 	checkNothingLost(t, w, s, a, named, d)
@@ -91,7 +94,7 @@ func checkDecision(t tester, w world, s decision.Situation, q decision.Request, 
 // checkOnBehalf: the subject's token is as the role wants it, and bounds the grant.
 func checkOnBehalf(t tester, w world, s decision.Situation, d *decision.Decision) {
 	t.Helper()
-	r, tok := w.role, s.Subject
+	r, tok := w.role, s.Subject.Token()
 	must(t, !s.Now.Add(d.Lifetime.Max).After(tok.ExpiresAt), "nothing outlives the subject")
 	must(t, !tok.HasScopes || d.Access.Scopes.Within(access.Exactly(tok.Scopes...)), "the subject has these scopes")
 	must(t, tok.Details == nil || d.Access.Details.Within(*tok.Details), "the subject has these details")
@@ -142,8 +145,8 @@ func checkNothingLost(t tester, w world, s decision.Situation, a access.Access, 
 			switch {
 			case dim == access.DimScopes && w.Defaults != nil:
 				set = *w.Defaults
-			case dim == access.DimScopes && s.Subject != nil && s.Subject.HasScopes:
-				set = access.Exactly(s.Subject.Scopes...)
+			case dim == access.DimScopes && s.Subject.Token() != nil && s.Subject.Token().HasScopes:
+				set = access.Exactly(s.Subject.Token().Scopes...)
 			}
 		}
 		granted, _ := d.Access.Set(dim)
@@ -168,7 +171,7 @@ func checkNothingLost(t tester, w world, s decision.Situation, a access.Access, 
 // allows says whether role, parent and subject allow one value.
 func allows(t tester, w world, s decision.Situation, dim access.Dimension, v string) bool {
 	t.Helper()
-	if dim == access.DimScopes && s.Subject != nil && s.Subject.HasScopes && !slices.Contains(s.Subject.Scopes, v) {
+	if dim == access.DimScopes && s.Subject.Token() != nil && s.Subject.Token().HasScopes && !slices.Contains(s.Subject.Token().Scopes, v) {
 		return false
 	}
 	bound, _ := w.Ceiling.Set(dim)
@@ -227,11 +230,11 @@ func TestSilentCallersAlwaysGetDefaultsOrAll(t *testing.T) {
 		}
 		for _, dim := range access.AllDimensions() {
 			whole := w.Ceiling
-			if s.Subject != nil && s.Subject.HasScopes {
-				whole.Scopes = whole.Scopes.Meet(access.Exactly(s.Subject.Scopes...))
+			if s.Subject.Token() != nil && s.Subject.Token().HasScopes {
+				whole.Scopes = whole.Scopes.Meet(access.Exactly(s.Subject.Token().Scopes...))
 			}
-			if s.Subject != nil && s.Subject.Details != nil {
-				whole.Details = whole.Details.Meet(*s.Subject.Details)
+			if s.Subject.Token() != nil && s.Subject.Token().Details != nil {
+				whole.Details = whole.Details.Meet(*s.Subject.Token().Details)
 			}
 			if w.Defaults != nil {
 				whole.Scopes = whole.Scopes.Meet(*w.Defaults)
@@ -265,8 +268,8 @@ func TestLifetimeIsAlwaysTheLeast(t *testing.T) {
 		}
 		l := d.Lifetime
 		left := time.Duration(0)
-		if s.Subject != nil {
-			left = s.Subject.ExpiresAt.Sub(s.Now)
+		if s.Subject.Token() != nil {
+			left = s.Subject.Token().ExpiresAt.Sub(s.Now)
 		}
 		roleMax := w.MaxTTL
 		if roleMax == 0 {
@@ -347,7 +350,7 @@ func TestWhoIsAlwaysAskedInFull(t *testing.T) {
 		s := drawSituation(t, w)
 		bare := *w.Policy
 		bare.Subject, bare.Condition, bare.Bounded = nil, nil, nil
-		s.Subject, s.SubjectFault, s.Stopped, s.MountMaxTTL = nil, nil, nil, time.Hour
+		s.Subject, s.Stopped, s.MountMaxTTL = subject.Verdict{}, nil, time.Hour
 		got := bare.Decide(s, decision.Request{})
 
 		r, c := w.role, s.Caller
@@ -391,14 +394,16 @@ func TestConditionAlwaysSeesTheGrant(t *testing.T) {
 			return
 		}
 		v := see(s.Caller, without.Access, without.Lifetime.TTL, s.Now)
-		if s.Subject != nil {
-			v.claimedTeam, _ = s.Subject.Claims["team"].(string)
+		if s.Subject.Token() != nil {
+			v.claimedTeam, _ = s.Subject.Token().Claims["team"].(string)
 		}
 		must(t, with.Allowed() == c.met(v), "%s of %+v: %v", c.expr, v, with.Refusals)
 		must(t, with.Access.Equal(without.Access) && with.Lifetime == without.Lifetime, "a condition changes nothing else")
 		for _, r := range with.Refusals {
 			must(t, r.Code == fault.AccessDenied, "%v", r)
-			must(t, strings.Contains(r.Message, c.expr) || s.Caller.EntityID == "", "the refusal names the condition: %v", r)
+			must(t, !strings.Contains(r.Message, c.expr), "the refusal shows the condition: %v", r)
+			var unmet *condition.Failure
+			must(t, errors.As(r, &unmet) && unmet.Expr == c.expr || s.Caller.EntityID == "", "its cause does, for explain: %v", r.Cause)
 		}
 	})
 }
@@ -500,8 +505,8 @@ func TestGrantsAlwaysStayWithin(t *testing.T) {
 			return
 		}
 		l := life{issued: s.Now, granted: a.Granted, remote: s.Caller.RemoteAddr, lifetime: d.Lifetime}
-		if s.Subject != nil {
-			l.claims = s.Subject.Claims
+		if s.Subject.Token() != nil {
+			l.claims = s.Subject.Token().Claims
 		}
 		if !coin(t, 3, "endless") {
 			l.tokenEnds = s.Now.Add(time.Duration(rapid.IntRange(1, 7200).Draw(t, "token's life")) * time.Second)
@@ -544,7 +549,7 @@ func (l *life) hold(t *rapid.T, w world) {
 
 // renew is what a renewal does with the decision.
 func (l *life) renew(t *rapid.T, w world, s decision.Situation) {
-	s.Caller.RemoteAddr, s.Subject = netip.Addr{}, nil // a renewal says neither
+	s.Caller.RemoteAddr, s.Subject = netip.Addr{}, subject.Verdict{} // a renewal says neither
 	remote := ""
 	if l.remote.IsValid() {
 		remote = l.remote.String()

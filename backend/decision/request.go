@@ -60,11 +60,12 @@ func (q Request) asked(levels access.Levels) (a access.Access, named access.Dime
 // that the token on whose behalf they ask names as not its own.
 func (p *Policy) narrow(s Situation, q Request, d *Decision) {
 	ceiling := p.Ceiling
-	if s.Subject != nil && s.Subject.HasScopes {
-		ceiling.Scopes = ceiling.Scopes.Meet(access.Exactly(s.Subject.Scopes...))
+	token := s.Subject.Token()
+	if token != nil && token.HasScopes {
+		ceiling.Scopes = ceiling.Scopes.Meet(access.Exactly(token.Scopes...))
 	}
-	if s.Subject != nil && s.Subject.Details != nil {
-		ceiling.Details = ceiling.Details.Meet(*s.Subject.Details)
+	if token != nil && token.Details != nil {
+		ceiling.Details = ceiling.Details.Meet(*token.Details)
 	}
 	asked, named, bad := q.asked(p.Levels)
 	if len(bad) > 0 {

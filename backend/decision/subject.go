@@ -19,27 +19,30 @@ type SubjectTerms struct {
 }
 
 // checkSubject judges the subject token, whose signature and registered claims
-// were verified before; a failure there is the situation's SubjectFault.
+// were verified before.
 func (p *Policy) checkSubject(s Situation) []*fault.Error {
+	token := s.Subject.Token()
 	switch {
-	case s.SubjectFault != nil:
-		return []*fault.Error{s.SubjectFault}
-	case p.Subject == nil && s.Subject != nil:
+	case s.Subject.Refusal() != nil:
+		return []*fault.Error{s.Subject.Refusal()}
+	case p.Subject == nil && token != nil:
 		return []*fault.Error{fault.New(fault.InvalidRequest, "the role takes no subject_token: leave it out")}
 	case p.Subject == nil:
 		return nil
-	case s.Subject == nil:
+	case token != nil && token.KeyBound && !p.Forward:
+		return []*fault.Error{fault.New(fault.InvalidGrant, "the subject token is bound to a key (cnf), and nothing proves to the broker that the caller holds it: bring a token that is not bound, or let a role hand it on as it is (mode=forward)")}
+	case token == nil:
 		return []*fault.Error{fault.New(fault.InvalidRequest, "subject_token is missing: the role grants on a subject's behalf only (write it, a read has no body)")}
 	}
 	var reasons []*fault.Error
-	if missed := p.Subject.Claims.Check(s.Subject.Claims); len(missed) > 0 {
+	if missed := p.Subject.Claims.Check(token.Claims); len(missed) > 0 {
 		reasons = append(reasons, claimsFault(missed))
 	}
-	if weak := p.Subject.StepUp.Check(s.Subject, s.Now); weak != nil {
+	if weak := p.Subject.StepUp.Check(token, s.Now); weak != nil {
 		reasons = append(reasons, weak)
 	}
 	if p.Subject.SingleUse {
-		if _, _, err := s.Subject.ReplayKey(); err != nil {
+		if _, _, err := token.ReplayKey(); err != nil {
 			reasons = append(reasons, asFault(err))
 		}
 	}

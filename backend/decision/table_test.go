@@ -158,16 +158,16 @@ func (c *tableCase) situation(t *testing.T, w world) decision.Situation {
 	s := decision.Situation{Now: noon, Caller: caller, Stopped: stopped(c.Stopped), MountTTL: c.Mount.TTL.d(), MountMaxTTL: c.Mount.MaxTTL.d()}
 	s.Reserved = c.Provider.reserved(c.Provider.Signed, c.Provider.Since...)
 	if c.Token != nil {
-		s.Subject, s.SubjectFault = c.verify(t, c.Token, w.role.SubjectIssuers)
+		s.Subject = c.verify(t, c.Token, w.role.SubjectIssuers)
 	}
 	if w.Acts == decision.ActorEntity && caller.EntityID != "" {
-		s.Actor = subject.Entity("https://broker.test", caller.EntityID)
+		s.Actor = subject.Verified(subject.Entity("https://broker.test", caller.EntityID))
 	}
 	if c.Actor != nil {
 		s.ActorGiven = true
-		tok, refusal := c.verify(t, c.Actor, w.role.ActorIssuers)
+		verdict := c.verify(t, c.Actor, w.role.ActorIssuers)
 		if w.Acts == decision.ActorToken {
-			s.Actor, s.ActorFault = tok, refusal
+			s.Actor = verdict
 		}
 	}
 	return s
@@ -183,13 +183,13 @@ func stopped(why string) []*fault.Error {
 // verify signs a token of the case and verifies it as a creds request would: by the
 // keys of the one issuer that it claims to be from, among those that are trusted.
 // A role that trusts none is given all, so that the decision itself has to refuse.
-func (c *tableCase) verify(t *testing.T, b *tokenBlock, trusted []string) (*subject.Token, *fault.Error) {
+func (c *tableCase) verify(t *testing.T, b *tokenBlock, trusted []string) subject.Verdict {
 	t.Helper()
 	tok, err := c.verifyFrom(t, b, trusted)
 	if err != nil {
-		return nil, asFault(t, err)
+		return subject.Refused(asFault(t, err))
 	}
-	return tok, nil
+	return subject.Verified(tok)
 }
 
 func (c *tableCase) verifyFrom(t *testing.T, token *tokenBlock, trusted []string) (*subject.Token, error) {
@@ -331,8 +331,8 @@ func (c *tableCase) renew(t *testing.T, s decision.Situation, granted access.Acc
 	now := s.Now.Add(c.Renewal.After.d())
 	maxLease := s.Now.Add(lifetime.Max)
 	recorded := decision.Recorded{Access: granted, RemoteAddr: c.Caller.Address, TTL: maxLease.Sub(now)}
-	if s.Subject != nil {
-		recorded.Claims = s.Subject.Claims
+	if token := s.Subject.Token(); token != nil {
+		recorded.Claims = token.Claims
 	}
 	s = decision.Situation{Now: now, Caller: caller, Stopped: stopped(c.Renewal.Stopped), MountTTL: s.MountTTL, MountMaxTTL: s.MountMaxTTL, Reserved: s.Reserved}
 	reasons := w.CheckRenewal(s, recorded)

@@ -57,6 +57,9 @@ type Traits struct {
 	// Actors is true if an exchange can name an actor; ActsByDefault if it names
 	// the Vault entity where the role does not say who acts.
 	Actors, ActsByDefault bool
+	// SignsNames is true if what an exchange gives is signed by the broker itself and
+	// names the subject and the actor, for which the broker then vouches.
+	SignsNames bool
 	// Issuer is the iss of the provider's own tokens, "" if that is not known.
 	Issuer string
 	// NeedsEntity is true if Request.Identity must hold more than the entity's id,

@@ -64,6 +64,10 @@ type Token struct {
 	// outermost level counts.
 	MayAct, Actor map[string]any
 
+	// KeyBound says that the token is bound to a key, whatever that key's kind (cnf,
+	// RFC 7800 3): it is worth nothing without the proof that its bearer holds it.
+	KeyBound bool
+
 	// Claims are all claims, numbers as json.Number.
 	Claims map[string]any
 
@@ -117,6 +121,7 @@ func newToken(claims map[string]any) (*Token, *fault.Error) {
 	}
 	t.Scopes, t.OtherScopes, t.HasScopes = r.scopes()
 	t.Details = r.details()
+	_, t.KeyBound = claims["cnf"]
 	if r.err != nil {
 		return nil, r.err
 	}

@@ -111,6 +111,7 @@ func (p *Provider) Traits() provider.Traits {
 		Signed:        true,
 		Actors:        true,
 		ActsByDefault: true,
+		SignsNames:    true,
 		NeedsEntity:   p.settings.needsEntity(),
 		NeedsGroups:   p.settings.needsGroups(),
 		Proofs:        []provider.ProofKind{provider.ProofThumbprint},

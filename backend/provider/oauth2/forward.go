@@ -23,6 +23,10 @@ func (p *Provider) Forward(ctx context.Context, r provider.Request) (*provider.C
 	if err != nil || isOtherKind(claims) {
 		return nil, fault.New(fault.InvalidGrant, "the token is an ID or refresh token, which is good at no service: bring an access token")
 	}
+	bound, err := p.possession(r, claims)
+	if err != nil {
+		return nil, err
+	}
 	child := &provider.Child{
 		Token:         r.Subject.Token,
 		TokenType:     typeBearerToken,
@@ -31,8 +35,11 @@ func (p *Provider) Forward(ctx context.Context, r provider.Request) (*provider.C
 		Granted:       r.Access,
 		Confirmed:     access.Dimensions{access.DimScopes: true, access.DimAudiences: true},
 	}
+	if bound.jkt != "" {
+		child.TokenType = typeDPoPToken
+	}
 	if p.settings.Verify == verifyIntrospect {
-		if err := p.lookAt(ctx, child, r); err != nil {
+		if err := p.lookAt(ctx, child, r, bound); err != nil {
 			return nil, err
 		}
 	}
@@ -43,8 +50,31 @@ func (p *Provider) Forward(ctx context.Context, r provider.Request) (*provider.C
 	return child, nil
 }
 
+// possession has the caller prove to hold the key that the token is bound to, if it is
+// bound to one (RFC 9449 7): whoever merely found the token is not helped along, and
+// cannot end it by giving up its lease. It returns what the token is bound to.
+func (p *Provider) possession(r provider.Request, claims map[string]json.RawMessage) (confirmation, error) {
+	if claims["cnf"] == nil {
+		return confirmation{}, nil
+	}
+	bound, err := parseConfirmation(claims["cnf"])
+	if err != nil || bound != (confirmation{jkt: bound.jkt}) || bound.jkt == "" || !p.settings.DPoP {
+		return confirmation{}, errNoProof
+	}
+	proof, err := p.proofOf(r)
+	if err != nil {
+		return confirmation{}, err
+	}
+	if proof.thumbprint != bound.jkt {
+		return confirmation{}, fault.New(fault.InvalidGrant, "the token is bound to another key (cnf.jkt) than that of the dpop_proof: make the proof with the token's own key")
+	}
+	return bound, nil
+}
+
+var errNoProof = fault.New(fault.InvalidGrant, "the token is bound to a key (cnf), and a caller can prove to hold it only if that is a DPoP key (cnf.jkt) and an operator has written dpop=true on the provider: bring a token that is not bound")
+
 // lookAt introspects a token that is to be forwarded, and notes what that says.
-func (p *Provider) lookAt(ctx context.Context, child *provider.Child, r provider.Request) error {
+func (p *Provider) lookAt(ctx context.Context, child *provider.Child, r provider.Request, bound confirmation) error {
 	got, err := p.introspect(ctx, p.at.Introspection, child.Token.Reveal(), hintAccess)
 	if err != nil {
 		return err
@@ -54,6 +84,9 @@ func (p *Provider) lookAt(ctx context.Context, child *provider.Child, r provider
 	}
 	if sub, err := stringMember(got.facts.members["sub"]); err != nil || (sub != "" && sub != r.Subject.ID) {
 		return violation("%s", errOtherSubject)
+	}
+	if got.facts.bound != (confirmation{}) && got.facts.bound != bound {
+		return errNoProof // the server knows of a key that the token does not name
 	}
 	if err := p.shortenEnd(child, got.facts); err != nil {
 		return violation("%s", err)

@@ -119,3 +119,62 @@ func TestOnlyAccessTokensAreForwarded(t *testing.T) {
 	_, err := f.Forward(context.Background(), provider.Request{})
 	requireCode(t, err, fault.InvalidRequest, "subject_token")
 }
+
+// keyID is the key's thumbprint, as in cnf.jkt.
+func keyID(t *testing.T, key *clientKey) string {
+	t.Helper()
+	proof, err := key.prove("https://as.test/token", "", time.Now())
+	require.NoError(t, err)
+	return proof.thumbprint
+}
+
+// A token that is bound to a key is handed on to whoever proves to hold that key, and
+// to nobody else.
+func TestABoundTokenIsForwardedWithItsProof(t *testing.T) {
+	key, other := agentKey(t), agentKey(t)
+	id := keyID(t, key)
+	jkt := map[string]any{"jkt": id}
+	for name, test := range map[string]struct {
+		fields with
+		cnf    any
+		says   string // of introspection
+		proof  func(f *fixture) string
+		words  string // "" if it is forwarded
+	}{
+		"with its proof":               {with{"dpop": true}, jkt, "", func(f *fixture) string { return f.proof(key, "") }, ""},
+		"looked at":                    {with{"dpop": true, "verify": "introspect"}, jkt, `{"jkt":"` + id + `"}`, func(f *fixture) string { return f.proof(key, "") }, ""},
+		"with another key's":           {with{"dpop": true}, jkt, "", func(f *fixture) string { return f.proof(other, "") }, "another key"},
+		"without":                      {with{"dpop": true}, jkt, "", nil, "dpop_proof is missing"},
+		"where no proof can be given":  {with{}, jkt, "", nil, "dpop=true"},
+		"to a certificate":             {with{"dpop": true}, map[string]any{"x5t#S256": "x"}, "", nil, "bring a token that is not bound"},
+		"to a certificate as well":     {with{"dpop": true}, map[string]any{"jkt": id, "x5t#S256": "x"}, "", func(f *fixture) string { return f.proof(key, "") }, "bring a token that is not bound"},
+		"to what nobody knows":         {with{"dpop": true}, map[string]any{"jkt": id, "kid": "k"}, "", func(f *fixture) string { return f.proof(key, "") }, "bring a token that is not bound"},
+		"to nothing that can be told":  {with{"dpop": true}, nil, "", nil, "bring a token that is not bound"},
+		"as only the server tells":     {with{"dpop": true, "verify": "introspect"}, false, `{"jkt":"` + id + `"}`, nil, "bring a token that is not bound"},
+		"otherwise than the server is": {with{"dpop": true, "verify": "introspect"}, jkt, `{"jkt":"x"}`, func(f *fixture) string { return f.proof(key, "") }, "bring a token that is not bound"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, providertest.Options{}, test.fields)
+			claims := map[string]any{"cnf": test.cnf}
+			if test.cnf == false {
+				claims = nil
+			}
+			r := f.forwarding(issuedTo(testClient), claims)
+			if test.says != "" {
+				f.server.Break(providertest.EndpointIntrospect, providertest.Answer(200, "application/json", `{"active":true,"scope":"read","cnf":`+test.says+`}`))
+			}
+			if test.proof != nil {
+				r.Proofs = map[provider.ProofKind]secret.Text{provider.ProofDPoP: secret.New(test.proof(f))}
+			}
+			child, err := f.Forward(context.Background(), r)
+			if test.words == "" {
+				require.NoError(t, err)
+				require.Equal(t, "DPoP", child.TokenType)
+				return
+			}
+			require.ErrorContains(t, err, test.words)
+			require.Less(t, fault.CodeOf(err).Status(), 500, "it is the caller's to mend")
+			require.Nil(t, child)
+		})
+	}
+}
