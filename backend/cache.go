@@ -1,6 +1,10 @@
 package backend
 
-import "sync"
+import (
+	"maps"
+	"slices"
+	"sync"
+)
 
 // cache keeps what was read from storage and compiled. A value whose loading
 // overlapped a drop is used by its loader and not kept, so that a write is never
@@ -32,6 +36,13 @@ func (c *cache[T]) get(key string, load func() (T, error)) (T, error) {
 		c.items[key] = value
 	}
 	return value, nil
+}
+
+// values are all that are kept.
+func (c *cache[T]) values() []T {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.items))
 }
 
 func (c *cache[T]) drop(key string) {

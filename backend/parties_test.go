@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
 
@@ -152,4 +153,17 @@ func TestVaultIsNotAskedAboutOrdinarySubjects(t *testing.T) {
 	require.Zero(t, ask("user-2"))
 	m.clock.advance(strangerFor)
 	require.Equal(t, 2, ask("user-2"), "who calls, and who is meant")
+}
+
+// An issuer's keys that are in use are fetched anew about once an hour, whether or not
+// anybody asks.
+func TestThePeriodicCallKeepsKeysFresh(t *testing.T) {
+	m := withSubject(t)
+	_, err := m.creds(map[string]any{"subject_token": m.subjectToken("one", nil)})
+	require.NoError(t, err)
+	fetched := func() int { return m.server.Counts().Requests[providertest.EndpointJWKS] }
+	before := fetched()
+	m.clock.advance(jwks.StaleAfter)
+	require.NoError(t, m.periodic())
+	require.Eventually(t, func() bool { return fetched() == before+1 }, promptly, time.Millisecond)
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
-	"golang.org/x/sync/singleflight"
 )
 
 // The bounds that hold for every Set.
@@ -32,7 +31,8 @@ const (
 	RefreshEvery = time.Minute
 	// RetryAfterFailure is the same while no keys are known at all.
 	RetryAfterFailure = 5 * time.Second
-	// StaleAfter is when keys are fetched again although they still serve.
+	// StaleAfter is when keys are fetched again although they still serve: nobody
+	// waits for that.
 	StaleAfter = time.Hour
 	// DeadAfter is when keys are no longer trusted, because for that long the
 	// issuer could not be asked whether it has withdrawn them.
@@ -57,13 +57,13 @@ var (
 type Set struct {
 	fetch func(context.Context) ([]byte, error)
 	now   func() time.Time
-	group singleflight.Group
 
 	mu        sync.Mutex // guards what follows; never held across a fetch
 	keys      []key
-	fetched   time.Time // when keys was had; zero before the first success
-	attempted time.Time // when a fetch last ended
-	lastErr   error     // of the last fetch; nil after a success
+	flight    chan struct{} // the fetch under way, closed when it has ended; nil if none is
+	fetched   time.Time     // when keys was had; zero before the first success
+	attempted time.Time     // when a fetch last ended
+	lastErr   error         // of the last fetch; nil after a success
 }
 
 // New makes a Set whose document fetch returns: a JSON Web Key Set or PEM public
@@ -113,28 +113,50 @@ func (s *Set) Verify(ctx context.Context, compact string, allowed []jwa.Signatur
 	return t.payload, t.header, nil
 }
 
-// current returns the keys, fetched first if there are none or they are stale.
-// fresh says that they were fetched just now.
+// current returns the keys, fetched first if there are none that are trusted. Stale
+// ones serve while they are fetched anew: an issuer that hangs must not hold up tokens
+// whose keys it has published before.
 func (s *Set) current(ctx context.Context) (keys []key, fresh bool, err error) {
 	if s.fetch == nil {
 		return s.keys, false, nil
 	}
-	s.mu.Lock()
-	keys, age, known := s.keys, s.now().Sub(s.fetched), !s.fetched.IsZero()
-	s.mu.Unlock()
-	if known && age < StaleAfter {
+	s.KeepFresh(ctx)
+	if keys, trusted := s.trusted(); trusted {
 		return keys, false, nil
 	}
 	fetchErr := s.refresh(ctx)
+	keys, trusted := s.trusted()
+	if trusted {
+		return keys, fetchErr == nil, nil
+	}
+	if fetchErr == nil || errors.Is(fetchErr, errTooSoon) {
+		fetchErr = s.lastError()
+	}
+	return nil, false, unavailable(fetchErr)
+}
+
+// KeepFresh begins to fetch stale keys, for which nobody waits: at most one fetch is
+// under way, and it is bounded. Called about once a minute, it keeps the keys of an
+// issuer that answers from being much older than StaleAfter, asked for or not.
+func (s *Set) KeepFresh(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fetched.IsZero() || s.now().Sub(s.fetched) >= DeadAfter {
-		if fetchErr == nil || errors.Is(fetchErr, errTooSoon) {
-			fetchErr = s.lastErr
-		}
-		return nil, false, unavailable(fetchErr)
+	if s.fetch != nil && !s.fetched.IsZero() && s.now().Sub(s.fetched) >= StaleAfter {
+		s.beginLocked(ctx)
 	}
-	return s.keys, fetchErr == nil, nil
+}
+
+// trusted returns the keys, and whether they may still serve.
+func (s *Set) trusted() ([]key, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys, !s.fetched.IsZero() && s.now().Sub(s.fetched) < DeadAfter
+}
+
+func (s *Set) lastError() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastErr
 }
 
 // renewed returns the keys after a fetch, if the bound allows one. If the last
@@ -156,37 +178,41 @@ var errTooSoon = errors.New("the keys were fetched a moment ago")
 // refresh fetches the keys unless that was done too recently. Concurrent callers
 // share one fetch; it outlives a caller who gives up.
 func (s *Set) refresh(ctx context.Context) error {
-	if s.tooSoon() {
+	s.mu.Lock()
+	flight := s.beginLocked(ctx)
+	s.mu.Unlock()
+	if flight == nil {
 		return errTooSoon
 	}
-	done := s.group.DoChan("", func() (any, error) {
-		if s.tooSoon() { // a caller who came late for the previous flight
-			return nil, errTooSoon
-		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
-		defer cancel()
-		return nil, s.load(ctx)
-	})
 	select {
-	case r := <-done:
-		return r.Err
+	case <-flight:
+		return s.lastError()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (s *Set) tooSoon() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// beginLocked returns the fetch under way, which it begins if none is; nil if the last
+// one ended too recently. The caller holds mu.
+func (s *Set) beginLocked(ctx context.Context) <-chan struct{} {
 	wait := RefreshEvery
 	if s.fetched.IsZero() {
 		wait = RetryAfterFailure
 	}
-	return !s.attempted.IsZero() && s.now().Sub(s.attempted) < wait
+	if s.flight != nil || (!s.attempted.IsZero() && s.now().Sub(s.attempted) < wait) {
+		return s.flight
+	}
+	s.flight = make(chan struct{})
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+		defer cancel()
+		s.load(ctx)
+	}()
+	return s.flight
 }
 
 // load fetches and parses once; what it cannot use leaves the old keys standing.
-func (s *Set) load(ctx context.Context) error {
+func (s *Set) load(ctx context.Context) {
 	document, err := s.fetch(ctx)
 	var keys []key
 	if err == nil {
@@ -198,7 +224,8 @@ func (s *Set) load(ctx context.Context) error {
 	if err == nil {
 		s.keys, s.fetched = keys, s.attempted
 	}
-	return err
+	close(s.flight)
+	s.flight = nil
 }
 
 func unavailable(cause error) error {

@@ -93,7 +93,81 @@ func TestKeysAreFetchedOnceAndRenewed(t *testing.T) {
 
 	i.pass(StaleAfter)
 	require.NoError(t, verify(rotated))
+	s.land()
 	require.Equal(t, 3, i.count())
+}
+
+// land waits for the fetch under way.
+func (s *Set) land() {
+	s.mu.Lock()
+	flight := s.flight
+	s.mu.Unlock()
+	if flight != nil {
+		<-flight
+	}
+}
+
+// Keys that are older than an hour serve on while they are fetched anew, however long
+// that takes, and are fetched once at a time.
+func TestNobodyWaitsForKeysThatAreStillTrusted(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "old"})))
+	s := New(i.fetch, i.clock)
+	old, rotated := sign(t, jwa.ES256, p256(), m{"kid": "old"}), sign(t, jwa.ES384, p384(), m{"kid": "new"})
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	verify := func(token string) error {
+		_, _, err := s.Verify(ctx, token, everything)
+		return err
+	}
+	require.NoError(t, verify(old))
+	i.block = make(chan struct{})
+	i.set(document(t, public(t, p384(), m{"kid": "new"})), nil)
+	for _, age := range []time.Duration{StaleAfter, RefreshEvery, DeadAfter - StaleAfter - RefreshEvery - 1} {
+		i.pass(age)
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				if err := verify(old); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	require.LessOrEqual(t, i.count(), 2, "one fetch at a time")
+	i.pass(1)
+	dead, hangUp := context.WithCancel(ctx)
+	hangUp()
+	_, _, err := s.Verify(dead, old, everything)
+	require.ErrorIs(t, err, context.Canceled, "after a day they are trusted no more, and there is something to wait for")
+	close(i.block)
+	require.NoError(t, verify(rotated))
+	require.ErrorIs(t, verify(old), ErrUnknownKey)
+	require.Equal(t, 2, i.count())
+}
+
+// What nobody asks for is kept fresh too, so that a withdrawn key is not good once more.
+func TestKeysAreKeptFresh(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "a"})))
+	s := New(i.fetch, i.clock)
+	s.KeepFresh(context.Background())
+	s.land()
+	require.Zero(t, i.count(), "nobody has asked for any yet")
+	token := sign(t, jwa.ES256, p256(), m{"kid": "a"})
+	_, _, err := s.Verify(context.Background(), token, everything)
+	require.NoError(t, err)
+	i.set(document(t, public(t, p384(), m{"kid": "b"})), nil)
+	for range 3 {
+		s.KeepFresh(context.Background())
+		s.land()
+		i.pass(StaleAfter / 2)
+	}
+	require.Equal(t, 2, i.count())
+	_, _, err = s.Verify(context.Background(), token, everything)
+	require.ErrorIs(t, err, ErrUnknownKey, "it was withdrawn")
+	static, err := Static(document(t, public(t, p256(), m{"kid": "a"})))
+	require.NoError(t, err)
+	static.KeepFresh(context.Background())
 }
 
 func TestAFloodOfUnknownKeysCostsOneFetchAMinute(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 // keys, and its errors wrap jwks.ErrInvalid if the token is at fault.
 type keySet interface {
 	Verify(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm) ([]byte, jwks.Header, error)
+	KeepFresh(ctx context.Context)
 }
 
 // Issuer verifies tokens of one trusted issuer. It is immutable but for its
@@ -63,6 +64,11 @@ func (i *Issuer) Name() string { return i.cfg.Name }
 
 // URL is what the iss of this issuer's tokens equals, or "" if nothing binds it.
 func (i *Issuer) URL() string { return i.cfg.IssuerURL() }
+
+// KeepFresh begins to fetch keys that have become stale, and waits for nothing. Called
+// about once a minute, it keeps a key that the issuer has withdrawn from being good for
+// much longer than jwks.StaleAfter.
+func (i *Issuer) KeepFresh(ctx context.Context) { i.keys.KeepFresh(ctx) }
 
 // PickIssuer finds among the issuers that a role trusts the one that the token
 // claims to be from, without verifying anything yet: only that issuer's keys may
