@@ -62,22 +62,28 @@ func (b *broker) checkInput(req *logical.Request) error {
 			return fault.New(fault.InvalidRequest, "%s: %s", name, err)
 		}
 		req.Data[name] = decoded
-		if !converts(path, name, decoded) {
+		converted, ok := convert(path, name, decoded)
+		if !ok {
 			return fault.New(fault.InvalidRequest, "%s: not a valid %s", name, schema.Type)
+		}
+		// Once more: one string may be a list, with commas between its elements.
+		if list, ok := converted.([]string); ok && len(list) > maxElements {
+			return fault.New(fault.InvalidRequest, "%s: more than %d elements", name, maxElements)
 		}
 	}
 	return nil
 }
 
-// converts reports whether the framework can make the field's type of the value.
-// Its own error is dropped: it can hold the value, which may be a secret.
-func converts(path *framework.Path, name string, value any) bool {
+// convert is what the framework makes of the value, if it can make the field's type of
+// it. Its own error is dropped: it can hold the value, which may be a secret.
+func convert(path *framework.Path, name string, value any) (converted any, ok bool) {
 	data := framework.FieldData{Raw: map[string]any{name: value}, Schema: path.Fields}
 	if data.Validate() != nil {
-		return false
+		return nil, false
 	}
-	number, isFloat := data.Get(name).(float64)
-	return !isFloat || !math.IsNaN(number) && !math.IsInf(number, 0)
+	converted = data.Get(name)
+	number, isFloat := converted.(float64)
+	return converted, !isFloat || !math.IsNaN(number) && !math.IsInf(number, 0)
 }
 
 func checkSize(value any, depth int) error {

@@ -194,6 +194,9 @@ func oversized(ft framework.FieldType) []any {
 	if ft == framework.TypeSlice || ft == framework.TypeMap {
 		values = append(values, "["+strings.Repeat("[", 10000), strings.Repeat(`{"a":`, 10000), "["+strings.TrimSuffix(strings.Repeat(`{},`, maxElements+1), ",")+"]")
 	}
+	if ft == framework.TypeCommaStringSlice {
+		values = append(values, strings.Repeat("a,", maxElements)+"a", "["+strings.Repeat(`"a",`, maxElements)+`"a"]`)
+	}
 	return values
 }
 

@@ -36,9 +36,8 @@ const (
 	MaxLength = 4096
 	// MaxCost is in CEL's cost units, of which one is about one step or ten
 	// characters looked at. It allows a loop over some thousand groups, and is
-	// used up within some tens of milliseconds. A single call is charged when it
-	// has returned, so sets.contains over two lists takes what it takes: the
-	// product of their lengths.
+	// used up within some tens of milliseconds. No single call costs more than that
+	// (guard.go), so an evaluation costs at most twice as much.
 	MaxCost = 50_000
 	// maxDepth is how deep an expression may nest.
 	maxDepth = 64
@@ -111,7 +110,7 @@ func Compile(expr string) (*Program, error) {
 }
 
 func plan(env *cel.Env, checked *cel.Ast, expr string) (*Program, error) {
-	counted, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(accounting{}), cel.CostLimit(MaxCost))
+	counted, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), guardedMatches(), cel.CostTracking(accounting{}), cel.CostLimit(MaxCost))
 	if err != nil {
 		return nil, fmt.Errorf("condition: %w", err)
 	}
@@ -122,7 +121,7 @@ func plan(env *cel.Env, checked *cel.Ast, expr string) (*Program, error) {
 		unmet:   &Failure{Expr: expr, Cause: ErrFalse},
 	}
 	if cheap(env, checked) {
-		p.plain, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize))
+		p.plain, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize), guardedMatches())
 		if err != nil {
 			return nil, fmt.Errorf("condition: %w", err)
 		}

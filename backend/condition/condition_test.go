@@ -215,6 +215,65 @@ func TestCostIsBounded(t *testing.T) {
 	}
 }
 
+// A single call is judged before it runs: what it costs is not found out by paying.
+func TestNoCallBeginsThatCostsTooMuch(t *testing.T) {
+	in := sample()
+	in.Request.Scopes, in.Identity.Groups = nil, nil
+	for i := range 20_000 {
+		in.Identity.Groups = append(in.Identity.Groups, fmt.Sprintf("group-%05d", i))
+	}
+	for i := range 10_000 {
+		in.Request.Scopes = append(in.Request.Scopes, fmt.Sprintf("scope-%05d", i))
+	}
+	deep := map[string]any{}
+	for i := range 300 {
+		deep[fmt.Sprint(i)] = []any{"x", "y"}
+	}
+	var many []any
+	for range 200 {
+		many = append(many, deep)
+	}
+	in.Subject.Claims["deep"] = many
+	in.Subject.Claims["text"] = strings.Repeat("ab", 32_000)
+	in.Subject.Claims["part"] = strings.Repeat("ab", 16_000) + "c"
+	pattern := strings.Repeat("(a|ab|b)*", 400) + "c"
+	for _, expr := range []string{
+		`sets.contains(identity.groups, request.scopes) || true`,
+		`sets.contains(identity.groups, identity.groups)`,
+		`sets.intersects(identity.groups, request.scopes)`,
+		`sets.equivalent(identity.groups, identity.groups)`,
+		`sets.contains(identity.groups + request.scopes, request.scopes)`,
+		`sets.contains(subject.claims.deep, subject.claims.deep)`,
+		`string(subject.claims.text).indexOf(string(subject.claims.part)) >= 0`,
+		`string(subject.claims.text).indexOf(string(subject.claims.part), 1) >= 0`,
+		`string(subject.claims.text).lastIndexOf(string(subject.claims.part)) >= 0`,
+		`string(subject.claims.text).lastIndexOf(string(subject.claims.part), 40000) >= 0`,
+		`string(subject.claims.text).matches("` + pattern + `")`,
+		`matches(string(subject.claims.text), "` + pattern + `")`,
+		`[1, 2, 3].all(i, sets.contains(identity.groups, request.scopes) || true)`,
+	} {
+		p := compile(t, expr)
+		began := time.Now()
+		err := p.Eval(in)
+		require.ErrorContains(t, errors.Unwrap(err), "cost limit", expr)
+		// A millisecond or so; the margin is for a busy machine, and sets.contains over
+		// these takes half a minute.
+		require.Less(t, time.Since(began), 5*time.Second, expr)
+	}
+	usual := sample()
+	for range usualItems - 3 {
+		usual.Request.Scopes = append(usual.Request.Scopes, strings.Repeat("s", usualString))
+	}
+	usual.Identity.Groups = usual.Request.Scopes
+	for _, expr := range []string{
+		`sets.contains(identity.groups, request.scopes)`,
+		`sets.equivalent(identity.groups, request.scopes)`,
+		`request.scopes.exists(s, s.matches("^(s|t|u|v|w|x|y|z)+$") && s.indexOf("ss") == 0)`,
+	} {
+		require.NoError(t, compile(t, expr).Eval(usual), expr)
+	}
+}
+
 // One loop over many groups is not yet expensive.
 func TestLargeInputsAreServed(t *testing.T) {
 	in := sample()

@@ -21,7 +21,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cel.NewEnv(
+	env, err := cel.NewEnv(
 		cel.CustomTypeProvider(provider{registry}),
 		cel.CustomTypeAdapter(adapter{registry}),
 		cel.Variable(varIdentity, types.NewObjectType(typeIdentity)),
@@ -40,6 +40,10 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 		ext.Strings(ext.StringsVersion(5)),
 		ext.Sets(),
 	)
+	if err != nil {
+		return nil, err
+	}
+	return guard(env)
 })
 
 // The objects' types, by the names that type errors show.

@@ -133,6 +133,7 @@ func TestNobodyWaitsForKeysThatAreStillTrusted(t *testing.T) {
 			})
 		}
 		all.Wait()
+		require.NoError(t, ctx.Err(), "nobody waited")
 	}
 	require.LessOrEqual(t, i.count(), 2, "one fetch at a time")
 	i.pass(1)
