@@ -63,7 +63,10 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	}
 	s := b.situation(caller)
 	moment := b.freezer.moment()
-	frozen, err := b.freezer.check(ctx, holderOf(caller.EntityID), role.name, p.ref)
+	if err := b.parties(ctx, role, p, a, &s); err != nil {
+		return nil, err
+	}
+	frozen, err := b.freezer.check(ctx, holderOf(caller.EntityID), role.name, p.ref, issuerOf(s.Subject.Token()), issuerOf(s.Actor.Token()))
 	if err != nil {
 		return nil, err
 	}
@@ -73,9 +76,6 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 		return nil, err
 	}
 	s.Reserved = kept.of(p.traits)
-	if err := b.parties(ctx, role, p, a, &s); err != nil {
-		return nil, err
-	}
 	return &decided{
 		Decision: role.policy.Decide(s, a.request), role: role, provider: p, ask: a, caller: caller,
 		subject: s.Subject.Token(), actor: s.Actor.Token(), unfrozenAt: moment,
@@ -128,6 +128,15 @@ func stopped(p *openProvider, role *compiledRole) []*fault.Error {
 		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it", p.ref, role.name))
 	}
 	return reasons
+}
+
+// issuerOf is the name of the issuer that vouched for a token; "" for none, and for an
+// entity.
+func issuerOf(t *subject.Token) string {
+	if t == nil {
+		return ""
+	}
+	return t.IssuerName
 }
 
 // holderOf is the ledger's word for an entity's id, entityOf the way back.

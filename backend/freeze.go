@@ -36,6 +36,7 @@ const (
 	kindEntity   = "entity"
 	kindRole     = "role"
 	kindProvider = "provider"
+	kindIssuer   = "issuer"
 )
 
 // freeze says since when something is frozen and by whom.
@@ -431,14 +432,14 @@ func (f *freezer) moment() uint64 {
 
 // checkSince is check, and also returns what was frozen since the moment and has
 // been thawed again.
-func (f *freezer) checkSince(ctx context.Context, moment uint64, holder, role, provider string) ([]*fault.Error, error) {
-	reasons, err := f.check(ctx, holder, role, provider)
+func (f *freezer) checkSince(ctx context.Context, moment uint64, holder, role, provider string, issuers ...string) ([]*fault.Error, error) {
+	reasons, err := f.check(ctx, holder, role, provider, issuers...)
 	if err != nil || len(reasons) > 0 {
 		return reasons, err
 	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	for _, what := range freezable(holder, role, provider) {
+	for _, what := range freezable(holder, role, provider, issuers) {
 		if f.last[what.key()].count > moment {
 			reasons = append(reasons, fault.New(fault.AccessDenied, "the %s was frozen meanwhile: try again", what.kind))
 		}
@@ -446,9 +447,10 @@ func (f *freezer) checkSince(ctx context.Context, moment uint64, holder, role, p
 	return reasons, nil
 }
 
-// check returns what of a grant's is frozen.
-func (f *freezer) check(ctx context.Context, holder, role, provider string) ([]*fault.Error, error) {
-	frozen, err := f.anyOf(ctx, freezable(holder, role, provider))
+// check returns what of a grant's is frozen. The issuers are those of the tokens that it
+// rests on, by their names; "" is none.
+func (f *freezer) check(ctx context.Context, holder, role, provider string, issuers ...string) ([]*fault.Error, error) {
+	frozen, err := f.anyOf(ctx, freezable(holder, role, provider, issuers))
 	if err != nil {
 		return nil, err
 	}
@@ -465,8 +467,14 @@ type thing struct{ kind, name string }
 func (t thing) key() string { return t.kind + "/" + t.name }
 
 // freezable is all that a freeze of which stops a grant.
-func freezable(holder, role, provider string) []thing {
-	return []thing{{kindEntity, holder}, {kindRole, role}, {kindProvider, provider}}
+func freezable(holder, role, provider string, issuers []string) []thing {
+	things := []thing{{kindEntity, holder}, {kindRole, role}, {kindProvider, provider}}
+	for i, issuer := range issuers {
+		if issuer != "" && !slices.Contains(issuers[:i], issuer) {
+			things = append(things, thing{kindIssuer, issuer})
+		}
+	}
+	return things
 }
 
 // list returns at most limit names in order, those that come after one, and when

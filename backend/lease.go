@@ -149,6 +149,12 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 	if err := b.notWithdrawn(ctx, g); err != nil {
 		return err
 	}
+	if err := b.sameIssuer(ctx, "subject", g.SubjectIssuer, g.SubjectIssuerPrint); err != nil {
+		return err
+	}
+	if err := b.sameIssuer(ctx, "actor", g.ActorIssuer, g.ActorIssuerPrint); err != nil {
+		return err
+	}
 	caller, err := b.caller(ask{entityID: entityOf(g.Holder)}, role.judgedBy())
 	if err != nil {
 		return err
@@ -161,7 +167,7 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 		Access: granted, RemoteAddr: g.Facts.RemoteAddr, Claims: g.Facts.SubjectClaims, TTL: ttl,
 	}
 	s := b.situation(caller)
-	if s.Stopped, err = b.freezer.check(ctx, g.Holder, g.Role, g.Provider); err != nil {
+	if s.Stopped, err = b.freezer.check(ctx, g.Holder, g.Role, g.Provider, g.SubjectIssuer, g.ActorIssuer); err != nil {
 		return err
 	}
 	if err := b.reserveFor(ctx, g.Provider, &s); err != nil {
@@ -169,6 +175,25 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 	}
 	if reasons := role.policy.CheckRenewal(s, recorded); len(reasons) > 0 {
 		return reasons[0]
+	}
+	return nil
+}
+
+// sameIssuer refuses the renewal of what rests on the tokens of an issuer that is gone, or
+// whose name is another's by now. A grant of an earlier build has no fingerprint: for
+// that the name must do.
+func (b *broker) sameIssuer(ctx context.Context, of, name, fingerprint string) error {
+	if name == "" {
+		return nil
+	}
+	i, err := b.issuer(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case i == nil:
+		return fault.New(fault.AccessDenied, "the issuer %q of this grant's %s does not exist any more: read creds again", name, of)
+	case fingerprint != "" && i.Fingerprint() != fingerprint:
+		return fault.New(fault.AccessDenied, "the issuer %q of this grant's %s is another one now, or its keys come from elsewhere: read creds again", name, of)
 	}
 	return nil
 }

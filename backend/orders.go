@@ -19,7 +19,7 @@ import (
 // sweep goes on with it.
 const orderPrefix = "kill/"
 
-// order is a kill of every grant of an entity, a role or a provider that was
+// order is a kill of every grant of an entity, a role, a provider or an issuer that was
 // issued up to a moment; what is issued later, after a thaw say, is not meant.
 type order struct {
 	Kind  string    `json:"kind"`
@@ -40,6 +40,8 @@ func (o order) matches(s *grantSummary) bool {
 		return s.Holder == o.Name
 	case kindRole:
 		return s.Role == o.Name
+	case kindIssuer:
+		return s.SubjectIssuer == o.Name || s.ActorIssuer == o.Name
 	default:
 		return s.Provider == o.Name
 	}
@@ -135,7 +137,9 @@ func (b *broker) execute(ctx context.Context, id string, o order) *killRun {
 }
 
 // chosen finds the grants of an order. Those of one holder are found at once;
-// those of a role or a provider once the ledger knows who has any.
+// those of a role or a provider once the ledger knows who has any. Which issuers a grant
+// rests on its record alone tells: memory would grow with issuers and holders, for what
+// is asked once in a blue moon. So all records are read, one after the other.
 func (b *broker) chosen(o order) source {
 	walk := walk{ledger: b.ledger, matches: func(s *grantSummary) string {
 		if o.matches(s) {
@@ -146,6 +150,11 @@ func (b *broker) chosen(o order) source {
 	if o.Kind == kindEntity {
 		walk.holders = func(context.Context) ([]string, error) { return []string{o.Name}, nil }
 		walk.concerns = func(grant.Count) bool { return true }
+		return walk.feed
+	}
+	if o.Kind == kindIssuer {
+		walk.concerns = func(grant.Count) bool { return false } // how many there are nobody knows
+		walk.holders = b.ledger.Holders
 		return walk.feed
 	}
 	walk.concerns = func(c grant.Count) bool {

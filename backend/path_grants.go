@@ -183,7 +183,7 @@ func showGrant(g *grant.Grant) map[string]any {
 		"issued_at": stamp(g.IssuedAt), "lease_ends": stamp(g.LeaseEnds),
 		"revocation": string(g.Class), "self_contained": g.SelfContained, "pending": g.Doom != nil && !g.Handle.Empty(),
 	}
-	for name, value := range map[string]string{"role": g.Role, "subject": g.Subject, "subject_issuer": g.SubjectIssuer, "actor": g.Actor, "remote_addr": g.Facts.RemoteAddr} {
+	for name, value := range map[string]string{"role": g.Role, "subject": g.Subject, "subject_issuer": g.SubjectIssuer, "actor": g.Actor, "actor_issuer": g.ActorIssuer, "remote_addr": g.Facts.RemoteAddr} {
 		if value != "" {
 			data[name] = value
 		}
@@ -216,6 +216,7 @@ func grantResponse() map[string]*framework.FieldSchema {
 		"subject":        {Type: text, Description: "On whose behalf, if on somebody's."},
 		"subject_issuer": {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},
 		"actor":          {Type: text, Description: "Who acts, if an actor token said so."},
+		"actor_issuer":   {Type: text, Description: "The issuer that vouched for the actor, by the name it has in issuers; absent for the entity."},
 		"remote_addr":    {Type: text, Description: "From where it was asked for."},
 		"granted":        {Type: framework.TypeStringSlice, Description: "What was granted, flat."},
 		"issued_at":      {Type: when, Description: "When it was issued."},

@@ -155,7 +155,7 @@ func (b *broker) isHeld(ctx context.Context, jti any) (bool, error) {
 	if !known || s.Doomed || s.Withheld || b.orders.has(id) || !b.now().Before(s.LeaseEnds) {
 		return false, nil
 	}
-	frozen, err := b.freezer.check(ctx, s.Holder, s.Role, s.Provider)
+	frozen, err := b.freezer.check(ctx, s.Holder, s.Role, s.Provider, s.SubjectIssuer, s.ActorIssuer)
 	if err != nil || len(frozen) > 0 {
 		return false, err
 	}

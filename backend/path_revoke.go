@@ -24,7 +24,8 @@ pending those whose revocation has not succeeded yet and is being retried,
 expiry_only those that nothing can kill; residual_exposure_seconds is for how long
 one of them may still be accepted somewhere. With freeze=true nothing new is
 granted from now on, a mint in flight included; freeze=false thaws and kills
-nothing; without it, freezing stays as it is. A large kill goes on after the
+nothing; without it, freezing stays as it is. What is killed by an issuer's name are
+the grants for which a subject or actor token of the issuer was brought. A large kill goes on after the
 answer: ask again, or list the grants, to see how far it is.
 `
 
@@ -48,6 +49,7 @@ func (b *broker) pathRevoke() []*framework.Path {
 		revokePath("revoke/grant/"+framework.GenericNameRegex("grant_id")+"$", "grant", "one grant", field("grant_id", "The grant's id."), b.revokeOne),
 		many(kindEntity, framework.GenericNameRegex("entity_id"), "all grants of an entity", field("entity_id", "The holder: an entity's id, or none."), byName("entity_id")),
 		many(kindRole, framework.GenericNameRegex("name"), "all grants of a role", field("name", "Name of the role."), byName("name")),
+		many(kindIssuer, framework.GenericNameRegex("name"), "all grants that rest on an issuer's tokens", field("name", "Name that the issuer has, or had, in issuers."), byName("name")),
 		many(kindProvider, framework.GenericNameRegex("type")+"/"+framework.GenericNameRegex("name"), "all grants of a provider", providerFields,
 			func(d *framework.FieldData) string { return d.Get("type").(string) + "/" + d.Get("name").(string) }),
 		{

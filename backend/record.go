@@ -33,12 +33,12 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 		g.Facts.RemoteAddr = d.caller.RemoteAddr.String()
 	}
 	if d.subject != nil {
-		g.Subject, g.SubjectIssuer = d.subject.Subject, d.subject.IssuerName
+		g.Subject, g.SubjectIssuer, g.SubjectIssuerPrint = d.subject.Subject, d.subject.IssuerName, d.subject.IssuerPrint
 		g.Facts.SubjectExpires = d.subject.ExpiresAt
 		g.Facts.SubjectClaims = d.subject.Claims
 	}
 	if d.actor != nil {
-		g.Actor, g.ActorIssuer = d.actor.Subject, d.actor.IssuerName
+		g.Actor, g.ActorIssuer, g.ActorIssuerPrint = d.actor.Subject, d.actor.IssuerName, d.actor.IssuerPrint
 	}
 	return g
 }

@@ -12,7 +12,8 @@ import (
 
 // restrict refuses what CEL's cost accounting does not see or sees too late. It
 // counts a comparison by the lengths of the two lists, not by what is in them;
-// and it counts a call when it has returned. So a condition may not build values
+// and it counts a call when it has returned (see guard.go for those of which it is
+// told). So a condition may not build values
 // that hold one another several times over, which a few nested macros would
 // multiply beyond any bound, nor call a function whose output is the product of
 // its inputs.

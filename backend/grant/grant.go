@@ -75,6 +75,10 @@ type Grant struct {
 	Actor         string `json:"actor,omitempty"`
 	// ActorIssuer vouched for the actor, by its name in issuers; "" for the entity.
 	ActorIssuer string `json:"actor_issuer,omitempty"`
+	// SubjectIssuerPrint and ActorIssuerPrint tell whether the issuer that has the name
+	// later is the one that vouched. Grants of earlier builds have none.
+	SubjectIssuerPrint string `json:"subject_issuer_print,omitempty"`
+	ActorIssuerPrint   string `json:"actor_issuer_print,omitempty"`
 	// Access is what the provider granted, as values; Granted is the same, flat.
 	Access  Access   `json:"access"`
 	Granted []string `json:"granted,omitempty"`

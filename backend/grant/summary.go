@@ -15,6 +15,8 @@ const WithheldLife = 24 * time.Hour
 // token or a handle.
 type Summary struct {
 	ID, Holder, Role, Provider string
+	// SubjectIssuer and ActorIssuer vouched for the tokens that it rests on.
+	SubjectIssuer, ActorIssuer string
 	Revocable, SelfContained   bool
 	Withheld                   bool
 	IssuedAt                   time.Time
@@ -29,6 +31,7 @@ type Summary struct {
 func (g *Grant) Summary() Summary {
 	s := Summary{
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider,
+		SubjectIssuer: g.SubjectIssuer, ActorIssuer: g.ActorIssuer,
 		Revocable: !g.Handle.Empty(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
 	}

@@ -23,6 +23,8 @@ type Token struct {
 	// IssuerName is the operator's name for whose keys verified the token, and
 	// Issuer is iss. An issuer with no bound iss may write there what it likes.
 	IssuerName, Issuer string
+	// IssuerPrint is the Fingerprint of the issuer whose keys verified the token.
+	IssuerPrint string
 	// Subject is sub, never empty: who or what the token is about. It is unique
 	// only together with Issuer.
 	Subject string

@@ -3,8 +3,11 @@ package subject
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
@@ -28,6 +31,8 @@ type Issuer struct {
 	cfg  IssuerConfig
 	algs []jwa.SignatureAlgorithm
 	keys keySet
+
+	fingerprint string
 }
 
 // Open makes an Issuer of a configuration and of the URL that Discover found for
@@ -43,7 +48,7 @@ func Open(cfg IssuerConfig, jwksURL string, client *httpclient.Client, now func(
 		cfg.MaxSubjectLifetime = DefaultMaxLifetime
 	}
 	cfg.BoundAudiences = slices.Clone(cfg.BoundAudiences) // the caller may go on changing its own
-	i := &Issuer{cfg: cfg, algs: cfg.algorithms()}
+	i := &Issuer{cfg: cfg, algs: cfg.algorithms(), fingerprint: cfg.fingerprint(jwksURL)}
 	if cfg.JWKSPEM != "" {
 		keys, err := jwks.Static([]byte(cfg.JWKSPEM))
 		if err != nil { // Validate saw it already
@@ -61,6 +66,27 @@ func Open(cfg IssuerConfig, jwksURL string, client *httpclient.Client, now func(
 
 // Name is the operator's name for the issuer.
 func (i *Issuer) Name() string { return i.cfg.Name }
+
+// Fingerprint tells whether an issuer of the same name is still the same: it has the same
+// iss, and its keys come from the same place. Keys that are rotated there are no change,
+// nor is another jwks_pem, which is how keys rotate where the operator brings them. But
+// where no iss is bound the keys are all that there is of an issuer, and another
+// jwks_pem makes another one.
+func (i *Issuer) Fingerprint() string { return i.fingerprint }
+
+func (c IssuerConfig) fingerprint(jwksURL string) string {
+	source := "jwks_url " + jwksURL
+	if c.JWKSPEM != "" {
+		source = "jwks_pem"
+		if c.IssuerURL() == "" {
+			source += " " + c.JWKSPEM
+		}
+	}
+	// The length keeps two pairs of iss and source from joining to one text.
+	iss := c.IssuerURL()
+	sum := sha256.Sum256([]byte(strconv.Itoa(len(iss)) + ":" + iss + source))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
 
 // URL is what the iss of this issuer's tokens equals, or "" if nothing binds it.
 func (i *Issuer) URL() string { return i.cfg.IssuerURL() }
@@ -186,7 +212,7 @@ func (i *Issuer) verify(ctx context.Context, raw secret.Text, c *compact, now ti
 	if fail != nil {
 		return nil, fail
 	}
-	token.IssuerName = i.cfg.Name
+	token.IssuerName, token.IssuerPrint = i.cfg.Name, i.fingerprint
 	token.unbound = i.URL() == ""
 	token.clockSkew = i.cfg.ClockSkew
 	token.AcceptedUntil = token.ExpiresAt.Add(i.cfg.ClockSkew)
