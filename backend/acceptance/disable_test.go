@@ -3,6 +3,7 @@ package acceptance
 import (
 	"bytes"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,6 +91,8 @@ func TestDisablingTheMountWaitsForAMintInFlight(t *testing.T) {
 	t.Parallel()
 	s, w := severable(t)
 	worked, release := make(chan string, 1), make(chan struct{})
+	answer := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(answer)
 	w.Tamper(func(path string, body []byte) []byte {
 		if path == "/oauth2/token" {
 			worked <- text(decoded(t, body), "access_token")
@@ -102,10 +105,10 @@ func TestDisablingTheMountWaitsForAMintInFlight(t *testing.T) {
 	minted := confidential("late token", <-worked)
 	go func() { _, err := s.vault.TryCLI(t, "secrets", "disable", s.Path); disabled <- err }()
 	harness.Eventually(t, patience, "the mount serves nobody", func() error {
-		if _, err := s.TryRead(t, "roles/deploy"); err != nil {
-			return nil
+		if role, err := s.TryRead(t, "roles/deploy"); err == nil && role != nil {
+			return errors.New("it does")
 		}
-		return errors.New("it does")
+		return nil
 	})
 	select {
 	case <-disabled:
@@ -113,7 +116,7 @@ func TestDisablingTheMountWaitsForAMintInFlight(t *testing.T) {
 	case <-time.After(3 * time.Second):
 	}
 	s.hydra.MustBeActive(t, minted)
-	close(release)
+	answer()
 	require.Error(t, <-asked)
 	require.NoError(t, <-disabled)
 	s.hydra.MustBeInactive(t, minted)
