@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// maxFailures is how many calls in a row may go unanswered before the provider
-	// is spared: one is an accident.
+	// maxFailures is how many calls in a row may fail before the provider is spared:
+	// one is an accident.
 	maxFailures = 5
 	// A provider is spared for a while that doubles from the first to the second.
 	shortestRest = time.Second
@@ -22,7 +22,8 @@ type outcome int
 const (
 	notAsked   outcome = iota // nothing: the call failed before anything was sent
 	answered                  // whatever the answer was
-	unanswered                // no connection, no answer in time, or a 5xx
+	failed                    // a 5xx: somebody is there, and perhaps it is the request
+	unanswered                // no connection, or no answer in time
 )
 
 // outcomeOf is what a mint's exchanges and its end tell of whether the provider
@@ -34,6 +35,8 @@ func outcomeOf(t *httpclient.Tally, err error) outcome {
 		return answered
 	case t.Unanswered():
 		return unanswered
+	case t.Failed():
+		return failed
 	case t.Answered():
 		return answered
 	}
@@ -41,18 +44,34 @@ func outcomeOf(t *httpclient.Tally, err error) outcome {
 }
 
 // breaker is the circuit breaker of one provider's mints: after maxFailures calls in
-// a row without an answer it refuses all, for a while; then it lets one through, whose
-// answer ends that, and whose failure makes the next while twice as long.
+// a row that failed it refuses more of them, for a while; then it lets one through,
+// whose answer ends that, and whose failure makes the next while twice as long.
 //
-// It is a state machine without a clock, a lock or a call of its own. That, and the
-// while that grows, is what github.com/sony/gobreaker v2 does not have: it reads
-// time.Now, and its open state always lasts as long.
+// It refuses the least scope that covers what has failed, since a server may fail at a
+// request that another would not make; if the transport has failed each time it
+// refuses everything, since the transport is everybody's. Whoever has not failed yet
+// need not wait for those who have: each of the two gets its trial, and a failure of
+// the one who goes on trying takes it from nobody else.
+//
+// It is a state machine without a clock, a lock or a call of its own. That, the while
+// that grows, and the scope, is what github.com/sony/gobreaker v2 does not have.
 type breaker struct {
-	failures int       // in a row, while closed
-	rests    int       // in a row
-	until    time.Time // the end of the present rest; zero while closed
-	trying   bool      // one call was let through after the rest and has not ended
-	// epoch counts the changes of state. A failure of a call from before the last one
+	// What has failed in a row, among what is let through freely.
+	row      int
+	silent   int // of row, those that got no answer at all
+	rowScope scope
+
+	isOpen bool
+	scope  scope // for what it is open
+	rests  int   // in a row
+	// met is who has failed since it is open, or before: those rest until again, and
+	// the others within scope until until.
+	met          scope
+	until, again time.Time
+	// One call of the others, and one of those who have met it, was let through after
+	// the rest and has not ended.
+	trying, tryingAgain bool
+	// epoch counts openings and closings. A failure of a call from before the last one
 	// says nothing new: its provider was as dead then as was found since.
 	epoch uint64
 	// spread makes a rest shorter by chance, so that not all nodes try at once.
@@ -67,59 +86,127 @@ func newBreaker() breaker {
 
 // ticket is the right to one call, to be given to end once.
 type ticket struct {
+	kind  kind
 	epoch uint64
-	trial bool // it is the one call that is let through after a rest
+	trial bool // it is one of the calls that are let through after a rest
+	again bool // as one of those who have met the failure
 }
 
-// open reports whether the last that is known is that the provider does not answer.
-func (b *breaker) open() bool { return !b.until.IsZero() }
+// open reports whether the last that is known is that the provider does not answer
+// everybody.
+func (b *breaker) open() bool { return b.isOpen }
+
+// rest is until when requests of the kind rest, and whether one of them is on trial;
+// zero if they are free.
+func (b *breaker) rest(k kind) (until time.Time, trying bool) {
+	switch {
+	case !b.isOpen || !b.scope.covers(k):
+		return time.Time{}, false
+	case b.met.covers(k):
+		return b.again, b.tryingAgain
+	default:
+		return b.until, b.trying
+	}
+}
 
 // refuses reports whether admit would refuse a call.
-func (b *breaker) refuses(now time.Time) bool {
-	return b.open() && (b.trying || now.Before(b.until))
+func (b *breaker) refuses(k kind, now time.Time) bool {
+	until, trying := b.rest(k)
+	return trying || now.Before(until)
 }
 
 // admit lets a call be made.
-func (b *breaker) admit(now time.Time) (t ticket, ok bool) {
-	if b.refuses(now) {
+func (b *breaker) admit(k kind, now time.Time) (t ticket, ok bool) {
+	if b.refuses(k, now) {
 		return ticket{}, false
 	}
-	b.trying = b.open()
-	return ticket{epoch: b.epoch, trial: b.trying}, true
+	t = ticket{kind: k, epoch: b.epoch}
+	if b.isOpen && b.scope.covers(k) {
+		t.trial, t.again = true, b.met.covers(k)
+		*b.flag(t) = true
+	}
+	return t, true
+}
+
+// flag is the one that the trial has raised.
+func (b *breaker) flag(t ticket) *bool {
+	if t.again {
+		return &b.tryingAgain
+	}
+	return &b.trying
 }
 
 // end notes how a call ended, and reports whether a rest began with it.
 func (b *breaker) end(t ticket, o outcome, now time.Time) (rests bool) {
 	current := t.epoch == b.epoch
 	switch {
-	case o == answered: // also the answer to an older call is one
+	case o == answered && (!b.isOpen || b.scope.covers(t.kind)): // also the answer to an older call is one
 		b.mend()
+	case o == answered:
+		b.row, b.silent = 0, 0
 	case !current:
-	case o == notAsked:
-		b.trying = b.trying && !t.trial // somebody else may try
 	case t.trial:
-		return b.rest(now)
-	default:
-		b.failures++
-		return b.failures >= maxFailures && b.rest(now)
+		*b.flag(t) = false
+		if o != notAsked { // else somebody else may try
+			b.prolong(t, now)
+			return true
+		}
+	case o != notAsked:
+		return b.count(t.kind, o, now)
 	}
 	return false
 }
 
-func (b *breaker) rest(now time.Time) bool {
+// prolong is after a trial that failed. A failure of one who has failed before says
+// nothing to the others; of another one it says that they had better wait a little.
+func (b *breaker) prolong(t ticket, now time.Time) {
 	b.rests++
-	// Sixteen doublings are beyond any bound and far from an overflow.
-	length := min(shortestRest<<min(b.rests-1, 16), longestRest)
-	b.until = now.Add(b.spread(length))
-	b.failures, b.trying = 0, false
+	b.again = now.Add(b.length())
+	if !t.again {
+		b.met = b.met.with(just(t.kind))
+		b.until = now.Add(b.spread(shortestRest))
+	}
+}
+
+// count is a failure of a call that was let through freely.
+func (b *breaker) count(k kind, o outcome, now time.Time) (rests bool) {
+	if b.row == 0 {
+		b.rowScope = just(k)
+	}
+	b.rowScope = b.rowScope.with(just(k))
+	b.row++
+	if o == unanswered {
+		b.silent++
+	}
+	if b.row < maxFailures {
+		return false
+	}
+	reach, met := b.rowScope, b.rowScope
+	if b.silent >= maxFailures {
+		reach = everything
+	}
+	if b.isOpen { // for others, who had failed before
+		reach, met = reach.with(b.scope), met.with(b.met)
+	}
+	b.scope, b.met, b.isOpen = reach, met, true
+	b.rests++
+	b.until = now.Add(b.length())
+	b.again = b.until
+	b.row, b.silent, b.trying, b.tryingAgain = 0, 0, false, false
 	b.epoch++
 	return true
 }
 
+// length is how long the next rest is.
+func (b *breaker) length() time.Duration {
+	// Sixteen doublings are beyond any bound and far from an overflow.
+	return b.spread(min(shortestRest<<min(b.rests-1, 16), longestRest))
+}
+
 // mend closes the breaker.
 func (b *breaker) mend() {
-	if b.open() {
+	if b.isOpen {
 		b.epoch++
 	}
-	b.failures, b.rests, b.until, b.trying = 0, 0, time.Time{}, false
+	*b = breaker{epoch: b.epoch, spread: b.spread}
 }

@@ -14,48 +14,128 @@ func steadyBreaker() breaker {
 	return b
 }
 
-// fail lets calls go unanswered until a rest begins.
-func (b *breaker) fail(t require.TestingT, now time.Time) {
+// fail lets calls of the kind end so until a rest begins.
+func (b *breaker) fail(t require.TestingT, k kind, o outcome, now time.Time) {
 	for range maxFailures {
-		ticket, ok := b.admit(now)
+		ticket, ok := b.admit(k, now)
 		require.True(t, ok)
-		if b.end(ticket, unanswered, now) {
+		if b.end(ticket, o, now) {
 			return
 		}
 	}
 	require.Fail(t, "no rest began")
 }
 
+var (
+	aliceReads = kind{mode: "mint", role: "reader", holder: alice, asked: 1}
+	bobReads   = kind{mode: "mint", role: "reader", holder: bob, asked: 1}
+	bobWrites  = kind{mode: "mint", role: "writer", holder: bob, asked: 2}
+)
+
 func TestRestsDoubleUpToABound(t *testing.T) {
-	b, now := steadyBreaker(), time.Now()
-	b.fail(t, now)
-	for _, want := range []int{1, 2, 4, 8, 16, 30, 30} {
-		require.Equal(t, time.Duration(want)*time.Second, b.until.Sub(now))
-		require.True(t, b.refuses(b.until.Add(-time.Nanosecond)))
-		now = b.until
-		trial, ok := b.admit(now)
-		require.True(t, ok)
-		_, ok = b.admit(now.Add(time.Hour))
-		require.False(t, ok, "one at a time")
-		require.True(t, b.end(trial, unanswered, now))
+	for name, o := range map[string]outcome{"no answers": unanswered, "failures": failed} {
+		t.Run(name, func(t *testing.T) {
+			b, now := steadyBreaker(), time.Now()
+			b.fail(t, aliceReads, o, now)
+			for _, want := range []int{1, 2, 4, 8, 16, 30, 30} {
+				until, _ := b.rest(aliceReads)
+				require.Equal(t, time.Duration(want)*time.Second, until.Sub(now))
+				require.True(t, b.refuses(aliceReads, until.Add(-time.Nanosecond)))
+				now = until
+				trial, ok := b.admit(aliceReads, now)
+				require.True(t, ok)
+				_, ok = b.admit(aliceReads, now.Add(time.Hour))
+				require.False(t, ok, "one at a time")
+				require.True(t, b.end(trial, o, now))
+			}
+			now, _ = b.rest(aliceReads)
+			trial, _ := b.admit(aliceReads, now)
+			require.False(t, b.end(trial, answered, now))
+			require.False(t, b.open())
+			b.fail(t, aliceReads, o, now)
+			until, _ := b.rest(aliceReads)
+			require.Equal(t, shortestRest, until.Sub(now), "an answer begins anew")
+		})
 	}
-	now = b.until
-	trial, _ := b.admit(now)
-	require.False(t, b.end(trial, answered, now))
-	require.False(t, b.open())
-	b.fail(t, now)
-	require.Equal(t, shortestRest, b.until.Sub(now), "an answer begins anew")
 }
 
 func TestATrialThatSentNothingIsSomebodyElses(t *testing.T) {
 	b, now := steadyBreaker(), time.Now()
-	b.fail(t, now)
-	trial, ok := b.admit(b.until)
+	b.fail(t, aliceReads, unanswered, now)
+	for _, k := range []kind{aliceReads, bobWrites} {
+		until, _ := b.rest(k)
+		trial, ok := b.admit(k, until)
+		require.True(t, ok)
+		require.False(t, b.end(trial, notAsked, until))
+		require.True(t, b.open())
+		_, ok = b.admit(k, until)
+		require.True(t, ok)
+	}
+}
+
+func TestAFailureSpeaksForThoseWhoMetIt(t *testing.T) {
+	now := time.Now()
+	cases := map[string]struct {
+		met           [maxFailures]kind
+		refuses, lets []kind
+	}{
+		"one caller with one request": {
+			[...]kind{aliceReads, aliceReads, aliceReads, aliceReads, aliceReads},
+			[]kind{aliceReads}, []kind{bobReads, bobWrites, {mode: "mint", role: "reader", holder: alice, asked: 3}},
+		},
+		"one role, whoever comes": {
+			[...]kind{aliceReads, bobReads, aliceReads, bobReads, bobReads},
+			[]kind{aliceReads, bobReads, {mode: "mint", role: "reader", holder: "carol", asked: 1}}, []kind{bobWrites},
+		},
+		"one caller, whatever the role": {
+			[...]kind{bobReads, bobWrites, bobReads, bobWrites, bobWrites},
+			[]kind{bobReads, bobWrites}, []kind{aliceReads},
+		},
+		"several callers and roles": {
+			[...]kind{aliceReads, aliceReads, aliceReads, aliceReads, bobWrites},
+			[]kind{aliceReads, bobReads, bobWrites}, []kind{{mode: "exchange", role: "reader", holder: alice, asked: 1}},
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			b := steadyBreaker()
+			for _, k := range c.met {
+				ticket, ok := b.admit(k, now)
+				require.True(t, ok)
+				b.end(ticket, failed, now)
+			}
+			for _, k := range c.refuses {
+				require.True(t, b.refuses(k, now), "%+v", k)
+			}
+			for _, k := range c.lets {
+				require.False(t, b.refuses(k, now), "%+v", k)
+			}
+		})
+	}
+}
+
+func TestTheTransportSpeaksForTheServer(t *testing.T) {
+	b, now := steadyBreaker(), time.Now()
+	b.fail(t, aliceReads, unanswered, now)
+	require.True(t, b.refuses(bobWrites, now))
+	require.True(t, b.refuses(kind{mode: "exchange"}, now))
+}
+
+func TestWhoGoesOnFailingTakesNobodysTrial(t *testing.T) {
+	b, now := steadyBreaker(), time.Now()
+	b.fail(t, aliceReads, unanswered, now)
+	for range 10 {
+		now, _ = b.rest(aliceReads)
+		hers, ok := b.admit(aliceReads, now)
+		require.True(t, ok)
+		require.False(t, b.refuses(bobWrites, now), "he need not wait for her")
+		b.end(hers, unanswered, now)
+		require.False(t, b.refuses(bobWrites, now), "nor rest for her")
+	}
+	his, ok := b.admit(bobWrites, now)
 	require.True(t, ok)
-	require.False(t, b.end(trial, notAsked, b.until))
-	require.True(t, b.open())
-	_, ok = b.admit(b.until)
-	require.True(t, ok)
+	b.end(his, answered, now)
+	require.False(t, b.open())
 }
 
 func TestSpreadRestsAreBetweenHalfAndWhole(t *testing.T) {
@@ -67,46 +147,68 @@ func TestSpreadRestsAreBetweenHalfAndWhole(t *testing.T) {
 	}
 }
 
+// someKinds are all kinds of a small world.
+func someKinds() (all []kind) {
+	for _, role := range []string{"a", "b"} {
+		for _, holder := range []string{"x", "y"} {
+			for asked := range uint64(2) {
+				all = append(all, kind{mode: "mint", role: role, holder: holder, asked: asked})
+			}
+		}
+	}
+	return all
+}
+
 // breakerModel is what the breaker promises, told by the history alone.
 type breakerModel struct {
 	b     breaker
 	now   time.Time
 	calls []ticket // under way
-	trial int      // of these, let through after a rest and not overtaken since
-	// row is how many calls in a row went unanswered since the last answer or rest.
-	row int
+	// trials are those of calls that were let through after a rest and not overtaken
+	// since, by whether they had met the failure.
+	trials map[bool]int
+	// row and silent are how many free calls in a row failed since the last answer or
+	// opening, and how many of these without an answer.
+	row, silent int
+	// met covers all that has failed since the last closing; deaf is true if the
+	// transport did it at an opening.
+	met  *scope
+	deaf bool
 }
 
 // TestBreakerKeepsItsPromises: whatever happens in whatever order, it opens only
-// after maxFailures calls without an answer between, never rests for longer than the
-// bound, lets at most one call through after a rest, and closes with any answer.
+// after maxFailures calls without an answer between, refuses nothing that is unlike
+// all that has failed (but for the transport), never rests for longer than the bound,
+// lets at most one call of each sort through after a rest, and closes with any answer.
 func TestBreakerKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &breakerModel{b: steadyBreaker(), now: time.Unix(1e9, 0)}
+		m := &breakerModel{b: steadyBreaker(), now: time.Unix(1e9, 0), trials: map[bool]int{}}
 		t.Repeat(map[string]func(*rapid.T){
 			"time passes": func(t *rapid.T) {
 				m.now = m.now.Add(time.Duration(rapid.IntRange(0, int(40*time.Second)).Draw(t, "for")))
 			},
 			"call": m.call,
 			"end":  m.end,
-			"mend": func(*rapid.T) { m.b.mend(); m.row, m.trial = 0, 0 },
+			"mend": func(*rapid.T) { m.b.mend(); m.closed() },
 			"":     m.check,
 		})
 	})
 }
 
+func (m *breakerModel) closed() {
+	m.row, m.silent, m.trials, m.met, m.deaf = 0, 0, map[bool]int{}, nil, false
+}
+
 func (m *breakerModel) call(t *rapid.T) {
-	open, refused := m.b.open(), m.b.refuses(m.now)
-	ticket, ok := m.b.admit(m.now)
+	k := rapid.SampledFrom(someKinds()).Draw(t, "kind")
+	refused := m.b.refuses(k, m.now)
+	ticket, ok := m.b.admit(k, m.now)
 	require.Equal(t, !refused, ok)
-	require.Equal(t, ok && open, ticket.trial)
 	if !ok {
-		require.True(t, open)
-		require.True(t, m.now.Before(m.b.until) || m.trial == 1, "refused without a reason")
 		return
 	}
 	if ticket.trial {
-		m.trial++
+		m.trials[ticket.again]++
 	}
 	m.calls = append(m.calls, ticket)
 }
@@ -116,35 +218,118 @@ func (m *breakerModel) end(t *rapid.T) {
 		t.Skip("none is under way")
 	}
 	i := rapid.IntRange(0, len(m.calls)-1).Draw(t, "which")
-	o := rapid.SampledFrom([]outcome{notAsked, answered, unanswered, unanswered}).Draw(t, "outcome")
+	o := rapid.SampledFrom([]outcome{notAsked, answered, failed, unanswered, unanswered}).Draw(t, "outcome")
 	ticket := m.calls[i]
 	m.calls = append(m.calls[:i], m.calls[i+1:]...)
-	before, current := m.b, ticket.epoch == m.b.epoch
+	current, covered := ticket.epoch == m.b.epoch, !m.b.open() || m.b.scope.covers(ticket.kind)
 	rests := m.b.end(ticket, o, m.now)
-	if ticket.trial && current || o == answered {
-		m.trial = 0
+	if ticket.trial && current {
+		m.trials[ticket.again]--
 	}
 	switch {
-	case o == answered:
-		m.row = 0
+	case o == answered && covered:
+		m.closed()
 		require.False(t, m.b.open(), "an answer closes it")
-	case o == unanswered && current && !before.open():
-		m.row++
-		require.Equal(t, m.row == maxFailures, rests)
-	case o == unanswered && current:
-		require.True(t, rests, "a trial without an answer")
-	default:
+	case o == answered:
+		m.row, m.silent = 0, 0
+	case o == notAsked || !current:
 		require.False(t, rests)
-		require.Equal(t, before.open(), m.b.open())
-		require.Equal(t, before.until, m.b.until)
-	}
-	if rests {
-		m.row = 0
+	case ticket.trial:
+		require.True(t, rests, "a trial without an answer")
+		m.note(ticket.kind)
+	default:
+		m.free(t, ticket.kind, o, rests)
 	}
 }
 
+// free is a failure of a call that was no trial.
+func (m *breakerModel) free(t *rapid.T, k kind, o outcome, rests bool) {
+	m.note(k)
+	m.row++
+	if o == unanswered {
+		m.silent++
+	}
+	require.Equal(t, m.row == maxFailures, rests)
+	if rests {
+		m.deaf = m.deaf || m.silent == maxFailures
+		m.row, m.silent, m.trials = 0, 0, map[bool]int{}
+	}
+}
+
+func (m *breakerModel) note(k kind) {
+	s := just(k)
+	if m.met != nil {
+		s = m.met.with(s)
+	}
+	m.met = &s
+}
+
 func (m *breakerModel) check(t *rapid.T) {
-	require.LessOrEqual(t, m.trial, 1)
-	require.LessOrEqual(t, m.b.until.Sub(m.now), longestRest)
-	require.False(t, m.b.refuses(m.now.Add(longestRest)) && m.trial == 0, "nobody could ever find out that it is back")
+	for again, n := range m.trials {
+		require.LessOrEqual(t, n, 1, "again: %v", again)
+		require.GreaterOrEqual(t, n, 0)
+	}
+	for _, k := range someKinds() {
+		until, trying := m.b.rest(k)
+		require.LessOrEqual(t, until.Sub(m.now), longestRest)
+		if m.b.refuses(k, m.now) {
+			require.True(t, m.deaf || m.met != nil && m.met.covers(k), "%+v is refused, and nothing like it has failed", k)
+		}
+		if trying {
+			require.Equal(t, 1, m.trials[m.b.met.covers(k)], "nobody could ever find out that it is back")
+		}
+	}
+}
+
+// TestOneBadCallerKeepsNobodyOut: whatever one caller's requests do, in whichever
+// roles, another caller whose requests are answered is kept waiting only for a rest of
+// the shortest length after an opening, and for two trials at most.
+func TestOneBadCallerKeepsNobodyOut(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b, now := steadyBreaker(), time.Unix(1e9, 0)
+		var calls []ticket
+		var rested time.Time
+		trials, under := 0, 0 // of hers, that keep others waiting
+		t.Repeat(map[string]func(*rapid.T){
+			"time passes": func(t *rapid.T) {
+				now = now.Add(time.Duration(rapid.IntRange(0, int(5*time.Second)).Draw(t, "for")))
+			},
+			"hers begins": func(t *rapid.T) {
+				k := kind{"mint", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "role"), "x", uint64(rapid.IntRange(0, 3).Draw(t, "asked"))}
+				if ticket, ok := b.admit(k, now); ok {
+					calls = append(calls, ticket)
+					if ticket.trial && !ticket.again {
+						trials, under = trials+1, under+1
+					}
+				}
+			},
+			"hers ends": func(t *rapid.T) {
+				if len(calls) == 0 {
+					t.Skip("none")
+				}
+				ticket := calls[0]
+				calls = calls[1:]
+				current := ticket.epoch == b.epoch
+				if b.end(ticket, rapid.SampledFrom([]outcome{failed, unanswered, unanswered}).Draw(t, "outcome"), now) && !ticket.again {
+					rested = now
+				}
+				if current && ticket.trial && !ticket.again {
+					under--
+				}
+				require.LessOrEqual(t, trials, 2)
+			},
+			"his": func(t *rapid.T) {
+				k := kind{"mint", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "role"), "y", 9}
+				ticket, ok := b.admit(k, now)
+				if !ok {
+					require.True(t, under > 0 || now.Before(rested.Add(shortestRest)), "he is kept out")
+					return
+				}
+				b.end(ticket, answered, now)
+				if !b.open() {
+					trials, under = 0, 0
+				}
+			},
+		})
+	})
 }

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -32,10 +33,13 @@ func (m *mount) tokenRequests() int {
 // failing answers 500 without having minted, so that nothing is left over.
 var failing = providertest.Answer(500, "text/plain", "")
 
+// silent breaks the connection without having minted.
+var silent = providertest.Silent()
+
 func TestAProviderThatDoesNotAnswerIsSpared(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)
-	m.server.Break(providertest.EndpointToken, failing)
+	m.server.Break(providertest.EndpointToken, silent)
 	m.bringDown()
 	before := m.tokenRequests()
 	for range 20 {
@@ -47,7 +51,7 @@ func TestAProviderThatDoesNotAnswerIsSpared(t *testing.T) {
 
 	m.clock.advance(shortestRest)
 	_, err := m.creds(nil)
-	requireCode(t, err, fault.TemporarilyUnavailable, "HTTP 500")
+	requireCode(t, err, fault.TemporarilyUnavailable, "did not arrive")
 	_, err = m.creds(nil)
 	requireCode(t, err, fault.TemporarilyUnavailable, "not answering")
 	require.Equal(t, before+1, m.tokenRequests(), "one is let through after a rest")
@@ -108,14 +112,14 @@ func TestARequestThatNeverLeftIsNoAnswer(t *testing.T) {
 	m := newMount(t, setup{})
 	g := m.b.providers.gate("oauth2/p")
 	for range maxFailures - 1 {
-		p, err := g.waitMint(t.Context(), m.clock.Now, promptly)
+		p, err := g.waitMint(t.Context(), m.clock.Now, promptly, kind{})
 		require.NoError(t, err)
 		p.end(unanswered, m.clock.Now())
-		other, err := g.waitMint(t.Context(), m.clock.Now, promptly)
+		other, err := g.waitMint(t.Context(), m.clock.Now, promptly, kind{})
 		require.NoError(t, err)
 		other.leave()
 	}
-	p, err := g.waitMint(t.Context(), m.clock.Now, promptly)
+	p, err := g.waitMint(t.Context(), m.clock.Now, promptly, kind{})
 	require.NoError(t, err)
 	require.NotZero(t, p.end(unanswered, m.clock.Now()))
 }
@@ -148,7 +152,7 @@ func TestAnOperatorWhoMendsAProviderNeedNotWait(t *testing.T) {
 	for name, do := range mend {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, setup{})
-			m.server.Break(providertest.EndpointToken, failing)
+			m.server.Break(providertest.EndpointToken, silent)
 			m.bringDown()
 			shown := m.must(m.read("providers/oauth2/p")).Data
 			require.Equal(t, "unreachable", shown["health"])
@@ -179,17 +183,20 @@ func (m *mount) metrics() string {
 	return string(text)
 }
 
-// occupy takes every place of a gate.
+// occupy takes every place of a gate, each for somebody else.
 func occupy(t *testing.T, g *gate) []*place {
 	t.Helper()
 	var places []*place
-	for range maxMinting {
-		p, err := g.waitMint(t.Context(), time.Now, promptly)
+	for n := range maxMinting {
+		p, err := g.waitMint(t.Context(), time.Now, promptly, kind{holder: fmt.Sprint("occupant ", n)})
 		require.NoError(t, err)
 		places = append(places, p)
 	}
 	return places
 }
+
+// maxAlone is how many places one sharer gets of all.
+const maxAlone = maxMinting * timesFree / (timesFree + 1)
 
 // requireUnavailable judges a gate's own refusal.
 func requireUnavailable(t *testing.T, err error, words string) {
@@ -202,16 +209,16 @@ func requireUnavailable(t *testing.T, err error, words string) {
 func waiters(ctx context.Context, t *testing.T, g *gate, n int, patience time.Duration) (ends <-chan error) {
 	t.Helper()
 	errs := make(chan error, n)
-	for range n {
+	for i := range n {
 		go func() {
-			p, err := g.waitMint(ctx, time.Now, patience)
+			p, err := g.waitMint(ctx, time.Now, patience, kind{holder: fmt.Sprint("waiter ", i)})
 			if err == nil {
 				p.leave()
 			}
 			errs <- err
 		}()
 	}
-	require.Eventually(t, func() bool { return g.state().waiting == n }, promptly, time.Millisecond)
+	require.Eventually(t, func() bool { return g.state(time.Now()).waiting == n }, promptly, time.Millisecond)
 	return errs
 }
 
@@ -221,7 +228,7 @@ func TestWhatWaitsForAProviderIsBounded(t *testing.T) {
 	ctx, giveUp := context.WithCancel(t.Context())
 	ends := waiters(ctx, t, g, maxWaiting, time.Hour)
 	within(t, func() {
-		_, err := g.waitMint(t.Context(), time.Now, time.Hour)
+		_, err := g.waitMint(t.Context(), time.Now, time.Hour, kind{holder: "another"})
 		requireUnavailable(t, err, "no room")
 	})
 	done, err := g.waitRevoke(t.Context(), time.Now())
@@ -236,14 +243,14 @@ func TestWhatWaitsForAProviderIsBounded(t *testing.T) {
 	for _, p := range places {
 		p.leave()
 	}
-	require.Equal(t, gateState{}, g.state())
+	require.Equal(t, gateState{}, g.state(time.Now()))
 }
 
 func TestAMintWaitsNoLongerThanItsPatience(t *testing.T) {
 	g := newGate()
 	occupy(t, g)
 	within(t, func() {
-		_, err := g.waitMint(t.Context(), time.Now, time.Millisecond)
+		_, err := g.waitMint(t.Context(), time.Now, time.Millisecond, kind{})
 		requireUnavailable(t, err, "no room")
 	})
 }
@@ -270,7 +277,7 @@ func TestThePlaceOfAnUnansweredCallIsWithheldUntilMoreIsKnown(t *testing.T) {
 			ends := waiters(t.Context(), t, g, 3, time.Hour)
 			places[0].end(unanswered, time.Now())
 			places[1].end(unanswered, time.Now())
-			require.Equal(t, gateState{waiting: 3, minting: maxMinting - 2}, g.state())
+			require.Equal(t, gateState{waiting: 3, minting: maxMinting - 2}, g.state(time.Now()))
 			places[2].end(o, time.Now())
 			for range 3 {
 				require.NoError(t, <-ends)
@@ -279,10 +286,10 @@ func TestThePlaceOfAnUnansweredCallIsWithheldUntilMoreIsKnown(t *testing.T) {
 	}
 	t.Run("no other call is under way", func(t *testing.T) {
 		g := newGate()
-		p, err := g.waitMint(t.Context(), time.Now, promptly)
+		p, err := g.waitMint(t.Context(), time.Now, promptly, kind{})
 		require.NoError(t, err)
 		p.end(unanswered, time.Now())
-		require.Equal(t, gateState{}, g.state())
+		require.Equal(t, gateState{}, g.state(time.Now()))
 	})
 }
 
@@ -293,9 +300,13 @@ func TestAMintThatTheRateLimitCannotServeInTimeIsRefusedAtOnce(t *testing.T) {
 	ctx, giveUp := context.WithCancel(t.Context())
 	defer giveUp()
 	g.announceHeld(t)
-	ends := waiters(ctx, t, g, 12, 10*time.Second)
+	ends := make(chan error, 12)
+	for n := range 12 {
+		go func() { _, err := g.waitMint(ctx, time.Now, 10*time.Second, kind{}); ends <- err }()
+		require.Eventually(t, func() bool { return g.state(time.Now()).waiting == n+1 }, promptly, time.Microsecond)
+	}
 	within(t, func() {
-		_, err := g.waitMint(t.Context(), time.Now, 10*time.Second)
+		_, err := g.waitMint(t.Context(), time.Now, 10*time.Second, kind{})
 		requireUnavailable(t, err, "no room")
 	})
 	giveUp()
@@ -322,14 +333,14 @@ func TestARevocationOvertakesTheMintsThatWaitForTheRateLimit(t *testing.T) {
 	var mints sync.WaitGroup
 	for range 40 {
 		mints.Go(func() {
-			p, err := g.waitMint(t.Context(), time.Now, promptly)
+			p, err := g.waitMint(t.Context(), time.Now, promptly, kind{})
 			if err == nil {
 				through.Add(1)
 				p.leave()
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return g.state().waiting > 30 }, promptly, time.Millisecond)
+	require.Eventually(t, func() bool { return g.state(time.Now()).waiting > 30 }, promptly, time.Millisecond)
 	before := through.Load()
 	for range 5 {
 		done, err := g.waitRevoke(t.Context(), time.Now())
@@ -356,15 +367,15 @@ func TestRevocationsGoThroughWhileMintsQueue(t *testing.T) {
 	}
 	g := m.b.providers.gate("oauth2/p")
 	require.Eventually(t, func() bool {
-		return g.state() == gateState{waiting: crowd - maxMinting, minting: maxMinting}
+		return g.state(time.Now()) == gateState{waiting: crowd - maxAlone, minting: maxAlone}
 	}, promptly, time.Millisecond)
-	require.Contains(t, m.metrics(), `broker_mints_waiting{provider="oauth2/p"} 244`)
+	require.Contains(t, m.metrics(), `broker_mints_waiting{provider="oauth2/p"} 308`)
 	within(t, func() {
 		for _, l := range leases {
 			require.NoError(t, m.revoke(l))
 		}
 	})
-	require.LessOrEqual(t, len(worked), maxMinting, "no more than have a place are at the provider")
+	require.LessOrEqual(t, len(worked), maxAlone, "no more than have a place are at the provider")
 	m.server.Break(providertest.EndpointToken, nil)
 	close(release)
 	mints.Wait()
@@ -381,7 +392,7 @@ func TestASlowProviderDoesNotSlowAnother(t *testing.T) {
 	for range 300 {
 		mints.Go(func() { m.mustCreds(nil) })
 	}
-	for range maxMinting {
+	for range maxAlone {
 		<-worked
 	}
 	within(t, func() {
@@ -401,7 +412,7 @@ func TestADisabledProviderIsNotAskedByThoseWhoWaited(t *testing.T) {
 	places := occupy(t, g)
 	ends := make(chan error, 1)
 	go func() { _, err := m.creds(nil); ends <- err }()
-	require.Eventually(t, func() bool { return g.state().waiting == 1 }, promptly, time.Millisecond)
+	require.Eventually(t, func() bool { return g.state(time.Now()).waiting == 1 }, promptly, time.Millisecond)
 	m.must(m.write("providers/oauth2/p", map[string]any{"disabled": true}))
 	for _, p := range places {
 		p.leave()

@@ -17,35 +17,42 @@ import (
 const maxRevoking = 64
 
 // gate paces the calls to one provider: its rate limit, with revocations before
-// mints; how many there are at once, with revocations in slots of their own; the
-// pause that it asked for, and that which its silence asks for; and the turn in which
-// its parent credential may change.
+// mints; how many there are at once, with revocations in slots of their own and mints
+// in places that all callers share; the pause that it asked for, and that which its
+// silence asks for; and the turn in which its parent credential may change.
 type gate struct {
 	limiter *rate.Limiter
 	slots   chan struct{} // of revocations
-	places  chan struct{} // of mints
-	paced   chan struct{} // the one mint that waits for the limiter
-	turns   chan struct{}
 
 	mu      sync.Mutex
 	breaker breaker // of mints alone: a revocation is always tried
-	// answering ends, by unanswered, when the breaker opens.
-	answering  context.Context
-	unanswered context.CancelFunc
-	queued     int // mints that wait for a place
-	withheld   int // places that nobody has and nobody gets yet
-	// pauses are until when the provider asked to be left alone, by what it was
-	// asked then: a token endpoint under load must not hold up revocations.
-	pauses  map[string]time.Time
-	minting int           // mints under way, until their children are recorded or killed
-	closed  bool          // to mints, by alone
-	waiting int           // revocations that wait for the limiter
-	idle    chan struct{} // closed while none does
+	places  line    // of mints
+	paced   line    // for the one mint that waits for the limiter
+	turns   line    // for the parent
+	queued  map[sharer]int
+	// waiters is the sum of queued: mints that wait for a place or for the limiter.
+	waiters int
+	// withheld are the places that nobody has and nobody gets yet.
+	withheld []sharer
+	// busy is that mints are to wait because the provider asked for it, moot that they
+	// all would end alike. revokePause is the former for revocations: a token endpoint
+	// under load must not hold them up.
+	busy, moot  belief
+	revokePause time.Time
+	minting     int           // mints under way, until their children are recorded or killed
+	closed      bool          // to mints, by alone
+	waiting     int           // revocations that wait for the limiter
+	idle        chan struct{} // closed while none does
 }
 
-// maxRevokePause bounds how long a provider can make its tokens unkillable by
-// asking to be left alone; after it, the next kill tries again.
-const maxRevokePause = time.Minute
+// Bounds on what a provider can make us believe.
+const (
+	// maxPause is for a wish to be left alone, so that nobody makes a provider's
+	// tokens unkillable, or stops its mints, for longer: then it is tried again.
+	maxPause = time.Minute
+	// maxMoot is for an answer that is not worth asking for again.
+	maxMoot = time.Hour
+)
 
 // The calls that are paced and measured.
 const (
@@ -55,12 +62,10 @@ const (
 
 func newGate() *gate {
 	g := &gate{
-		limiter: rate.NewLimiter(rate.Inf, 1),
-		slots:   make(chan struct{}, maxRevoking), places: make(chan struct{}, maxMinting),
-		paced: make(chan struct{}, 1), turns: make(chan struct{}, 1),
-		pauses: map[string]time.Time{}, idle: make(chan struct{}), breaker: newBreaker(),
+		limiter: rate.NewLimiter(rate.Inf, 1), slots: make(chan struct{}, maxRevoking),
+		places: newLine(maxMinting), paced: newLine(1), turns: newLine(1), queued: map[sharer]int{},
+		idle: make(chan struct{}), breaker: newBreaker(),
 	}
-	g.answering, g.unanswered = context.WithCancel(context.Background())
 	close(g.idle)
 	return g
 }
@@ -77,36 +82,50 @@ func (g *gate) setLimit(perSecond float64) {
 	}
 }
 
-// heed notes that the provider asked to wait (Retry-After, RFC 9110 10.2.3).
-func (g *gate) heed(call string, now time.Time, err error) {
+// heedMint notes what the end of a mint says of others of its kind: that the provider
+// asked to wait (Retry-After, RFC 9110 10.2.3), or that they would end in the same way.
+func (g *gate) heedMint(k kind, now time.Time, err error) {
+	if err == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if wait := askedToWait(err); wait > 0 {
+		g.busy.learn(k, nil, now, now.Add(wait))
+	}
+	var lasts provider.Lasting
+	if errors.As(err, &lasts) {
+		g.moot.learn(k, err, now, now.Add(min(lasts.LastsFor(), maxMoot)))
+	}
+}
+
+// heedRevoke is heedMint for a revocation.
+func (g *gate) heedRevoke(now time.Time, err error) {
 	if wait := askedToWait(err); wait > 0 {
 		g.mu.Lock()
-		if call == callRevoke {
-			wait = min(wait, maxRevokePause)
-		}
-		g.pauses[call] = now.Add(wait)
+		g.revokePause = now.Add(wait)
 		g.mu.Unlock()
 	}
 }
 
-// askedToWait is the Retry-After in err's chain, or zero.
+// askedToWait is the Retry-After in err's chain as far as it is heeded, or zero.
 func askedToWait(err error) time.Duration {
 	var later provider.RetryLater
 	if errors.As(err, &later) {
-		return later.RetryAfter()
+		return min(later.RetryAfter(), maxPause)
 	}
 	return 0
 }
 
-// mayCall refuses a call before the time that the provider asked for.
-func (g *gate) mayCall(call string, now time.Time) error {
+// mayRevoke refuses a revocation before the time that the provider asked for.
+func (g *gate) mayRevoke(now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.mayCallLocked(call, now)
+	return leftAlone(g.revokePause, now)
 }
 
-func (g *gate) mayCallLocked(call string, now time.Time) error {
-	if left := g.pauses[call].Sub(now); left > 0 {
+func leftAlone(until, now time.Time) error {
+	if left := until.Sub(now); left > 0 {
 		return fault.New(fault.TemporarilyUnavailable, "the provider asked to be left alone for %s more: try again then", left.Round(time.Second))
 	}
 	return nil
@@ -125,7 +144,7 @@ func noRoom(err error) error {
 // waitRevoke waits for a call's place; mints that come later wait behind it. The
 // place is given back by done.
 func (g *gate) waitRevoke(ctx context.Context, now time.Time) (done func(), err error) {
-	if err := g.mayCall(callRevoke, now); err != nil {
+	if err := g.mayRevoke(now); err != nil {
 		return nil, err
 	}
 	select {
@@ -194,14 +213,57 @@ func (g *gate) alone() (done func(), ok bool) {
 
 // turn waits until nobody else changes the parent credential, no longer than
 // patience: behind a provider that does not answer, each one before us takes that
-// long.
+// long. The callers take turns here, too.
 func (g *gate) turn(ctx context.Context, patience time.Duration) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	select {
-	case g.turns <- struct{}{}:
-		return func() { <-g.turns }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	k := kindIn(ctx)
+	g.mu.Lock()
+	w := g.turns.join(k)
+	g.mu.Unlock()
+	if err := g.stand(ctx, &g.turns, w); err != nil {
+		return nil, err
 	}
+	return func() { g.step(&g.turns, k) }, nil
+}
+
+// stand waits until w has its turn in the line, or another end.
+func (g *gate) stand(ctx context.Context, l *line, w *waiter) error {
+	select {
+	case err := <-w.turn:
+		return err
+	default:
+	}
+	select {
+	case err := <-w.turn:
+		return err
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	abandoned := l.abandon(w)
+	g.mu.Unlock()
+	if !abandoned && <-w.turn == nil {
+		g.step(l, w.kind) // it came too late
+	}
+	return ctx.Err()
+}
+
+// step gives a place in the line back.
+func (g *gate) step(l *line, k kind) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l.leave(k.sharer())
+}
+
+// kindKey finds the kind of the mint that a provider works at.
+type kindKey struct{}
+
+func withKind(ctx context.Context, k kind) context.Context {
+	return context.WithValue(ctx, kindKey{}, k)
+}
+
+// kindIn is zero for what an operator does.
+func kindIn(ctx context.Context) kind {
+	k, _ := ctx.Value(kindKey{}).(kind)
+	return k
 }

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -28,68 +29,88 @@ type place struct {
 // waitMint waits for a mint's place: among at most maxMinting, behind every waiting
 // revocation, within the rate limit. It waits no longer than patience, and refuses
 // at once whom that would not suffice, or while the provider is to be left alone.
-func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time.Duration) (*place, error) {
-	if err := g.mayMint(now()); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	served, err := g.queue(patience, cancel)
+func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time.Duration, k kind) (*place, error) {
+	limited := g.limiter.Limit() != rate.Inf
+	w, err := g.ask(now(), patience, k, limited)
 	if err != nil {
 		return nil, err
 	}
-	defer served()
-	select {
-	case g.places <- struct{}{}:
-	case <-ctx.Done():
-		return nil, g.noPlace(now(), ctx.Err())
-	}
-	err = g.pace(ctx)
-	if err != nil {
-		err = g.noPlace(now(), err)
+	if w != nil {
+		if err := g.wait(ctx, now, patience, w, limited); err != nil {
+			return nil, err
+		}
 	}
 	p := &place{gate: g}
-	if err == nil {
-		p.ticket, err = g.begin(now())
-	}
-	if err != nil {
-		<-g.places
+	if p.ticket, err = g.begin(k, now()); err != nil {
+		g.step(&g.places, k)
 		return nil, err
 	}
 	return p, nil
 }
 
-// queue counts a mint that waits, until served, and has it given up if the provider
-// stops answering meanwhile.
-func (g *gate) queue(patience time.Duration, giveUp func()) (served func(), err error) {
+// ask takes a place, and no waiter, if nobody need wait; else it joins those who do, if
+// there is room for another one of the sharer.
+func (g *gate) ask(now time.Time, patience time.Duration, k kind, limited bool) (*waiter, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	inTime := patience.Seconds()*float64(g.limiter.Limit()) + float64(g.limiter.Burst())
-	if g.queued >= maxWaiting || float64(g.queued) > inTime {
+	if err := g.mayMintLocked(k, now); err != nil {
+		return nil, err
+	}
+	p := k.sharer()
+	if !limited && g.places.enter(p) {
+		return nil, nil
+	}
+	before := g.queued[p]
+	if !mayTake(before, maxWaiting-g.waiters) {
 		return nil, noRoom(errFull)
 	}
-	g.queued++
-	stay := context.AfterFunc(g.answering, giveUp)
-	return func() {
-		stay()
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.queued--
-	}, nil
+	// The sharers take turns, so that each of our own stands behind one of the others.
+	inTime := patience.Seconds()*float64(g.limiter.Limit()) + float64(g.limiter.Burst())
+	if before > 0 && float64(before*len(g.queued)) > inTime {
+		return nil, noRoom(errFull)
+	}
+	g.queued[p]++
+	g.waiters++
+	return g.places.join(k), nil
+}
+
+// wait is for a place, and for the rate limit.
+func (g *gate) wait(ctx context.Context, now func() time.Time, patience time.Duration, w *waiter, limited bool) error {
+	defer g.served(w.kind.sharer())
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := g.stand(ctx, &g.places, w); err != nil {
+		return g.noPlace(w.kind, now(), err)
+	}
+	if !limited {
+		return nil
+	}
+	if err := g.pace(ctx, w.kind); err != nil {
+		g.step(&g.places, w.kind)
+		return g.noPlace(w.kind, now(), err)
+	}
+	return nil
+}
+
+func (g *gate) served(p sharer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waiters--
+	if g.queued[p]--; g.queued[p] == 0 {
+		delete(g.queued, p)
+	}
 }
 
 // pace waits for the rate limit. One mint at a time does: the limiter serves in the
 // order in which it is asked, and a revocation must not stand behind all of them.
-func (g *gate) pace(ctx context.Context) error {
-	if g.limiter.Limit() == rate.Inf {
-		return nil
+func (g *gate) pace(ctx context.Context, k kind) error {
+	g.mu.Lock()
+	w := g.paced.join(k)
+	g.mu.Unlock()
+	if err := g.stand(ctx, &g.paced, w); err != nil {
+		return err
 	}
-	select {
-	case g.paced <- struct{}{}:
-		defer func() { <-g.paced }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	defer g.step(&g.paced, k)
 	g.mu.Lock()
 	idle := g.idle
 	g.mu.Unlock()
@@ -101,41 +122,44 @@ func (g *gate) pace(ctx context.Context) error {
 	}
 }
 
-// mayMint refuses a mint while the provider is to be left alone, because it said so
-// or because it does not answer.
-func (g *gate) mayMint(now time.Time) error {
+// mayMint refuses a mint while the provider is to be left alone with its kind, because
+// it said so or because it does not answer.
+func (g *gate) mayMint(k kind, now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.mayMintLocked(now)
+	return g.mayMintLocked(k, now)
 }
 
-func (g *gate) mayMintLocked(now time.Time) error {
-	if err := g.mayCallLocked(callMint, now); err != nil {
-		return err
+func (g *gate) mayMintLocked(k kind, now time.Time) error {
+	if g.moot.holds(k, now) {
+		return g.moot.why
 	}
-	if !g.breaker.refuses(now) {
-		return nil
+	if g.busy.holds(k, now) {
+		return leftAlone(g.busy.until, now)
 	}
-	if g.breaker.trying {
+	switch until, trying := g.breaker.rest(k); {
+	case trying:
 		return fault.New(fault.TemporarilyUnavailable, "the provider is not answering: it is being tried at this moment, try again")
+	case now.Before(until):
+		return fault.New(fault.TemporarilyUnavailable, "the provider is not answering: tried again at %s", stamp(until))
 	}
-	return fault.New(fault.TemporarilyUnavailable, "the provider is not answering: tried again at %s", g.breaker.until.UTC().Format(time.RFC3339))
+	return nil
 }
 
 // begin takes the breaker's leave for the call that comes now.
-func (g *gate) begin(now time.Time) (ticket, error) {
+func (g *gate) begin(k kind, now time.Time) (ticket, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.mayMintLocked(now); err != nil {
+	if err := g.mayMintLocked(k, now); err != nil {
 		return ticket{}, err
 	}
-	t, _ := g.breaker.admit(now) // it has just not refused
+	t, _ := g.breaker.admit(k, now) // it has just not refused
 	return t, nil
 }
 
 // noPlace says why a mint waited in vain.
-func (g *gate) noPlace(now time.Time, err error) error {
-	if why := g.mayMint(now); why != nil {
+func (g *gate) noPlace(k kind, now time.Time, err error) error {
+	if why := g.mayMint(k, now); why != nil {
 		return why
 	}
 	return noRoom(err)
@@ -162,18 +186,19 @@ func (g *gate) note(t ticket, o outcome, now time.Time) (restsUntil time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.breaker.end(t, o, now) {
-		g.unanswered() // whoever waits is told at once
-		g.answering, g.unanswered = context.WithCancel(context.Background())
-		restsUntil = g.breaker.until
+		restsUntil, _ = g.breaker.rest(t.kind)
+		// Whoever waits is told at once.
+		g.places.dismiss(func(k kind) error { return g.mayMintLocked(k, now) })
 	}
-	g.withheld++
-	others := len(g.places) > g.withheld
+	g.withheld = append(g.withheld, t.kind.sharer())
+	others := g.places.inside > len(g.withheld)
 	if o == unanswered && restsUntil.IsZero() && others {
 		return restsUntil
 	}
-	for ; g.withheld > 0; g.withheld-- {
-		<-g.places
+	for _, p := range g.withheld {
+		g.places.leave(p)
 	}
+	g.withheld = g.withheld[:0]
 	return restsUntil
 }
 
@@ -182,16 +207,30 @@ func (g *gate) mend() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.breaker.mend()
+	g.busy, g.moot, g.revokePause = belief{}, belief{}, time.Time{}
 }
 
 // gateState is a gate as operators see it.
 type gateState struct {
 	waiting, minting int       // mints
 	restsUntil       time.Time // zero while the provider is not known to be down
+	limited          string    // what is not asked for now, beside that; "" for nothing
 }
 
-func (g *gate) state() gateState {
+func (g *gate) state(now time.Time) gateState {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return gateState{waiting: g.queued, minting: len(g.places) - g.withheld, restsUntil: g.breaker.until}
+	s := gateState{waiting: g.waiters, minting: g.places.inside - len(g.withheld)}
+	b := &g.breaker
+	switch {
+	case b.open() && b.scope.isWide():
+		s.restsUntil = b.until
+	case b.open():
+		s.limited = fmt.Sprintf("%s fail at the provider: asked again from %s", b.scope, stamp(b.again))
+	case now.Before(g.busy.until):
+		s.limited = fmt.Sprintf("the provider asked to be left alone: %s wait until %s", g.busy.scope, stamp(g.busy.until))
+	case now.Before(g.moot.until):
+		s.limited = fmt.Sprintf("%s are not asked until %s: %s", g.moot.scope, stamp(g.moot.until), publicText(g.moot.why))
+	}
+	return s
 }

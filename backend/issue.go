@@ -106,14 +106,15 @@ func (b *broker) mintGrant(ctx context.Context, d *decided, expect func(id strin
 // front of the provider, and against whoever wants to change it.
 func (b *broker) enter(ctx context.Context, d *decided, id string) (at *place, leave func(), err error) {
 	// A provider that is down costs nobody a place in a quota, nor a write.
-	if err := d.provider.gate.mayMint(b.now()); err != nil {
+	k := d.kind()
+	if err := d.provider.gate.mayMint(k, b.now()); err != nil {
 		return nil, nil, b.spared(d.provider, err)
 	}
 	release, err := b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), id)
 	if err != nil {
 		return nil, nil, err
 	}
-	at, err = d.provider.gate.waitMint(ctx, b.now, d.provider.settings.patience())
+	at, err = d.provider.gate.waitMint(ctx, b.now, d.provider.settings.patience(), k)
 	if err != nil {
 		release()
 		return nil, nil, b.spared(d.provider, err)
@@ -180,11 +181,11 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*p
 	p := d.provider
 	mintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
-	mintCtx, exchanges := httpclient.Watch(mintCtx)
+	mintCtx, exchanges := httpclient.Watch(withKind(mintCtx, at.ticket.kind))
 	started := time.Now()
 	child, err := d.call(mintCtx, d.request(id))
 	b.meters.call(p.ref, callMint, started, err)
-	p.gate.heed(callMint, b.now(), err)
+	p.gate.heedMint(at.ticket.kind, b.now(), err)
 	if until := at.end(outcomeOf(exchanges, err), b.now()); !until.IsZero() {
 		b.Logger().Warn("the provider does not answer: it is not asked for new tokens until then", "provider", p.ref, "until", until, "error", err)
 	}

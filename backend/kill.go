@@ -104,7 +104,7 @@ func (b *broker) callRevoke(ctx context.Context, p *openProvider, revoker provid
 	started := time.Now()
 	err = revoker.Revoke(ctx, g.Handle)
 	b.meters.call(p.ref, callRevoke, started, err)
-	p.gate.heed(callRevoke, b.now(), err)
+	p.gate.heedRevoke(b.now(), err)
 	if err != nil {
 		b.meters.failed.WithLabelValues(p.ref).Inc()
 	}

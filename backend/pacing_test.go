@@ -42,7 +42,7 @@ func TestAMintKeepsChangesOutAndNobodyWaits(t *testing.T) {
 // mintThrough lets a mint through that its provider answers.
 func mintThrough(t *testing.T, g *gate) {
 	t.Helper()
-	p, err := g.waitMint(t.Context(), time.Now, promptly)
+	p, err := g.waitMint(t.Context(), time.Now, promptly, kind{})
 	require.NoError(t, err)
 	p.end(answered, time.Now())
 }
@@ -88,7 +88,7 @@ func TestAGateWithoutRoomSaysSo(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	within(t, func() {
-		_, err := g.waitMint(ctx, time.Now, promptly)
+		_, err := g.waitMint(ctx, time.Now, promptly, kind{})
 		require.Equal(t, fault.TemporarilyUnavailable, fault.CodeOf(err))
 		_, err = g.waitRevoke(ctx, time.Now())
 		require.Equal(t, fault.TemporarilyUnavailable, fault.CodeOf(err))

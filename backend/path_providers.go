@@ -247,8 +247,8 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 		maps.Copy(fields, shows.PublicFields())
 	}
 	fields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
-	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, unreachable, disabled or deleting: what the broker last learnt."}
-	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential, or when it is tried again."}
+	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, unreachable, limited, disabled or deleting: what the broker last learnt."}
+	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential; or which requests are not made now, and until when."}
 	fields["revocation_class"] = &framework.FieldSchema{Type: framework.TypeString, Description: "token, lever or expiry: how children can be killed."}
 	fields["endpoints"] = &framework.FieldSchema{Type: framework.TypeMap, Description: "The endpoints pinned when the provider was written."}
 	return map[int][]framework.Response{http.StatusOK: {{Description: "The provider.", Fields: fields}}}
@@ -260,9 +260,14 @@ func (b *broker) showHealth(data map[string]any, ref string, entry *providerEntr
 	if entry.Refused != "" {
 		data["health_detail"] = entry.Refused
 	}
-	if until := b.providers.gate(ref).state().restsUntil; health == "ok" && !until.IsZero() {
-		health = "unreachable"
-		data["health_detail"] = "the provider is not answering: asked for new tokens again from " + until.UTC().Format(time.RFC3339)
+	if health == "ok" {
+		switch g := b.providers.gate(ref).state(b.now()); {
+		case !g.restsUntil.IsZero():
+			health = "unreachable"
+			data["health_detail"] = "the provider is not answering: asked for new tokens again from " + stamp(g.restsUntil)
+		case g.limited != "":
+			health, data["health_detail"] = "limited", g.limited
+		}
 	}
 	data["health"] = health
 }

@@ -192,7 +192,7 @@ func (r *registry) gateStates() map[string]gateState {
 	defer r.mu.Unlock()
 	states := make(map[string]gateState, len(r.gates))
 	for ref, g := range r.gates {
-		states[ref] = g.state()
+		states[ref] = g.state(r.b.now())
 	}
 	return states
 }
@@ -311,6 +311,7 @@ func (r *registry) delete(ctx context.Context, ref string) error {
 		return storageFault(err)
 	}
 	r.drop(ref)
+	r.gate(ref).mend() // the next one of this name may be another server
 	return nil
 }
 

@@ -210,19 +210,19 @@ func TestATallySaysWhetherTheServerAnswers(t *testing.T) {
 		}
 	})
 	cases := map[string]struct {
-		url                  string
-		answered, unanswered bool
+		url                          string
+		answered, failed, unanswered bool
 	}{
-		"a success":          {server.URL + "/200", true, false},
-		"a redirect":         {server.URL + "/302", true, false},
-		"a refusal":          {server.URL + "/429", true, false},
-		"too much":           {server.URL + "/endless", true, false},
-		"a failure":          {server.URL + "/503", false, true},
-		"a hangup":           {server.URL + "/hangup", false, true},
-		"half an answer":     {server.URL + "/cut", false, true},
-		"nothing in time":    {server.URL + "/slow", false, true},
-		"nobody there":       {"http://127.0.0.1:1", false, true},
-		"not sent by itself": {"http://example.com/", false, false},
+		"a success":          {server.URL + "/200", true, false, false},
+		"a redirect":         {server.URL + "/302", true, false, false},
+		"a refusal":          {server.URL + "/429", true, false, false},
+		"too much":           {server.URL + "/endless", true, false, false},
+		"a failure":          {server.URL + "/503", false, true, false},
+		"a hangup":           {server.URL + "/hangup", false, false, true},
+		"half an answer":     {server.URL + "/cut", false, false, true},
+		"nothing in time":    {server.URL + "/slow", false, false, true},
+		"nobody there":       {"http://127.0.0.1:1", false, false, true},
+		"not sent by itself": {"http://example.com/", false, false, false},
 	}
 	c := newClient(t, httpclient.Options{Timeout: 3 * time.Second})
 	for name, tc := range cases {
@@ -230,6 +230,7 @@ func TestATallySaysWhetherTheServerAnswers(t *testing.T) {
 			ctx, tally := httpclient.Watch(context.Background())
 			_, _ = c.Do(request(t, tc.url).WithContext(ctx))
 			require.Equal(t, tc.answered, tally.Answered(), "answered")
+			require.Equal(t, tc.failed, tally.Failed(), "failed")
 			require.Equal(t, tc.unanswered, tally.Unanswered(), "unanswered")
 		})
 	}

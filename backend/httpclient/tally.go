@@ -8,7 +8,7 @@ import (
 )
 
 // Tally is how the exchanges under one context ended. It is safe for concurrent use.
-type Tally struct{ answered, unanswered atomic.Bool }
+type Tally struct{ answered, failed, unanswered atomic.Bool }
 
 type tallyKey struct{}
 
@@ -23,8 +23,11 @@ func Watch(ctx context.Context) (context.Context, *Tally) {
 // included, or by refusing our certificate.
 func (t *Tally) Answered() bool { return t.answered.Load() }
 
+// Failed reports whether a server answered with a 5xx.
+func (t *Tally) Failed() bool { return t.failed.Load() }
+
 // Unanswered reports whether an exchange brought no connection, no whole answer in
-// time, nothing that is HTTP, or a 5xx.
+// time, or nothing that is HTTP.
 func (t *Tally) Unanswered() bool { return t.unanswered.Load() }
 
 // watched notes how an exchange ended.
@@ -35,6 +38,8 @@ func watched(ctx context.Context, resp *Response, err error) {
 	case err == nil && resp.Status < http.StatusInternalServerError,
 		errors.Is(err, ErrBodyTooLarge), errors.Is(err, ErrCertificateRefused):
 		t.answered.Store(true)
+	case err == nil:
+		t.failed.Store(true)
 	default:
 		t.unanswered.Store(true)
 	}

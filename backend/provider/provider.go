@@ -219,6 +219,13 @@ type RetryLater interface {
 	RetryAfter() time.Duration
 }
 
+// Lasting is an error in the chain of one in which every request of that kind would
+// end, however often it were made: for that long nobody need make one.
+type Lasting interface {
+	error
+	LastsFor() time.Duration
+}
+
 // Revoker is a Provider whose children can be killed.
 type Revoker interface {
 	// Revoke kills the child, and returns nil if it was already gone. A handle

@@ -63,9 +63,6 @@ func (p *Provider) Exchange(ctx context.Context, r provider.Request) (*provider.
 	if err != nil {
 		return nil, err
 	}
-	if p.isEndless(x.kind()) {
-		return nil, errEndless
-	}
 	proof, err := p.proofOf(r)
 	if err != nil {
 		return nil, err
@@ -78,9 +75,6 @@ func (p *Provider) Exchange(ctx context.Context, r provider.Request) (*provider.
 	child, err := x.judge(ctx, got)
 	return p.assumeEnd(child, got.started), err
 }
-
-// kind is what children without an end are counted by.
-func (x *exchanging) kind() string { return "exchange " + x.wanted }
 
 // secrets are the tokens that were sent. They are the caller's, or about the
 // caller: never a child, never revoked, never in a message.
@@ -196,7 +190,7 @@ func (x *exchanging) judge(ctx context.Context, got reply) (*provider.Child, err
 	if err := x.p.lookOnce(ctx, child); err != nil {
 		return child, err
 	}
-	return child, x.p.settleEnd(child, got.started, x.kind())
+	return child, x.p.settleEnd(child, got.started)
 }
 
 // refusal is an error of the token endpoint; see refuseExchange.

@@ -25,13 +25,11 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 	if err != nil {
 		return nil, err
 	}
-	if p.isEndless(kindMint) {
-		return nil, errEndless // each further one would live for ever, too
-	}
 	got, err := p.obtain(ctx, form, p.sending(proof), false)
 	got.proof = proof
 	if err != nil {
-		return p.assumeEnd(p.childOf(got), got.started), err
+		child, _, _ := p.read(got, bearerAlone) // for what it is, and until when
+		return p.assumeEnd(child, got.started), err
 	}
 	child, err := p.judge(ctx, got, r.Access)
 	return p.assumeEnd(child, got.started), err
@@ -39,7 +37,18 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 
 // errEndless is the answer of a server whose tokens have no end that is known and
 // cannot be revoked either.
-var errEndless = violation("the provider does not say when its tokens expire, and they cannot be revoked: set assumed_lifetime, or verify=introspect or verify=jwt, on the provider")
+func errEndless() error {
+	return violation("the provider does not say when its tokens expire, and they cannot be revoked: set assumed_lifetime, or verify=introspect or verify=jwt, on the provider").Because(endless{})
+}
+
+// endless is that each further child of the kind would live for ever, too: nobody need
+// ask for one. What a server answers may hang on the scope or on the caller's token.
+type endless struct{}
+
+func (endless) Error() string { return "the token has no end" }
+
+// LastsFor implements provider.Lasting.
+func (endless) LastsFor() time.Duration { return time.Hour }
 
 // assumeEnd gives a child without a known end the operator's word for it, also one
 // that is not handed out: it is on record until then.
@@ -189,7 +198,7 @@ func (p *Provider) judge(ctx context.Context, got reply, asked access.Access) (*
 	if err := p.lookOnce(ctx, child); err != nil {
 		return child, err
 	}
-	return child, p.settleEnd(child, got.started, kindMint)
+	return child, p.settleEnd(child, got.started)
 }
 
 // lookOnce notes in the handle that introspection sees the token alive, which a
@@ -252,24 +261,14 @@ func (p *Provider) read(got reply, judgeType typeJudge) (*provider.Child, answer
 	return child, a, nil
 }
 
-// kindMint is the kind of a child that was minted; an exchange's is its own.
-const kindMint = "mint"
-
-// isEndless reports whether each further child of the kind would live for ever.
-func (p *Provider) isEndless(kind string) bool {
-	_, known := p.endless.Load(kind)
-	return known
-}
-
 // settleEnd is for tokens whose end neither the answer nor the check told. The
 // contract refuses those that have no end and cannot be revoked either.
-func (p *Provider) settleEnd(child *provider.Child, started time.Time, kind string) error {
+func (p *Provider) settleEnd(child *provider.Child, started time.Time) error {
 	if !child.ExpiresAt.IsZero() {
 		return nil
 	}
 	if p.assumeEnd(child, started).ExpiresAt.IsZero() && child.Handle.Empty() {
-		p.endless.Store(kind, nil)
-		return errEndless
+		return errEndless()
 	}
 	return nil
 }

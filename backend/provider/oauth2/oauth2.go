@@ -51,11 +51,6 @@ type Provider struct {
 	class    provider.Class
 	deps     provider.Deps
 	keys     *jwks.Set // nil unless the server has a JWKS
-	// endless holds what was asked for when a child came without an end that nothing
-	// could kill, by kind: no further one of that kind is asked for by this
-	// configuration. What a server answers to an exchange may hang on the type that is
-	// wanted or on the caller's token, and must not end everybody's mints.
-	endless sync.Map
 
 	mu      sync.Mutex // guards what follows; never held across a call
 	parent  provider.Parent

@@ -162,6 +162,11 @@ func Hangup() Fault {
 	}
 }
 
+// Silent does nothing and breaks the connection without an answer.
+func Silent() Fault {
+	return func(http.ResponseWriter, *http.Request, func() reply) { panic(http.ErrAbortHandler) }
+}
+
 // Lie answers success and does nothing.
 func Lie() Fault { return Answer(http.StatusOK, "application/json", "{}") }
 
@@ -188,6 +193,19 @@ func Verbatim(contentType string, text func(body map[string]any) string) Fault {
 func Before(do func()) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, act func() reply) {
 		do()
+		act().send(w)
+	}
+}
+
+// If is f for the requests whose form is such, and the server itself for the others.
+func If(such func(form url.Values) bool, f Fault) Fault {
+	return func(w http.ResponseWriter, r *http.Request, act func() reply) {
+		sent, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(sent))
+		if form, _ := url.ParseQuery(string(sent)); such(form) {
+			f(w, r, act)
+			return
+		}
 		act().send(w)
 	}
 }
