@@ -284,14 +284,14 @@ func TestARefusedParentIsRememberedNotRetried(t *testing.T) {
 		_, err := m.creds(nil)
 		requireCode(t, err, fault.TemporarilyUnavailable, "refuse")
 	}
-	require.Equal(t, 1, m.server.Counts().Requests[providertest.EndpointToken])
+	require.Equal(t, 2, m.server.Counts().Requests[providertest.EndpointToken], "what was asked for, and nothing in particular")
 	require.Equal(t, "refused", m.must(m.read("providers/oauth2/p")).Data["health"])
 	info, _ := m.must(m.list("providers", nil)).Data["key_info"].(map[string]any)
 	require.Equal(t, "refused", info["oauth2/p"].(map[string]any)["health"])
 	m.start()
 	_, err := m.creds(nil)
 	requireCode(t, err, fault.TemporarilyUnavailable)
-	require.Equal(t, 1, m.server.Counts().Requests[providertest.EndpointToken], "remembered across a restart")
+	require.Equal(t, 2, m.server.Counts().Requests[providertest.EndpointToken], "remembered across a restart")
 	_, err = m.write("providers/oauth2/p/check", nil)
 	requireCode(t, err, fault.TemporarilyUnavailable)
 

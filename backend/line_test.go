@@ -146,7 +146,7 @@ func (m *lineModel) check(t *rapid.T) {
 func TestOneAloneMayHaveMostOfWhatThereIs(t *testing.T) {
 	l := newLine(maxMinting)
 	n := 0
-	for ; l.enter(sharer{holder: alice}); n++ { //nolint:revive // counts
+	for ; l.enter(sharer{holder: alice}); n++ {
 	}
 	require.Equal(t, maxAlone, n)
 	require.True(t, l.enter(sharer{holder: bob}))

@@ -19,6 +19,9 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	}
 	if p.settings.Grant == grantRefreshToken && p.at.Introspection != "" {
 		if health, done, err := p.checkByIntrospection(ctx); done {
+			if err == nil {
+				p.refusals.forget()
+			}
 			return health, err
 		}
 	}

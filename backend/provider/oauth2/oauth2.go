@@ -51,6 +51,7 @@ type Provider struct {
 	class    provider.Class
 	deps     provider.Deps
 	keys     *jwks.Set // nil unless the server has a JWKS
+	refusals refusals
 
 	mu      sync.Mutex // guards what follows; never held across a call
 	parent  provider.Parent

@@ -77,6 +77,10 @@ func toTheEnd(ctx context.Context) (context.Context, context.CancelFunc) {
 // would lose the next refresh token, and with it the parent. The client's
 // timeout and the caller's deadline, if that is not too near, bound them.
 func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, despite bool) (reply, error) {
+	asked := form.Encode()
+	if err := p.refusals.recent(asked, p.deps.Now()); err != nil && !despite {
+		return reply{}, err
+	}
 	release, err := p.deps.Turn(ctx)
 	if err != nil {
 		return reply{}, unavailable("another request is refreshing this provider's parent token: try again").Because(err)
@@ -105,6 +109,12 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, de
 	// A proof is the caller's, and servers call also a bad one invalid_grant
 	// (oidc-provider does): that must not cost everybody the parent.
 	blame := !p.settings.DPoP || despite
+	if blame && asked != "" && grantRefused(got, err) {
+		return p.doubt(use, parent, asked, err)
+	}
+	if err == nil && despite {
+		p.refusals.forget()
+	}
 	if saveErr := p.follow(ctx, parent, got, err, blame); saveErr != nil && err == nil {
 		err = saveErr
 	}
@@ -136,6 +146,11 @@ func (p *Provider) loadParent(ctx context.Context) (provider.Parent, error) {
 	return parent, nil
 }
 
+// grantRefused reports whether the answer is an invalid_grant.
+func grantRefused(got reply, failed error) bool {
+	return failed != nil && len(got.tokens.access) == 0 && got.status < 500 && errorCode(got.body) == codeInvalidGrant
+}
+
 // follow stores what a use of parent's refresh token led to: the next refresh
 // token, or that the server refuses this one for good, where nobody but the parent
 // is to blame.
@@ -151,7 +166,7 @@ func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply
 	if cleared {
 		return p.saveParent(ctx, sent, parent)
 	}
-	if blame && failed != nil && len(got.tokens.access) == 0 && got.status < 500 && errorCode(got.body) == codeInvalidGrant {
+	if blame && grantRefused(got, failed) {
 		parent.Refused = codeInvalidGrant + " at " + p.deps.Now().UTC().Format(time.RFC3339)
 		return p.saveParent(ctx, sent, parent)
 	}

@@ -3,7 +3,10 @@ package oauth2
 import (
 	"context"
 	"errors"
+	"net/url"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -322,4 +325,86 @@ func TestARefreshTokenIsNeverSentToBeRevoked(t *testing.T) {
 	forged := handle{Version: handleVersion, URL: f.at.Revocation, Tokens: []doomed{{Token: f.stored(), Hint: hintRefresh}}}
 	require.Error(t, f.Revoke(context.Background(), forged.encode()))
 	require.True(t, f.server.Active(f.stored()))
+}
+
+// noConsent refuses the scope write, as a server does to which nobody has consented to
+// it, with the code that it has for a dead refresh token.
+func noConsent() providertest.Fault {
+	return providertest.If(func(form url.Values) bool { return strings.Contains(form.Get("scope"), "write") },
+		providertest.Answer(400, "application/json", `{"error":"invalid_grant","suberror":"consent_required"}`))
+}
+
+func TestARefusedScopeIsNotTheParents(t *testing.T) {
+	f := rotating(t, with{"revocation": "token"})
+	f.server.Break(providertest.EndpointToken, noConsent())
+	child, err := f.mint(scopes("write"))
+	requireCode(t, err, fault.InvalidRequest, "although it takes the parent")
+	require.NotNil(t, child, "the parent was proven by a use, whose token must be killed")
+	require.False(t, child.ExpiresAt.IsZero())
+	require.NoError(t, f.Revoke(context.Background(), child.Handle))
+	require.Empty(t, f.server.Live())
+	require.Empty(t, f.store.Parent().Refused)
+	require.True(t, f.server.Active(f.stored()), "the next refresh token is stored")
+
+	asked := f.requests(providertest.EndpointToken)
+	_, err = f.mint(scopes("write"))
+	requireCode(t, err, fault.InvalidRequest, "although it takes the parent")
+	require.Equal(t, asked, f.requests(providertest.EndpointToken), "remembered")
+	f.mustMint(scopes("read"))
+}
+
+func TestARefusalOfWhatWasAskedForIsForgotten(t *testing.T) {
+	for name, do := range map[string]func(f *fixture){
+		"in time":    func(f *fixture) { f.later(refusedFor) },
+		"by a check": func(f *fixture) { _, err := f.Check(context.Background()); require.NoError(t, err) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := rotating(t, nil)
+			f.server.Break(providertest.EndpointToken, noConsent())
+			_, err := f.mint(scopes("write"))
+			requireCode(t, err, fault.InvalidRequest)
+			f.server.Break(providertest.EndpointToken, nil)
+			_, err = f.mint(scopes("write"))
+			requireCode(t, err, fault.InvalidRequest)
+			do(f)
+			f.mustMint(scopes("write"))
+		})
+	}
+}
+
+func TestWhereNobodyKnowsWhetherItIsTheParentItStays(t *testing.T) {
+	for name, then := range map[string]providertest.Fault{
+		"it fails":  providertest.Answer(500, "text/plain", ""),
+		"no answer": providertest.Silent(),
+		"busy":      providertest.Busy(time.Second),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := rotating(t, nil)
+			refuse := providertest.Answer(400, "application/json", `{"error":"invalid_grant"}`)
+			f.server.Break(providertest.EndpointToken, providertest.Choose(sequence(refuse, then)))
+			_, err := f.mint(scopes("read"))
+			requireCode(t, err, fault.TemporarilyUnavailable, "could not be found out")
+			require.Empty(t, f.store.Parent().Refused)
+			f.server.Break(providertest.EndpointToken, nil)
+			f.mustMint(scopes("write"))
+			asked := f.requests(providertest.EndpointToken)
+			_, err = f.mint(scopes("read"))
+			requireCode(t, err, fault.TemporarilyUnavailable, "could not be found out")
+			require.Equal(t, asked, f.requests(providertest.EndpointToken))
+			f.later(refusedFor)
+			f.mustMint(scopes("read"))
+		})
+	}
+}
+
+// later lets time pass.
+func (f *fixture) later(d time.Duration) {
+	now := f.deps.Now
+	f.deps.Now = func() time.Time { return now().Add(d) }
+}
+
+// sequence picks one fault after the other.
+func sequence(faults ...providertest.Fault) func() providertest.Fault {
+	var at atomic.Int64
+	return func() providertest.Fault { return faults[min(int(at.Add(1)), len(faults))-1] }
 }
