@@ -24,6 +24,10 @@ A grant is one child token handed out that is not known to be dead: who holds it
 what exactly was granted, until when, and what can kill it. Never the token.
 `
 
+// anyID matches an entity's or a grant's id, of which nothing is known but that it is
+// one segment of a path.
+func anyID(field string) string { return "(?P<" + field + ">[^/]+)" }
+
 func pageFields(extra map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	fields := map[string]*framework.FieldSchema{
 		"after": {Type: framework.TypeString, Query: true, Description: "List what comes after this entry, which need not exist any more."},
@@ -59,7 +63,7 @@ func (b *broker) pathGrants() []*framework.Path {
 			Fields: pageFields(nil), Operations: list(b.listHolders, "List who holds live grants."),
 		},
 		{
-			Pattern: "grants/entity/" + framework.GenericNameRegex("entity_id") + "/?$", DisplayAttrs: display("grants-of-entity"),
+			Pattern: "grants/entity/" + anyID("entity_id") + "/?$", DisplayAttrs: display("grants-of-entity"),
 			HelpSynopsis: "Lists one holder's live grants.", HelpDescription: grantsHelp,
 			Fields: pageFields(map[string]*framework.FieldSchema{
 				"entity_id": {Type: framework.TypeString, Description: "The holder: an entity's id, or none."},
@@ -67,7 +71,7 @@ func (b *broker) pathGrants() []*framework.Path {
 			Operations: list(b.listGrantsOfEntity, "List an entity's live grants."),
 		},
 		{
-			Pattern: "grants/" + framework.GenericNameRegex("grant_id") + "$", DisplayAttrs: display("grant"),
+			Pattern: "grants/" + anyID("grant_id") + "$", DisplayAttrs: display("grant"),
 			HelpSynopsis: "Reads one live grant.", HelpDescription: grantsHelp,
 			Fields: map[string]*framework.FieldSchema{"grant_id": {Type: framework.TypeString, Description: "The grant's id, as in the creds response."}},
 			Operations: map[logical.Operation]framework.OperationHandler{
@@ -92,10 +96,11 @@ func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framewor
 	}
 	// In the order of the ids, in which the holder ends with a dot.
 	slices.SortFunc(holders, func(x, y string) int { return cmp.Compare(x+".", y+".") })
-	from := sort.Search(len(holders), func(i int) bool { return holders[i]+"." > after })
-	if first, ok := grant.HolderOf(after); ok && from > 0 && holders[from-1] == first {
-		from--
+	begin := after
+	if first, ok := grant.HolderOf(after); ok {
+		begin = first + "."
 	}
+	from := sort.Search(len(holders), func(i int) bool { return holders[i]+"." >= begin })
 	return b.grantPage(ctx, holders[from:], after, limit)
 }
 
@@ -127,8 +132,6 @@ func (b *broker) grantPage(ctx context.Context, holders []string, after string, 
 		begin := ""
 		if first, ok := grant.HolderOf(after); ok && first == holder {
 			begin = after
-		} else if after > holder+"." {
-			continue
 		}
 		err := b.ledger.Walk(ctx, holder, begin, func(s *grantSummary) bool {
 			keys = append(keys, s.ID)

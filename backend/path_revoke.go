@@ -46,8 +46,8 @@ func (b *broker) pathRevoke() []*framework.Path {
 	providerFields := field("name", "Name of the provider.")
 	providerFields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
 	return []*framework.Path{
-		revokePath("revoke/grant/"+framework.GenericNameRegex("grant_id")+"$", "grant", "one grant", field("grant_id", "The grant's id."), b.revokeOne),
-		many(kindEntity, framework.GenericNameRegex("entity_id"), "all grants of an entity", field("entity_id", "The holder: an entity's id, or none."), byName("entity_id")),
+		revokePath("revoke/grant/"+anyID("grant_id")+"$", "grant", "one grant", field("grant_id", "The grant's id."), b.revokeOne),
+		many(kindEntity, anyID("entity_id"), "all grants of an entity", field("entity_id", "The holder: an entity's id, or none."), byName("entity_id")),
 		many(kindRole, framework.GenericNameRegex("name"), "all grants of a role", field("name", "Name of the role."), byName("name")),
 		many(kindIssuer, framework.GenericNameRegex("name"), "all grants that rest on an issuer's tokens", field("name", "Name that the issuer has, or had, in issuers."), byName("name")),
 		many(kindProvider, framework.GenericNameRegex("type")+"/"+framework.GenericNameRegex("name"), "all grants of a provider", providerFields,
@@ -83,6 +83,9 @@ func revokePath(pattern, kind, what string, fields map[string]*framework.FieldSc
 
 // revokeMany freezes or thaws as asked, and kills unless it only thaws.
 func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, name string, d *framework.FieldData) (*logical.Response, error) {
+	if kind == kindEntity && !grant.IsHolder(name) {
+		return nil, fault.New(fault.InvalidRequest, "this is no entity's id: it is the entity_id of a grant")
+	}
 	key := kind + "/" + name
 	frozen, given := d.GetOk("freeze")
 	if given && !frozen.(bool) {

@@ -63,7 +63,8 @@ const ExpiryGrace = time.Minute
 // Grant is one child token handed out: who, what exactly, until when, and how it
 // can be killed.
 type Grant struct {
-	// ID is "<holder>.<random>", so the record is found without an index.
+	// ID is "<holder>.<random>", so the record is found without an index. Nothing is
+	// known of the holder's alphabet but that it can stand in a storage key.
 	ID string `json:"id"`
 	// Holder is the entity's id, or NoHolder.
 	Holder   string `json:"holder"`
@@ -149,14 +150,36 @@ func NewID(holder string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot make a grant id: %w", err)
 	}
-	return holder + "." + strings.ReplaceAll(random, "-", ""), nil
+	random = strings.ReplaceAll(random, "-", "")
+	if strings.Contains(holder, ".") {
+		random = dottedMark + random
+	}
+	id := holder + "." + random
+	if _, ok := HolderOf(id); !ok {
+		return "", ErrHolder
+	}
+	return id, nil
 }
 
-// HolderOf is the holder that id encodes; false if id has not the form of one.
+// ErrHolder means that a holder's id cannot be a part of a storage key.
+var ErrHolder = errors.New("the holder's id has a slash or two dots side by side")
+
+// IsHolder reports whether a holder of that id could have grants.
+func IsHolder(id string) bool {
+	_, ok := HolderOf(id + ".x")
+	return ok
+}
+
+// HolderOf is the holder that id encodes; false if id has not the form of one. Only
+// the random part is known to have no dot in it: an entity outside the root namespace
+// has an id of the form <uuid>.<namespace>.
 func HolderOf(id string) (string, bool) {
-	holder, random, ok := strings.Cut(id, ".")
 	// Storage refuses keys with "..".
-	return holder, ok && holder != "" && random != "" && !strings.Contains(id, "/") && !strings.Contains(id, "..")
+	at := strings.LastIndexByte(id, '.')
+	if at < 1 || at == len(id)-1 || strings.Contains(id, "/") || strings.Contains(id, "..") {
+		return "", false
+	}
+	return id[:at], true
 }
 
 // SetShare notes a lease that shares the token, or its new end.

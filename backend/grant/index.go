@@ -36,10 +36,10 @@ type index struct {
 }
 
 // progress is how far the scan is in one bucket. It visits units, the shards of
-// the holders, in order; what lies before the unit that it is at has been counted.
+// the folders, in order; what lies before the unit that it is at has been counted.
 type progress struct {
 	done          bool
-	holder, shard string
+	folder, shard string
 	// seen are the ids of the unit at hand that have been counted.
 	seen map[string]struct{}
 	// late are ids that were counted because they were written, before the scan came
@@ -106,8 +106,9 @@ func (x *index) leave(s *Summary, since int64, counted bool) {
 		x.count(s, -1)
 	}
 	x.dropLocked(s.ID)
-	p := &x.scan[bucketOf(s.Holder)]
-	delete(p.late, s.ID)
+	if at, ok := placeOf(s.ID); ok {
+		delete(x.scan[at.bucket].late, s.ID)
+	}
 	if set := x.live[liveKey{s.Holder, s.Role}]; set != nil {
 		delete(set.ids, s.ID)
 	}
@@ -142,7 +143,7 @@ func (x *index) counted(id string) bool {
 }
 
 func (p *progress) passed(at place) bool {
-	return p.done || at.holder < p.holder || (at.holder == p.holder && at.shard < p.shard)
+	return p.done || at.folder < p.folder || (at.folder == p.folder && at.shard < p.shard)
 }
 
 // note keeps in mind that a grant was counted, so that the scan does not count it
@@ -155,7 +156,7 @@ func (x *index) note(id string) {
 	p := &x.scan[at.bucket]
 	switch {
 	case p.passed(at):
-	case at.holder == p.holder && at.shard == p.shard:
+	case at.folder == p.folder && at.shard == p.shard:
 		p.seen[id] = struct{}{}
 	default:
 		p.late[id] = struct{}{}

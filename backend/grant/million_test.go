@@ -46,7 +46,7 @@ func (s *imagined) List(_ context.Context, prefix string) ([]string, error) {
 	switch len(parts) {
 	case 2:
 		for i := range s.holders {
-			if strings.HasPrefix(holderFolder(s.holder(i)), prefix) {
+			if strings.HasPrefix(inBucket(s.holder(i)), prefix) {
 				names[s.holder(i)+"/"] = true
 			}
 		}

@@ -7,14 +7,21 @@ import (
 )
 
 // StoragePrefix is where the records live:
-// <prefix><bucket>/<holder>/<shard>/<rest of the random part>.
+// <prefix><bucket>/<folder>/<shard>/<rest of the random part>, where the folder is the
+// holder's id.
 //
 // Storage lists a folder whole, in one message, and walks all that is below it to
-// do so. The bucket, a digit of the holder's hash, keeps the list of holders in
+// do so. The bucket, a digit of the folder's hash, keeps the list of holders in
 // parts; the shard, the first digit of the random part, does the same for a holder
 // with very many grants, such as NoHolder: a million are lists of 60,000, some 2 MiB
 // each. More digits would cost a holder of a hundred grants a list for nearly each.
 const StoragePrefix = "grant/"
+
+// dottedMark begins the random part of the grants of holders whose id has a dot in it,
+// such as that of an entity in a namespace. Builds of before took such an id to end at
+// its first dot, and made the folder of that: the grants that they made, which have no
+// mark, are where they put them.
+const dottedMark = "n"
 
 // buckets is how many parts the holders are in, one hex digit.
 const buckets = 16
@@ -27,7 +34,9 @@ const noShard = "short"
 // place is where a record lies, in the order in which records are read.
 type place struct {
 	bucket              int
-	holder, shard, rest string
+	folder, shard, rest string
+	// early is true where the folder is only the beginning of the holder's id.
+	early bool
 }
 
 // placeOf finds a record's place by the grant's id; false if it is none.
@@ -36,36 +45,59 @@ func placeOf(id string) (place, bool) {
 	if !ok {
 		return place{}, false
 	}
-	p := place{bucket: bucketOf(holder), holder: holder, shard: noShard, rest: id[len(holder)+1:]}
-	if len(p.rest) > shardDigits {
-		p.shard, p.rest = p.rest[:shardDigits], p.rest[shardDigits:]
+	digits, unit := shardDigits, place{folder: holder}
+	if strings.HasPrefix(id[len(holder)+1:], dottedMark) && strings.Contains(holder, ".") {
+		digits += len(dottedMark)
+	} else if early, ok := earlyUnit(holder); ok {
+		unit = early
+	}
+	if unit.folder == "" {
+		return place{}, false
+	}
+	p := place{bucket: bucketOf(unit.folder), folder: unit.folder, early: unit.early, shard: noShard, rest: id[len(unit.folder)+1:]}
+	if len(p.rest) > digits {
+		p.shard, p.rest = p.rest[:digits], p.rest[digits:]
 	}
 	return p, true
 }
 
-func bucketOf(holder string) int {
+// earlyUnit is the one shard in which the grants of before of a holder with a dot in
+// its id are, beside others'; false for any other holder.
+func earlyUnit(holder string) (place, bool) {
+	folder, second, dotted := strings.Cut(holder, ".")
+	if !dotted || len(second) < shardDigits {
+		return place{}, false
+	}
+	return place{bucket: bucketOf(folder), folder: folder, shard: second[:shardDigits], early: true}, true
+}
+
+func bucketOf(folder string) int {
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(holder)) // it never fails
+	_, _ = h.Write([]byte(folder)) // it never fails
 	return int(h.Sum32() % buckets)
 }
 
 func bucketFolder(bucket int) string { return fmt.Sprintf("%s%x/", StoragePrefix, bucket) }
 
-func holderFolder(holder string) string { return bucketFolder(bucketOf(holder)) + holder + "/" }
+// inBucket is a folder of records with all that leads to it.
+func inBucket(folder string) string { return bucketFolder(bucketOf(folder)) + folder + "/" }
 
-func (p place) folder() string { return holderFolder(p.holder) + p.shard + "/" }
+func (p place) path() string { return inBucket(p.folder) + p.shard + "/" }
 
-func (p place) key() string { return p.folder() + p.rest }
+func (p place) key() string { return p.path() + p.rest }
 
 func (p place) id() string {
 	if p.shard == noShard {
-		return p.holder + "." + p.rest
+		return p.folder + "." + p.rest
 	}
-	return p.holder + "." + p.shard + p.rest
+	return p.folder + "." + p.shard + p.rest
 }
 
 // less orders the places of one holder.
 func (p place) less(q place) bool {
+	if p.early != q.early {
+		return p.early
+	}
 	if p.shard != q.shard {
 		return p.shard < q.shard
 	}

@@ -112,13 +112,13 @@ func (l *Ledger) readBucket(ctx context.Context, x *index, bucket int) error {
 	if err != nil {
 		return fmt.Errorf("cannot list the holders: %w", err)
 	}
-	holders := folders(names)
-	sort.Strings(holders)
-	for _, holder := range holders {
-		if holder < last.holder {
+	all := folders(names)
+	sort.Strings(all)
+	for _, folder := range all {
+		if folder < last.folder {
 			continue
 		}
-		if err := l.readHolder(ctx, x, place{bucket: bucket, holder: holder}, last); err != nil {
+		if err := l.readFolder(ctx, x, place{bucket: bucket, folder: folder}, last); err != nil {
 			return err
 		}
 	}
@@ -128,16 +128,16 @@ func (l *Ledger) readBucket(ctx context.Context, x *index, bucket int) error {
 	return nil
 }
 
-// readHolder reads a holder's shards from where an earlier attempt ended.
-func (l *Ledger) readHolder(ctx context.Context, x *index, unit, last place) error {
-	names, err := l.storage.List(ctx, holderFolder(unit.holder))
+// readFolder reads a holder's shards from where an earlier attempt ended.
+func (l *Ledger) readFolder(ctx context.Context, x *index, unit, last place) error {
+	names, err := l.storage.List(ctx, inBucket(unit.folder))
 	if err != nil {
 		return fmt.Errorf("cannot list a holder's grants: %w", err)
 	}
 	shards := folders(names)
 	sort.Strings(shards)
 	for _, unit.shard = range shards {
-		if unit.holder == last.holder && unit.shard < last.shard {
+		if unit.folder == last.folder && unit.shard < last.shard {
 			continue
 		}
 		x.come(unit) // before the list: what is written after it counts itself
@@ -159,7 +159,7 @@ func (x *index) reached(bucket int) (done bool, unit place) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	p := &x.scan[bucket]
-	return p.done, place{holder: p.holder, shard: p.shard}
+	return p.done, place{folder: p.folder, shard: p.shard}
 }
 
 // come makes unit the one that the scan is at.
@@ -167,8 +167,8 @@ func (x *index) come(unit place) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	p := &x.scan[unit.bucket]
-	if p.holder != unit.holder || p.shard != unit.shard {
-		p.holder, p.shard, p.seen = unit.holder, unit.shard, map[string]struct{}{}
+	if p.folder != unit.folder || p.shard != unit.shard {
+		p.folder, p.shard, p.seen = unit.folder, unit.shard, map[string]struct{}{}
 	}
 }
 

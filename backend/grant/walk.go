@@ -34,31 +34,29 @@ func (l *Ledger) Walk(ctx context.Context, holder, after string, visit func(*Sum
 
 // ids visits the ids of the holder's grants, those in memory only included.
 func (l *Ledger) ids(ctx context.Context, holder, after string, visit func(id string) (more bool, err error)) error {
-	if _, ok := HolderOf(holder + ".x"); !ok {
+	if !IsHolder(holder) {
 		return nil
 	}
 	adopted := l.adoptedOf(holder)
-	shards, err := l.storage.List(ctx, holderFolder(holder))
+	units, err := l.units(ctx, holder, adopted)
 	if err != nil {
-		return fmt.Errorf("cannot list a holder's grants: %w", err)
+		return err
 	}
-	shards = folders(shards)
-	for _, at := range adopted {
-		shards = append(shards, at.shard)
-	}
-	sort.Strings(shards)
-	begin, _ := placeOf(after)
-	for _, shard := range slices.Compact(shards) {
-		if shard < begin.shard {
+	begin, resumed := placeOf(after)
+	for _, unit := range units {
+		if resumed && unit.less(place{early: begin.early, shard: begin.shard}) {
 			continue
 		}
-		places, err := l.shard(ctx, place{bucket: bucketOf(holder), holder: holder, shard: shard}, adopted)
+		places, err := l.shard(ctx, unit, adopted)
 		if err != nil {
 			return err
 		}
 		for _, at := range places {
-			if after != "" && !begin.less(at) {
+			if resumed && !begin.less(at) {
 				continue
+			}
+			if owner, _ := HolderOf(at.id()); owner != holder {
+				continue // an early one of somebody whose id begins like this one's
 			}
 			if more, err := visit(at.id()); err != nil || !more {
 				return err
@@ -68,14 +66,37 @@ func (l *Ledger) ids(ctx context.Context, holder, after string, visit func(id st
 	return nil
 }
 
+// units are the shards in which the holder has grants, in order.
+func (l *Ledger) units(ctx context.Context, holder string, adopted []place) ([]place, error) {
+	var units []place
+	if early, ok := earlyUnit(holder); ok && early.folder != "" {
+		units = append(units, early)
+	}
+	shards, err := l.storage.List(ctx, inBucket(holder))
+	if err != nil {
+		return nil, fmt.Errorf("cannot list a holder's grants: %w", err)
+	}
+	shards = folders(shards)
+	for _, at := range adopted {
+		if !at.early {
+			shards = append(shards, at.shard)
+		}
+	}
+	sort.Strings(shards)
+	for _, shard := range slices.Compact(shards) {
+		units = append(units, place{bucket: bucketOf(holder), folder: holder, shard: shard})
+	}
+	return units, nil
+}
+
 // shard lists one shard, and what of it is in memory only.
 func (l *Ledger) shard(ctx context.Context, unit place, adopted []place) ([]place, error) {
-	names, err := l.storage.List(ctx, unit.folder())
+	names, err := l.storage.List(ctx, unit.path())
 	if err != nil {
 		return nil, fmt.Errorf("cannot list a holder's grants: %w", err)
 	}
 	for _, at := range adopted {
-		if at.shard == unit.shard {
+		if at.folder == unit.folder && at.shard == unit.shard {
 			names = append(names, at.rest)
 		}
 	}
@@ -94,7 +115,8 @@ func (l *Ledger) adoptedOf(holder string) []place {
 	defer l.mu.RUnlock()
 	var out []place
 	for id := range l.adopted {
-		if at, ok := placeOf(id); ok && at.holder == holder {
+		at, ok := placeOf(id)
+		if owner, _ := HolderOf(id); ok && owner == holder {
 			out = append(out, at)
 		}
 	}
