@@ -282,3 +282,20 @@ func TestAnIssuersKillSurvivesACrash(t *testing.T) {
 	require.Empty(t, m.allKeysBelow(orderPrefix))
 	require.NoError(t, m.revoke(own))
 }
+
+// TestASharedTokenIsJoinedWhileItsIssuerIsTheSame: who joined later could not renew, and
+// would be told in vain to read creds again.
+func TestASharedTokenIsJoinedWhileItsIssuerIsTheSame(t *testing.T) {
+	m := newTrustingMount(t)
+	m.must(m.write("roles/s", map[string]any{"sharing": "entity"}))
+	ask := map[string]any{"subject_token": m.of("https://pem.test", "user-1")}
+	first, second := m.signedTo(alice, "s", ask), m.signedTo(alice, "s", ask)
+	require.Equal(t, first.grantID, second.grantID)
+	m.must(m.write("issuers/pem", map[string]any{"jwks_pem": "", "jwks_url": m.server.Endpoint(providertest.EndpointJWKS)}))
+	third := m.signedTo(alice, "s", ask)
+	require.NotEqual(t, first.grantID, third.grantID)
+	_, err := m.renew(second, time.Minute)
+	requireCode(t, err, fault.AccessDenied, "another one now")
+	_, err = m.renew(third, time.Minute)
+	require.NoError(t, err)
+}

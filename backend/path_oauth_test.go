@@ -402,8 +402,12 @@ func TestOurOwnAreKnownByTheirKeysToo(t *testing.T) {
 	assertion, err := m.b.signToken(t.Context(), keyring.Assertion, claims)
 	require.NoError(t, err)
 	m.must(m.write("revoke/grant/"+child.grantID, nil))
-	for _, issuer := range []string{ownURL, "https://moved.test/v1/broker", ""} {
+	for _, issuer := range []string{ownURL, "https://moved.test/v1/broker", "", "https://after.test/v1/broker"} {
 		m.must(m.write("config", map[string]any{"issuer": issuer}))
+		if issuer == "https://after.test/v1/broker" { // verifiers may still have the stolen keys
+			m.must(m.write("issuer/rotate", map[string]any{"emergency": true}))
+			m.start()
+		}
 		for _, token := range []string{child.token, m.hide(assertion)} {
 			_, err := m.credsBy(call{path: "creds/evidence", entity: alice, data: map[string]any{"subject_token": token}})
 			requireCode(t, err, fault.InvalidGrant)

@@ -18,6 +18,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // With sharing=entity one child serves one entity's identical requests. Each of them
@@ -191,7 +192,7 @@ func (b *broker) shareKey(ctx context.Context, d *decided) (string, error) {
 	}
 	tokens := sha256.Sum256([]byte(d.ask.subjectToken.Reveal() + "\n" + d.ask.actorToken.Reveal()))
 	raw, err := json.Marshal([]any{
-		d.caller.EntityID, d.role.name, d.role.Role, values(r.Access), tokens[:], named(r.Subject), named(r.Actor), made,
+		d.caller.EntityID, d.role.name, d.role.Role, values(r.Access), tokens[:], named(r.Subject), named(r.Actor), vouching(d.subject), vouching(d.actor), made,
 	})
 	if err != nil {
 		return "", fault.New(fault.TemporarilyUnavailable, "the request cannot be told from others").Because(err)
@@ -226,6 +227,14 @@ func (b *broker) ingredients(ctx context.Context, p *openProvider, r provider.Re
 }
 
 // named is who a party is.
+// vouching is who has verified a party's token: what a renewal wants to be the same.
+func vouching(t *subject.Token) []string {
+	if t == nil {
+		return nil
+	}
+	return []string{t.IssuerName, t.IssuerPrint}
+}
+
 func named(p *provider.Party) []string {
 	if p == nil {
 		return nil

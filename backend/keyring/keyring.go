@@ -59,6 +59,9 @@ const (
 	Grace = time.Hour
 	// MaxKeys is how many keys of one purpose there can be at a time.
 	MaxKeys = 5
+	// maxWithdrawn is how many ids of withdrawn keys are kept: those of some dozen
+	// emergencies, after which nobody can still trust the first one's keys.
+	maxWithdrawn = 256
 	// MaxLife is the longest life that a ring can promise.
 	MaxLife = 366 * 24 * time.Hour
 )
@@ -119,11 +122,14 @@ type Ring struct {
 	// stopped is when the ring ceased to sign, or zero.
 	stopped   time.Time
 	verifiers map[Purpose]*jwks.Set
+	// withdrawn are the ids of the last keys that an emergency took back.
+	withdrawn []string
 }
 
 // build makes a ring whose keys verify.
-func build(keys map[Purpose][]*key, stopped time.Time) (*Ring, error) {
-	r := &Ring{keys: keys, stopped: stopped, verifiers: map[Purpose]*jwks.Set{}}
+func build(keys map[Purpose][]*key, stopped time.Time, withdrawn []string) (*Ring, error) {
+	withdrawn = withdrawn[max(0, len(withdrawn)-maxWithdrawn):]
+	r := &Ring{keys: keys, stopped: stopped, withdrawn: withdrawn, verifiers: map[Purpose]*jwks.Set{}}
 	for purpose, list := range keys {
 		if len(list) == 0 {
 			continue

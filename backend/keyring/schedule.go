@@ -45,6 +45,9 @@ func (r *Ring) Rotate(now time.Time, t Terms, emergency bool) (*Ring, error) {
 		list := e.keys[p]
 		switch {
 		case emergency || len(list) == 0:
+			for _, k := range list {
+				e.withdrawn = append(e.withdrawn, k.id)
+			}
 			e.keys[p] = nil
 			e.add(p, t, now)
 		case e.pending(p):
@@ -87,13 +90,15 @@ func (r *Ring) Stop(now time.Time) (next *Ring, changed bool, err error) {
 type edition struct {
 	keys    map[Purpose][]*key
 	stopped time.Time
-	now     time.Time
-	changed bool
-	err     error
+	// withdrawn is the ring's, and what this edition adds.
+	withdrawn []string
+	now       time.Time
+	changed   bool
+	err       error
 }
 
 func (r *Ring) edit(now time.Time) *edition {
-	e := &edition{keys: map[Purpose][]*key{}, stopped: r.stopped, now: now}
+	e := &edition{keys: map[Purpose][]*key{}, stopped: r.stopped, withdrawn: slices.Clone(r.withdrawn), now: now}
 	for p, list := range r.keys {
 		e.keys[p] = slices.Clone(list)
 	}
@@ -104,7 +109,7 @@ func (e *edition) done(before *Ring) (*Ring, bool, error) {
 	if e.err != nil || !e.changed {
 		return before, false, e.err
 	}
-	next, err := build(e.keys, e.stopped)
+	next, err := build(e.keys, e.stopped, e.withdrawn)
 	return next, err == nil, err
 }
 

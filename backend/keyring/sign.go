@@ -80,7 +80,8 @@ func NumericDate(claim any) (time.Time, bool) {
 }
 
 // Names reports whether a token's header names a key of the ring, of whatever purpose,
-// as everything does that the ring signs. It verifies nothing.
+// as everything does that the ring signs, or one that was withdrawn in an emergency, by
+// which a thief signs. It verifies nothing.
 func (r *Ring) Names(compact string) bool {
 	id := KeyID(compact)
 	for p := range r.keys {
@@ -88,7 +89,7 @@ func (r *Ring) Names(compact string) bool {
 			return true
 		}
 	}
-	return false
+	return slices.Contains(r.withdrawn, id)
 }
 
 // KeyID is the kid in a token's header, "" if there is none. It verifies nothing.

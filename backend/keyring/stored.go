@@ -23,6 +23,8 @@ type stored struct {
 	Version int         `json:"version"`
 	Stopped time.Time   `json:"stopped,omitzero"`
 	Keys    []storedKey `json:"keys"`
+	// Withdrawn are ids; earlier builds neither wrote nor read them.
+	Withdrawn []string `json:"withdrawn,omitempty"`
 }
 
 type storedKey struct {
@@ -35,7 +37,7 @@ type storedKey struct {
 
 // Encode is the ring with its private keys, for a storage that keeps secrets.
 func (r *Ring) Encode() ([]byte, error) {
-	s := stored{Version: storedVersion, Stopped: r.stopped, Keys: []storedKey{}}
+	s := stored{Version: storedVersion, Stopped: r.stopped, Keys: []storedKey{}, Withdrawn: r.withdrawn}
 	for _, p := range Purposes() {
 		for _, k := range r.keys[p] {
 			private, err := x509.MarshalPKCS8PrivateKey(k.private)
@@ -80,7 +82,7 @@ func Decode(raw []byte) (*Ring, error) {
 	for _, list := range keys {
 		slices.SortStableFunc(list, func(a, b *key) int { return a.activeFrom.Compare(b.activeFrom) })
 	}
-	return build(keys, s.Stopped)
+	return build(keys, s.Stopped, s.Withdrawn)
 }
 
 func (s storedKey) open() (*key, error) {
