@@ -7,7 +7,9 @@ MODULE     := github.com/tokenbroker/vault-plugin-secrets-broker
 PLUGIN     := vault-plugin-secrets-broker
 FUZZINPUTS ?= 3000
 SPIN       ?= 2
-PROVISION  := go run ./bootstrap/provision
+# The flags of build, so that the two share what is in Go's cache.
+GOBUILD    := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+PROVISION  := CGO_ENABLED=0 go run -trimpath -buildvcs=false ./bootstrap/provision
 # go test, which says at the end what failed first.
 GOTEST     := go run ./scripts/gotest
 
@@ -15,20 +17,20 @@ GOTEST     := go run ./scripts/gotest
 STAGES := fmt-check vet lint unit fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers oidc-provider toxiproxy kube demo dev test $(STAGES) race busy bench-tools bench bench-chart chaos golden fmt clean
+.PHONY: help build vault servers oidc-provider toxiproxy kube counterparts demo dev test $(STAGES) race busy bench-tools bench bench-chart chaos golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/vault-plugin-secrets-broker, the same bytes on every machine
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false \
+	$(GOBUILD) \
 		-ldflags "-s -w -X $(MODULE)/backend.Version=$(VERSION)" \
 		-o bin/$(PLUGIN) ./cmd/$(PLUGIN)
 
 vault: ## bin/vault, built from its Go module; VAULT=/path takes an installed one
 	@$(PROVISION) vault
 
-servers: ## bin/hydra and bin/op, the authorization servers of demo and test
+servers: ## bin/hydra and bin/op, the authorization servers of the tests
 	@$(PROVISION) hydra op
 
 oidc-provider: ## bin/oidc-provider, if there is Node.js; with CI set there must be
@@ -37,14 +39,24 @@ oidc-provider: ## bin/oidc-provider, if there is Node.js; with CI set there must
 toxiproxy: ## bin/toxiproxy, the bad network of acceptance and chaos
 	@$(PROVISION) toxiproxy
 
+counterparts: ## all of these and the plugin, side by side: what acceptance needs
+	@$(PROVISION) toxiproxy op oidc-provider etcd plugin vault hydra kube-apiserver
+
 kube: ## bin/kube-apiserver and bin/etcd, the Kubernetes of acceptance
 	@$(PROVISION) etcd kube-apiserver
 
-demo: build vault servers ## broker a token from a real server, use it, revoke it, see it dead
-	@go run ./scripts/demo
+demo: demo-programs ## broker a token from a real server, use it, revoke it, see it dead
+	@bin/demo
 
-dev: build vault servers ## the same, left running, with the exports to use it
-	@go run ./scripts/demo -keep
+dev: demo-programs ## the same, left running, with the exports to use it
+	@bin/demo -keep
+
+.PHONY: demo-programs bin/demo
+demo-programs: # compiled while Vault's modules are downloaded
+	@$(PROVISION) op plugin demo vault
+
+bin/demo:
+	@$(GOBUILD) -o bin/demo ./scripts/demo
 
 test: ## everything that CI runs
 	@begin=$$(date +%s); \
@@ -74,12 +86,12 @@ race: unit
 fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 
-acceptance: build vault servers oidc-provider toxiproxy kube bench-tools ## the built plugin in a real Vault against real servers, also under fire
+acceptance: counterparts bench-tools ## the built plugin in a real Vault against real servers, also under fire
 	$(GOTEST) -passed -- -count=1 -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos ./scripts/bench
 
 bench-tools: ## what the benchmark measures against: an engine that only leases, a server that answers at once
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o bin/vault-plugin-secrets-floor ./bootstrap/floor
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o bin/fastauth ./bootstrap/fastauth
+	$(GOBUILD) -ldflags "-s -w" -o bin/vault-plugin-secrets-floor ./bootstrap/floor
+	$(GOBUILD) -ldflags "-s -w" -o bin/fastauth ./bootstrap/fastauth
 
 # BENCH takes the flags of scripts/bench, such as BENCH='-quick' or BENCH='-run raft -rounds 9'.
 BENCH ?=

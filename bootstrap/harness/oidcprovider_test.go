@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -250,13 +252,23 @@ func TestOIDCProviderKeepsManyTokens(t *testing.T) {
 }
 
 func TestWithoutNodeTheTestIsSkippedExceptInCI(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	for ci, skips := range map[string]bool{"": true, "true": false} {
-		t.Setenv("CI", ci)
-		var reason string
-		err := Run(io.Discard, func(t TB) { requireNode(skippable{t, &reason}) })
-		require.Equal(t, skips, strings.Contains(reason, "install Node.js"), reason)
-		require.Equal(t, skips, err == nil, err)
+	// A checkout for which oidc-provider could not be installed.
+	checkout, path := t.TempDir(), t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(checkout, "go.mod"), nil, 0o600))
+	t.Chdir(checkout)
+	require.NoError(t, os.WriteFile(filepath.Join(path, "node"), []byte("#!/bin/sh\n"), 0o700))
+	for _, programs := range []string{t.TempDir(), path} {
+		t.Setenv("PATH", programs)
+		for ci, skips := range map[string]bool{"": true, "true": false} {
+			t.Setenv("CI", ci)
+			var reason string
+			err := Run(io.Discard, func(t TB) { requireNode(skippable{t, &reason}) })
+			require.Equal(t, skips, strings.Contains(reason, "install nodejs npm"), reason)
+			require.Equal(t, skips, err == nil, err)
+			if !skips {
+				require.ErrorContains(t, err, "install nodejs npm")
+			}
+		}
 	}
 }
 

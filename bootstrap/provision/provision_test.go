@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestAPatchFitsExactlyOnce(t *testing.T) {
@@ -50,14 +49,15 @@ func TestTheKeyFollowsTheRecipe(t *testing.T) {
 		"ldflags": func(r *recipe) { r.ldflags = "-X main.version=v1" },
 		"cgo":     func(r *recipe) { r.cgo = true },
 		"script":  func(r *recipe) { r.script = "server.mjs" },
-		"patch":   func(r *recipe) { r.source = &patchedSource{Patches: []patch{{File: "f"}}} },
+		"patch":   func(r *recipe) { r.sources = []patchedModule{{Patches: []patch{{File: "f"}}}} },
+		"instead": func(r *recipe) { r.sources = []patchedModule{{Instead: map[string]string{"a": "b"}}} },
 	}
 	for what, change := range changes {
 		if key(change) == first {
 			t.Errorf("the key ignores %s", what)
 		}
 	}
-	for _, file := range []string{"go.sum", "main.go", "package.json", "package-lock.json", ".npmrc", "memory.mjs"} {
+	for _, file := range []string{"go.sum", "main.go", "package.json", "package-lock.json", ".npmrc", "memory.mjs", "without/seals/seals.go"} {
 		before := key(same)
 		write(t, filepath.Join(root, "m", file), "x")
 		if key(same) == before {
@@ -72,33 +72,53 @@ func TestTheKeyFollowsTheRecipe(t *testing.T) {
 }
 
 func TestWithoutNodeItIsLeftOutExceptInCI(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("XDG_CACHE_HOME", "")
-	bin := t.TempDir()
-	t.Setenv("CI", "")
-	if err := run(bin, []string{"oidc-provider"}); err != nil {
-		t.Fatal(err)
+	for what, node := range map[string]string{"there is none": "", "it is too old": "v18.20.4", "it cannot say what it is": "?"} {
+		t.Run(what, func(t *testing.T) {
+			path := t.TempDir()
+			if node != "" {
+				program(t, filepath.Join(path, "node"), "echo "+node)
+				program(t, filepath.Join(path, "npm"), "exit 1")
+			}
+			t.Setenv("PATH", path)
+			t.Setenv("HOME", t.TempDir())
+			t.Setenv("XDG_CACHE_HOME", "")
+			bin := t.TempDir()
+			t.Setenv("CI", "")
+			if err := run(bin, []string{"oidc-provider"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Lstat(filepath.Join(bin, "oidc-provider")); !os.IsNotExist(err) {
+				t.Fatalf("something was linked: %v", err)
+			}
+			t.Setenv("CI", "true")
+			err := run(bin, []string{"oidc-provider"})
+			if !errors.Is(err, errNoNode) || !strings.Contains(err.Error(), "apt-get install nodejs npm") {
+				t.Fatalf("in CI: %v", err)
+			}
+		})
 	}
-	if _, err := os.Lstat(filepath.Join(bin, "oidc-provider")); !os.IsNotExist(err) {
-		t.Fatalf("something was linked: %v", err)
-	}
-	t.Setenv("CI", "true")
-	if err := run(bin, []string{"oidc-provider"}); !errors.Is(err, errNoNode) {
-		t.Fatalf("in CI: %v", err)
+}
+
+func TestWhichNodeIsNewEnough(t *testing.T) {
+	for version, enough := range map[string]bool{
+		"v20.20.0": true, "v20.19.9": false, "v22.0.0": true, "v18.20.4": false, "v100.0.0": true, "": false, "v20": false, "vx.y.z": false,
+	} {
+		if newEnough(version) != enough {
+			t.Errorf("%q: %v", version, !enough)
+		}
 	}
 }
 
 func TestTheLockIsExclusive(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lock(path, func(time.Duration) { t.Error("waits for nobody") })
+	unlock, err := lock(path, func() { t.Error("waits for nobody") })
 	if err != nil {
 		t.Fatal(err)
 	}
-	waiting := make(chan struct{})
+	waiting := make(chan struct{}, 1000)
 	acquired := make(chan error)
 	go func() {
-		_, err := lock(path, func(time.Duration) { close(waiting) })
+		_, err := lock(path, func() { waiting <- struct{}{} })
 		acquired <- err
 	}()
 	select {
@@ -130,6 +150,14 @@ func write(t *testing.T, path, content string) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func program(t *testing.T, path, script string) {
+	t.Helper()
+	write(t, path, "#!/bin/sh\n"+script+"\n")
+	if err := os.Chmod(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,46 +14,53 @@ import (
 
 // A recipe says how one program is made from the module in bootstrap/<module>: a Go
 // program from pkg, or, with script, an npm package installed around that script.
+// With target it is one of this repository, which make builds from pkg.
 type recipe struct {
-	name    string
-	version string
-	module  string // folder below bootstrap/
-	pkg     string
-	tags    string
-	ldflags string // beyond those that all have
-	cgo     bool
-	source  *patchedSource
-	script  string // file in module that Node.js runs
+	name      string
+	version   string
+	module    string // folder below bootstrap/
+	pkg       string
+	tags      string
+	ldflags   string // beyond those that all have
+	cgo       bool
+	sources   []patchedModule
+	script    string  // file in module that Node.js runs
+	target    string  // of the Makefile
+	megabytes float64 // of source that is compiled, with an empty cache; for the forecast only
 }
 
 var recipes = []recipe{
 	{
-		name:    "vault",
-		version: "v1.21.4",
-		module:  "vault",
-		pkg:     "github.com/hashicorp/vault",
-		tags:    "minimal",
-		source:  &vaultSource,
+		name:      "vault",
+		megabytes: 47,
+		version:   "v1.21.4",
+		module:    "vault",
+		pkg:       "github.com/hashicorp/vault",
+		tags:      "minimal",
+		sources:   vaultSources,
 	},
 	{
-		name:    "hydra",
-		version: "v2.3.0",
-		module:  "hydra",
-		pkg:     "github.com/ory/hydra/v2",
-		tags:    "sqlite,sqlite_omit_load_extension,json1",
-		cgo:     true,
+		name:      "hydra",
+		megabytes: 48,
+		version:   "v2.3.0",
+		module:    "hydra",
+		pkg:       "github.com/ory/hydra/v2",
+		tags:      "sqlite,sqlite_omit_load_extension,json1",
+		cgo:       true,
 	},
 	{
-		name:    "op",
-		version: "v3.51.17",
-		module:  "op",
-		pkg:     ".",
+		name:      "op",
+		megabytes: 16,
+		version:   "v3.51.17",
+		module:    "op",
+		pkg:       ".",
 	},
 	{
-		name:    "toxiproxy",
-		version: "v2.5.0",
-		module:  "toxiproxy",
-		pkg:     "github.com/Shopify/toxiproxy/v2/cmd/server",
+		name:      "toxiproxy",
+		megabytes: 15,
+		version:   "v2.5.0",
+		module:    "toxiproxy",
+		pkg:       "github.com/Shopify/toxiproxy/v2/cmd/server",
 	},
 	{
 		name:    "oidc-provider",
@@ -61,26 +69,31 @@ var recipes = []recipe{
 		script:  "server.mjs",
 	},
 	{
-		name:    "etcd",
-		version: "v3.6.13",
-		module:  "etcd",
-		pkg:     "go.etcd.io/etcd/server/v3",
+		name:      "etcd",
+		megabytes: 29,
+		version:   "v3.6.13",
+		module:    "etcd",
+		pkg:       "go.etcd.io/etcd/server/v3",
 	},
 	{
-		name:    "kube-apiserver",
-		version: "v1.36.3",
-		module:  "kube",
-		pkg:     "k8s.io/kubernetes/cmd/kube-apiserver",
+		name:      "kube-apiserver",
+		megabytes: 84,
+		version:   "v1.36.3",
+		module:    "kube",
+		pkg:       "k8s.io/kubernetes/cmd/kube-apiserver",
 		// Without them it takes itself for v0.0.0-master.
 		ldflags: "-X k8s.io/component-base/version.gitVersion=v1.36.3" +
 			" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
 	},
 	{
-		name:    "golangci-lint",
-		version: "v2.15.0",
-		module:  "tools",
-		pkg:     "github.com/golangci/golangci-lint/v2/cmd/golangci-lint",
+		name:      "golangci-lint",
+		megabytes: 39,
+		version:   "v2.15.0",
+		module:    "tools",
+		pkg:       "github.com/golangci/golangci-lint/v2/cmd/golangci-lint",
 	},
+	{name: "plugin", target: "build", megabytes: 36, pkg: "./cmd/vault-plugin-secrets-broker"},
+	{name: "demo", target: "bin/demo", megabytes: 15, pkg: "./scripts/demo"},
 }
 
 func names() []string {
@@ -99,8 +112,8 @@ func (r recipe) key(bootstrap string) (string, error) {
 	if r.script != "" {
 		fmt.Fprintln(hash, r.script)
 	}
-	if r.source != nil {
-		fmt.Fprintf(hash, "%q\n", *r.source)
+	if r.sources != nil {
+		fmt.Fprintf(hash, "%q\n", r.sources)
 	}
 	files, err := r.files(filepath.Join(bootstrap, r.module))
 	if err != nil {
@@ -116,22 +129,27 @@ func (r recipe) key(bootstrap string) (string, error) {
 	return fmt.Sprintf("%s-%s-%s", r.name, r.version, hex.EncodeToString(hash.Sum(nil))[:12]), nil
 }
 
-// files are those of the module that decide what the build makes. A node_modules
-// that an editor wants is not among them.
+// files are those of the module, from its root, that decide what the build makes. A
+// node_modules that an editor wants is not among them.
 func (r recipe) files(module string) ([]string, error) {
-	entries, err := os.ReadDir(module)
-	if err != nil {
-		return nil, err
-	}
 	var names []string
-	for _, entry := range entries {
-		name := entry.Name()
-		if slices.Contains([]string{"go.mod", "go.sum", "package.json", "package-lock.json", ".npmrc"}, name) ||
-			slices.Contains([]string{".go", ".mjs"}, filepath.Ext(name)) {
+	err := filepath.WalkDir(module, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(module, path)
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && entry.Name() == "node_modules":
+			return filepath.SkipDir
+		case slices.Contains([]string{"go.mod", "go.sum", "package.json", "package-lock.json", ".npmrc"}, name),
+			slices.Contains([]string{".go", ".mjs"}, filepath.Ext(name)):
 			names = append(names, name)
 		}
-	}
-	return names, nil
+		return nil
+	})
+	return names, err
 }
 
 // program is the file that the build leaves in its folder of the cache.
@@ -149,15 +167,9 @@ func (r recipe) buildArgs(output string) []string {
 	}, func(arg string) bool { return arg == "-tags=" })
 }
 
-func (r recipe) build(module, work, output string) error {
-	if r.script != "" {
-		return r.install(module, filepath.Dir(output))
-	}
-	if r.source != nil {
-		var err error
-		if module, err = r.source.prepare(r.name, module, work); err != nil {
-			return err
-		}
-	}
-	return goCommand(r.name, module, r.cgo, r.buildArgs(output)...)
+// listArgs list what a build has to compile. The flags are those that decide it.
+func (r recipe) listArgs() []string {
+	return slices.DeleteFunc([]string{
+		"list", "-deps", "-json=ImportPath,Dir,GoFiles,CgoFiles,Stale", "-mod=readonly", "-trimpath", "-buildvcs=false", "-tags=" + r.tags, r.pkg,
+	}, func(arg string) bool { return arg == "-tags=" })
 }

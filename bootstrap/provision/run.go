@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,16 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
 
-const progressEvery = 10 * time.Second
-
 // lock serialises builds of one program on this machine. While somebody else holds
-// it, waiting is told now and then for how long. The kernel frees it with the process.
-func lock(path string, waiting func(time.Duration)) (unlock func(), err error) {
+// it, waiting is called now and then. The kernel frees it with the process.
+func lock(path string, waiting func()) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
@@ -26,8 +24,6 @@ func lock(path string, waiting func(time.Duration)) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	started := time.Now()
-	var told time.Time
 	for {
 		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
@@ -37,106 +33,79 @@ func lock(path string, waiting func(time.Duration)) (unlock func(), err error) {
 			file.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		if time.Since(told) >= progressEvery {
-			told = time.Now()
-			waiting(told.Sub(started))
-		}
+		waiting()
 		time.Sleep(time.Second / 2)
 	}
 }
 
-func goCommand(name, dir string, cgo bool, args ...string) error {
-	return goCommandTo("", name, dir, cgo, args...)
-}
-
-// goCommandTo runs the go command. Standard output goes to the named file, if any.
-func goCommandTo(stdout, name, dir string, cgo bool, args ...string) error {
+// goCommand is the go command, in the environment in which all pinned builds run:
+// what a user has set for other work must not bend them.
+func goCommand(dir string, cgo bool, args ...string) *exec.Cmd {
 	cmd := exec.Command("go", args...)
 	cmd.Dir = dir
-	// What a user has set for other work must not bend these pinned builds.
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "CGO_ENABLED=0")
 	if cgo {
 		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
 	}
-	if stdout != "" {
-		file, err := os.Create(stdout)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		cmd.Stdout = file
-	}
-	return withProgress(name, cmd)
+	return cmd
 }
 
-// withProgress runs a command and says every few seconds what it is at.
-func withProgress(name string, cmd *exec.Cmd) error {
-	output := &lastLines{}
-	cmd.Stderr = output
-	started := time.Now()
-	if err := cmd.Start(); err != nil {
-		return err
+// execute runs a command. If it fails, what it said goes into the error.
+func execute(cmd *exec.Cmd, report *progress) error {
+	cmd.Stderr = report
+	if err := cmd.Run(); err != nil {
+		said := report.said()
+		return explained(fmt.Errorf("%s\n%s: %w", said, strings.Join(cmd.Args[:2], " "), err), said)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	ticker := time.NewTicker(progressEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case err := <-done:
-			if err != nil {
-				output.dump(os.Stderr)
-				return fmt.Errorf("%s: %w", strings.Join(cmd.Args[:2], " "), err)
+	return nil
+}
+
+// outputOf runs a command for what it prints.
+func outputOf(cmd *exec.Cmd, report *progress) ([]byte, error) {
+	var printed bytes.Buffer
+	cmd.Stdout = &printed
+	err := execute(cmd, report)
+	return printed.Bytes(), err
+}
+
+// toCompile downloads what a build needs, and returns the size of each package that
+// it has to compile because the cache does not have it.
+func toCompile(list *exec.Cmd, report *progress) (map[string]float64, error) {
+	report.doing("looking for what is to be compiled")
+	answer, err := outputOf(list, report)
+	if err != nil {
+		return nil, err
+	}
+	sizes := map[string]float64{}
+	for decoder := json.NewDecoder(bytes.NewReader(answer)); ; {
+		var found struct {
+			ImportPath, Dir   string
+			GoFiles, CgoFiles []string
+			Stale             bool
+		}
+		if err := decoder.Decode(&found); errors.Is(err, io.EOF) {
+			return sizes, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("go list: %w", err)
+		}
+		if !found.Stale {
+			continue
+		}
+		var size int64
+		for _, name := range append(found.GoFiles, found.CgoFiles...) {
+			if info, err := os.Stat(filepath.Join(found.Dir, name)); err == nil {
+				size += info.Size()
 			}
-			return nil
-		case <-ticker.C:
-			count, last := output.state()
-			fmt.Printf("%s: %3.0f s, %d steps, now %s\n", name, time.Since(started).Seconds(), count, last)
+		}
+		sizes[found.ImportPath] = float64(size)
+	}
+}
+
+func anyStandard(sizes map[string]float64) bool {
+	for imported := range sizes {
+		if isStandard(imported) {
+			return true
 		}
 	}
-}
-
-// lastLines keeps the end of a long output.
-type lastLines struct {
-	mu    sync.Mutex
-	rest  []byte
-	lines [][]byte
-	count int
-}
-
-const linesKept = 40
-
-func (l *lastLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.rest = append(l.rest, p...)
-	for {
-		line, rest, found := bytes.Cut(l.rest, []byte("\n"))
-		if !found {
-			return len(p), nil
-		}
-		l.rest = rest
-		l.count++
-		l.lines = append(l.lines, bytes.Clone(line))
-		if len(l.lines) > linesKept {
-			l.lines = l.lines[1:]
-		}
-	}
-}
-
-func (l *lastLines) state() (count int, last string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.lines) == 0 {
-		return 0, "starting"
-	}
-	return l.count, string(l.lines[len(l.lines)-1])
-}
-
-func (l *lastLines) dump(w io.Writer) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, line := range append(l.lines, l.rest) {
-		fmt.Fprintf(w, "%s\n", line)
-	}
+	return false
 }
