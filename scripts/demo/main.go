@@ -1,7 +1,8 @@
 // Command demo shows the broker's main job on real parts: a Vault with the built
-// plugin, and Ory Hydra as the authorization server. It brokers a token, lets
-// the server say that it is good, revokes the lease, and lets the server say
-// that it is dead. With -keep everything stays up until interrupted.
+// plugin, and the OpenID Provider of zitadel/oidc as the authorization server. An
+// agent that acts for a user exchanges the user's login for a token of less scope and
+// another audience; the service that the token is for asks the server about it before
+// and after the lease is revoked. With -keep everything stays up until interrupted.
 package main
 
 import (
@@ -26,46 +27,55 @@ func main() {
 }
 
 func demo(t harness.TB, keep bool) {
-	t.Logf("Starting Vault with the plugin, and Ory Hydra as the authorization server ...")
+	t.Logf("Starting Vault with the plugin, and an OpenID Provider (zitadel/oidc) as the authorization server ...")
 	vault := harness.StartVault(t, harness.VaultOptions{})
-	hydra := harness.StartHydra(t, harness.HydraOptions{})
-	parent := hydra.CreateClient(t, harness.HydraClient{
-		Scopes: []string{"repo:read", "repo:write"}, Audiences: []string{"https://api.example.com"},
-	})
+	op := harness.StartOP(t)
+	parent, service, stranger := harness.OPJWT, harness.OPAPI, harness.OPWeb
 	vault.Enable(t, "broker")
-	t.Logf("Vault is at %s, Hydra at %s.\n", vault.Addr, hydra.URL)
+	login, _ := op.Login(t, parent, "email", "profile")
+	t.Logf("Vault is at %s, the provider at %s. A user has logged in there.\n", vault.Addr, op.URL)
 
 	cli := func(args ...string) string { return run(t, vault, args...) }
-	t.Logf("1. An operator stores the parent credential, once.")
-	cli("write", "broker/providers/oauth2/hydra", "issuer="+hydra.URL, "client_id="+parent.ID,
-		"client_secret="+parent.Secret, "audience_parameter=audience",
-		"introspection_url="+hydra.AdminURL+"/admin/oauth2/introspect", "verify=introspect")
+	t.Logf("1. An operator stores the parent credential, once, and says whose logins count.")
+	cli("write", "broker/providers/oauth2/op", "issuer="+op.URL, "client_id="+parent.ID, "client_secret="+parent.Secret,
+		"exchange=token-exchange", "audience_parameter=audience", "verify=jwt")
+	cli("write", "broker/issuers/op", "oidc_discovery_url="+op.URL, "bound_audiences="+parent.ID)
 	t.Logf("2. A role says who may get what.")
-	cli("write", "broker/roles/deploy", "provider=oauth2/hydra", "scopes=repo:read,repo:write",
-		"audiences=https://api.example.com", "ttl=10m", "require_revocable=true")
-	t.Logf("3. An agent asks for what its task needs, and no more.")
-	printed := cli("read", "broker/creds/deploy", "scopes=repo:read")
+	cli("write", "broker/roles/mail", "provider=oauth2/op", "mode=exchange", "subject_issuers=op",
+		"scopes=openid,email,profile", "audiences="+service.ID, "ttl=2m", "require_revocable=true",
+		`parameters={"subject_token_type":"urn:ietf:params:oauth:token-type:id_token"}`)
+	t.Logf("3. An agent that has the user's login asks for what its task needs, and no more.")
+	printed := cli("write", "broker/creds/mail", "subject_token="+login, "scopes=openid,email", "audiences="+service.ID)
 	token, lease := field(printed, "access_token"), field(printed, "lease_id")
 
-	t.Logf("4. The authorization server itself is asked about the token.")
-	hydra.MustBeActive(t, token)
-	seen := hydra.Introspect(t, token)
-	t.Logf("   hydra: active=%v scope=%q aud=%v   <- the token is accepted\n", seen.Active, seen.Scope, seen.Audience)
+	t.Logf("4. The service that it is for asks the authorization server about the token; so does another.")
+	op.MustBeActive(t, service, token)
+	seen := op.Introspect(t, service, token)
+	t.Logf("   asked by %s: active=%v sub=%q scope=%q   <- the token is accepted", service.ID, seen.Active, seen.Subject, seen.Scope)
+	op.MustBeInactive(t, stranger, token)
+	t.Logf("   asked by %s: active=%v   <- and is of no use elsewhere\n", stranger.ID, op.Introspect(t, stranger, token).Active)
 	t.Logf("5. The lease is revoked.")
 	cli("lease", "revoke", "-sync", lease)
-	hydra.MustBeInactive(t, token)
-	t.Logf("   hydra: active=%v   <- the token is refused\n", hydra.Introspect(t, token).Active)
+	op.MustBeInactive(t, service, token)
+	t.Logf("   asked by %s: active=%v   <- the token is refused\n", service.ID, op.Introspect(t, service, token).Active)
 	t.Logf("The token worked, the lease was revoked, the token is dead at the server.")
 	if keep {
-		linger(t, vault)
+		linger(t, vault, login)
 	}
 }
 
-var secrets = regexp.MustCompile(`(client_secret=|access_token\s+\S{8})\S+`)
+var secrets = regexp.MustCompile(`(client_secret=|subject_token=|access_token\s+\S{8})\S+`)
 
 // run prints a command as one would type it, and what it answered, less secrets.
 func run(t harness.TB, vault *harness.Vault, args ...string) string {
-	t.Logf("   $ vault %s", secrets.ReplaceAllString(strings.Join(args, " "), "$1…"))
+	typed := "vault"
+	for _, arg := range args {
+		if strings.ContainsAny(arg, `{"`) {
+			arg = "'" + arg + "'"
+		}
+		typed += " " + arg
+	}
+	t.Logf("   $ %s", secrets.ReplaceAllString(typed, "$1…"))
 	output := vault.CLI(t, args...)
 	for _, line := range strings.Split(secrets.ReplaceAllString(output, "$1…"), "\n") {
 		t.Logf("   %s", line)
@@ -84,8 +94,8 @@ func field(table, name string) string {
 	return ""
 }
 
-func linger(t harness.TB, vault *harness.Vault) {
-	t.Logf("\nLeft running. In another shell:\n\n  export VAULT_ADDR=%s VAULT_TOKEN=%s\n  vault read broker/creds/deploy\n\nCtrl-C ends it.", vault.Addr, vault.Token)
+func linger(t harness.TB, vault *harness.Vault, login string) {
+	t.Logf("\nLeft running. In another shell:\n\n  export VAULT_ADDR=%s VAULT_TOKEN=%s\n  vault write broker/creds/mail subject_token=%s\n\nCtrl-C ends it.", vault.Addr, vault.Token, login)
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	<-interrupted
