@@ -190,7 +190,7 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*p
 	b.meters.call(p.ref, callMint, started, err)
 	p.gate.heedMint(at.ticket.kind, b.now(), err)
 	if until := at.end(outcomeOf(exchanges, err), b.now()); !until.IsZero() {
-		b.Logger().Warn("the provider does not answer: it is not asked for new tokens until then", "provider", p.ref, "until", until, "error", err)
+		b.Logger().Warn("the provider does not answer, or fails at requests of this kind: it is not asked again until then", "provider", p.ref, "kind", just(at.ticket.kind), "until", until, "error", err)
 	}
 	switch {
 	case child != nil && isParentSecret(p.parent, child.Token):

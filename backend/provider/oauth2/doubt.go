@@ -2,6 +2,7 @@ package oauth2
 
 import (
 	"context"
+	"crypto/sha256"
 	"net/url"
 	"sync"
 	"time"
@@ -51,7 +52,7 @@ func (p *Provider) doubt(ctx context.Context, parent provider.Parent, asked stri
 // It is safe for concurrent use.
 type refusals struct {
 	mu sync.Mutex
-	of map[string]refused // by the form of the request
+	of map[[sha256.Size]byte]refused // by the form of the request
 }
 
 type refused struct {
@@ -63,7 +64,7 @@ type refused struct {
 func (r *refusals) recent(asked string, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if known, ok := r.of[asked]; ok && now.Before(known.until) {
+	if known, ok := r.of[sha256.Sum256([]byte(asked))]; ok && now.Before(known.until) {
 		return known.why
 	}
 	return nil
@@ -74,9 +75,9 @@ func (r *refusals) remember(asked string, now time.Time, why error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.of == nil || len(r.of) >= maxRefusals {
-		r.of = map[string]refused{}
+		r.of = map[[sha256.Size]byte]refused{}
 	}
-	r.of[asked] = refused{now.Add(refusedFor), why}
+	r.of[sha256.Sum256([]byte(asked))] = refused{now.Add(refusedFor), why}
 	return why
 }
 
