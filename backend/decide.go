@@ -71,11 +71,9 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 		return nil, err
 	}
 	s.Stopped = append(stopped(p, role), frozen...)
-	kept, err := b.reservedNow(ctx)
-	if err != nil {
+	if s.Reserved, err = b.reservedFrom(ctx, p.traits); err != nil {
 		return nil, err
 	}
-	s.Reserved = kept.of(p.traits)
 	return &decided{
 		Decision: role.policy.Decide(s, a.request), role: role, provider: p, ask: a, caller: caller,
 		subject: s.Subject.Token(), actor: s.Actor.Token(), unfrozenAt: moment,

@@ -207,7 +207,7 @@ func (r *registry) read(ctx context.Context, ref string) (*providerEntry, error)
 	}
 	entry := &providerEntry{}
 	if err := raw.DecodeJSON(entry); err != nil {
-		return nil, storageFault(fmt.Errorf("the provider %s cannot be decoded: %w", ref, err))
+		return nil, storageFault(fmt.Errorf("the provider %s: %w: %w", ref, errUndecodable, err))
 	}
 	return entry, nil
 }
@@ -230,11 +230,8 @@ func (r *registry) write(ctx context.Context, ref string, entry *providerEntry) 
 		entry.followRotation(current)
 	}
 	entry.Version++
-	if err := r.put(ctx, ref, entry); err != nil {
-		return err
-	}
-	r.drop(ref)
-	return nil
+	defer r.drop(ref) // also what a failure has left half done
+	return r.put(ctx, ref, entry)
 }
 
 // followRotation takes the secrets that this write does not bring from what is
@@ -307,10 +304,10 @@ func (r *registry) delete(ctx context.Context, ref string) error {
 	lock := locksutil.LockForKey(r.locks, ref)
 	lock.Lock()
 	defer lock.Unlock()
+	defer r.drop(ref) // also what a failure has left half done
 	if err := r.b.storage.Delete(ctx, providerPrefix+ref); err != nil {
 		return storageFault(err)
 	}
-	r.drop(ref)
 	r.gate(ref).mend() // the next one of this name may be another server
 	return nil
 }
@@ -356,5 +353,8 @@ func isParentSecret(p provider.Parent, token secret.Text) bool {
 	}
 	return false
 }
+
+// errUndecodable marks an entry that is there and says nothing.
+var errUndecodable = errors.New("the stored entry cannot be decoded")
 
 var errNotRevocable = errors.New("the provider cannot revoke")

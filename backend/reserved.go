@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,14 +23,19 @@ import (
 type reserved struct {
 	endpoints access.Targets // no child is for them
 	signed    access.Targets // these and more: no child that the broker signs is for them
+	unknown   []string       // providers whose stored entry cannot be read
 }
 
-// of are those that a provider's children may not be for.
-func (r *reserved) of(traits provider.Traits) access.Targets {
-	if traits.Signed {
-		return r.signed
+// of are those that a provider's children may not be for. What cannot be read of one
+// provider stops what the broker signs, and nothing that others do.
+func (r *reserved) of(traits provider.Traits) (access.Targets, error) {
+	if !traits.Signed {
+		return r.endpoints, nil
 	}
-	return r.endpoints
+	if len(r.unknown) > 0 {
+		return r.signed, fault.New(fault.TemporarilyUnavailable, "providers/%s cannot be read, so nobody knows for which audiences nothing may be signed: an operator must restore it", r.unknown[0])
+	}
+	return r.signed, nil
 }
 
 func (r *reserved) add(more provider.Reserved) {
@@ -68,7 +74,10 @@ func (b *broker) reservedNow(ctx context.Context) (*reserved, error) {
 				entry, err := b.providers.read(ctx, ref)
 				return reservedBy(ref, entry), err
 			})
-			if err != nil {
+			switch {
+			case errors.Is(err, errUndecodable):
+				all.unknown = append(all.unknown, ref)
+			case err != nil:
 				return nil, err
 			}
 			all.add(its)
@@ -83,11 +92,17 @@ func (b *broker) reserveFor(ctx context.Context, ref string, s *decision.Situati
 	if err != nil {
 		return err
 	}
-	all, err := b.reservedNow(ctx)
-	if err == nil {
-		s.Reserved = all.of(p.traits)
-	}
+	s.Reserved, err = b.reservedFrom(ctx, p.traits)
 	return err
+}
+
+// reservedFrom is what a provider's children may not be for at this moment.
+func (b *broker) reservedFrom(ctx context.Context, traits provider.Traits) (access.Targets, error) {
+	all, err := b.reservedNow(ctx)
+	if err != nil {
+		return access.Targets{}, err
+	}
+	return all.of(traits)
 }
 
 // refs are all stored providers, also those of a type that this version lacks.
@@ -128,7 +143,7 @@ func reservedBy(ref string, entry *providerEntry) provider.Reserved {
 
 // checkReserved refuses to sign a child for a reserved audience.
 func (b *broker) checkReserved(ctx context.Context, aud any) error {
-	all, err := b.reservedNow(ctx)
+	reserved, err := b.reservedFrom(ctx, provider.Traits{Signed: true})
 	if err != nil {
 		return err
 	}
@@ -137,7 +152,7 @@ func (b *broker) checkReserved(ctx context.Context, aud any) error {
 		return fault.New(fault.InvalidRequest, "no token is signed whose aud is neither an audience nor a list of them")
 	}
 	for _, v := range audiences {
-		if target, found := all.signed.Find(v); found {
+		if target, found := reserved.Find(v); found {
 			return decision.ReservedAudience(v, target)
 		}
 	}
@@ -200,7 +215,11 @@ func (b *broker) rolesCovering(ctx context.Context, r *reserved) ([]string, erro
 		if err != nil || p == nil {
 			continue // it issues nothing in any case
 		}
-		if target, found := stored.Covers(r.of(p.traits)); found {
+		targets, err := r.of(p.traits)
+		if err != nil {
+			return covering, err
+		}
+		if target, found := stored.Covers(targets); found {
 			covering = append(covering, fmt.Sprintf("%s (%s)", name, target))
 		}
 	}
@@ -214,5 +233,9 @@ func (b *broker) checkAudiences(ctx context.Context, r *role.Role, traits provid
 	if err != nil {
 		return err
 	}
-	return r.CheckAudiences(all.endpoints, all.of(traits))
+	reserved, err := all.of(traits)
+	if err != nil {
+		return err
+	}
+	return r.CheckAudiences(all.endpoints, reserved)
 }

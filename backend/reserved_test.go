@@ -207,3 +207,40 @@ func TestAnIssueThatIsSignedIsOneWrite(t *testing.T) {
 	m.storage.on(nil)
 	require.Equal(t, []string{"put"}, stored)
 }
+
+// A stored provider that says nothing any more stops what the broker signs, because it
+// may reserve anything; other providers' children it does not concern.
+func TestAProviderThatCannotBeReadStopsNoOther(t *testing.T) {
+	m := newJWTMount(t, nil)
+	key := providerPrefix + "oauth2/broken"
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte("{")}))
+	m.b.invalidate(t.Context(), key)
+	require.NoError(t, m.revoke(m.mustCreds(nil)))
+	requireCode(t, m.asks("j", map[string]any{}), fault.TemporarilyUnavailable, "providers/oauth2/broken cannot be read")
+	require.NoError(t, m.storage.Delete(t.Context(), key))
+	m.b.invalidate(t.Context(), key)
+	require.NoError(t, m.asks("j", map[string]any{}))
+}
+
+// A write that storage reports as failed may have been made.
+func TestAWriteThatHalfFailedReservesToo(t *testing.T) {
+	m := newJWTMount(t, nil)
+	m.must(m.write("roles/j", map[string]any{"audiences": "https://login.entra.test"}))
+	require.NoError(t, m.asks("j", map[string]any{}))
+	m.must(m.write("providers/oauth2/entra", entra()))
+	entry, err := m.storage.Get(t.Context(), providerPrefix+"oauth2/entra")
+	require.NoError(t, err)
+	m.must(m.delete("providers/oauth2/entra", nil))
+	require.NoError(t, m.asks("j", map[string]any{}))
+	m.storage.on(func(op, key string) error {
+		if op == "put" && key == entry.Key {
+			require.NoError(t, m.storage.InmemStorage.Put(t.Context(), entry))
+			return errStorage
+		}
+		return nil
+	})
+	_, err = m.write("providers/oauth2/entra", entra())
+	requireCode(t, err, fault.TemporarilyUnavailable)
+	m.storage.on(nil)
+	requireCode(t, m.asks("j", map[string]any{}), fault.InvalidTarget)
+}
