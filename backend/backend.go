@@ -98,6 +98,11 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		BackendType:    logical.TypeLogical,
 		RunningVersion: Version,
 		PathsSpecial: &logical.Paths{
+			// Parents and signing keys: they live for long and are written seldom. The
+			// records of grants (grant.StoragePrefix) are left out on purpose, although a
+			// handle may hold a live token: the barrier encrypts them like all of storage,
+			// the tokens live for minutes, and a wrapped record would cost an operation of
+			// the seal, an HSM perhaps, with every issue, renewal and kill.
 			SealWrapStorage: []string{providerPrefix, signingKeysKey},
 			Unauthenticated: []string{discoveryPath, jwksPath},
 		},
@@ -177,6 +182,8 @@ func (b *broker) invalidate(_ context.Context, key string) {
 		b.freezer.forget(strings.TrimPrefix(key, freezePrefix))
 	case key == oldFrozenKey:
 		b.freezer.forgetAll()
+	case key == firstLooksKey:
+		b.holders.unknown.forget()
 	case key == configKey || key == signingKeysKey:
 		b.own.forget()
 	case strings.HasPrefix(key, issuerPrefix):

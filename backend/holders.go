@@ -17,6 +17,8 @@ import (
 type holderCursor struct {
 	mu    sync.Mutex
 	after string
+	// unknown are those whom Vault does not know.
+	unknown firstLooks
 
 	// being are those whose kill has not read all their records yet.
 	beingMu sync.Mutex
@@ -57,7 +59,8 @@ func (c *holderCursor) release(unfits []unfit) {
 // sweepHolders judges holders until it has seen all of them or the slice is
 // over, and returns those who are unfit. It reads no record. afresh begins with the first holder
 // instead of where the last slice ended. Vault is asked once or twice per
-// holder. An error while asking kills nobody: the holder is judged next time.
+// holder. An error while asking kills nobody: the holder is judged next time. Where Vault
+// does not know many of them, it is asked again by a later slice (see confirm).
 func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Duration) (found []unfit, checked int, err error) {
 	// One slice at a time. The periodic one does not wait for a manual one, which
 	// does its work; no provider is called here.
@@ -78,21 +81,30 @@ func (b *broker) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 	all := b.ledger.HoldersSoFar(killable)
 	deadline := time.Now().Add(slice)
 	next := sort.Search(len(all), func(i int) bool { return all[i] > b.holders.after })
+	var seen looks
 	for _, holder := range all[next:] {
 		// At least one each time, or a slow machine would never come to the end.
 		if checked > 0 && (ctx.Err() != nil || time.Now().After(deadline)) {
-			return found, checked, nil
+			break
 		}
-		found = append(found, b.judgeHolder(ctx, holder, b.ledger.Counts(holder))...)
+		found = append(found, b.judgeHolder(ctx, holder, b.ledger.Counts(holder), &seen)...)
 		checked++
 		b.holders.after = holder
 	}
-	b.holders.after = ""
-	return found, checked, nil
+	if next+checked >= len(all) {
+		b.holders.after = ""
+	}
+	confirmed, err := b.confirm(ctx, seen, all, afresh)
+	strangers := map[string]bool{}
+	for _, holder := range seen.unknown {
+		strangers[holder] = true
+	}
+	return slices.DeleteFunc(found, func(u unfit) bool { return strangers[u.Holder] && !confirmed[u.Holder] }), checked, err
 }
 
-// judgeHolder returns what the holder should not have any more, and why.
-func (b *broker) judgeHolder(ctx context.Context, holder string, counts []grant.Count) (found []unfit) {
+// judgeHolder returns what the holder should not have any more, and why, and notes
+// whether Vault knows it.
+func (b *broker) judgeHolder(ctx context.Context, holder string, counts []grant.Count, seen *looks) (found []unfit) {
 	// Of the others nothing can be done, or the outbox does it.
 	counts = slices.DeleteFunc(counts, func(c grant.Count) bool { return c.Revocable <= c.Outbox })
 	if len(counts) == 0 {
@@ -102,10 +114,15 @@ func (b *broker) judgeHolder(ctx context.Context, holder string, counts []grant.
 	for _, c := range counts {
 		names = append(names, c.Role)
 	}
-	cause, err := b.standing(ctx, holder, names)
+	cause, known, err := b.standing(ctx, holder, names)
 	if err != nil {
 		b.Logger().Warn("Vault could not say who a holder is: judged again next time", "entity_id", holder, "error", err)
 		return nil
+	}
+	if known {
+		seen.known = append(seen.known, holder)
+	} else {
+		seen.unknown = append(seen.unknown, holder)
 	}
 	for _, c := range counts {
 		why := cause(c.Role)
@@ -118,13 +135,14 @@ func (b *broker) judgeHolder(ctx context.Context, holder string, counts []grant.
 
 // standing asks Vault who the holder is now, and returns why the holder should not
 // have grants of a role, one of those that are named, any more; "" if it may. An
-// error while asking is neither.
-func (b *broker) standing(ctx context.Context, holder string, names []string) (cause func(role string) string, err error) {
+// error while asking is neither. known is false if Vault knows of nobody by that id.
+func (b *broker) standing(ctx context.Context, holder string, names []string) (cause func(role string) string, known bool, err error) {
 	roles, want, deleted := b.rolesOf(ctx, names)
-	caller, gone, err := b.identify(entityOf(holder), want)
+	caller, where, err := b.find(entityOf(holder), want)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	gone := where != present
 	unmet := map[string]bool{}
 	for name, role := range roles {
 		unmet[name] = len(role.policy.CheckStanding(decision.Situation{Now: b.now(), Caller: caller})) > 0
@@ -141,7 +159,7 @@ func (b *broker) standing(ctx context.Context, holder string, names []string) (c
 			return causeHolderUnfit
 		}
 		return ""
-	}, nil
+	}, where != unknown, nil
 }
 
 // rolesOf are the roles that can be judged, and those that are

@@ -32,27 +32,45 @@ func (r *compiledRole) judgedBy() knowledge {
 	return knownEntity
 }
 
+// whereabouts is what Vault says to an entity's id.
+type whereabouts int
+
+const (
+	// present: there is an entity of that id.
+	present whereabouts = iota
+	// merged: the id leads to another entity.
+	merged
+	// unknown: the entity was deleted, or Vault has lost sight of it.
+	unknown
+)
+
 // identify asks Vault who the entity is, and fills in what is wanted and no more.
 // gone is true if Vault says that there is no such entity; an error while asking is
 // neither gone nor allowed.
 func (b *broker) identify(entityID string, want knowledge) (c decision.Caller, gone bool, err error) {
+	c, where, err := b.find(entityID, want)
+	return c, where != present, err
+}
+
+// find is identify, and tells the ways of being gone apart.
+func (b *broker) find(entityID string, want knowledge) (c decision.Caller, where whereabouts, err error) {
 	if entityID == "" {
-		return c, false, nil
+		return c, present, nil
 	}
 	now := b.now()
 	if want == knownID && b.known.has(entityID, now) {
-		return decision.Caller{EntityID: entityID}, false, nil
+		return decision.Caller{EntityID: entityID}, present, nil
 	}
-	entity, gone, err := b.entity(entityID)
-	if err != nil || gone {
-		return c, gone, err
+	entity, where, err := b.entity(entityID)
+	if err != nil || where != present {
+		return c, where, err
 	}
 	c.EntityID, c.Disabled = entity.ID, entity.Disabled
 	if want == knownID {
 		if !c.Disabled {
 			b.known.add(entityID, now)
 		}
-		return c, false, nil
+		return c, present, nil
 	}
 	c.Name, c.Metadata = entity.Name, entity.Metadata
 	for _, a := range entity.Aliases {
@@ -61,20 +79,25 @@ func (b *broker) identify(entityID string, want knowledge) (c decision.Caller, g
 	if want == knownGroups {
 		c.Groups, err = b.groups(entityID)
 	}
-	return c, false, err
+	return c, present, err
 }
 
 // entity asks Vault. Who is gone or disabled is not known any more.
-func (b *broker) entity(id string) (entity *logical.Entity, gone bool, err error) {
+func (b *broker) entity(id string) (entity *logical.Entity, where whereabouts, err error) {
 	entity, err = b.System().EntityInfo(id)
 	if err != nil {
-		return nil, false, fault.New(fault.TemporarilyUnavailable, "Vault could not say who the caller is: try again").Because(err)
+		return nil, present, fault.New(fault.TemporarilyUnavailable, "Vault could not say who the caller is: try again").Because(err)
 	}
-	gone = entity == nil || entity.ID != id // deleted, or merged into another
-	if gone || entity.Disabled {
+	switch {
+	case entity == nil:
+		where = unknown
+	case entity.ID != id:
+		where = merged
+	}
+	if where != present || entity.Disabled {
 		b.known.forget(id)
 	}
-	return entity, gone, nil
+	return entity, where, nil
 }
 
 // groups asks Vault for the names of all groups of the entity.

@@ -44,6 +44,7 @@ type meters struct {
 	calls     *prometheus.HistogramVec
 	sweep     prometheus.Histogram
 	sweepFail prometheus.Counter
+	unknown   prometheus.Gauge
 }
 
 func newMeters() *meters {
@@ -66,9 +67,13 @@ func newMeters() *meters {
 		sweep: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "broker", Name: "sweep_seconds", Help: "How long sweeps took.", Buckets: []float64{.01, .1, .5, 1, 2, 5, 10, 20},
 		}),
+		unknown: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "broker", Name: "holders_unknown",
+			Help: "Holders whom Vault does not know, so many at once that they are looked at again before their tokens are killed.",
+		}),
 		sweepFail: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "broker", Name: "sweeps_failed_total", Help: "Sweeps that ended with an error."}),
 	}
-	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail)
+	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.unknown)
 	return m
 }
 

@@ -159,7 +159,7 @@ func (b *broker) isHeld(ctx context.Context, jti any) (bool, error) {
 	if err != nil || len(frozen) > 0 {
 		return false, err
 	}
-	cause, err := b.standing(ctx, s.Holder, []string{s.Role})
+	cause, _, err := b.standing(ctx, s.Holder, []string{s.Role})
 	if err != nil {
 		return false, err
 	}

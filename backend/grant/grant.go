@@ -34,6 +34,14 @@
 // The counts err to one side only: while storage fails, a holder may be counted
 // with a grant that is gone, never without one that lives.
 //
+// # What a record holds
+//
+// Of secrets the handle alone, and of that what the kill needs and nothing else: the
+// child token itself where the protocol wants it (RFC 7009 2.1), and nothing where the
+// record's own end kills the child or where nothing can. Neither the parent nor a
+// subject token is ever in it. Vault's barrier encrypts records; they are not
+// seal-wrapped as well (see the backend's PathsSpecial).
+//
 // A provider whose children can be found again by name will write an intent
 // before the mint; the grant's id, made before the mint, is that name.
 package grant

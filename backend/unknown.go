@@ -1,0 +1,208 @@
+package backend
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// A holder whom Vault does not know has been deleted, or Vault has lost sight of its
+// entities, as some servers do for a while after a restart or a change of namespaces.
+// One cannot be told from the other by looking once. Where many are unknown at once, the
+// sweep looks again before it kills what they hold; who is disabled, merged or unfit is
+// known, and waits for nothing.
+const (
+	// lookAgain is how long after the first look at a holder the second one may come.
+	lookAgain = 30 * time.Second
+	// More than fewUnknown holders, and one in unknownShare of those judged within
+	// unknownWindow, are many.
+	fewUnknown    = 10
+	unknownShare  = 10
+	unknownWindow = 10 * time.Minute
+	// firstLooksKey is where the first looks are remembered over a restart, and
+	// maxFirstLooks how many, which keeps the entry small: the others are first looked
+	// at again.
+	firstLooksKey = "first-looks"
+	maxFirstLooks = 2000
+)
+
+// firstLooks are the holders whom Vault did not know when the sweep looked, by when that
+// was, and how many there were of late.
+type firstLooks struct {
+	mu     sync.Mutex // over storage, never over a provider's call
+	loaded bool
+	// at are those whose kill waits for a second look.
+	at map[string]time.Time
+	// lately are all of unknownWindow; judged is how many holders were, by minute.
+	lately map[string]time.Time
+	judged map[int64]int
+}
+
+// looks is what one slice of a sweep has found out about whom Vault knows.
+type looks struct {
+	known, unknown []string
+}
+
+// storedLooks is the form in storage.
+type storedLooks struct {
+	At map[string]time.Time `json:"at"`
+}
+
+// forget makes the next sweep read storage again.
+func (f *firstLooks) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loaded = false
+}
+
+// confirm returns those of the unknown who are to lose their grants now. all are the
+// holders that can be judged, ordered. By hand somebody has looked at them already. If
+// the first looks cannot be read, nobody is confirmed; if they cannot be written, they
+// are remembered in memory.
+func (b *broker) confirm(ctx context.Context, seen looks, all []string, byHand bool) (map[string]bool, error) {
+	f := &b.holders.unknown
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.load(ctx, b.storage); err != nil {
+		return nil, err
+	}
+	now := b.now()
+	f.count(now, seen)
+	many := !byHand && f.many(all, b.ledger.Loaded())
+	before := maps.Clone(f.at)
+	for _, holder := range seen.known {
+		delete(f.at, holder)
+	}
+	confirmed := map[string]bool{}
+	for _, holder := range seen.unknown {
+		first, looked := f.at[holder]
+		switch {
+		case byHand, !looked && !many, looked && now.Sub(first) >= lookAgain:
+			confirmed[holder] = true
+		case !looked, first.After(now): // the clock went back
+			f.at[holder] = now
+		}
+	}
+	if b.ledger.Loaded() {
+		maps.DeleteFunc(f.at, func(holder string, _ time.Time) bool {
+			_, held := slices.BinarySearch(all, holder)
+			return !held
+		})
+	}
+	b.tellUnknown(before, f.at, confirmed)
+	if maps.Equal(before, f.at) {
+		return confirmed, nil
+	}
+	return confirmed, f.save(ctx, b.storage)
+}
+
+// tellUnknown says loudly that many are unknown, and what to do.
+func (b *broker) tellUnknown(before, after map[string]time.Time, confirmed map[string]bool) {
+	b.meters.unknown.Set(float64(len(after)))
+	fresh, back := 0, 0
+	for holder := range after {
+		if _, had := before[holder]; !had {
+			fresh++
+		}
+	}
+	for holder := range before {
+		if _, has := after[holder]; !has && !confirmed[holder] {
+			back++
+		}
+	}
+	if fresh > 0 {
+		b.Logger().Error("Vault does not know many holders of grants: if they were deleted, the next sweep kills what they hold, or sweep by hand does at once; if not, Vault has lost sight of its entities: bring them back before that",
+			"holders", fresh, "waiting", len(after), "looked_at_again_after", lookAgain)
+	}
+	if back > 0 {
+		b.Logger().Warn("holders whom Vault did not know are known again, or hold nothing any more", "holders", back, "waiting", len(after))
+	}
+}
+
+// count keeps in mind who was judged, and who was unknown, within the window.
+func (f *firstLooks) count(now time.Time, seen looks) {
+	if f.lately == nil {
+		f.lately, f.judged = map[string]time.Time{}, map[int64]int{}
+	}
+	oldest := now.Add(-unknownWindow)
+	maps.DeleteFunc(f.lately, func(_ string, at time.Time) bool { return at.Before(oldest) || at.After(now) })
+	maps.DeleteFunc(f.judged, func(minute int64, _ int) bool {
+		return minute < oldest.Unix()/60 || minute > now.Unix()/60
+	})
+	for _, holder := range seen.known {
+		delete(f.lately, holder)
+	}
+	for _, holder := range seen.unknown {
+		f.lately[holder] = now
+	}
+	f.judged[now.Unix()/60] += len(seen.known) + len(seen.unknown)
+}
+
+// many reports whether more are unknown than are deleted on any day. The sweep judges
+// all in turn, so nobody is counted twice among fewer than there are. While not all
+// records have been read, few may be many.
+func (f *firstLooks) many(all []string, loaded bool) bool {
+	there, judged := len(all), 0
+	for holder := range f.lately {
+		if _, held := slices.BinarySearch(all, holder); !held {
+			there++ // it has lost its grants since
+		}
+	}
+	for _, n := range f.judged {
+		judged += n
+	}
+	unknown := len(f.lately)
+	return (unknown > fewUnknown || !loaded && unknown > 0) && unknown*unknownShare >= min(judged, there)
+}
+
+func (f *firstLooks) load(ctx context.Context, storage logical.Storage) error {
+	if f.loaded {
+		return nil
+	}
+	raw, err := storage.Get(ctx, firstLooksKey)
+	if err != nil {
+		return storageFault(err)
+	}
+	var stored storedLooks
+	if raw != nil {
+		if err := raw.DecodeJSON(&stored); err != nil {
+			return storageFault(err)
+		}
+	}
+	f.loaded, f.at = true, stored.At
+	if f.at == nil {
+		f.at = map[string]time.Time{}
+	}
+	return nil
+}
+
+// save remembers the oldest of the first looks.
+func (f *firstLooks) save(ctx context.Context, storage logical.Storage) error {
+	if len(f.at) == 0 {
+		if err := storage.Delete(ctx, firstLooksKey); err != nil {
+			return storageFault(err)
+		}
+		return nil
+	}
+	oldest := slices.SortedFunc(maps.Keys(f.at), func(x, y string) int {
+		return cmp.Or(f.at[x].Compare(f.at[y]), cmp.Compare(x, y))
+	})
+	stored := storedLooks{At: map[string]time.Time{}}
+	for _, holder := range oldest[:min(len(oldest), maxFirstLooks)] {
+		stored.At[holder] = f.at[holder]
+	}
+	entry, err := logical.StorageEntryJSON(firstLooksKey, stored)
+	if err == nil {
+		err = storage.Put(ctx, entry)
+	}
+	if err != nil {
+		return storageFault(errors.Join(errors.New("a first look at holders is in memory only"), err))
+	}
+	return nil
+}
