@@ -86,8 +86,9 @@ race: unit
 fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 
+# They wait for servers more than they compute, so all four packages run at once.
 acceptance: counterparts bench-tools ## the built plugin in a real Vault against real servers, also under fire
-	$(GOTEST) -passed -- -count=1 -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos ./scripts/bench
+	$(GOTEST) -passed -- -count=1 -p 4 -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos ./scripts/bench
 
 bench-tools: ## what the benchmark measures against: an engine that only leases, a server that answers at once
 	$(GOBUILD) -ldflags "-s -w" -o bin/vault-plugin-secrets-floor ./bootstrap/floor
@@ -110,7 +111,7 @@ CLIENTS  ?= 100
 STORAGE  ?= raft
 NODES    ?= 1
 
-busy: build vault servers oidc-provider toxiproxy kube bench-tools ## acceptance and unit tests beside SPIN processes that only compute
+busy: counterparts bench-tools ## acceptance and unit tests beside SPIN processes that only compute
 	scripts/spin $(SPIN) $(MAKE) --no-print-directory unit acceptance
 
 chaos: build vault servers toxiproxy ## the long fault run: SEED= DURATION= CLIENTS= NODES=
