@@ -115,7 +115,8 @@ func TestOpenAPIDescribesEveryPathAndField(t *testing.T) {
 			if op.RequestBody != nil && path != "providers/{type}" { // which refuses whatever comes
 				requireSchema(t, document, op.OperationID, "Request")
 			}
-			if op.Responses["200"].Description != "" {
+			// What only warns has no data.
+			if said := op.Responses["200"].Description; said != "" && said != "Written, with warnings." {
 				requireSchema(t, document, op.OperationID, "Response")
 			}
 		}
