@@ -44,6 +44,7 @@ type broker struct {
 	roles     *cache[*compiledRole]
 	roleLocks []*locksutil.LockEntry
 	issuers   *cache[*subject.Issuer]
+	issuerMu  []*locksutil.LockEntry
 	used      *usedTokens
 	freezer   *freezer
 	quotas    *quotas
@@ -78,6 +79,7 @@ func newBroker(storage logical.Storage, now func() time.Time) *broker {
 		roles:     newCache[*compiledRole](),
 		roleLocks: locksutil.CreateLocks(),
 		issuers:   newCache[*subject.Issuer](),
+		issuerMu:  locksutil.CreateLocks(),
 		used:      newUsedTokens(storage),
 		freezer:   newFreezer(storage, now),
 		orders:    newOrders(),

@@ -2,13 +2,13 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sort"
 	"sync"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
@@ -175,7 +175,7 @@ func (b *broker) rolesOf(ctx context.Context, names []string) (roles map[string]
 		case err == nil:
 			roles[name] = role
 			want = max(want, role.judgedBy())
-		case fault.CodeOf(err) == fault.InvalidRequest:
+		case errors.Is(err, errNoRole):
 			deleted[name] = true
 		}
 	}

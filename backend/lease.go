@@ -81,7 +81,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 		return nil, storageFault(err)
 	}
 	role, err := b.role(ctx, g.Role)
-	if fault.CodeOf(err) == fault.InvalidRequest {
+	if errors.Is(err, errNoRole) {
 		return nil, fault.New(fault.AccessDenied, "the role of this lease does not exist any more")
 	}
 	if err != nil {

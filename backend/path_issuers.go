@@ -3,10 +3,12 @@ package backend
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -121,12 +123,13 @@ func (b *broker) readIssuer(ctx context.Context, name string) (*storedIssuer, er
 
 func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
-	i, err := b.readIssuer(ctx, name)
+	before, err := b.readIssuer(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if i == nil {
-		i = &storedIssuer{IssuerConfig: subject.IssuerConfig{Name: name, ClockSkew: subject.DefaultClockSkew}}
+	i := &storedIssuer{IssuerConfig: subject.IssuerConfig{Name: name, ClockSkew: subject.DefaultClockSkew}}
+	if before != nil {
+		*i = *before
 	}
 	mergeIssuer(&i.IssuerConfig, d)
 	if err := checkCAPEM(i.CAPEM); err != nil {
@@ -147,20 +150,39 @@ func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *frame
 	if _, err := b.openIssuer(i); err != nil {
 		return nil, err
 	}
-	entry, err := logical.StorageEntryJSON(issuerPrefix+name, i)
-	if err != nil {
-		return nil, storageFault(err)
+	if err := b.storeIssuer(ctx, name, before, i); err != nil {
+		return nil, err
 	}
-	if err := b.storage.Put(ctx, entry); err != nil {
-		return nil, storageFault(err)
-	}
-	b.issuers.drop(name)
 	if i.IssuerURL() != "" {
 		return nil, nil
 	}
 	resp := &logical.Response{}
 	resp.AddWarning("without bound_issuer a token of any iss is taken that these keys have signed: set it unless the keys are this issuer's alone. No token of it is exchanged for one that the broker signs itself, because nobody vouches for the names in it")
 	return resp, nil
+}
+
+// storeIssuer writes the issuer if what is stored is still what it was made from: an
+// update is partial, and the issuer itself was asked meanwhile.
+func (b *broker) storeIssuer(ctx context.Context, name string, before, after *storedIssuer) error {
+	lock := locksutil.LockForKey(b.issuerMu, name)
+	lock.Lock()
+	defer lock.Unlock()
+	current, err := b.readIssuer(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(current, before) {
+		return fault.New(fault.InvalidRequest, "the issuer was changed by somebody else meanwhile: read it and write again")
+	}
+	entry, err := logical.StorageEntryJSON(issuerPrefix+name, after)
+	if err != nil {
+		return storageFault(err)
+	}
+	defer b.issuers.drop(name) // after a failure too: it may have been written
+	if err := b.storage.Put(ctx, entry); err != nil {
+		return storageFault(err)
+	}
+	return nil
 }
 
 // rediscovers reports whether the write says where the keys are or how they are
@@ -231,10 +253,13 @@ func (b *broker) showIssuer(ctx context.Context, _ *logical.Request, d *framewor
 
 func (b *broker) deleteIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
+	lock := locksutil.LockForKey(b.issuerMu, name)
+	lock.Lock()
+	defer lock.Unlock()
+	defer b.issuers.drop(name)
 	if err := b.storage.Delete(ctx, issuerPrefix+name); err != nil {
 		return nil, storageFault(err)
 	}
-	b.issuers.drop(name)
 	return nil, nil
 }
 

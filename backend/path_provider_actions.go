@@ -29,7 +29,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		return nil, err
 	}
 	if live == 0 && alone {
-		return nil, h.b.providers.delete(ctx, ref)
+		return nil, h.b.providers.delete(ctx, ref, entry.Version)
 	}
 	if !d.Get("force").(bool) {
 		if live == 0 {
@@ -58,7 +58,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		resp.AddWarning("a token is being minted and dies as soon as it comes: the provider stays, disabled, until the next sweep")
 		return resp, nil
 	}
-	return resp, h.b.providers.delete(ctx, ref)
+	return resp, h.b.providers.delete(ctx, ref, entry.Version)
 }
 
 func (h providerHandler) check(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"strings"
@@ -120,6 +121,10 @@ type compiledRole struct {
 	policy *decision.Policy
 }
 
+// errNoRole is in the chain of role's error if the role does not exist, and only
+// then: grants die by it.
+var errNoRole = errors.New("there is no such role")
+
 // role returns the compiled role, or a fault that says what is wrong with it.
 func (b *broker) role(ctx context.Context, name string) (*compiledRole, error) {
 	return b.roles.get(name, func() (*compiledRole, error) {
@@ -128,7 +133,7 @@ func (b *broker) role(ctx context.Context, name string) (*compiledRole, error) {
 			return nil, err
 		}
 		if r == nil {
-			return nil, fault.New(fault.InvalidRequest, "there is no role %q", name)
+			return nil, fault.New(fault.InvalidRequest, "there is no role %q", name).Because(errNoRole)
 		}
 		policy, err := b.compileRole(ctx, r)
 		if fault.CodeOf(err) == fault.InvalidRequest {
@@ -218,10 +223,10 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	if err != nil {
 		return nil, storageFault(err)
 	}
+	defer b.roles.drop(name) // after a failure too: it may have been written
 	if err := b.storage.Put(ctx, entry); err != nil {
 		return nil, storageFault(err)
 	}
-	b.roles.drop(name)
 	return nil, nil
 }
 
@@ -372,10 +377,13 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 
 func (b *broker) deleteRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
+	lock := locksutil.LockForKey(b.roleLocks, name) // or an update under way would bring it back
+	lock.Lock()
+	defer lock.Unlock()
+	defer b.roles.drop(name)
 	if err := b.storage.Delete(ctx, rolePrefix+name); err != nil {
 		return nil, storageFault(err)
 	}
-	b.roles.drop(name)
 	return nil, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,6 +78,7 @@ func (e *providerEntry) setSecrets(p provider.Parent) {
 type openProvider struct {
 	provider.Provider
 	ref          string
+	version      uint64
 	settings     settings
 	pinned       provider.Pinned
 	traits       provider.Traits
@@ -169,7 +171,7 @@ func (r *registry) assemble(ref string, entry *providerEntry) (*openProvider, er
 		return nil, err
 	}
 	return &openProvider{
-		Provider: p, ref: ref, settings: entry.Settings, pinned: entry.Pinned, traits: p.Traits(),
+		Provider: p, ref: ref, version: entry.Version, settings: entry.Settings, pinned: entry.Pinned, traits: p.Traits(),
 		allowedRoles: globs, parent: entry.parent(), gate: g,
 		opening: r.openings.Add(1),
 	}, nil
@@ -229,8 +231,13 @@ func (r *registry) write(ctx context.Context, ref string, entry *providerEntry) 
 	if current != nil {
 		entry.followRotation(current)
 	}
+	if current == nil {
+		// Not 0: a write that began before a provider of this name was deleted must
+		// not take the new one for what it was made from.
+		entry.Version = rand.Uint64N(1 << 62) //nolint:gosec // tells versions apart, hides nothing
+	}
 	entry.Version++
-	defer r.drop(ref) // also what a failure has left half done
+	defer r.drop(ref) // after a failure too: it may have been written
 	return r.put(ctx, ref, entry)
 }
 
@@ -299,12 +306,19 @@ func (r *registry) saveParent(ctx context.Context, ref string, p provider.Parent
 	return nil
 }
 
-// delete forgets the provider.
-func (r *registry) delete(ctx context.Context, ref string) error {
+// delete forgets the provider if the stored version is still the one that was judged.
+func (r *registry) delete(ctx context.Context, ref string, version uint64) error {
 	lock := locksutil.LockForKey(r.locks, ref)
 	lock.Lock()
 	defer lock.Unlock()
-	defer r.drop(ref) // also what a failure has left half done
+	current, err := r.read(ctx, ref)
+	if err != nil || current == nil {
+		return err
+	}
+	if current.Version != version {
+		return errChangedMeanwhile
+	}
+	defer r.drop(ref)
 	if err := r.b.storage.Delete(ctx, providerPrefix+ref); err != nil {
 		return storageFault(err)
 	}

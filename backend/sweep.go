@@ -262,5 +262,8 @@ func (b *broker) deleteIfEmpty(ctx context.Context, p *openProvider) error {
 	if err != nil || live > 0 {
 		return err
 	}
-	return b.providers.delete(ctx, p.ref)
+	if err := b.providers.delete(ctx, p.ref, p.version); !errors.Is(err, errChangedMeanwhile) {
+		return err
+	}
+	return nil // it has been written meanwhile: the next sweep judges it as it is then
 }
