@@ -43,6 +43,7 @@ func roleFields() map[string]*framework.FieldSchema {
 		"default_scopes":        {Type: framework.TypeCommaStringSlice, Description: "The scopes for a caller who names none. Default: all of scopes."},
 		"on_excess":             {Type: framework.TypeString, Default: role.Strip, AllowedValues: []any{role.Strip, role.Refuse}, Description: "What happens to a request beyond a ceiling: strip drops the excess and says so, refuse refuses the request."},
 		"parameters":            {Type: framework.TypeKVPairs, Description: "Fixed values that only this type of provider knows."},
+		"require_entity":        {Type: framework.TypeBool, Description: "Refuses a token that has no entity, such as an orphan token or root's: what it got could be found by no revoke/entity, and would not die with anybody. Recommended. Implied by every other term on who, and by max_grants_per_entity, max_issue_rate and sharing=entity."},
 		"bound_entity_ids":      {Type: framework.TypeCommaStringSlice, Description: "Ids of the entities that may use the role. Default: any."},
 		"bound_group_names":     {Type: framework.TypeCommaStringSlice, Description: "Names of groups, one of which the entity must be in, inherited membership included. Default: any."},
 		"bound_entity_metadata": {Type: framework.TypeKVPairs, Description: "Metadata that the entity must have, all of it, exactly. Default: any."},
@@ -56,9 +57,9 @@ func roleFields() map[string]*framework.FieldSchema {
 		"subject_single_use":    {Type: framework.TypeBool, Description: "A subject token, told by its jti, works once."},
 		"actor":                 {Type: framework.TypeString, AllowedValues: []any{role.ActorNone, role.ActorEntity, role.ActorToken}, Description: "Who acts for the subject of an exchange: none, the Vault entity, for which the broker vouches, or whoever the caller's actor_token is about. Default: the provider's; see its help."},
 		"actor_issuers":         {Type: framework.TypeCommaStringSlice, Description: "Names of the issuers whose actor tokens the role takes, for actor=token."},
-		"max_grants_per_entity": {Type: framework.TypeInt, Description: "How many live grants of this role one entity may hold. Default: any number. Callers without an entity are not counted."},
-		"max_issue_rate":        {Type: framework.TypeInt, Description: "How many grants of this role one entity may get within any minute, at most 1000. Default: any number."},
-		"sharing":               {Type: framework.TypeString, Default: role.SharingNone, AllowedValues: []any{role.SharingNone, role.SharingEntity}, Description: "none: each request gets a token of its own. entity: an entity's identical requests share one, as long as it lives for what they ask; it dies with the last of their leases."},
+		"max_grants_per_entity": {Type: framework.TypeInt, Description: "How many live grants of this role one entity may hold. Default: any number. With it, a caller without an entity is refused."},
+		"max_issue_rate":        {Type: framework.TypeInt, Description: "How many grants of this role one entity may get within any minute, at most 1000. Default: any number. With it, a caller without an entity is refused."},
+		"sharing":               {Type: framework.TypeString, Default: role.SharingNone, AllowedValues: []any{role.SharingNone, role.SharingEntity}, Description: "none: each request gets a token of its own. entity: an entity's identical requests share one, as long as it lives for what they ask; it dies with the last of their leases, and a caller without an entity is refused."},
 		"require_revocable":     {Type: framework.TypeBool, Description: "Refuses a provider whose tokens cannot be killed before they expire."},
 	})
 	return fields
@@ -289,7 +290,7 @@ func mergeRole(r *role.Role, req *logical.Request, d *framework.FieldData) error
 			}
 		}
 	}
-	for name, into := range map[string]*bool{"require_revocable": &r.RequireRevocable, "subject_single_use": &r.SubjectSingleUse} {
+	for name, into := range map[string]*bool{"require_revocable": &r.RequireRevocable, "require_entity": &r.RequireEntity, "subject_single_use": &r.SubjectSingleUse} {
 		if v, ok := d.GetOk(name); ok {
 			*into = v.(bool)
 		}
@@ -334,7 +335,7 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 	data := map[string]any{
 		"name": d.Get("name"), "provider": r.Provider, "mode": string(r.Mode), "on_excess": r.OnExcess,
 		"ttl": int64(r.TTL / time.Second), "max_ttl": int64(r.MaxTTL / time.Second),
-		"require_revocable": r.RequireRevocable, "subject_single_use": r.SubjectSingleUse,
+		"require_revocable": r.RequireRevocable, "require_entity": r.RequireEntity, "subject_single_use": r.SubjectSingleUse,
 		"max_auth_age": int64(r.MaxAuthAge / time.Second), "max_grants_per_entity": r.MaxGrantsPerEntity, "max_issue_rate": r.MaxIssueRate,
 	}
 	if r.Condition != "" {

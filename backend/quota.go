@@ -19,8 +19,9 @@ const ratePrefix = "rate/"
 
 const rateWindow = time.Minute
 
-// quotas keeps roles' limits per entity. Callers without an entity have none:
-// a limit that strangers share would let one of them shut out the others.
+// quotas keeps roles' limits per entity. Callers without an entity get nothing from a
+// role that has any: a limit that strangers share would let one of them shut out the
+// others.
 type quotas struct {
 	b     *broker
 	locks []*locksutil.LockEntry // by role and holder; never over a provider's call
@@ -38,9 +39,6 @@ func newQuotas(b *broker) *quotas {
 // it back; it must come after the grant is in the ledger, or is not to be.
 func (q *quotas) reserve(ctx context.Context, role *compiledRole, holder, id string) (release func(), err error) {
 	release = func() {}
-	if holder == grant.NoHolder {
-		return release, nil
-	}
 	key := role.name + "/" + holder
 	if role.MaxGrantsPerEntity > 0 {
 		if err := q.reserveGrant(ctx, role, holder, key, id); err != nil {
@@ -102,7 +100,7 @@ func (q *quotas) countKnown(role *compiledRole, holder, key string, take func())
 // look says what reserve would, and takes nothing.
 func (q *quotas) look(ctx context.Context, role *compiledRole, holder string) error {
 	if holder == grant.NoHolder {
-		return nil
+		return nil // it is refused for what it is
 	}
 	key := role.name + "/" + holder
 	if role.MaxGrantsPerEntity > 0 {

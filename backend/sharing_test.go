@@ -75,8 +75,6 @@ func TestWhatIsNotShared(t *testing.T) {
 		"another entity's": {entity: bob},
 		"another role's":   {entity: alice, path: "creds/other"},
 		"narrower":         {entity: alice, data: map[string]any{"scopes": "read"}},
-		"of nobody":        {},
-		"of nobody again":  {},
 		"unshared":         {entity: alice, path: "creds/alone"},
 		"unshared again":   {entity: alice, path: "creds/alone"},
 	} {
@@ -85,6 +83,8 @@ func TestWhatIsNotShared(t *testing.T) {
 		require.Empty(t, seen[l.token], "%s and %s", name, seen[l.token])
 		seen[l.token] = name
 	}
+	_, err := m.credsBy(call{})
+	requireCode(t, err, fault.AccessDenied, "this token has no entity")
 	again, err := m.credsBy(call{entity: alice, data: map[string]any{"scopes": "write,read", "ttl": "5m"}})
 	require.NoError(t, err)
 	require.Equal(t, "the entity's", seen[again.token], "the same in other words, and for a shorter time")

@@ -120,6 +120,11 @@ type roleBlock struct {
 	Actor              string         `yaml:"actor"`
 	ActorIssuers       []string       `yaml:"actor_issuers"`
 	RequireRevocable   bool           `yaml:"require_revocable"`
+
+	RequireEntity      bool   `yaml:"require_entity"`
+	MaxGrantsPerEntity int    `yaml:"max_grants_per_entity"`
+	MaxIssueRate       int    `yaml:"max_issue_rate"`
+	Sharing            string `yaml:"sharing"`
 }
 
 type callerBlock struct {
@@ -314,6 +319,7 @@ func (c *tableCase) role() (*role.Role, error) {
 		SubjectIssuers: unset(b.SubjectIssuers), RequiredACR: unset(b.RequiredACR), RequiredAMR: unset(b.RequiredAMR),
 		Actor: b.Actor, ActorIssuers: unset(b.ActorIssuers),
 		MaxAuthAge: b.MaxAuthAge.d(), SubjectSingleUse: b.SubjectSingleUse, RequireRevocable: b.RequireRevocable,
+		RequireEntity: b.RequireEntity, MaxGrantsPerEntity: b.MaxGrantsPerEntity, MaxIssueRate: b.MaxIssueRate, Sharing: b.Sharing,
 	}
 	if len(b.Permissions) > 0 {
 		r.Permissions = b.Permissions

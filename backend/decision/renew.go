@@ -33,7 +33,7 @@ type Recorded struct {
 // now, and the role as it is now, over what was recorded. Signature, jti, age of
 // the login and address were judged at the issue and are not judged again.
 func (p *Policy) CheckRenewal(s Situation, r Recorded) []*fault.Error {
-	reasons := p.CheckHolder(s.Caller)
+	reasons := append(p.CheckHolder(s.Caller), p.checkNobody(s.Caller)...)
 	reasons = append(reasons, s.Stopped...)
 	reasons = append(reasons, p.checkRecordedSubject(r.Claims, s.Now)...)
 	if refusal := p.StillCovers(r.Access); refusal != nil {

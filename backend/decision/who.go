@@ -2,6 +2,7 @@ package decision
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
@@ -33,6 +34,13 @@ type Alias struct {
 // Who is a role's terms on the caller. Terms that are not set do not bind; of
 // those that are, all must hold. The zero value admits every caller.
 type Who struct {
+	// Entity admits no caller without an entity.
+	Entity bool
+	// PerEntity names the settings by which the role treats each entity for itself,
+	// such as a quota. A caller without an entity would escape them: it is neither
+	// served nor is what it holds renewed. What it was given before lives to its end,
+	// because these say how much, and not who.
+	PerEntity []string
 	EntityIDs map[string]bool
 	Groups    map[string]bool
 	Metadata  map[string]string
@@ -67,12 +75,24 @@ func (p *Policy) NeedsGroups() bool {
 // for a condition on the identity too: of nobody, everything that it denies is
 // true.
 func (p *Policy) asksWho() bool {
-	return len(p.Who.EntityIDs) > 0 || p.NeedsEntity()
+	return p.Who.Entity || len(p.Who.EntityIDs) > 0 || p.NeedsEntity()
 }
+
+// checkNobody refuses a caller without an entity where the role counts by entity, and
+// CheckHolder has nothing against it.
+func (p *Policy) checkNobody(c Caller) []*fault.Error {
+	if c.EntityID != "" || len(p.Who.PerEntity) == 0 || p.asksWho() {
+		return nil
+	}
+	return []*fault.Error{fault.New(fault.AccessDenied, "the role treats each entity for itself (%s), and this token has no entity: %s", strings.Join(p.Who.PerEntity, ", "), logIn)}
+}
+
+// logIn is what somebody without an entity has to do.
+const logIn = "log in with an auth method that gives one; an orphan token has none either"
 
 // checkCaller returns every reason against the caller but the condition's.
 func (p *Policy) checkCaller(c Caller) []*fault.Error {
-	reasons := p.CheckHolder(c)
+	reasons := append(p.CheckHolder(c), p.checkNobody(c)...)
 	if len(p.Who.CIDRs) > 0 && !contains(p.Who.CIDRs, c.RemoteAddr) {
 		reasons = append(reasons, fault.New(fault.AccessDenied, "the connection's address is not within the role's bound_cidrs"))
 	}
@@ -86,7 +106,7 @@ func (p *Policy) CheckHolder(c Caller) []*fault.Error {
 		return []*fault.Error{fault.New(fault.AccessDenied, "the entity is disabled")}
 	}
 	if c.EntityID == "" && p.asksWho() {
-		return []*fault.Error{fault.New(fault.AccessDenied, "the role asks who is calling, and this token has no entity: log in with an auth method that gives one")}
+		return []*fault.Error{fault.New(fault.AccessDenied, "the role asks who is calling, and this token has no entity: %s", logIn)}
 	}
 	w := &p.Who
 	var reasons []*fault.Error

@@ -2,7 +2,8 @@
 // a token issuer. It bounds what a hostile or broken server can do to us: no
 // redirect is followed (a credential would follow with it), every body is cut
 // at a limit, every exchange ends within a timeout, cookies and proxies are off,
-// and link-local addresses (cloud metadata services) are never dialled.
+// and addresses behind which no provider is, such as those of cloud metadata
+// services, are never dialled.
 package httpclient
 
 import (
@@ -130,7 +131,7 @@ func New(o Options) (*Client, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
-	dialer := &net.Dialer{Timeout: o.Timeout, Control: refuseLinkLocal}
+	dialer := &net.Dialer{Timeout: o.Timeout, Control: refuseForbidden}
 	return &Client{
 		options: o,
 		http: &http.Client{
@@ -159,30 +160,22 @@ func (c *Client) WithCertificate(certificate tls.Certificate) (*Client, error) {
 	return New(o)
 }
 
-// refuseLinkLocal judges the address that a name resolved to, so that a
+// refuseForbidden judges the address that a name resolved to, so that a
 // provider's DNS cannot point the broker at a metadata service.
-func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
+func refuseForbidden(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return fmt.Errorf("cannot tell the address %q", address)
 	}
-	if isLinkLocal(ap.Addr()) {
-		return fmt.Errorf("refusing to connect to the link-local address %s", ap.Addr())
+	if what := forbidden(ap.Addr()); what != "" {
+		return fmt.Errorf("refusing to connect to %s: %s", ap.Addr(), what)
 	}
 	return nil
 }
 
-func isLinkLocal(a netip.Addr) bool {
-	a = a.Unmap()
-	return a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a == awsIMDSv6
-}
-
-// The AWS metadata service's IPv6 address is unique-local, not link-local.
-var awsIMDSv6 = netip.MustParseAddr("fd00:ec2::254")
-
 // CheckURL says why raw cannot be a URL to which secrets are sent, or nil:
 // absolute https (http for loopback, or anywhere with allowHTTP), with a host,
-// without user info, query or fragment, and not link-local.
+// without user info, query or fragment, and not at a forbidden address.
 func CheckURL(raw string, allowHTTP bool) error {
 	if len(raw) > 2048 {
 		return errors.New("is longer than 2048 characters")
@@ -210,8 +203,10 @@ func CheckURL(raw string, allowHTTP bool) error {
 		}
 	}
 	addr, addrErr := netip.ParseAddr(host)
-	if addrErr == nil && isLinkLocal(addr) {
-		return errors.New("must not be a link-local address")
+	if addrErr == nil {
+		if what := forbidden(addr); what != "" {
+			return errors.New("must not be " + what)
+		}
 	}
 	loopback := strings.EqualFold(host, "localhost") || (addrErr == nil && addr.Unmap().IsLoopback())
 	if u.Scheme == "http" && !loopback && !allowHTTP {

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -60,6 +61,15 @@ func TestCheckURL(t *testing.T) {
 		{"https://[fe80::1%25eth0]/", false, false},
 		{"https://[::ffff:169.254.169.254]/", false, false},
 		{"https://[fd00:ec2::254]/", false, false},
+		{"https://[fd00:ec2::254%25eth0]/", false, false},
+		{"https://100.100.100.200/", false, false},
+		{"https://100.100.100.201/", true, true},
+		{"http://0.0.0.0/", false, false},
+		{"https://0.0.0.0:8200/", false, false},
+		{"https://[::]/", false, false},
+		{"http://[::ffff:0.0.0.0]/", false, false},
+		{"https://[64:ff9b::a9fe:a9fe]/", false, false},
+		{"https://[64:ff9b::808:808]/", true, true},
 		{"https://as.example.com/" + strings.Repeat("a", 2048), false, false},
 	} {
 		require.Equal(t, test.ok, httpclient.CheckURL(test.url, false) == nil, "%s: %v", test.url, httpclient.CheckURL(test.url, false))
@@ -246,11 +256,33 @@ func TestAHangupIsSent(t *testing.T) {
 
 // A name that resolves to a metadata service is caught when its address is
 // dialled, which no check of the URL could do.
-func TestLinkLocalIsRefusedWhereItIsDialled(t *testing.T) {
-	c := newClient(t, httpclient.Options{AllowHTTP: true})
-	for _, address := range []string{"169.254.169.254:80", "[fe80::1]:443", "[::ffff:169.254.1.1]:80", "[fd00:ec2::254]:80"} {
-		_, err := c.Dial(context.Background(), address)
-		require.ErrorContains(t, err, "link-local", address)
+func TestMetadataServicesAreRefusedWhereTheyAreDialled(t *testing.T) {
+	c := newClient(t, httpclient.Options{AllowHTTP: true, Timeout: 2 * time.Second})
+	for why, addresses := range map[string][]string{
+		"a link-local address": {
+			"169.254.169.254", "fe80::1", "::ffff:169.254.1.1", "224.0.0.1", "ff02::1", "ff01::1",
+			"::169.254.169.254", "::ffff:0:169.254.169.254", "64:ff9b::169.254.169.254",
+			"64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:aa:a9:fea9:fe00:0", "64:ff9b:1:aaa9:fe:a9fe::",
+			"2002:a9fe:a9fe::1", "2001:0:a9fe:a9fe::1", "2001:0:808:808::5601:5601", "2a00::5efe:a9fe:a9fe", "2a00::200:5efe:169.254.169.254",
+		},
+		"the address of a cloud's metadata service": {
+			"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:42::42",
+			"::ffff:100.100.100.200", "64:ff9b::168.63.129.16", "64:ff9b:1::192.0.0.192", "2002:a83f:8110::1",
+		},
+		"nobody's": {"0.0.0.0", "0.1.2.3", "::", "::ffff:0.0.0.0"},
+	} {
+		for _, address := range addresses {
+			_, err := c.Dial(context.Background(), netip.AddrPortFrom(netip.MustParseAddr(address), 80).String())
+			require.ErrorContains(t, err, "refusing to connect", address)
+			require.ErrorContains(t, err, why, address)
+		}
+	}
+	// Their neighbours are refused by nobody.
+	for _, address := range []string{
+		"100.100.100.201", "168.63.129.17", "192.0.0.193", "169.253.255.255", "64:ff9b::8.8.8.8", "64:ff9b:1::8.8.8.8",
+		"64:ff9b:1:808:8:800::", "2002:808:808::1", "2001:0:808:808::f7f7:f7f7", "fd20:ce::253", "2a00::5efe:808:808", "::1", "127.0.0.1",
+	} {
+		require.Empty(t, httpclient.Forbidden(netip.MustParseAddr(address)), address)
 	}
 	s := serve(t, func(http.ResponseWriter, *http.Request) {})
 	conn, err := c.Dial(context.Background(), strings.TrimPrefix(s.URL, "http://"))
@@ -264,13 +296,19 @@ func TestCAPEM(t *testing.T) {
 }
 
 func TestManyHeadersAreRefused(t *testing.T) {
+	many := 200
 	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		for range 200 {
+		for range many {
 			w.Header().Add("X-Padding", strings.Repeat("a", 1000))
 		}
 	})
-	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL))
-	failed(t, err)
+	c := newClient(t, httpclient.Options{})
+	_, err := c.Do(request(t, s.URL))
+	require.ErrorContains(t, err, "server response headers exceeded")
+	require.True(t, failed(t, err).Sent)
+	many = 20
+	_, err = c.Do(request(t, s.URL))
+	require.NoError(t, err, "it was their number, and nothing else")
 }
 
 // bomb is a gzip stream of n zeros.

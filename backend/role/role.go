@@ -45,6 +45,8 @@ type Role struct {
 	BoundGroupNames     []string          `json:"bound_group_names,omitempty"`
 	BoundEntityMetadata map[string]string `json:"bound_entity_metadata,omitempty"`
 
+	RequireEntity bool `json:"require_entity,omitempty"`
+
 	BoundCIDRs []string `json:"bound_cidrs,omitempty"`
 	Condition  string   `json:"condition,omitempty"`
 
@@ -211,7 +213,10 @@ func (r *Role) Covers(targets access.Targets) (target string, found bool) {
 }
 
 func (r *Role) compileWho(p *decision.Policy) error {
-	p.Who = decision.Who{EntityIDs: setOf(r.BoundEntityIDs), Groups: setOf(r.BoundGroupNames), Metadata: r.BoundEntityMetadata}
+	p.Who = decision.Who{
+		Entity: r.RequireEntity, PerEntity: r.perEntity(),
+		EntityIDs: setOf(r.BoundEntityIDs), Groups: setOf(r.BoundGroupNames), Metadata: r.BoundEntityMetadata,
+	}
 	for _, v := range r.BoundCIDRs {
 		prefix, err := parseCIDR(v)
 		if err != nil {
@@ -231,6 +236,21 @@ func (r *Role) compileWho(p *decision.Policy) error {
 	}
 	p.Condition = program
 	return nil
+}
+
+// perEntity names the settings that treat each entity for itself.
+func (r *Role) perEntity() []string {
+	var names []string
+	if r.MaxGrantsPerEntity > 0 {
+		names = append(names, "max_grants_per_entity")
+	}
+	if r.MaxIssueRate > 0 {
+		names = append(names, "max_issue_rate")
+	}
+	if r.SharesByEntity() {
+		names = append(names, "sharing")
+	}
+	return names
 }
 
 // parseCIDR takes a range or a single address; a range of IPv4 addresses mapped
