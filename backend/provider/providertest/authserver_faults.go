@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -221,5 +222,27 @@ func Once(f Fault) Fault {
 		default:
 			act().send(w)
 		}
+	}
+}
+
+// InTurn is one fault after the other, nil for the server itself, and then the last
+// one for ever.
+func InTurn(faults ...Fault) Fault {
+	var mu sync.Mutex
+	return func(w http.ResponseWriter, r *http.Request, act func() reply) {
+		mu.Lock()
+		var f Fault
+		if len(faults) > 0 {
+			f = faults[0]
+		}
+		if len(faults) > 1 {
+			faults = faults[1:]
+		}
+		mu.Unlock()
+		if f == nil {
+			act().send(w)
+			return
+		}
+		f(w, r, act)
 	}
 }
