@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -162,7 +163,7 @@ func (b *broker) loadLedger(patience time.Duration) {
 			b.Logger().Warn("the ledger could not be read: trying again", "error", err)
 		}
 		if ids := b.ledger.Unreadable(); len(ids) > 0 {
-			b.Logger().Error("records of grants cannot be read: their tokens live until they expire", "grant_ids", ids)
+			b.Logger().Error("records of grants cannot be read: their tokens live until they expire", "grant_ids", ids, "error", b.ledger.Newer())
 		}
 	}()
 	select {
@@ -195,8 +196,12 @@ func (b *broker) invalidate(_ context.Context, key string) {
 	}
 }
 
-// storageFault is a failure of Vault's storage: ours, not the caller's.
+// storageFault is a failure of Vault's storage, or something in it that only a newer
+// version of the plugin reads: ours, not the caller's.
 func storageFault(err error) *fault.Error {
+	if newer := form.Explain(err); newer != "" {
+		return fault.New(fault.TemporarilyUnavailable, "%s", newer).Because(err)
+	}
 	return fault.New(fault.TemporarilyUnavailable, "Vault's storage failed: try again").Because(err)
 }
 

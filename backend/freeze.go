@@ -192,7 +192,7 @@ func (f *freezer) readOld(ctx context.Context) (map[string]freeze, error) {
 		return nil, nil
 	}
 	var old map[string]freeze
-	if err := raw.DecodeJSON(&old); err != nil {
+	if err := oldFrozenForm.Decode(raw.Value, &old); err != nil {
 		return nil, storageFault(err)
 	}
 	return old, nil
@@ -241,7 +241,7 @@ func (f *freezer) readAt(ctx context.Context, place string) (*freeze, error) {
 		return nil, nil
 	}
 	item := &freeze{}
-	if err := raw.DecodeJSON(item); err != nil {
+	if err := freezeForm.Decode(raw.Value, item); err != nil {
 		return nil, storageFault(fmt.Errorf("the freeze at %s cannot be decoded: %w", freezePrefix+place, err))
 	}
 	return item, nil
@@ -303,7 +303,7 @@ func (f *freezer) store(ctx context.Context, name string, item freeze) error {
 		}
 		f.mu.RUnlock()
 		item.Name = name
-		entry, err := logical.StorageEntryJSON(freezePrefix+place, item)
+		entry, err := entryOf(freezeForm, freezePrefix+place, item)
 		if err != nil {
 			return storageFault(err)
 		}
@@ -368,7 +368,7 @@ func (f *freezer) writeOld(ctx context.Context, old map[string]freeze) error {
 		}
 		return nil
 	}
-	entry, err := logical.StorageEntryJSON(oldFrozenKey, old)
+	entry, err := entryOf(oldFrozenForm, oldFrozenKey, old)
 	if err != nil {
 		return storageFault(err)
 	}

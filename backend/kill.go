@@ -235,6 +235,9 @@ func (b *broker) countOf(ctx context.Context, ref string) (live, revocable int, 
 	if err := b.ledger.Load(ctx); err != nil {
 		return 0, 0, ledgerFault(err)
 	}
+	if err := b.ledger.Newer(); err != nil {
+		return 0, 0, storageFault(err) // whose they are nobody knows
+	}
 	for _, c := range b.ledger.Totals() {
 		if c.Provider == ref {
 			live, revocable = live+c.Live, revocable+c.Revocable

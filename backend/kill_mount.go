@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
@@ -37,6 +38,7 @@ func (b *broker) killMount(ctx context.Context) error {
 func (b *broker) allKillable() walk {
 	return walk{
 		ledger:   b.ledger,
+		whole:    true,
 		concerns: killable,
 		holders:  func(ctx context.Context) ([]string, error) { return b.ledger.HoldersOf(ctx, killable) },
 		matches: func(s *grantSummary) string {
@@ -163,6 +165,9 @@ const namedAlive = 5
 func (b *broker) stillAlive(ctx context.Context) string {
 	if !b.ledger.Loaded() {
 		return "the records of grants are still being read after a start: try again"
+	}
+	if newer := form.Explain(b.ledger.Newer()); newer != "" {
+		return newer
 	}
 	live := 0
 	for _, c := range b.ledger.Totals() {

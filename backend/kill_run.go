@@ -37,6 +37,9 @@ type walk struct {
 	concerns func(grant.Count) bool
 	// matches is why a grant must die, or "".
 	matches func(*grantSummary) string
+	// whole says that the holders are all of whom memory knows that something concerns
+	// them. It does not know whose the records are that only a newer version reads.
+	whole bool
 }
 
 func (w walk) feed(ctx context.Context, expect func(int), yield func(target)) error {
@@ -64,6 +67,9 @@ func (w walk) feed(ctx context.Context, expect func(int), yield func(target)) er
 		if problems == nil { // the others say the same
 			problems = err
 		}
+	}
+	if problems == nil && w.whole {
+		problems = w.ledger.Newer()
 	}
 	return problems
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-uuid"
-	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -100,7 +99,7 @@ func (b *broker) give(ctx context.Context, o order) (*killRun, error) {
 	if err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for an order's id").Because(err)
 	}
-	entry, err := logical.StorageEntryJSON(orderPrefix+id, o)
+	entry, err := entryOf(orderForm, orderPrefix+id, o)
 	if err != nil {
 		return nil, storageFault(err)
 	}
@@ -152,6 +151,7 @@ func (b *broker) chosen(o order) source {
 		walk.concerns = func(grant.Count) bool { return true }
 		return walk.feed
 	}
+	walk.whole = true
 	if o.Kind == kindIssuer {
 		walk.concerns = func(grant.Count) bool { return false } // how many there are nobody knows
 		walk.holders = b.ledger.Holders
@@ -192,7 +192,7 @@ func (b *broker) resume(ctx context.Context, id string) error {
 		return nil
 	}
 	var o order
-	if err := raw.DecodeJSON(&o); err != nil {
+	if err := orderForm.Decode(raw.Value, &o); err != nil {
 		return storageFault(err)
 	}
 	b.execute(ctx, id, o)

@@ -58,7 +58,7 @@ func (o *ownIssuer) read(ctx context.Context) (*ownState, error) {
 		return nil, storageFault(err)
 	}
 	if raw != nil {
-		if err := raw.DecodeJSON(&s.config); err != nil {
+		if err := configForm.Decode(raw.Value, &s.config); err != nil {
 			return nil, storageFault(err)
 		}
 	}
@@ -100,7 +100,7 @@ func (o *ownIssuer) change(ctx context.Context, edit func(*ownState) error) (bef
 		}
 	}
 	if edited.config != before.config {
-		entry, err := logical.StorageEntryJSON(configKey, edited.config)
+		entry, err := entryOf(configForm, configKey, edited.config)
 		if err != nil {
 			return nil, nil, storageFault(err)
 		}

@@ -115,7 +115,7 @@ func (b *broker) readIssuer(ctx context.Context, name string) (*storedIssuer, er
 		return nil, nil
 	}
 	i := &storedIssuer{}
-	if err := raw.DecodeJSON(i); err != nil {
+	if err := issuerForm.Decode(raw.Value, i); err != nil {
 		return nil, storageFault(err)
 	}
 	return i, nil
@@ -174,7 +174,7 @@ func (b *broker) storeIssuer(ctx context.Context, name string, before, after *st
 	if !reflect.DeepEqual(current, before) {
 		return fault.New(fault.InvalidRequest, "the issuer was changed by somebody else meanwhile: read it and write again")
 	}
-	entry, err := logical.StorageEntryJSON(issuerPrefix+name, after)
+	entry, err := entryOf(issuerForm, issuerPrefix+name, after)
 	if err != nil {
 		return storageFault(err)
 	}

@@ -183,7 +183,7 @@ func (b *broker) readRole(ctx context.Context, name string) (*role.Role, error) 
 		return nil, nil
 	}
 	r := &role.Role{}
-	if err := raw.DecodeJSON(r); err != nil {
+	if err := roleForm.Decode(raw.Value, r); err != nil {
 		return nil, storageFault(err)
 	}
 	return r, nil
@@ -220,7 +220,7 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	if !p.allowedRoles.MatchAny(name) {
 		return nil, fault.New(fault.InvalidRequest, "the provider's allowed_roles do not cover the role %q", name)
 	}
-	entry, err := logical.StorageEntryJSON(rolePrefix+name, r)
+	entry, err := entryOf(roleForm, rolePrefix+name, r)
 	if err != nil {
 		return nil, storageFault(err)
 	}

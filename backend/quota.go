@@ -2,14 +2,15 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
-	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
@@ -139,7 +140,7 @@ func (q *quotas) take(ctx context.Context, limit int, key string) error {
 		return err
 	}
 	entry.Issues = append(entry.Issues, q.b.now())
-	written, err := logical.StorageEntryJSON(ratePrefix+key, entry)
+	written, err := entryOf(rateForm, ratePrefix+key, entry)
 	if err != nil {
 		return storageFault(err)
 	}
@@ -158,7 +159,7 @@ func (q *quotas) window(ctx context.Context, limit int, key string) (rateEntry, 
 		return entry, storageFault(err)
 	}
 	if raw != nil {
-		if err := raw.DecodeJSON(&entry); err != nil {
+		if err := rateForm.Decode(raw.Value, &entry); err != nil {
 			return entry, storageFault(err)
 		}
 	}
@@ -206,7 +207,8 @@ func (q *quotas) forget(ctx context.Context, key string) error {
 		return nil
 	}
 	var entry rateEntry
-	if err := raw.DecodeJSON(&entry); err == nil && len(entry.Issues) > 0 &&
+	err = rateForm.Decode(raw.Value, &entry)
+	if errors.Is(err, form.ErrNewer) || err == nil && len(entry.Issues) > 0 &&
 		q.b.now().Sub(entry.Issues[len(entry.Issues)-1]) < rateWindow {
 		return nil
 	}

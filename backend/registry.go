@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
-	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -208,7 +207,7 @@ func (r *registry) read(ctx context.Context, ref string) (*providerEntry, error)
 		return nil, nil
 	}
 	entry := &providerEntry{}
-	if err := raw.DecodeJSON(entry); err != nil {
+	if err := providerForm.Decode(raw.Value, entry); err != nil {
 		return nil, storageFault(fmt.Errorf("the provider %s: %w: %w", ref, errUndecodable, err))
 	}
 	return entry, nil
@@ -261,7 +260,7 @@ func (e *providerEntry) followRotation(current *providerEntry) {
 }
 
 func (r *registry) put(ctx context.Context, ref string, entry *providerEntry) error {
-	raw, err := logical.StorageEntryJSON(providerPrefix+ref, entry)
+	raw, err := entryOf(providerForm, providerPrefix+ref, entry)
 	if err != nil {
 		return storageFault(err)
 	}

@@ -55,7 +55,7 @@ func (u *usedTokens) use(ctx context.Context, t *subject.Token) (release func(co
 	if before != nil {
 		return nil, errUsed
 	}
-	entry, err := logical.StorageEntryJSON(usedPrefix+key, usedEntry{Until: until})
+	entry, err := entryOf(usedForm, usedPrefix+key, usedEntry{Until: until})
 	if err != nil {
 		return nil, storageFault(err)
 	}
@@ -154,7 +154,7 @@ func (u *usedTokens) untilOf(ctx context.Context, key string) (until time.Time, 
 		return time.Time{}, false, nil
 	}
 	var entry usedEntry
-	if err := raw.DecodeJSON(&entry); err != nil {
+	if err := usedForm.Decode(raw.Value, &entry); err != nil {
 		return time.Time{}, false, storageFault(err)
 	}
 	u.mu.Lock()

@@ -88,7 +88,7 @@ func (l *Ledger) look(ctx context.Context, x *index, id string, now time.Time) (
 		return nil, nil
 	case errors.Is(err, ErrUnreadable):
 		x.drop(id)
-		x.pass(id)
+		x.pass(id, err)
 		return nil, nil
 	case err != nil:
 		return nil, err

@@ -57,6 +57,7 @@ import (
 
 	"github.com/hashicorp/go-uuid"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -242,10 +243,17 @@ type stored struct {
 }
 
 func (g *Grant) encode() ([]byte, error) {
-	return json.Marshal(stored{Grant: g, Handle: g.Handle.Reveal()})
+	return recordForm.Encode(stored{Grant: g, Handle: g.Handle.Reveal()})
 }
 
+// recordForm is the form of records. One that is newer is ErrUnreadable, and ErrNewer
+// of package form beside: its token lives, and a newer version can kill it.
+var recordForm = form.Kind{Name: "record of a grant"}
+
 func decode(raw []byte) (*Grant, error) {
+	if err := recordForm.Check(raw); err != nil {
+		return nil, errors.Join(ErrUnreadable, err)
+	}
 	s := stored{Grant: &Grant{}}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber() // claims compare by their exact numbers

@@ -28,6 +28,7 @@ type index struct {
 	// outbox counts the grants in the outbox by the second since which they are.
 	outbox     map[int64]int
 	unreadable map[string]struct{}
+	newer      error // of a record that only a newer version of the plugin reads
 	scan       [buckets]progress
 	scanned    bool
 

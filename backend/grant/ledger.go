@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // ErrGone means that there is no such grant: it was never made, or is dead.
@@ -107,6 +109,15 @@ func (l *Ledger) Unreadable() []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return slices.Sorted(maps.Keys(x.unreadable))
+}
+
+// Newer is an error if some records that were read so far are of a newer version of
+// the plugin: nobody knows whose they are, and whoever needs all of them fails by it.
+func (l *Ledger) Newer() error {
+	x := l.current()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.newer
 }
 
 // Record writes a new grant. When it returns nil, the grant outlives a crash. After
@@ -215,6 +226,9 @@ func (l *Ledger) Doom(ctx context.Context, g *Grant, mark func(*Doom)) error {
 	defer lock.Unlock()
 	l.EndHold(g.ID)
 	doomed, err := l.Get(ctx, g.ID)
+	if errors.Is(err, form.ErrNewer) {
+		return err // nothing takes its place
+	}
 	if errors.Is(err, ErrGone) || (err != nil && !l.mayLive(g.ID)) {
 		return ErrGone
 	}

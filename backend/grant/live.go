@@ -5,6 +5,8 @@ import (
 	"errors"
 	"maps"
 	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // liveKey names the grants that one quota counts.
@@ -47,7 +49,7 @@ func (x *index) watch(k liveKey, now time.Time) (set *liveSet, mine bool) {
 	}
 	set = &liveSet{ids: map[string]time.Time{}, used: now, ready: make(chan struct{})}
 	x.live[k] = set
-	if x.scanned && !x.hasRole(k) {
+	if x.scanned && x.newer == nil && !x.hasRole(k) {
 		close(set.ready)
 		return set, false
 	}
@@ -79,7 +81,7 @@ func (l *Ledger) readLive(ctx context.Context, x *index, k liveKey, set *liveSet
 		defer lock.Unlock()
 		g, err := l.Get(ctx, id)
 		switch {
-		case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable):
+		case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable) && !errors.Is(err, form.ErrNewer):
 			return true, nil
 		case err != nil:
 			return false, err

@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // The scan makes the index from the records: bucket by bucket, holder by holder,
@@ -203,7 +205,7 @@ func (l *Ledger) countOne(ctx context.Context, x *index, id string) (full bool, 
 	case errors.Is(err, ErrGone):
 		return false, nil
 	case errors.Is(err, ErrUnreadable):
-		x.pass(id)
+		x.pass(id, err)
 		return false, nil
 	case err != nil:
 		return false, err
@@ -214,10 +216,13 @@ func (l *Ledger) countOne(ctx context.Context, x *index, id string) (full bool, 
 // maxUnreadable bounds how many ids of unreadable records are kept.
 const maxUnreadable = 1000
 
-// pass notes a record that cannot be decoded.
-func (x *index) pass(id string) {
+// pass notes a record that cannot be decoded, and why.
+func (x *index) pass(id string, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if errors.Is(err, form.ErrNewer) {
+		x.newer = err
+	}
 	if len(x.unreadable) < maxUnreadable {
 		x.unreadable[id] = struct{}{}
 	}

@@ -6,19 +6,21 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // Walk visits the holder's grants as they are on record now, in the order of their
 // ids and after the one given, until visit returns false. It needs nothing in
 // memory. A record that cannot be read does not hide the others: they are
 // visited, and Walk returns what was wrong. One that cannot be decoded is passed
-// over.
+// over, unless a newer version of the plugin can.
 func (l *Ledger) Walk(ctx context.Context, holder, after string, visit func(*Summary) bool) error {
 	var problems error
 	err := l.ids(ctx, holder, after, func(id string) (bool, error) {
 		g, err := l.Get(ctx, id)
 		switch {
-		case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable):
+		case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable) && !errors.Is(err, form.ErrNewer):
 			return true, nil
 		case err != nil:
 			if problems == nil { // the others say the same

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 const (
@@ -17,6 +19,9 @@ const (
 	// maxStored is far above a full ring of RSA keys, in bytes.
 	maxStored = 128 << 10
 )
+
+// storedForm is the form of a ring. The member version is older than it, and stays.
+var storedForm = form.Kind{Name: "set of signing keys"}
 
 // stored is a ring as it is written down, private keys included.
 type stored struct {
@@ -49,13 +54,16 @@ func (r *Ring) Encode() ([]byte, error) {
 			})
 		}
 	}
-	return json.Marshal(s)
+	return storedForm.Encode(s)
 }
 
 // Decode is the ring that was encoded. Its errors hold nothing of the keys.
 func Decode(raw []byte) (*Ring, error) {
 	if len(raw) > maxStored {
 		return nil, errors.New("the stored keys are too large")
+	}
+	if err := storedForm.Check(raw); err != nil {
+		return nil, err
 	}
 	var s stored
 	if err := json.Unmarshal(raw, &s); err != nil {

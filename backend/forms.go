@@ -1,0 +1,30 @@
+package backend
+
+import (
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+)
+
+// What is stored beside the grants' records (package grant) and the signing keys
+// (package keyring). The agenda's pages have no form: each start makes them anew.
+var (
+	providerForm  = form.Kind{Name: "provider"}
+	roleForm      = form.Kind{Name: "role"}
+	issuerForm    = form.Kind{Name: "issuer"}
+	configForm    = form.Kind{Name: "configuration"}
+	freezeForm    = form.Kind{Name: "freeze"}
+	oldFrozenForm = form.Kind{Name: "list of what is frozen"}
+	orderForm     = form.Kind{Name: "kill under way"}
+	usedForm      = form.Kind{Name: "used subject token"}
+	rateForm      = form.Kind{Name: "count of recent issues"}
+)
+
+// entryOf is v as an entry of Vault's storage.
+func entryOf(kind form.Kind, key string, v any) (*logical.StorageEntry, error) {
+	raw, err := kind.Encode(v)
+	if err != nil {
+		return nil, err
+	}
+	return &logical.StorageEntry{Key: key, Value: raw}, nil
+}

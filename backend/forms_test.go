@@ -1,0 +1,153 @@
+package backend
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+)
+
+// newerVersion is what a later build would say that it takes to read its forms.
+const newerVersion = "v9.9.9"
+
+// renewForms makes what lies below prefix look as if a later build had stored it, and
+// returns it by key.
+func (s *oldScene) renewForms(prefix string) map[string]string {
+	s.t.Helper()
+	renewed := map[string]string{}
+	for _, key := range s.allKeysBelow(prefix) {
+		entry, err := s.storage.Get(s.t.Context(), key)
+		require.NoError(s.t, err)
+		// What it says of the rest is not to be believed.
+		renewed[key] = fmt.Sprintf(`{"form":2,"form_plugin":%q,"id":[7],%s`, newerVersion, strings.TrimPrefix(string(entry.Value), "{"))
+		require.NoError(s.t, s.storage.Put(s.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(renewed[key])}))
+	}
+	require.NotEmpty(s.t, renewed)
+	s.start()
+	return renewed
+}
+
+// putBack makes it look as before.
+func (s *oldScene) putBack(renewed map[string]string) {
+	s.t.Helper()
+	for key, value := range renewed {
+		value = strings.Replace(value, fmt.Sprintf(`"form":2,"form_plugin":%q,"id":[7],`, newerVersion), "", 1)
+		require.NoError(s.t, s.storage.Put(s.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}))
+	}
+	s.start()
+}
+
+// useAll does whatever one can do with a mount, and returns what was refused.
+func (s *oldScene) useAll() (refusals []string) {
+	s.t.Helper()
+	note := func(err error) {
+		if err != nil {
+			refusals = append(refusals, err.Error())
+		}
+	}
+	for _, a := range append(slices.Clone(s.old.Asks), s.old.Refused...) {
+		_, err := s.ask(a)
+		note(err)
+	}
+	for path := range s.old.Reads {
+		_, err := s.read(path)
+		note(err)
+		if !strings.HasPrefix(path, "grants/") {
+			_, err = s.write(path, map[string]any{})
+			note(err)
+		}
+	}
+	for _, l := range s.old.Leases {
+		_, err := s.renew(l.lease(), 0)
+		note(err)
+		note(s.revoke(l.lease()))
+	}
+	for _, path := range []string{
+		"sweep", "issuer/rotate", "revoke/entity/" + alice, "revoke/role/plain", "revoke/provider/oauth2/p", "revoke/provider/jwt/live",
+	} {
+		_, err := s.write(path, nil)
+		note(err)
+	}
+	_, err := s.list("frozen", nil)
+	note(err)
+	s.must(s.read("metrics"))
+	for range 2 {
+		_ = s.periodic()
+		s.waitForKills()
+	}
+	return refusals
+}
+
+// An older build must neither misread what a newer one has stored, nor overwrite it,
+// nor take it for gone.
+func TestWhatANewerBuildStoredIsLeftAlone(t *testing.T) {
+	for _, prefix := range []string{
+		providerPrefix, rolePrefix, issuerPrefix, configKey, signingKeysKey, oldFrozenKey, freezePrefix, usedPrefix, ratePrefix, orderPrefix, grant.StoragePrefix,
+	} {
+		t.Run(strings.Trim(prefix, "/"), func(t *testing.T) {
+			s := openOldMount(t, filepath.Join(mountsDir, "v0.1.0-2843258.json"))
+			if prefix == freezePrefix {
+				require.NoError(t, s.periodic()) // makes them of the one that was
+			}
+			renewed := s.renewForms(prefix)
+			refusals := s.useAll()
+			for key, value := range renewed {
+				entry, err := s.storage.Get(t.Context(), key)
+				require.NoError(t, err)
+				require.NotNil(t, entry, key)
+				require.Equal(t, value, string(entry.Value))
+			}
+			told := slices.ContainsFunc(refusals, func(text string) bool { return strings.Contains(text, newerVersion) })
+			if prefix != usedPrefix && prefix != orderPrefix { // that it is there says enough; the sweep's to log
+				require.True(t, told, strings.Join(refusals, "\n"))
+			} else {
+				require.Contains(t, s.log.String(), newerVersion)
+			}
+			s.putBack(renewed)
+			s.sweep()
+		})
+	}
+}
+
+// A record of a newer form is of a token that lives: nothing succeeds that would have to
+// have killed it.
+func TestAGrantOfANewerFormIsNotGone(t *testing.T) {
+	s := openOldMount(t, filepath.Join(mountsDir, "v0.1.0-2843258.json"))
+	renewed := s.renewForms(grant.StoragePrefix)
+	for path, data := range map[string]map[string]any{
+		"revoke/entity/" + alice: nil, "revoke/role/plain": nil, "revoke/provider/oauth2/p": nil, "providers/oauth2/p": {"client_id": "another", "client_secret": parentSecret},
+	} {
+		_, err := s.write(path, data)
+		requireCode(t, err, fault.TemporarilyUnavailable, newerVersion)
+	}
+	_, err := s.delete("providers/oauth2/p", map[string]any{"force": true})
+	requireCode(t, err, fault.TemporarilyUnavailable, newerVersion)
+	for _, l := range s.old.Leases {
+		requireCode(t, s.revoke(l.lease()), fault.TemporarilyUnavailable, newerVersion)
+		_, err := s.renew(l.lease(), 0)
+		requireCode(t, err, fault.TemporarilyUnavailable, newerVersion)
+		_, err = s.write("revoke/grant/"+l.lease().grantID, nil)
+		requireCode(t, err, fault.TemporarilyUnavailable, newerVersion)
+	}
+	_, err = s.ask(oldAsk{Role: "limited", Entity: alice})
+	requireCode(t, err, fault.TemporarilyUnavailable, newerVersion)
+	s.vault.change(func(v *vaultView) { v.tainted = true })
+	require.ErrorContains(t, s.periodic(), newerVersion, "the mount is not disabled over it")
+	s.vault.change(func(v *vaultView) { v.tainted = false })
+	for _, l := range s.old.Leases {
+		if _, ofServer := s.server.Lookup(l.Token); ofServer {
+			require.True(t, s.server.Active(l.Token), l.Name)
+		}
+	}
+	// The newer build comes back and goes on.
+	s.putBack(renewed)
+	s.sweep()
+	s.isKilledByGrant()
+}
