@@ -95,11 +95,13 @@ bench-tools: ## what the benchmark measures against: an engine that only leases,
 	$(GOBUILD) -ldflags "-s -w" -o bin/fastauth ./bootstrap/fastauth
 
 # BENCH takes the flags of scripts/bench, such as BENCH='-quick' or BENCH='-run raft -rounds 9'.
+# BASE is an earlier build of the plugin to compare with.
 BENCH ?=
+BASE  ?=
 
-bench: build vault bench-tools ## the decision's cost, and the engine's as a ratio to the floor: BENCH='-quick'
-	go test -run '^$$' -bench . -benchmem ./backend/...
-	@mkdir -p bin && go build -o bin/bench ./scripts/bench && bin/bench $(BENCH)
+bench: build vault bench-tools ## the decision's cost, and the engine's as a ratio to the floor: BENCH='-quick' BASE=<earlier plugin>
+	$(if $(BASE),,go test -run '^$$' -bench . -benchmem ./backend/...)
+	@mkdir -p bin && go build -o bin/bench ./scripts/bench && bin/bench $(if $(BASE),-base $(BASE) -json bin/bench-base.json) $(BENCH)
 
 bench-chart: ## docs/bench.svg, drawn from what make bench has found
 	@go run ./scripts/bench/chart bin/bench.json docs/bench.svg

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -50,6 +51,30 @@ func TestQuick(t *testing.T) {
 	svg := &strings.Builder{}
 	require.NoError(t, found.Chart(svg))
 	require.Contains(t, svg.String(), "oauth2, full ledger, 16 clients")
+}
+
+// TestQuickWithABase compares the plugin with itself. A verdict needs more rounds.
+func TestQuickWithABase(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs what `make build vault bench-tools` makes")
+	}
+	path := filepath.Join(t.TempDir(), "bench.json")
+	s := quick()
+	require.NoError(t, harness.Run(io.Discard, func(t harness.TB) { s.base = harness.PluginPath(t) }))
+	out := &strings.Builder{}
+	err := run(out, s, "^jwt$|full ledger$", path)
+	t.Log(out)
+	require.NoError(t, err)
+	found, err := report.Read(path)
+	require.NoError(t, err)
+	require.Len(t, found.Cases, 2)
+	for _, c := range found.Cases {
+		checkFigures(t, c)
+		require.NotNil(t, c.Comparison, c.Name)
+		require.Positive(t, c.Comparison.Base.Rate, c.Name)
+		require.Positive(t, c.Comparison.Ratio.Median, c.Name)
+	}
+	require.Contains(t, out.String(), "Compared with "+s.base)
 }
 
 func checkFigures(t *testing.T, c report.Case) {

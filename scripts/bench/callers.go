@@ -11,7 +11,9 @@ import (
 const callerPolicy = `
 path "floor/creds/*"     { capabilities = ["read", "update"] }
 path "broker/creds/*"    { capabilities = ["read", "update"] }
-path "spare/creds/*"     { capabilities = ["read", "update"] }
+path "base/creds/*"      { capabilities = ["read", "update"] }
+path "spare-broker/creds/*" { capabilities = ["read", "update"] }
+path "spare-base/creds/*" { capabilities = ["read", "update"] }
 path "sys/leases/renew"  { capabilities = ["update"] }
 path "sys/leases/revoke" { capabilities = ["update"] }
 `

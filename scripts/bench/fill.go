@@ -31,10 +31,10 @@ const (
 // the broker has made. Their holders are entities, or the sweep would kill them, and
 // they outlive the benchmark. The plugin learns of them when it is started again,
 // as it would after a fail-over.
-func (w *world) fill(t harness.TB) {
+func (w *world) fill(t harness.TB, at *site) {
 	w.connect(fillers)
-	pattern, uuid := w.pattern(t), w.mountUUID(t)
-	holders := w.makeHolders(t)
+	pattern, uuid := w.pattern(t, at), w.mountUUID(t, at)
+	holders := w.makeHolders(t, at)
 	fillers := make([]*filler, fillers)
 	for i := range fillers {
 		fillers[i] = &filler{
@@ -45,12 +45,12 @@ func (w *world) fill(t harness.TB) {
 	elapsed := w.inBulk(t, "grants", w.grants, func(ctx context.Context, client, n int) error { return fillers[client].write(ctx, n) })
 	note := fmt.Sprintf("%d grants of %d holders were written in %s, %.0f/s", w.grants, w.holders, elapsed.Round(time.Second), float64(w.grants)/elapsed.Seconds())
 	t.Logf("  %s", note)
-	w.notes = append(w.notes, note, w.reload(t, holders[0]))
+	w.notes = append(w.notes, note, w.reload(t, at, holders[0]))
 }
 
 // pattern is a grant that the broker makes.
-func (w *world) pattern(t harness.TB) *grant.Grant {
-	e, err := mintRole(t, w)
+func (w *world) pattern(t harness.TB, at *site) *grant.Grant {
+	e, err := mintRole(t, w, at)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -66,7 +66,7 @@ func (w *world) pattern(t harness.TB) *grant.Grant {
 	if err := json.Unmarshal(answer, &child); err != nil {
 		t.Fatalf("the first grant: %v", err)
 	}
-	storage := &rawStorage{connection: w.connections[0], token: w.vault.Token, mountUUID: w.mountUUID(t)}
+	storage := &rawStorage{connection: w.connections[0], token: w.vault.Token, mountUUID: w.mountUUID(t, at)}
 	g, err := grant.NewLedger(storage).Get(context.Background(), child.Data.GrantID)
 	if err != nil {
 		t.Fatalf("the first grant's record: %v", err)
@@ -74,18 +74,18 @@ func (w *world) pattern(t harness.TB) *grant.Grant {
 	return g
 }
 
-func (w *world) mountUUID(t harness.TB) string {
+func (w *world) mountUUID(t harness.TB, at *site) string {
 	mounts, err := w.vault.Client(t).Sys().ListMounts()
-	if err != nil || mounts[brokerMount+"/"] == nil {
+	if err != nil || mounts[at.path+"/"] == nil {
 		t.Fatalf("finding the broker's mount: %v", err)
 	}
-	return mounts[brokerMount+"/"].UUID
+	return mounts[at.path+"/"].UUID
 }
 
-func (w *world) makeHolders(t harness.TB) []string {
+func (w *world) makeHolders(t harness.TB, at *site) []string {
 	holders := make([]string, w.holders)
 	w.inBulk(t, "holders", w.holders, func(ctx context.Context, client, n int) error {
-		body := fmt.Appendf(nil, `{"name":"holder-%d"}`, n)
+		body := fmt.Appendf(nil, `{"name":"holder-%d-of-%s"}`, n, at.path)
 		answer, err := w.connections[client].Do(ctx, w.vault.Token, http.MethodPut, "identity/entity", body)
 		if err != nil {
 			return err
@@ -162,19 +162,19 @@ func (f *filler) write(ctx context.Context, n int) error {
 
 // reload starts the broker's engine again and waits until it knows its ledger. It
 // returns in words how long that took.
-func (w *world) reload(t harness.TB, holder string) string {
+func (w *world) reload(t harness.TB, at *site, holder string) string {
 	started := time.Now()
-	if _, err := w.vault.Client(t).Logical().Write("sys/plugins/reload/backend", harness.Fields{"plugin": harness.PluginName}); err != nil {
+	if _, err := w.vault.Client(t).Logical().Write("sys/plugins/reload/backend", harness.Fields{"plugin": at.plugin}); err != nil {
 		t.Fatalf("reloading the broker: %v", err)
 	}
-	w.broker.Read(t, "roles/mint")
+	at.mount.Read(t, "roles/mint")
 	serving := time.Since(started)
 	stop := every(progressEvery, func() { t.Logf("  the broker reads its ledger") })
 	defer stop()
-	harness.Eventually(t, loadPatience, "the broker has read its ledger", w.ledgerLoaded)
+	harness.Eventually(t, loadPatience, "the broker has read its ledger", func() error { return w.ledgerLoaded(at) })
 	loaded := time.Since(started)
-	w.mustHold(t, holder)
-	memory := w.vault.PluginUsage(t, harness.PluginName)
+	w.mustHold(t, at, holder)
+	memory := w.vault.PluginUsage(t, at.plugin)
 	note := "started again, the broker served after " + serving.Round(time.Millisecond).String() +
 		" and had read all of its ledger after " + loaded.Round(time.Millisecond).String() +
 		", with " + strconv.FormatUint(memory.RSS>>20, 10) + " MiB of memory, " + strconv.FormatUint(memory.Peak>>20, 10) + " at its peak"
@@ -182,8 +182,8 @@ func (w *world) reload(t harness.TB, holder string) string {
 	return note
 }
 
-func (w *world) ledgerLoaded() error {
-	metrics, err := w.connections[0].Do(context.Background(), w.vault.Token, http.MethodGet, brokerMount+"/metrics", nil)
+func (w *world) ledgerLoaded(at *site) error {
+	metrics, err := w.connections[0].Do(context.Background(), w.vault.Token, http.MethodGet, at.path+"/metrics", nil)
 	if err == nil && !bytes.Contains(metrics, []byte("\nbroker_ledger_loaded 1\n")) {
 		err = errors.New("not yet")
 	}
@@ -191,9 +191,9 @@ func (w *world) ledgerLoaded() error {
 }
 
 // mustHold makes sure that the records are what the broker takes for grants.
-func (w *world) mustHold(t harness.TB, holder string) {
+func (w *world) mustHold(t harness.TB, at *site, holder string) {
 	want := (w.grants + w.holders - 1) / w.holders // the first one's share
-	got := len(w.broker.List(t, "grants/entity/"+holder))
+	got := len(at.mount.List(t, "grants/entity/"+holder))
 	if got != min(want, 1000) {
 		t.Fatalf("the first holder has %d grants in the broker's ledger, want %d", got, want)
 	}

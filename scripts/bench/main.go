@@ -1,7 +1,9 @@
 // Command bench measures what the broker costs beyond what Vault itself does. The
 // floor is an engine that only leases a random secret (bootstrap/floor); it and the
 // broker take turns in the same Vault, under the same closed loop (load), and the
-// ratio of a round is what counts: machines differ, and so do minutes. The provider
+// ratio of a round is what counts: machines differ, and so do minutes. With -base an
+// earlier build of the broker has its turn in each round too, on a mount of its own in
+// the same Vault, and each case is judged by whether it has become slower. The provider
 // is an authorization server without latency (bootstrap/fastauth), a process of its
 // own. Each case has a Vault of its own, so that none pays for the leases of another.
 //
@@ -29,6 +31,7 @@ import (
 // settings are how long and how much. The zero value is not usable.
 type settings struct {
 	only   *regexp.Regexp // names of the cases
+	base   string         // file of a plugin to compare with, if any
 	quick  bool
 	rounds int
 	turn   time.Duration // of one engine in a round
@@ -71,11 +74,13 @@ func main() {
 	flag.IntVar(&s.callers, "callers", s.callers, "entities that the requests come from")
 	flag.IntVar(&s.grants, "grants", s.grants, "grants in a full ledger")
 	flag.IntVar(&s.holders, "holders", s.holders, "entities that hold them")
+	base := flag.String("base", "", "`file` of an earlier build of the plugin, which takes turns with this one and is compared with it")
 	short := flag.Bool("quick", false, "a minute that shows that it works; its figures mean nothing, and it has settings of its own")
 	flag.Parse()
 	if *short {
 		s = quick()
 	}
+	s.base = *base
 	if err := run(os.Stdout, s, *only, *json); err != nil {
 		fmt.Fprintln(os.Stderr, "bench failed:", err)
 		os.Exit(1)
@@ -108,7 +113,7 @@ func run(out io.Writer, s settings, only, json string) error {
 func bench(out io.Writer, s settings) (*report.Report, error) {
 	r := &report.Report{
 		Started: time.Now().UTC(), Machine: machine(),
-		Settings: report.Settings{Quick: s.quick, Rounds: s.rounds, Seconds: s.turn.Seconds(), Callers: s.callers},
+		Settings: report.Settings{Quick: s.quick, Rounds: s.rounds, Seconds: s.turn.Seconds(), Callers: s.callers, Base: s.base},
 	}
 	groups := grouped(cases(s.grants), s.only)
 	if len(groups) == 0 {

@@ -21,10 +21,10 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 )
 
-// roleWriter writes into the broker what a case needs, and returns the engine that
+// roleWriter writes into a build of the broker what a case needs, and returns the engine that
 // serves it. A broker that cannot do what the case needs refuses; that is told as a
 // *notBuilt.
-type roleWriter func(t harness.TB, w *world) (engine, error)
+type roleWriter func(t harness.TB, w *world, at *site) (engine, error)
 
 // notBuilt is the broker's refusal of what a case needs.
 type notBuilt struct{ answer string }
@@ -34,33 +34,32 @@ func (n *notBuilt) Error() string { return n.answer }
 // entitled is what every role says; the lease is as long as the floor's.
 var entitled = harness.Fields{"ttl": "1h", "max_ttl": "24h", "scopes": "read"}
 
-func mintRole(t harness.TB, w *world) (engine, error) {
-	return w.role(t, "mint", harness.Fields{"provider": "oauth2/fast"})
+func mintRole(t harness.TB, w *world, at *site) (engine, error) {
+	return w.role(t, at, "mint", harness.Fields{"provider": "oauth2/fast"})
 }
 
 // spareRole is mintRole on a mount of its own, whose ledger is empty.
-func spareRole(t harness.TB, w *world) (engine, error) {
-	spare := w.vault.Enable(t, spareMount)
-	w.provide(t, spare)
+func spareRole(t harness.TB, w *world, at *site) (engine, error) {
+	spare := w.mountAt(t, at.plugin, at.spare)
 	fields := maps.Clone(entitled)
 	fields["provider"] = "oauth2/fast"
 	spare.Write(t, "roles/mint", fields)
-	return engine{plugin: harness.PluginName, creds: spareMount + "/creds/mint"}, nil
+	return engine{plugin: at.plugin, creds: at.spare + "/creds/mint"}, nil
 }
 
-func sharingRole(t harness.TB, w *world) (engine, error) {
-	return w.role(t, "sharing", harness.Fields{"provider": "oauth2/fast", "sharing": "entity"})
+func sharingRole(t harness.TB, w *world, at *site) (engine, error) {
+	return w.role(t, at, "sharing", harness.Fields{"provider": "oauth2/fast", "sharing": "entity"})
 }
 
 // jwtRole makes the broker an issuer of its own, at the URL of its mount.
-func jwtRole(t harness.TB, w *world) (engine, error) {
-	if err := w.write(t, "config", harness.Fields{"issuer": w.vault.Addr + "/v1/" + brokerMount}); err != nil {
+func jwtRole(t harness.TB, w *world, at *site) (engine, error) {
+	if err := w.write(t, at, "config", harness.Fields{"issuer": w.vault.Addr + "/v1/" + at.path}); err != nil {
 		return engine{}, err
 	}
-	if err := w.write(t, "providers/jwt/own", harness.Fields{}); err != nil {
+	if err := w.write(t, at, "providers/jwt/own", harness.Fields{}); err != nil {
 		return engine{}, err
 	}
-	return w.role(t, "jwt", harness.Fields{"provider": "jwt/own", "audiences": "https://api.example.com"})
+	return w.role(t, at, "jwt", harness.Fields{"provider": "jwt/own", "audiences": "https://api.example.com"})
 }
 
 const (
@@ -71,7 +70,7 @@ const (
 
 // exchangeRole trusts an issuer whose key is here, and gives each caller a subject
 // token by it.
-func exchangeRole(t harness.TB, w *world) (engine, error) {
+func exchangeRole(t harness.TB, w *world, at *site) (engine, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return engine{}, err
@@ -80,14 +79,14 @@ func exchangeRole(t harness.TB, w *world) (engine, error) {
 	if err != nil {
 		return engine{}, err
 	}
-	if err := w.write(t, "issuers/ci", harness.Fields{
+	if err := w.write(t, at, "issuers/ci", harness.Fields{
 		"jwks_pem":        string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})),
 		"bound_issuer":    subjectIssuer,
 		"bound_audiences": subjectAudience,
 	}); err != nil {
 		return engine{}, err
 	}
-	e, err := w.role(t, "exchange", harness.Fields{"provider": "oauth2/fast", "mode": "exchange", "subject_issuers": "ci", "actor": "none"})
+	e, err := w.role(t, at, "exchange", harness.Fields{"provider": "oauth2/fast", "mode": "exchange", "subject_issuers": "ci", "actor": "none"})
 	if err != nil {
 		return engine{}, err
 	}
@@ -115,16 +114,16 @@ func subjectBody(key *ecdsa.PrivateKey, caller int) ([]byte, error) {
 	return json.Marshal(map[string]string{"subject_token": string(signed)})
 }
 
-func (w *world) role(t harness.TB, name string, fields harness.Fields) (engine, error) {
+func (w *world) role(t harness.TB, at *site, name string, fields harness.Fields) (engine, error) {
 	all := maps.Clone(entitled)
 	maps.Copy(all, fields)
-	err := w.write(t, "roles/"+name, all)
-	return engine{plugin: harness.PluginName, creds: brokerMount + "/creds/" + name}, err
+	err := w.write(t, at, "roles/"+name, all)
+	return engine{plugin: at.plugin, creds: at.path + "/creds/" + name}, err
 }
 
 // write tells a refusal by *notBuilt; other failures are the benchmark's own.
-func (w *world) write(t harness.TB, path string, fields harness.Fields) error {
-	_, err := w.broker.TryWrite(t, path, fields)
+func (w *world) write(t harness.TB, at *site, path string, fields harness.Fields) error {
+	_, err := at.mount.TryWrite(t, path, fields)
 	var refused *api.ResponseError
 	if !errors.As(err, &refused) {
 		return err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +25,18 @@ const (
 	spareMount  = "spare"
 )
 
+// site is one build of the broker, on a mount of its own.
+type site struct {
+	plugin, path string
+	mount        *harness.Mount
+	// spare is the mount of the same build whose ledger stays empty.
+	spare string
+}
+
+// basePlugin is the build to compare with. Its name is not what the other's begins
+// with: processes are told by it.
+const basePlugin = "vault-plugin-secrets-base"
+
 // requestTimeout is longer than Vault's own limit on a request.
 const requestTimeout = 2 * time.Minute
 
@@ -32,7 +46,8 @@ type world struct {
 
 	vault   *harness.Vault
 	auth    *harness.FastAuth
-	broker  *harness.Mount
+	now     *site
+	base    *site    // nil if there is nothing to compare with
 	callers []string // tokens, each of an entity of its own
 	notes   []string // about the ledger's filling
 
@@ -76,13 +91,58 @@ func newWorld(t harness.TB, s settings, c benchCase) *world {
 	if err := w.vault.Client(t).Sys().Mount(floorMount, &api.MountInput{Type: floorPlugin}); err != nil {
 		t.Fatalf("enabling the floor: %v", err)
 	}
-	w.broker = w.vault.Enable(t, brokerMount)
-	w.provide(t, w.broker)
+	w.now = w.enable(t, harness.PluginName, brokerMount)
+	if s.base != "" {
+		w.registerBase(t, s.base)
+		w.base = w.enable(t, basePlugin, "base")
+	}
 	w.logIn(t)
 	if c.grants > 0 {
-		w.fill(t)
+		for _, at := range w.sites() {
+			w.fill(t, at)
+		}
 	}
 	return w
+}
+
+// sites are the builds that are measured.
+func (w *world) sites() []*site {
+	if w.base == nil {
+		return []*site{w.now}
+	}
+	return []*site{w.base, w.now}
+}
+
+// enable mounts a build, and gives it the provider.
+func (w *world) enable(t harness.TB, plugin, path string) *site {
+	at := &site{plugin: plugin, path: path, spare: spareMount + "-" + path}
+	at.mount = w.mountAt(t, plugin, path)
+	return at
+}
+
+func (w *world) mountAt(t harness.TB, plugin, path string) *harness.Mount {
+	if err := w.vault.Client(t).Sys().Mount(path, &api.MountInput{Type: plugin}); err != nil {
+		t.Fatalf("enabling %s: %v", plugin, err)
+	}
+	m := w.vault.Mount(path)
+	w.provide(t, m)
+	return m
+}
+
+// registerBase lays a copy of the build to compare with beside the other plugins,
+// where Vault looks for it.
+func (w *world) registerBase(t harness.TB, file string) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("BASE: %v", err)
+	}
+	beside := filepath.Join(filepath.Dir(harness.PluginPath(t)), basePlugin)
+	// Another file, not other content: an earlier one may still be running.
+	_ = os.Remove(beside)
+	if err := os.WriteFile(beside, content, 0o755); err != nil { //nolint:gosec // a program
+		t.Fatalf("BASE: %v", err)
+	}
+	w.vault.Register(t, basePlugin)
 }
 
 func (w *world) provide(t harness.TB, m *harness.Mount) {
@@ -111,7 +171,7 @@ func (w *world) version(t harness.TB) string {
 func (w *world) measure(t harness.TB, c benchCase) report.Case {
 	found := c.line()
 	found.Notes = w.takeNotes()
-	broker, err := c.role(t, w)
+	broker, err := c.role(t, w, w.now)
 	var refusal *notBuilt
 	if errors.As(err, &refusal) {
 		t.Logf("  not built: %s", refusal.answer)
@@ -121,29 +181,50 @@ func (w *world) measure(t harness.TB, c benchCase) report.Case {
 	if err != nil {
 		t.Fatalf("%s: %v", c, err)
 	}
-	w.connect(c.clients)
-	warmUp := amount{duration: w.warmUp, leases: max(c.clients, w.leases/10)}
-	w.turnOf(t, c, floor, warmUp)
-	w.turnOf(t, c, broker, warmUp)
-	rounds, much := w.measured(c)
-	floors, brokers := make([]report.Turn, rounds), make([]report.Turn, rounds)
-	for round := range rounds {
-		turns := []func(){
-			func() { floors[round] = w.turnOf(t, c, floor, much) },
-			func() { brokers[round] = w.turnOf(t, c, broker, much) },
+	engines := []engine{floor, broker}
+	if w.base != nil {
+		base, err := c.role(t, w, w.base)
+		switch {
+		case errors.As(err, &refusal):
+			found.Notes = append(found.Notes, "not compared; the base says: "+refusal.answer)
+		case err != nil:
+			t.Fatalf("%s: the base: %v", c, err)
+		default:
+			engines = append(engines, base)
 		}
-		// Whoever is second has more leases beside it: neither always is.
-		if round%2 == 1 {
-			slices.Reverse(turns)
-		}
-		for _, turn := range turns {
-			turn()
-		}
-		t.Logf("  %s, round %d/%d: floor %.0f/s, broker %.0f/s, ratio %.2f", c, round+1, rounds,
-			floors[round].Rate, brokers[round].Rate, brokers[round].Rate/floors[round].Rate)
 	}
-	found.Summarise(floors, brokers)
+	turns := w.takeTurns(t, c, engines)
+	found.Summarise(turns[0], turns[1])
+	if len(turns) > 2 {
+		found.Compare(turns[0], turns[2], turns[1])
+	}
 	return found
+}
+
+// takeTurns has each engine take its turn in every round, and returns them by engine.
+func (w *world) takeTurns(t harness.TB, c benchCase, engines []engine) [][]report.Turn {
+	w.connect(c.clients)
+	rounds, much := w.measured(c)
+	turns := make([][]report.Turn, len(engines))
+	order := make([]int, len(engines))
+	for i, e := range engines {
+		w.turnOf(t, c, e, amount{duration: w.warmUp, leases: max(c.clients, w.leases/10)})
+		turns[i], order[i] = make([]report.Turn, rounds), i
+	}
+	for round := range rounds {
+		for _, i := range order {
+			turns[i][round] = w.turnOf(t, c, engines[i], much)
+		}
+		// Whoever is later has more leases beside it: nobody always is.
+		slices.Reverse(order)
+		line := fmt.Sprintf("  %s, round %d/%d: floor %.0f/s, broker %.0f/s, ratio %.2f", c, round+1, rounds,
+			turns[0][round].Rate, turns[1][round].Rate, turns[1][round].Rate/turns[0][round].Rate)
+		if len(turns) > 2 {
+			line += fmt.Sprintf(", base %.0f/s, broker to base %.2f", turns[2][round].Rate, turns[1][round].Rate/turns[2][round].Rate)
+		}
+		t.Logf("%s", line)
+	}
+	return turns
 }
 
 // measured is how often, and how much in each turn. A turn beside a million records in
@@ -166,8 +247,9 @@ func (w *world) takeNotes() []string {
 // turnOf is one engine's turn.
 func (w *world) turnOf(t harness.TB, c benchCase, e engine, much amount) report.Turn {
 	job := c.do(t, w, e, c.clients, much)
-	if c.sweeps && e.plugin == harness.PluginName {
-		defer w.keepSweeping(t)()
+	if c.sweeps && e.plugin != floorPlugin {
+		mount, _, _ := strings.Cut(e.creds, "/")
+		defer w.keepSweeping(t, mount)()
 	}
 	before := w.read(t, e)
 	result, err := load.Run(context.Background(), job.options, job.call)
@@ -186,13 +268,13 @@ func (w *world) turnOf(t harness.TB, c benchCase, e engine, much amount) report.
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // keepSweeping runs one sweep after the other until stop, which waits for the last.
-func (w *world) keepSweeping(t harness.TB) (stop func()) {
+func (w *world) keepSweeping(t harness.TB, mount string) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	client := w.vault.Client(t)
 	go func() {
 		for ctx.Err() == nil {
-			if _, err := client.Logical().WriteWithContext(ctx, brokerMount+"/sweep", nil); err != nil && ctx.Err() == nil {
+			if _, err := client.Logical().WriteWithContext(ctx, mount+"/sweep", nil); err != nil && ctx.Err() == nil {
 				done <- fmt.Errorf("sweep: %w", err)
 				return
 			}

@@ -55,6 +55,8 @@ type Settings struct {
 	// LongRounds and LongSeconds are for the cases with a full ledger; 0 if there are none.
 	LongRounds  int     `json:"long_rounds,omitempty"`
 	LongSeconds float64 `json:"long_seconds,omitempty"`
+	// Base is the file of the build that this one is compared with, if there was one.
+	Base string `json:"base,omitempty"`
 }
 
 // measured is how often and how long, in words.
@@ -126,6 +128,9 @@ type Case struct {
 	Own Storage `json:"own_storage_per_call"`
 	// Others is the median over the turns of both.
 	Others float64 `json:"others_cpus"`
+
+	// Comparison is with the base; nil if there was none.
+	Comparison *Comparison `json:"comparison,omitempty"`
 
 	Notes []string `json:"notes,omitempty"`
 }

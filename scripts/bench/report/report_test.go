@@ -156,3 +156,73 @@ func golden(t *testing.T, name string, write func(*Report, io.Writer) error) str
 	require.Equal(t, string(want), b.String())
 	return b.String()
 }
+
+// turnsOf are turns with these rates.
+func turnsOf(rates ...float64) []Turn {
+	turns := make([]Turn, len(rates))
+	for i, rate := range rates {
+		turns[i] = Turn{Calls: 1000, Rate: rate}
+	}
+	return turns
+}
+
+// compared is a case whose rounds had these rates.
+func compared(floor, base, broker []Turn) *Comparison {
+	var c Case
+	c.Compare(floor, base, broker)
+	return c.Comparison
+}
+
+func TestSlowerThanTheBase(t *testing.T) {
+	floor := turnsOf(1000, 1010, 990, 1000, 1005)
+	base := turnsOf(500, 505, 495, 502, 498)
+	for name, test := range map[string]struct {
+		broker []Turn
+		slower bool
+	}{
+		"the same":                          {base, false},
+		"by four percent, and never nearer": {turnsOf(480, 485, 475, 482, 478), false},
+		"by ten percent, and never nearer":  {turnsOf(450, 455, 445, 452, 448), true},
+		"by ten percent, now and then":      {turnsOf(450, 600, 445, 550, 440), false},
+		"faster":                            {turnsOf(600, 605, 595, 602, 598), false},
+	} {
+		require.Equal(t, test.slower, compared(floor, base, test.broker).Slower, name)
+	}
+	// A machine that is half as fast in some rounds changes no verdict.
+	slow := func(turns []Turn) []Turn {
+		half := make([]Turn, len(turns))
+		for i, turn := range turns {
+			half[i] = turn
+			if i%2 == 0 {
+				half[i].Rate /= 2
+			}
+		}
+		return half
+	}
+	require.True(t, compared(slow(floor), slow(base), slow(turnsOf(450, 455, 445, 452, 448))).Slower)
+	require.False(t, compared(slow(floor), slow(base), slow(base)).Slower)
+	require.False(t, compared([]Turn{{}}, []Turn{{}}, []Turn{{}}).Slower, "nothing was measured")
+}
+
+func TestQuantile(t *testing.T) {
+	require.Zero(t, quantile(nil, 0.25))
+	require.InDelta(t, 7, quantile([]float64{7}, 0.75), 1e-9)
+	require.InDelta(t, 2, quantile([]float64{5, 1, 4, 2, 3}, 0.25), 1e-9)
+	require.InDelta(t, 3.25, quantile([]float64{1, 2, 3, 4}, 0.75), 1e-9)
+}
+
+func TestTheTableSaysWhatBecameSlower(t *testing.T) {
+	r := sample()
+	r.Settings.Base = "before/plugin"
+	floor, base := turnsOf(1000, 1000, 1000), turnsOf(500, 500, 500)
+	r.Cases[0].Compare(floor, base, base)
+	text := &strings.Builder{}
+	require.NoError(t, r.Table(text))
+	require.Contains(t, text.String(), "No case has become slower.")
+	r.Cases[1].Compare(floor, base, turnsOf(400, 400, 400))
+	text.Reset()
+	require.NoError(t, r.Table(text))
+	require.Contains(t, text.String(), "0.80 (0.80–0.80)")
+	require.Contains(t, text.String(), "Slower than the base: first, by one, 1 client.")
+	require.Equal(t, []string{"first, by one, 1 client"}, r.Slower())
+}

@@ -53,7 +53,11 @@ func (r *Report) Table(out io.Writer) error {
 			fmt.Fprintf(b, "\n%s: %s", r.Cases[i].Name, remark)
 		}
 	}
-	_, err := io.WriteString(out, b.String()+"\n")
+	b.WriteString("\n")
+	if err := r.compare(b); err != nil {
+		return err
+	}
+	_, err := io.WriteString(out, b.String())
 	return err
 }
 
