@@ -29,6 +29,8 @@ const (
 // Request is one request for a token, and what became of the grant.
 type Request struct {
 	Scope, Entity, Role, Provider string
+	// Shared is of requests that get the token of an earlier one with the same scope.
+	Shared bool
 
 	Began, Ended time.Time
 	Outcome      Outcome
@@ -36,6 +38,8 @@ type Request struct {
 
 	// What was given.
 	Token, Lease, Grant string
+	// Expires is the token's own end, where it is near.
+	Expires time.Time
 
 	// RevokeAsked is set when somebody tried to end the lease, Revoked when Vault
 	// said that it is done.
@@ -73,6 +77,8 @@ type client struct {
 	violation []string
 
 	held []*holding // the goroutine's own
+	// sharing is the scope that is asked for again and again, for a while.
+	sharing string
 }
 
 const (
@@ -84,6 +90,10 @@ const (
 	failurePause = 700 * time.Millisecond
 	// checkedOnceIn revocations one is checked at the server at once.
 	checkedOnceIn = 8
+	// sharedFor is how often, on average, a client asks for the same shared token.
+	sharedFor = 8
+	// expiryMargin is before a token's own end: Vault ends its lease when it gets to it.
+	expiryMargin = 5 * time.Second
 )
 
 // run issues, renews and revokes until work ends, then only renews what it
@@ -106,7 +116,7 @@ func (c *client) run(work, hold context.Context, pace time.Duration) {
 // step does one thing; it reports false if that failed.
 func (c *client) step() bool {
 	if due := c.due(); due != nil {
-		if c.random.IntN(4) == 0 {
+		if due.ends() || c.random.IntN(4) == 0 {
 			c.drop(due) // it lapses
 			return true
 		}
@@ -133,17 +143,37 @@ func (c *client) due() *holding {
 
 func (c *client) renewDue() {
 	for due := c.due(); due != nil; due = c.due() {
+		if due.ends() {
+			c.drop(due)
+			continue
+		}
 		if !c.renew(due) {
 			return
 		}
 	}
 }
 
-// issue asks for a token with a scope that nobody else asks for.
+// ends reports whether a renewal could do nothing for the token: it cannot outlive
+// what is signed in it.
+func (r *Request) ends() bool { return !r.Expires.IsZero() && time.Until(r.Expires) < expiryMargin }
+
+// scopeFor is one that nobody else asks for, and the client once, unless it shares.
+func (c *client) scopeFor(role role) string {
+	scope := fmt.Sprintf("%s%s-%d", scopePrefix, c.name, len(c.requests))
+	if !role.shared {
+		return scope
+	}
+	if c.sharing == "" || c.random.IntN(sharedFor) == 0 {
+		c.sharing = scope
+	}
+	return c.sharing
+}
+
+// issue asks for a token.
 func (c *client) issue() bool {
 	role := c.roles[c.random.IntN(len(c.roles))]
 	r := &Request{
-		Scope: fmt.Sprintf("%s%s-%d", scopePrefix, c.name, len(c.requests)), Entity: c.entity, Role: role.name, Provider: role.provider,
+		Scope: c.scopeFor(role), Entity: c.entity, Role: role.name, Provider: role.provider, Shared: role.shared,
 		Began: time.Now(),
 	}
 	patience := callPatience
@@ -164,6 +194,10 @@ func (c *client) issue() bool {
 		r.Token, _ = secret.Data["access_token"].(string)
 		r.Grant, _ = secret.Data["grant_id"].(string)
 		r.Lease = secret.LeaseID
+		if signedByBroker(r.Token) {
+			ends, _ := secret.Data["expires_at"].(string)
+			r.Expires, _ = time.Parse(time.RFC3339, ends)
+		}
 		c.held = append(c.held, &holding{Request: r, renewBy: r.Began.Add(c.ttl / 2)})
 		c.counts.issued.Add(1)
 	}
@@ -233,7 +267,7 @@ func (c *client) revoke(r *holding) bool {
 	c.mu.Lock()
 	r.Revoked = true
 	c.mu.Unlock()
-	if c.random.IntN(checkedOnceIn) == 0 {
+	if !r.Shared && c.random.IntN(checkedOnceIn) == 0 { // a shared one dies with the last of its leases
 		c.checkDead(r.Request)
 	}
 	return true
@@ -246,7 +280,7 @@ func (c *client) checkDead(r *Request) {
 	defer c.mu.Unlock()
 	switch {
 	case err != nil:
-		c.violation = append(c.violation, fmt.Sprintf("asking Hydra about a token: %v", err))
+		c.violation = append(c.violation, fmt.Sprintf("asking about a token: %v", err))
 	case active:
 		c.violation = append(c.violation, fmt.Sprintf("Vault said that the lease of grant %s (%s) is revoked, and the token was active", r.Grant, r.Scope))
 	}

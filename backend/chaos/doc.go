@@ -25,6 +25,12 @@
 //     down) after the request for the token left and before the client's request
 //     had ended.
 //
+// Two further roles are judged alike. With sharing=entity a client asks for the same
+// scope a while, and its requests share a token: that may live while one of their
+// leases does. A provider jwt signs children of the broker's own, which no Hydra knows:
+// there oauth/introspect is asked about every token that a client has got, nothing
+// explains one that is active and not held, and an emergency rotation ends them all.
+//
 // Any other active token is unexplained, and fails the run: one whose answer was
 // delivered whole to a living plugin, one that a client got and whose lease is
 // gone, one of a disabled entity. So is a token found active right after Vault

@@ -156,6 +156,9 @@ func (w *world) deed(ctx context.Context, deed Fault) error {
 	case RevokePrefix:
 		path, fields["sync"] = "sys/leases/revoke-prefix/"+mountPath+"/creds/"+role.name, true
 		k.Role = role.name
+	case Emergency:
+		path, fields["emergency"] = mountPath+"/issuer/rotate", true
+		k.Provider = ownProvider // all that it has signed before
 	case RevokeEntity, FreezeEntity:
 		path, k.Entity = mountPath+"/revoke/entity/"+victim.entity, victim.entity
 	case RevokeRole, FreezeRole:

@@ -40,24 +40,24 @@ const (
 // judge weighs the evidence.
 func judge(e *evidence) *verdict {
 	v := &verdict{explained: map[Reason]int{}, violations: e.violations}
-	byScope := map[string]*Request{}
+	byScope := map[string][]*Request{} // several where they share
 	for i := range e.requests {
-		byScope[e.requests[i].Scope] = &e.requests[i]
+		byScope[e.requests[i].Scope] = append(byScope[e.requests[i].Scope], &e.requests[i])
 	}
-	following := nextMints(e.mints)
+	following := nextMints(e.mints, byScope)
 	for _, m := range e.mints {
 		if !e.active[m.Token] {
 			continue
 		}
 		v.active++
-		r := byScope[m.Scope]
+		r := m.askedBy(byScope[m.Scope])
 		if r == nil {
 			v.unexplained = append(v.unexplained, fmt.Sprintf("%s: minted for nobody's request", m.Scope))
 			continue
 		}
-		if problem := e.holds(m, r); problem == "" {
+		if problem := e.heldByAny(m, byScope[m.Scope]); problem == "" {
 			v.held++
-		} else if reason := e.explain(m, r, following[m]); reason != "" {
+		} else if reason := e.explain(m, byScope[m.Scope], following[m]); reason != "" {
 			v.explained[reason]++
 		} else {
 			v.unexplained = append(v.unexplained, problem+": "+e.describe(m, r))
@@ -71,17 +71,50 @@ func judge(e *evidence) *verdict {
 	return v
 }
 
-// nextMints tells which mint followed with the same scope: when a plugin dies,
+// nextMints tells which mint followed for the same request: when a plugin dies,
 // Vault repeats the request once.
-func nextMints(mints []*Mint) map[*Mint]*Mint {
-	next, last := map[*Mint]*Mint{}, map[string]*Mint{}
+func nextMints(mints []*Mint, byScope map[string][]*Request) map[*Mint]*Mint {
+	next, last := map[*Mint]*Mint{}, map[*Request]*Mint{}
 	for _, m := range mints { // in the order in which they left
-		if before := last[m.Scope]; before != nil {
+		r := m.askedBy(byScope[m.Scope])
+		if r == nil {
+			continue
+		}
+		if before := last[r]; before != nil {
 			next[before] = m
 		}
-		last[m.Scope] = m
+		last[r] = m
 	}
 	return next
+}
+
+// askedBy is the request that the token was minted for, of those with its scope, which
+// come from one client, one after the other: the last that had begun. nil if there is
+// none.
+func (m *Mint) askedBy(requests []*Request) *Request {
+	var by *Request
+	for _, r := range requests {
+		if by == nil || !r.Began.After(m.Arrived) {
+			by = r
+		}
+	}
+	return by
+}
+
+// heldByAny is "" if one of the requests holds the active token by right, or says why
+// not.
+func (e *evidence) heldByAny(m *Mint, requests []*Request) string {
+	problem := ""
+	for _, r := range requests {
+		why := e.holds(m, r)
+		if why == "" {
+			return ""
+		}
+		if problem == "" || r.Token == m.Token {
+			problem = why
+		}
+	}
+	return problem
 }
 
 // holds is "" if the active token is its client's by right, or says why not.
@@ -89,7 +122,7 @@ func (e *evidence) holds(m *Mint, r *Request) string {
 	switch {
 	case r.Token != m.Token:
 		return "active and nobody's"
-	case len(e.grants[m.Scope]) != 1 || e.grants[m.Scope][0] != r.Grant:
+	case !slices.Contains(e.grants[m.Scope], r.Grant), !r.Shared && len(e.grants[m.Scope]) != 1:
 		return "active without its grant"
 	case !e.leases[r.Lease]:
 		return "active without its lease"
@@ -99,13 +132,19 @@ func (e *evidence) holds(m *Mint, r *Request) string {
 	return ""
 }
 
-// explain names the fault that kept the broker from the token, or "".
-func (e *evidence) explain(m *Mint, r *Request, next *Mint) Reason {
-	if r.Token == m.Token {
-		return "" // the answer was not lost
+// explain names the fault that kept the broker from the token, or "". The requests are
+// all with its scope.
+func (e *evidence) explain(m *Mint, requests []*Request, next *Mint) Reason {
+	r := m.askedBy(requests)
+	var given []string
+	for _, one := range requests {
+		if one.Token == m.Token {
+			return "" // the answer was not lost
+		}
+		given = append(given, one.Grant)
 	}
 	for _, id := range e.grants[m.Scope] {
-		if id != r.Grant {
+		if !slices.Contains(given, id) {
 			return "" // nor was it here: this is its record
 		}
 	}
@@ -184,7 +223,7 @@ func (v *verdict) checkRequests(e *evidence) {
 			continue
 		}
 		active := e.active[r.Token]
-		wanted := r.RevokeAsked || r.Dropped
+		wanted := r.RevokeAsked || r.Dropped || r.ends()
 		for j := range e.kills {
 			k := &e.kills[j]
 			if !k.covers(r) {
@@ -239,11 +278,10 @@ func (k *kill) over() time.Time {
 }
 
 // checkGrants: what is in the ledger in the end belongs to somebody who holds it.
-func (v *verdict) checkGrants(e *evidence, byScope map[string]*Request) {
+func (v *verdict) checkGrants(e *evidence, byScope map[string][]*Request) {
 	for scope, ids := range e.grants {
-		r := byScope[scope]
 		for _, id := range ids {
-			if r == nil || r.Grant != id || !e.leases[r.Lease] {
+			if !slices.ContainsFunc(byScope[scope], func(r *Request) bool { return r.Grant == id && e.leases[r.Lease] }) {
 				v.violations = append(v.violations, fmt.Sprintf("grant %s (%s) is in the ledger and has no lease", id, scope))
 			}
 		}

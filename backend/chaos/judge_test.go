@@ -189,3 +189,114 @@ func requireOne(t *testing.T, want string, found []string) {
 	require.Len(t, found, 1)
 	require.Contains(t, found[0], want)
 }
+
+// shareIt makes a second request of the same client get the same token, with a lease of
+// its own.
+func (s *scene) shareIt() *Request {
+	s.request.Shared = true
+	second := *s.request
+	second.Began, second.Ended, second.Lease = at(5), at(6), "second lease"
+	s.leases["second lease"] = true
+	return &second
+}
+
+// TestJudgeOfWhatIsShared: a shared token may live while one of its leases does, and a
+// kill that a later request undoes is found.
+func TestJudgeOfWhatIsShared(t *testing.T) {
+	for name, c := range map[string]struct {
+		change      func(s *scene, second *Request)
+		held        int
+		explained   int
+		unexplained string
+		violation   string
+	}{
+		"held by both": {change: func(*scene, *Request) {}, held: 1},
+		"held by the second alone": {
+			change: func(s *scene, _ *Request) {
+				s.request.Revoked, s.request.RevokeAsked = true, true
+				delete(s.leases, "lease")
+			}, held: 1,
+		},
+		"held by nobody": {
+			change: func(s *scene, second *Request) {
+				s.request.Revoked, second.Revoked = true, true
+				s.leases, s.grants = map[string]bool{}, nil
+			},
+			unexplained: "active without its grant",
+		},
+		"dead under the second": {
+			change: func(s *scene, _ *Request) {
+				s.request.Dropped = true
+				delete(s.leases, "lease")
+				s.active, s.grants = nil, nil
+			},
+			violation: "nobody wanted that",
+		},
+		"joined after its kill": {
+			change: func(s *scene, _ *Request) {
+				s.request.Dropped = true
+				delete(s.leases, "lease")
+				s.kills = []kill{{Kind: RevokeRole, Role: "reader", Began: at(4), Answered: at(4.5)}}
+			},
+			held: 1, violation: "survived revoke/role",
+		},
+		"a new one beside it after a kill": {
+			change: func(s *scene, second *Request) {
+				s.kills = []kill{{Kind: RevokeRole, Role: "reader", Began: at(4), Answered: at(4.5)}}
+				s.mints = append(s.mints, &Mint{Scope: "task.a", Line: "trusting", Token: "another", Arrived: at(5.2), Left: at(5.4)})
+				second.Token, second.Grant = "another", "ann.2"
+				s.active = map[string]bool{"another": true}
+				s.grants = map[string][]string{"task.a": {"ann.2"}}
+			},
+			held: 1,
+		},
+		"a mint of the second that was lost": {
+			change: func(s *scene, second *Request) {
+				s.mints = append(s.mints, &Mint{Scope: "task.a", Line: "trusting", Token: "another", Arrived: at(5.2), Left: at(5.4), Withheld: HangUp})
+				second.Outcome, second.Token, second.Lease, second.Grant = LostSaid, "", "", ""
+				delete(s.leases, "second lease")
+				s.active["another"] = true
+			},
+			held: 1, explained: 1,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene()
+			second := s.shareIt()
+			c.change(s, second)
+			s.requests = []Request{*s.request, *second}
+			v := judge(s.evidence)
+			require.Equal(t, c.held, v.held, "held")
+			explained := 0
+			for _, n := range v.explained {
+				explained += n
+			}
+			require.Equal(t, c.explained, explained)
+			requireOne(t, c.unexplained, v.unexplained)
+			requireOne(t, c.violation, v.violations)
+		})
+	}
+}
+
+// TestJudgeOfWhatTheBrokerSigned: nothing explains one that is active and not held.
+func TestJudgeOfWhatTheBrokerSigned(t *testing.T) {
+	own := func() *scene {
+		s := newScene()
+		s.request.Provider = ownProvider
+		s.requests = []Request{*s.request}
+		s.mints = signed(s.requests)
+		return s
+	}
+	require.Equal(t, 1, judge(own().evidence).held)
+
+	s := own()
+	s.grants, s.leases = nil, nil
+	s.window(KillPlugin, "", 0, 9)
+	requireOne(t, "active without its grant", judge(s.evidence).unexplained)
+
+	s = own()
+	s.kills = []kill{{Kind: Emergency, Provider: ownProvider, Began: at(4), Answered: at(5)}}
+	requireOne(t, "survived emergency rotation", judge(s.evidence).violations)
+	s.active = nil
+	require.Empty(t, judge(s.evidence).violations, "it is dead as it was to be")
+}

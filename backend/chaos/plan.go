@@ -50,6 +50,7 @@ const (
 	FreezeProvider Kind = "freeze provider"
 	Disable        Kind = "entity disabled for good"
 	Sweep          Kind = "sweep"
+	Emergency      Kind = "emergency rotation"
 )
 
 // Fault is one step of a lane.
@@ -93,7 +94,7 @@ var networkFaults = []choice{
 
 var operatorDeeds = []choice{
 	{RevokeEntity, 6}, {RevokeRole, 2}, {RevokeProvider, 1}, {RevokePrefix, 1},
-	{FreezeEntity, 3}, {FreezeRole, 2}, {FreezeProvider, 2}, {Disable, 1}, {Sweep, 2},
+	{FreezeEntity, 3}, {FreezeRole, 2}, {FreezeProvider, 2}, {Disable, 1}, {Sweep, 2}, {Emergency, 1},
 }
 
 // sequence is the endless sequence of a lane's steps: a function of seed and name.

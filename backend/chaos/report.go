@@ -21,6 +21,8 @@ type Report struct {
 	KilledBy                        map[string]int // grants, by the cause in the broker's log
 	LostSaid                        int            // lost answers in the broker's log
 	Withheld                        int            // answers that the recorder kept back after the work
+	Shared, Sharers                 int            // tokens that were shared, and the requests that got one of them
+	Signed                          int            // tokens of the broker's own
 
 	Active, Held int
 	Explained    map[Reason]int
@@ -39,6 +41,7 @@ func (w *world) report(e *evidence, v *verdict) *Report {
 	for i := range e.requests {
 		r.Outcomes[e.requests[i].Outcome]++
 	}
+	r.countKinds(e.requests)
 	for i := range e.windows {
 		r.Faults[e.windows[i].Kind]++
 	}
@@ -51,12 +54,28 @@ func (w *world) report(e *evidence, v *verdict) *Report {
 	return r
 }
 
+func (r *Report) countKinds(requests []Request) {
+	tokens := map[string]bool{}
+	for i := range requests {
+		switch one := &requests[i]; {
+		case one.Outcome != Given:
+		case one.Shared:
+			r.Sharers++
+			tokens[one.Token] = true
+		case one.Provider == ownProvider:
+			r.Signed++
+		}
+	}
+	r.Shared = len(tokens)
+}
+
 // Print writes the counts, and fails the test if anything is unexplained.
 func (r *Report) Print(t harness.TB) {
 	t.Helper()
 	o := r.Options
 	t.Logf("fault run: seed %d, %s, %d clients, %s storage, %d node(s)", o.Seed, o.Duration, o.Clients, o.Storage, o.Nodes)
 	t.Logf("  tokens       %d minted, %d given to clients, %d answers withheld by the server's faults, %d lost as the broker says", r.Minted, r.Given, r.Withheld, r.LostSaid)
+	t.Logf("  of these     %d were shared by %d requests, %d signed by the broker itself", r.Shared, r.Sharers, r.Signed)
 	t.Logf("  requests     %s", counts(r.Outcomes))
 	t.Logf("  leases       %d renewed (%d refused or failed), %d revoked (%d failed at first), %d of these checked at once", r.Renewed, r.RenewFailed, r.Revoked, r.RevokeFailed, r.Checked)
 	t.Logf("  kills        %d SIGKILLs of plugin or Vault", r.Kills)
