@@ -94,7 +94,7 @@ var networkFaults = []choice{
 
 var operatorDeeds = []choice{
 	{RevokeEntity, 6}, {RevokeRole, 2}, {RevokeProvider, 1}, {RevokePrefix, 1},
-	{FreezeEntity, 3}, {FreezeRole, 2}, {FreezeProvider, 2}, {Disable, 1}, {Sweep, 2}, {Emergency, 1},
+	{FreezeEntity, 3}, {FreezeRole, 2}, {FreezeProvider, 2}, {Disable, 1}, {Sweep, 2}, {Emergency, 2},
 }
 
 // sequence is the endless sequence of a lane's steps: a function of seed and name.

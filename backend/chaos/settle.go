@@ -124,7 +124,7 @@ func (w *world) endLeases(t harness.TB) {
 func (w *world) leases(t harness.TB) map[string]bool {
 	t.Helper()
 	all := map[string]bool{}
-	for _, role := range w.roles {
+	for _, role := range w.roles { // one of them is there twice, which changes nothing
 		prefix := mountPath + "/creds/" + role.name + "/"
 		for _, key := range w.list(t, "sys/leases/lookup/"+prefix, nil) {
 			all[prefix+key] = true
