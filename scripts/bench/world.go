@@ -139,7 +139,7 @@ func (w *world) registerBase(t harness.TB, file string) {
 	beside := filepath.Join(filepath.Dir(harness.PluginPath(t)), basePlugin)
 	// Another file, not other content: an earlier one may still be running.
 	_ = os.Remove(beside)
-	if err := os.WriteFile(beside, content, 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(beside, content, 0o755); err != nil {
 		t.Fatalf("BASE: %v", err)
 	}
 	w.vault.Register(t, basePlugin)
