@@ -17,6 +17,7 @@ var (
 	oldFrozenForm = form.Kind{Name: "list of what is frozen"}
 	orderForm     = form.Kind{Name: "kill under way"}
 	usedForm      = form.Kind{Name: "used subject token"}
+	looksForm     = form.Kind{Name: "first look at holders"}
 	rateForm      = form.Kind{Name: "count of recent issues"}
 )
 

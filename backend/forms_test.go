@@ -2,6 +2,7 @@ package backend
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -83,6 +84,22 @@ func (s *oldScene) useAll() (refusals []string) {
 		s.waitForKills()
 	}
 	return refusals
+}
+
+// What bypasses package form could be misread by an older build one day.
+func TestEverythingStoredHasAForm(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, bypass := range []string{"StorageEntryJSON(", ".DecodeJSON("} {
+			require.NotContains(t, string(source), bypass, "%s: use entryOf and a form.Kind of forms.go", file)
+		}
+	}
 }
 
 // An older build must neither misread what a newer one has stored, nor overwrite it,

@@ -171,7 +171,7 @@ func (f *firstLooks) load(ctx context.Context, storage logical.Storage) error {
 	}
 	var stored storedLooks
 	if raw != nil {
-		if err := raw.DecodeJSON(&stored); err != nil {
+		if err := looksForm.Decode(raw.Value, &stored); err != nil {
 			return storageFault(err)
 		}
 	}
@@ -197,7 +197,7 @@ func (f *firstLooks) save(ctx context.Context, storage logical.Storage) error {
 	for _, holder := range oldest[:min(len(oldest), maxFirstLooks)] {
 		stored.At[holder] = f.at[holder]
 	}
-	entry, err := logical.StorageEntryJSON(firstLooksKey, stored)
+	entry, err := entryOf(looksForm, firstLooksKey, stored)
 	if err == nil {
 		err = storage.Put(ctx, entry)
 	}
