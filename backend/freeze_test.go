@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -200,21 +201,36 @@ func TestAFreezeOnAnotherNodeIsSeen(t *testing.T) {
 	m.b = here
 	require.NoError(t, m.revoke(m.mustCreds(nil)))
 	require.NoError(t, m.b.freezer.change(t.Context(), "entity/"+bob, &freeze{Since: m.clock.Now()}))
-	var reads []string
+	// After a start a node reads its grants in the background.
+	for _, node := range []*broker{here, there} {
+		require.NoError(t, node.ledger.Load(t.Context()))
+	}
+	var mu sync.Mutex
+	var all []string
 	m.storage.on(func(op, key string) error {
+		mu.Lock()
+		defer mu.Unlock()
 		if op == "list" || op == "get" && !strings.HasPrefix(key, "kill/") {
-			reads = append(reads, op+" "+key)
+			all = append(all, op+" "+key)
 		}
 		return nil
 	})
+	takeReads := func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { all = nil }()
+		return all
+	}
 	for range 2 {
 		freezeThere(true)
-		m.waitForKills()
-		reads = nil
+		for _, m.b = range []*broker{there, here} {
+			m.waitForKills()
+		}
+		takeReads()
 		m.b.InvalidateKey(t.Context(), freezePrefix+placeOf("role/r"))
 		_, err := m.creds(nil)
 		requireCode(t, err, fault.AccessDenied, "the role is frozen")
-		require.Equal(t, []string{"get " + freezePrefix + placeOf("role/r")}, reads, "what others wrote is read again, and nothing else")
+		require.Equal(t, []string{"get " + freezePrefix + placeOf("role/r")}, takeReads(), "what others wrote is read again, and nothing else")
 		require.Contains(t, m.keys("frozen", nil), "role/r")
 		freezeThere(false)
 		m.b.InvalidateKey(t.Context(), freezePrefix+placeOf("role/r"))

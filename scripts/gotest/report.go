@@ -256,7 +256,10 @@ func (l *lines) add(text string, most int) {
 
 func (l *lines) empty() bool { return len(l.head) == 0 }
 
-func isPanic(line string) bool { return strings.HasPrefix(line, "panic: ") }
+// isPanic knows also the race detector's words, which come first as well.
+func isPanic(line string) bool {
+	return strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "WARNING: DATA RACE")
+}
 
 func (l *lines) panicked() bool {
 	return slices.ContainsFunc(l.head, isPanic) || slices.ContainsFunc(l.tail, isPanic)
