@@ -54,6 +54,8 @@ import (
 	"maps"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hashicorp/go-uuid"
 
@@ -171,7 +173,7 @@ func NewID(holder string) (string, error) {
 }
 
 // ErrHolder means that a holder's id cannot be a part of a storage key.
-var ErrHolder = errors.New("the holder's id has a slash or two dots side by side")
+var ErrHolder = errors.New("the holder's id has a slash, two dots side by side or a control character, or is no text")
 
 // IsHolder reports whether a holder of that id could have grants.
 func IsHolder(id string) bool {
@@ -183,9 +185,9 @@ func IsHolder(id string) bool {
 // the random part is known to have no dot in it: an entity outside the root namespace
 // has an id of the form <uuid>.<namespace>.
 func HolderOf(id string) (string, bool) {
-	// Storage refuses keys with "..".
+	// Storage refuses keys with "..", and the way to it takes text alone.
 	at := strings.LastIndexByte(id, '.')
-	if at < 1 || at == len(id)-1 || strings.Contains(id, "/") || strings.Contains(id, "..") {
+	if at < 1 || at == len(id)-1 || strings.Contains(id, "/") || strings.Contains(id, "..") || !utf8.ValidString(id) || strings.ContainsFunc(id, unicode.IsControl) {
 		return "", false
 	}
 	return id[:at], true

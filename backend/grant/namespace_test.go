@@ -39,7 +39,7 @@ func TestAHoldersIDIsWhatItIs(t *testing.T) {
 			require.Equal(t, made[holder], walked(t, ledger, holder, 7), holder)
 		}
 	}
-	for _, bad := range []string{"a/b", "a..b", "a.", "..", "/"} {
+	for _, bad := range []string{"a/b", "a..b", "a.", "..", "/", "a\x00", "a\n", "\xff"} {
 		_, err := NewID(bad)
 		require.ErrorIs(t, err, ErrHolder, bad)
 		require.False(t, IsHolder(bad))
