@@ -14,10 +14,10 @@ PROVISION  := CGO_ENABLED=0 go run -trimpath -buildvcs=false ./bootstrap/provisi
 GOTEST     := go run ./scripts/gotest
 
 # In the order in which they tell most for the time they take.
-STAGES := fmt-check vet lint unit fuzz acceptance
+STAGES := fmt-check vet lint vulns unit fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers oidc-provider toxiproxy kube counterparts demo dev test $(STAGES) race busy bench-tools bench bench-chart chaos golden fmt clean
+.PHONY: help build vault servers oidc-provider toxiproxy kube counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,14 @@ vet: ## go vet, also for the modules below bootstrap/ that have code
 lint: ## golangci-lint with .golangci.yml
 	@$(PROVISION) golangci-lint
 	bin/golangci-lint run
+
+vulns: ## fail if the plugin calls what the pinned Go vulnerability database knows
+	@$(PROVISION) govulncheck
+	@go run ./scripts/vulns
+
+vulns-latest: ## what is called, by the newest database, and what that has beyond the pinned one
+	@$(PROVISION) govulncheck
+	@go run ./scripts/vulns -latest
 
 unit: ## tests that need no server, under the race detector
 	CGO_ENABLED=1 $(GOTEST) -- -short -race ./...

@@ -44,7 +44,7 @@ func TestAProviderThatDoesNotAnswerIsSpared(t *testing.T) {
 	before := m.tokenRequests()
 	for range 20 {
 		_, err := m.creds(nil)
-		requireCode(t, err, fault.TemporarilyUnavailable, "not answering: tried again at 20")
+		requireCode(t, err, fault.TemporarilyUnavailable, "the provider is not answering: tried again at")
 	}
 	require.Equal(t, before, m.tokenRequests())
 	require.NoError(t, m.revoke(l), "a revocation is always tried")

@@ -282,7 +282,7 @@ func TestARefusedParentIsRememberedNotRetried(t *testing.T) {
 	m.server.Kill(parent)
 	for range 3 {
 		_, err := m.creds(nil)
-		requireCode(t, err, fault.TemporarilyUnavailable, "refuse")
+		requireCode(t, err, fault.TemporarilyUnavailable, "the parent")
 	}
 	require.Equal(t, 2, m.server.Counts().Requests[providertest.EndpointToken], "what was asked for, and nothing in particular")
 	require.Equal(t, "refused", m.must(m.read("providers/oauth2/p")).Data["health"])

@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
 
@@ -539,7 +540,7 @@ func requireCode(t testing.TB, err error, code fault.Code, words ...string) {
 	require.Equal(t, code.Status(), coded.Code(), err.Error())
 	require.True(t, strings.HasPrefix(err.Error(), string(code)+": "), "%q does not begin with %s", err.Error(), code)
 	for _, w := range words {
-		require.Contains(t, err.Error(), w)
+		require.True(t, faulttest.Says(err.Error(), w), "%q does not say %q", err, w)
 	}
 }
 

@@ -275,9 +275,9 @@ func TestSharingUnderAStorm(t *testing.T) {
 func TestSharingContradictsWhatIsForOneRequest(t *testing.T) {
 	m := newSharingMount(t, nil)
 	for words, fields := range map[string]map[string]any{
-		"sharing must be":     {"sharing": "everybody"},
-		"subject_single_use":  {"sharing": "entity", "subject_issuers": "ci", "subject_single_use": true},
-		"mode=forward: a tok": {"sharing": "entity", "subject_issuers": "ci", "mode": "forward", "audiences": "https://api.test"},
+		"sharing must be":       {"sharing": "everybody"},
+		"subject_single_use":    {"sharing": "entity", "subject_issuers": "ci", "subject_single_use": true},
+		"mode=forward: a token": {"sharing": "entity", "subject_issuers": "ci", "mode": "forward", "audiences": "https://api.test"},
 	} {
 		fields["provider"] = "oauth2/p"
 		_, err := m.write("roles/x", fields)

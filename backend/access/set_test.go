@@ -131,7 +131,7 @@ func TestSetsAreImmutable(t *testing.T) {
 
 	big := Exactly("a", "b", "c", "d")
 	left := big.Meet(Exactly("a", "b", "d"))
-	_ = big.Meet(Exactly("a", "c"))
+	require.True(t, big.Meet(Exactly("a", "c")).Equal(Exactly("a", "c")))
 	require.True(t, left.Equal(Exactly("a", "b", "d")))
 	require.True(t, big.Equal(Exactly("a", "b", "c", "d")))
 }

@@ -201,9 +201,10 @@ func TestParseBounds(t *testing.T) {
 	for name, v := range map[string]any{
 		"null": nil, "an object": map[string]any{"a": 1}, "a list with null": []any{nil}, "a list in a list": []any{[]any{"a"}},
 	} {
-		_, err := ParseBounds(map[string]any{"claim": v})
-		requireFault(t, err, fault.InvalidRequest, `"claim"`)
-		_ = name
+		t.Run(name, func(t *testing.T) {
+			_, err := ParseBounds(map[string]any{"claim": v})
+			requireFault(t, err, fault.InvalidRequest, `"claim"`)
+		})
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -29,7 +30,7 @@ func requireFault(t *testing.T, err error, code fault.Code, part string) {
 	var f *fault.Error
 	require.ErrorAs(t, err, &f)
 	assert.Equal(t, code, f.Code, err.Error())
-	assert.Contains(t, err.Error(), part)
+	assert.True(t, part == "" || faulttest.Says(err.Error(), part), "%q does not say %q", err, part)
 }
 
 func TestVerifyEachAlgorithm(t *testing.T) {

@@ -2,7 +2,7 @@
 // against into bin/: a Vault server, three authorization servers, a proxy that
 // misbehaves on request, a Kubernetes API server with its etcd, the linter.
 //
-//	go run ./bootstrap/provision vault hydra op oidc-provider toxiproxy etcd kube-apiserver golangci-lint
+//	go run ./bootstrap/provision vault hydra op oidc-provider toxiproxy etcd kube-apiserver golangci-lint govulncheck
 //
 // Each is built from a go.mod of its own below bootstrap/, so that none of them
 // weighs on the plugin's; oidc-provider is installed by npm from a package.json of

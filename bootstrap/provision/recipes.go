@@ -92,6 +92,13 @@ var recipes = []recipe{
 		module:    "tools",
 		pkg:       "github.com/golangci/golangci-lint/v2/cmd/golangci-lint",
 	},
+	{
+		name:      "govulncheck",
+		megabytes: 10,
+		version:   "v1.9.0",
+		module:    "govulncheck",
+		pkg:       "golang.org/x/vuln/cmd/govulncheck",
+	},
 	{name: "plugin", target: "build", megabytes: 36, pkg: "./cmd/vault-plugin-secrets-broker"},
 	{name: "demo", target: "bin/demo", megabytes: 15, pkg: "./scripts/demo"},
 }

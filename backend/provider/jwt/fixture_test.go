@@ -18,6 +18,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -160,6 +161,6 @@ func requireFault(t testing.TB, err error, code fault.Code, parts ...string) {
 	require.ErrorAs(t, err, &refusal)
 	require.Equal(t, code, refusal.Code, "%v", err)
 	for _, part := range parts {
-		require.ErrorContains(t, err, part)
+		require.True(t, faulttest.Says(err.Error(), part), "%q does not say %q", err, part)
 	}
 }

@@ -69,7 +69,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"refresh_token missing":           {full, with{"grant": "refresh_token", "refresh_token": ""}, []string{"refresh_token"}},
 		"refresh_token without the grant": {full, with{"refresh_token": "abc"}, []string{"grant=refresh_token"}},
 		"none with client_credentials":    {full, with{"auth_method": "none", "client_secret": ""}, []string{"contradicts", "write exchange"}},
-		"none with a secret":              {full, with{"auth_method": "none", "grant": "refresh_token"}, []string{"contradict"}},
+		"none with a secret":              {full, with{"auth_method": "none", "grant": "refresh_token"}, []string{"contradicts"}},
 		"verify=introspect without it":    {bare, with{"verify": "introspect"}, []string{"introspection_url"}},
 		"verify=jwt without keys":         {bare, urls(with{"verify": "jwt"}), []string{"jwks_url"}},
 		"revocation=token without it":     {bare, with{"revocation": "token"}, []string{"revocation_url"}},

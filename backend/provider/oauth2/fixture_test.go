@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
@@ -146,7 +146,7 @@ func requireCode(t *testing.T, err error, code fault.Code, words ...string) {
 	require.ErrorAs(t, err, &f)
 	require.Equal(t, code, f.Code, "%v (cause: %v)", err, errors.Unwrap(err))
 	for _, w := range words {
-		require.True(t, strings.Contains(f.Message, w), "%q should mention %q", f.Message, w)
+		require.True(t, faulttest.Says(f.Error(), w), "%q should mention %q", f.Message, w)
 	}
 }
 

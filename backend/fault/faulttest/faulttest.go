@@ -1,0 +1,35 @@
+// Package faulttest says what a test may take for said by an error.
+package faulttest
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Says reports whether the error's text has the part in it as words of its own, behind
+// the code: "iss" is not said by "issuer", and not by a code that happens to hold it.
+func Says(text, part string) bool {
+	if _, message, ok := strings.Cut(text, ": "); ok && !strings.Contains(part, ": ") {
+		text = message
+	}
+	for at := 0; ; {
+		i := strings.Index(text[at:], part)
+		if i < 0 {
+			return false
+		}
+		at += i
+		before, _ := utf8.DecodeLastRuneInString(text[:at])
+		after, _ := utf8.DecodeRuneInString(text[at+len(part):])
+		first, _ := utf8.DecodeRuneInString(part)
+		last, _ := utf8.DecodeLastRuneInString(part)
+		if !(inWord(before) && inWord(first)) && !(inWord(last) && inWord(after)) {
+			return true
+		}
+		at++
+	}
+}
+
+func inWord(r rune) bool {
+	return r != utf8.RuneError && (r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r))
+}
