@@ -158,14 +158,23 @@ func (b *breaker) end(t ticket, o outcome, now time.Time) (rests bool) {
 }
 
 // prolong is after a trial that failed. A failure of one who has failed before says
-// nothing to the others; of another one it says that they had better wait a little.
+// nothing to the others; of another one it says that they had better wait a little. Also
+// where many have failed before, whoever took their trial must not take the next one from
+// them, or one caller whose requests always fail would make an outage last: from now on
+// they are the others to that one.
 func (b *breaker) prolong(t ticket, now time.Time) {
 	b.rests++
 	b.again = now.Add(b.length())
-	if !t.again {
+	own := allOf(t.kind.sharer())
+	switch {
+	case !t.again:
 		b.met = b.met.with(just(t.kind))
-		b.until = now.Add(b.spread(shortestRest))
+	case !own.includes(b.met):
+		b.met = own
+	default:
+		return
 	}
+	b.until = now.Add(b.spread(shortestRest))
 }
 
 // count is a failure of a call that was let through freely.

@@ -142,6 +142,27 @@ func TestACallerWhoGoesOnFailingTakesNobodysTrial(t *testing.T) {
 	hers.Wait()
 }
 
+func TestACallerWhoGoesOnFailingAfterAnOutageKeepsNobodyOut(t *testing.T) {
+	m := newShared(t, setup{})
+	for n := range maxFailures { // an outage that everybody has met
+		who, role := alice, "r"
+		if n == 0 {
+			who, role = bob, "other"
+		}
+		requireCode(t, m.suffer(failing, who, role, nil), fault.TemporarilyUnavailable, "HTTP 500")
+	}
+	// It is over, but for requests of hers, and she is always the first.
+	for range 6 {
+		m.clock.advance(longestRest)
+		requireCode(t, m.suffer(failing, alice, "r", nil), fault.TemporarilyUnavailable, "HTTP 500")
+	}
+	m.clock.advance(shortestRest)
+	_ = m.suffer(failing, alice, "r", map[string]any{"scopes": "read"})
+	_ = m.suffer(failing, alice, "other", nil)
+	m.mustServe(bob, "other", nil)
+	require.Equal(t, "ok", m.must(m.read("providers/oauth2/p")).Data["health"])
+}
+
 func TestATokenWithoutAnEndStopsRequestsOfItsKindAlone(t *testing.T) {
 	m := newShared(t, setup{server: providertest.Options{WithoutRevocation: true, Lifetime: 10 * time.Hour}})
 	requireCode(t, m.suffer(providertest.Drop("expires_in"), alice, "r", nil), fault.ProviderViolation, "assumed_lifetime")

@@ -226,7 +226,6 @@ func (b *broker) ingredients(ctx context.Context, p *openProvider, r provider.Re
 	return made, nil
 }
 
-// named is who a party is.
 // vouching is who has verified a party's token: what a renewal wants to be the same.
 func vouching(t *subject.Token) []string {
 	if t == nil {
@@ -235,6 +234,7 @@ func vouching(t *subject.Token) []string {
 	return []string{t.IssuerName, t.IssuerPrint}
 }
 
+// named is who a party is.
 func named(p *provider.Party) []string {
 	if p == nil {
 		return nil
