@@ -11,13 +11,16 @@ const (
 
 // metadataServices are those that are not link-local.
 var metadataServices = addrs(
-	"100.100.100.200", // Alibaba
-	"168.63.129.16",   // Azure
-	"192.0.0.192",     // Oracle
-	"fd00:ec2::254",   // AWS
-	"fd00:ec2::23",    // AWS, the credentials of pods
-	"fd20:ce::254",    // Google
-	"fd00:42::42",     // Scaleway
+	"100.100.100.200",    // Alibaba
+	"fd00:100::100:200",  // Alibaba
+	"168.63.129.16",      // Azure
+	"192.0.0.192",        // Oracle
+	"fd00:c1::a9fe:a9fe", // Oracle
+	"fd00:ec2::254",      // AWS
+	"fd00:ec2::23",       // AWS, the credentials of pods
+	"fd20:ce::254",       // Google
+	"fd00:42::42",        // Scaleway
+	"fd00:a9fe:a9fe::1",  // Akamai
 )
 
 var thisNetwork = netip.MustParsePrefix("0.0.0.0/8")

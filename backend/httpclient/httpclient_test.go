@@ -267,6 +267,7 @@ func TestMetadataServicesAreRefusedWhereTheyAreDialled(t *testing.T) {
 		},
 		"the address of a cloud's metadata service": {
 			"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:42::42",
+			"fd00:c1::a9fe:a9fe", "fd00:100::100:200", "fd00:a9fe:a9fe::1",
 			"::ffff:100.100.100.200", "64:ff9b::168.63.129.16", "64:ff9b:1::192.0.0.192", "2002:a83f:8110::1",
 		},
 		"nobody's": {"0.0.0.0", "0.1.2.3", "::", "::ffff:0.0.0.0"},
