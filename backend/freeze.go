@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -469,6 +470,11 @@ func (t thing) key() string { return t.kind + "/" + t.name }
 // freezable is all that a freeze of which stops a grant.
 func freezable(holder, role, provider string, issuers []string) []thing {
 	things := []thing{{kindEntity, holder}, {kindRole, role}, {kindProvider, provider}}
+	// Builds of before took a holder's id to end at its first dot, showed that to
+	// operators and refused what was frozen by it.
+	if early, _, dotted := strings.Cut(holder, "."); dotted {
+		things = append(things, thing{kindEntity, early})
+	}
 	for i, issuer := range issuers {
 		if issuer != "" && !slices.Contains(issuers[:i], issuer) {
 			things = append(things, thing{kindIssuer, issuer})

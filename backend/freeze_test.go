@@ -386,3 +386,28 @@ func TestNothingIsGrantedWhileItIsUnknownWhatIsFrozen(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, frozen, 1)
 }
+
+// Builds of before cut a namespaced holder's id at its dot, showed the operator what was
+// left, and refused what was frozen by that: it stays frozen, and can be thawed by it.
+func TestWhatWasFrozenByTheBeginningOfAnIDStaysFrozen(t *testing.T) {
+	m := newMount(t, setup{})
+	inNamespace := alice + ".Zx09q"
+	m.vault.change(func(v *vaultView) { v.entities[inNamespace] = &logical.Entity{ID: inNamespace} })
+	l, err := m.credsBy(call{entity: inNamespace})
+	require.NoError(t, err)
+	entry, err := logical.StorageEntryJSON(oldFrozenKey, map[string]freeze{"entity/" + alice: {Since: m.clock.Now(), By: "root"}})
+	require.NoError(t, err)
+	require.NoError(t, m.storage.Put(t.Context(), entry))
+	for range 2 {
+		m.start()
+		_, err = m.credsBy(call{entity: inNamespace})
+		requireCode(t, err, fault.AccessDenied, "the entity is frozen")
+		_, err = m.renew(l, 0)
+		requireCode(t, err, fault.AccessDenied, "the entity is frozen")
+		require.NoError(t, m.periodic())
+	}
+	require.Equal(t, []string{"entity/" + alice}, m.keys("frozen", nil))
+	m.must(m.write("revoke/entity/"+alice, map[string]any{"freeze": false}))
+	_, err = m.credsBy(call{entity: inNamespace})
+	require.NoError(t, err)
+}
