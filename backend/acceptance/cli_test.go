@@ -61,14 +61,14 @@ func TestEveryPathByTheCommandLine(t *testing.T) {
 	require.Equal(t, ci.issuer, data(cli("read", "broker/issuers/ci"))["bound_issuer"])
 	require.Contains(t, keys("issuers"), "ci")
 	cli("write", "broker/roles/deploy", "provider=oauth2/acme", `scopes=["repo:read","repo:write"]`, "audiences="+apiAudience, "ttl=10m", "max_ttl=30m",
-		"default_scopes=repo:read", "on_excess=refuse", "max_grants_per_entity=5", `condition=request.ttl <= duration("30m")`)
+		"default_scopes=repo:read", "on_excess=refuse", `condition=request.ttl <= duration("30m")`)
 	cli("write", "broker/roles/ci", "provider=oauth2/acme", "scopes=repo:*", "subject_issuers=ci",
 		`bound_subject_claims={"repository":"org/*","/repository_owner":["org","other"]}`)
 	require.Equal(t, map[string]any{"repository": []any{"org/*"}, "/repository_owner": []any{"org", "other"}},
 		data(cli("read", "broker/roles/ci"))["bound_subject_claims"])
 	cli("write", "broker/roles/deploy-details", "provider=oauth2/acme",
 		`authorization_details=[{"type":"payment","actions":["initiate","status"],"locations":["https://bank.example.com"]}]`,
-		`bound_entity_metadata={"team":"payments"}`)
+		`bound_entity_metadata={"team":"payments"}`, "max_grants_per_entity=5")
 	details := data(cli("read", "broker/roles/deploy-details"))
 	require.Equal(t, map[string]any{"team": "payments"}, details["bound_entity_metadata"])
 	require.Len(t, details["authorization_details"], 1)

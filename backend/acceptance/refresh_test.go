@@ -138,7 +138,7 @@ func TestARefusedParentIsRememberedAndReported(t *testing.T) {
 		refused(t, err, 503, "temporarily_unavailable", "invalid_grant", "write a ")
 		require.NotContains(t, err.Error(), parent)
 	}
-	require.Equal(t, 1, w.Requests("/oauth2/token"), "Hydra is not asked again what it has answered")
+	require.Equal(t, 2, w.Requests("/oauth2/token"), "what was refused, once more with nothing asked to know whose fault it is, and never again")
 
 	_, err := s.TryWrite(t, "providers/oauth2/hydra/check", nil)
 	refused(t, err, 503, "temporarily_unavailable", "invalid_grant", "write a new refresh_token")
