@@ -83,7 +83,13 @@ type Program struct {
 
 // Compile parses and type-checks an expression. The error says where it is wrong
 // and is fit for whoever wrote the expression.
-func Compile(expr string) (*Program, error) {
+func Compile(expr string) (p *Program, err error) {
+	// A panic here would end the plugin, and with it every role.
+	defer func() {
+		if r := recover(); r != nil {
+			p, err = nil, errors.New("condition cannot be compiled")
+		}
+	}()
 	switch {
 	case expr == "":
 		return nil, errors.New("condition is empty")
@@ -106,11 +112,15 @@ func Compile(expr string) (*Program, error) {
 	if err := restrict(checked.NativeRep()); err != nil {
 		return nil, fmt.Errorf("condition: %w", err)
 	}
-	return plan(env, checked, expr)
+	patterns, err := findPatterns(checked.NativeRep())
+	if err != nil {
+		return nil, fmt.Errorf("condition: %w", err)
+	}
+	return plan(env, checked, expr, patterns)
 }
 
-func plan(env *cel.Env, checked *cel.Ast, expr string) (*Program, error) {
-	counted, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), guardedMatches(), cel.CostTracking(accounting{}), cel.CostLimit(MaxCost))
+func plan(env *cel.Env, checked *cel.Ast, expr string, sizes patterns) (*Program, error) {
+	counted, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), guardedMatches(sizes), cel.CostTracking(accounting{sizes}), cel.CostLimit(MaxCost))
 	if err != nil {
 		return nil, fmt.Errorf("condition: %w", err)
 	}
@@ -121,7 +131,7 @@ func plan(env *cel.Env, checked *cel.Ast, expr string) (*Program, error) {
 		unmet:   &Failure{Expr: expr, Cause: ErrFalse},
 	}
 	if cheap(env, checked) {
-		p.plain, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize), guardedMatches())
+		p.plain, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize), guardedMatches(sizes))
 		if err != nil {
 			return nil, fmt.Errorf("condition: %w", err)
 		}

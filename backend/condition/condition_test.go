@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/cel-go/cel"
 	"github.com/stretchr/testify/require"
 )
 
@@ -215,6 +216,72 @@ func TestCostIsBounded(t *testing.T) {
 	}
 }
 
+// joined is an expression for 2^n copies of a list, which CEL joins at once and copies
+// when they are compared.
+func joined(list string, n int) string {
+	if n == 0 {
+		return list
+	}
+	half := joined(list, n-1)
+	return "(" + half + "+" + half + ")"
+}
+
+// What CEL itself takes for one step is charged for what it is.
+func TestNothingIsDoneForFree(t *testing.T) {
+	in := sample()
+	var long, many []any
+	for i := range 5000 {
+		long = append(long, fmt.Sprint(i))
+	}
+	for i := range 15_000 {
+		many = append(many, float64(i))
+	}
+	in.Subject.Claims["lists"], in.Subject.Claims["many"] = []any{long}, many
+	in.Subject.Claims["text"] = strings.Repeat("a", 60_000)
+	for _, expr := range []string{
+		`subject.claims.lists.exists(l, ` + joined("l", 8) + ` == ` + joined("l", 8) + `)`,
+		`subject.claims.lists.exists(l, "x" in ` + joined("l", 9) + `)`,
+		`subject.claims.many.all(x, now.getHours("Europe/Berlin") < 25)`,
+		`subject.claims.many.all(x, size(string(subject.claims.text)) > 0)`,
+		`subject.claims.many.all(x, string(subject.claims.text).matches("^a{1000}"))`,
+		`string(subject.claims.text).matches("(a?){800}b")`,
+	} {
+		p := compile(t, expr)
+		began := time.Now()
+		err := p.Eval(in)
+		require.ErrorContains(t, errors.Unwrap(err), "cost limit", expr)
+		require.Less(t, time.Since(began), 2*time.Second, "some milliseconds, and seconds if it were for free: %s", expr)
+	}
+	// To weigh a list takes no longer than to compare it.
+	require.Equal(t, uint64(1), lighter(env(t).CELTypeAdapter().NativeToValue(long), env(t).CELTypeAdapter().NativeToValue([]any{})))
+	for _, expr := range []string{
+		`identity.groups.filter(g, g.startsWith("group-")).size() == 2000`, `identity.groups.map(g, g).size() == 2002`,
+		`(identity.groups + request.scopes).exists(g, g == "repo:read")`,
+	} {
+		in := sample()
+		for i := range 2000 {
+			in.Identity.Groups = append(in.Identity.Groups, fmt.Sprintf("group-%d", i))
+		}
+		require.NoError(t, compile(t, expr).Eval(in), "a loop over many groups is not expensive")
+	}
+}
+
+func env(t *testing.T) *cel.Env {
+	t.Helper()
+	e, err := environment()
+	require.NoError(t, err)
+	return e
+}
+
+// A repetition is an ordinary pattern, and has made CEL's own limit panic, which is the
+// end of a plugin's process.
+func TestPatternsWithRepetitions(t *testing.T) {
+	require.NoError(t, compile(t, `identity.name.matches("^[a-z]{2,16}$") && matches(identity.entity_id, "^e-[0-9]{1}$")`).Eval(sample()))
+	require.ErrorIs(t, compile(t, `identity.name.matches("^[a-z]{2,3}$")`).Eval(sample()), ErrFalse)
+	_, err := Compile(`identity.name.matches("` + strings.Repeat("(a{30}b?){30}", 5) + `")`)
+	require.ErrorContains(t, err, "too large")
+}
+
 // A single call is judged before it runs: what it costs is not found out by paying.
 func TestNoCallBeginsThatCostsTooMuch(t *testing.T) {
 	in := sample()
@@ -292,6 +359,10 @@ func TestPlainPlan(t *testing.T) {
 		`"a" in subject.claims.groups`: true,
 		`identity.groups.all(a, identity.groups.all(b, identity.groups.exists(c, c == a)))`: false,
 		`identity.groups.map(g, g + g).size() == 2`:                                         false,
+		`now.getHours("Europe/Berlin") < 6`:                                                 false,
+		`identity.name.matches("^(a?){100}$")`:                                              false,
+		`identity.name.matches("^[a-z]+$")`:                                                 true,
+		`(identity.groups + request.scopes) == identity.groups`:                             false,
 	} {
 		require.Equal(t, want, compile(t, expr).plain != nil, expr)
 	}

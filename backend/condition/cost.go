@@ -2,11 +2,14 @@ package condition
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/checker"
 	"github.com/google/cel-go/common/ast"
+	"github.com/google/cel-go/common/operators"
+	"github.com/google/cel-go/common/overloads"
 	"github.com/google/cel-go/common/types"
 )
 
@@ -24,7 +27,7 @@ const (
 // cheap reports whether the condition costs at most MaxCost over any input of
 // usual size.
 func cheap(env *cel.Env, checked *cel.Ast) bool {
-	if computesMembers(checked.NativeRep()) {
+	if computesMembers(checked.NativeRep()) || underestimated(checked.NativeRep()) {
 		return false
 	}
 	cost, err := env.EstimateCost(checked, usualSizes{})
@@ -46,6 +49,25 @@ func computesMembers(checked *ast.AST) bool {
 		}
 	}
 	return false
+}
+
+// underestimated reports whether a call is in the condition that accounting charges
+// for what the estimate knows nothing of.
+func underestimated(checked *ast.AST) bool {
+	calls := ast.MatchDescendants(ast.NavigateAST(checked), ast.KindMatcher(ast.CallKind))
+	return slices.ContainsFunc(calls, func(e ast.NavigableExpr) bool {
+		call := e.AsCall()
+		switch name := call.FunctionName(); {
+		case name == operators.Add:
+			return !scalar(e.Type())
+		case name == overloads.Matches:
+			pattern, _ := lastString(call)
+			size, _ := programSize(pattern)
+			return size > 2*len(pattern)+16
+		default:
+			return zoned(name) && len(call.Args()) > 0
+		}
+	})
 }
 
 // usualSizes tells the estimate how large the variables are.

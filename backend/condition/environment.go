@@ -34,7 +34,6 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 		cel.ParserExpressionSizeLimit(MaxLength),
 		cel.ParserRecursionLimit(maxDepth),
 		cel.ExpressionNodeLimit(MaxLength),
-		cel.RegexProgramSizeLimit(4096),
 		cel.ASTValidators(cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals()),
 		// Earlier versions do not account for their cost.
 		ext.Strings(ext.StringsVersion(5)),

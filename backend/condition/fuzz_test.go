@@ -22,6 +22,7 @@ func FuzzCompile(f *testing.F) {
 		`request.ttl < duration("1h") && b"x" == bytes(identity.name)`,
 		`sets.intersects(request.scopes, ["a"]) || !(1.0 < double(identity.name))`,
 		`identity.aliases.filter(a, a.mount_type == "jwt") != identity.aliases`,
+		`identity.name.matches("^[a-z]{2,16}$") || (identity.groups + request.scopes) == identity.groups`,
 		`["a"].map(x, x + x).map(x, x + x) == ["a" + "b"]`, `type(identity) == type(request)`,
 	} {
 		f.Add(expr)

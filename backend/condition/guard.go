@@ -81,15 +81,15 @@ func judged(of *functions.Overload, cost func([]ref.Val) uint64) (cel.OverloadOp
 
 // guardedMatches are the optimizations for the two ways to write matches, whose pattern
 // is always constant and compiled with the condition.
-func guardedMatches() cel.ProgramOption {
+func guardedMatches(sizes patterns) cel.ProgramOption {
 	var all []*interpreter.RegexOptimization
 	for _, id := range []string{overloads.Matches, overloads.MatchesString} {
-		all = append(all, &interpreter.RegexOptimization{Function: overloads.Matches, OverloadID: id, RegexIndex: 1, Factory: judgedMatch})
+		all = append(all, &interpreter.RegexOptimization{Function: overloads.Matches, OverloadID: id, RegexIndex: 1, Factory: sizes.judgedMatch})
 	}
 	return cel.OptimizeRegex(all...)
 }
 
-func judgedMatch(call interpreter.InterpretableCall, pattern string) (interpreter.InterpretableCall, error) {
+func (p patterns) judgedMatch(call interpreter.InterpretableCall, pattern string) (interpreter.InterpretableCall, error) {
 	compiled, err := regexp.Compile(pattern)
 	if err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func judgedMatch(call interpreter.InterpretableCall, pattern string) (interprete
 		switch {
 		case !ok:
 			return types.MaybeNoSuchOverloadErr(args[0])
-		case matchCost(len(text), len(pattern)) > MaxCost:
+		case matchCost(len(text), p.size(pattern)) > MaxCost:
 			return tooDear()
 		default:
 			return types.Bool(compiled.MatchString(string(text)))

@@ -83,11 +83,22 @@ func restrictCall(call ast.CallExpr) error {
 		if _, ok := lastString(call); !ok {
 			return errors.New("the pattern of matches must be a constant string")
 		}
-	case "getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear",
-		"getHours", "getMinutes", "getSeconds", "getMilliseconds":
+	}
+	if zoned(name) {
 		return checkZone(call)
 	}
 	return nil
+}
+
+// zoned reports whether the function is one that may take a time zone.
+func zoned(function string) bool {
+	switch function {
+	case "getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear",
+		"getHours", "getMinutes", "getSeconds", "getMilliseconds":
+		return true
+	default:
+		return false
+	}
 }
 
 // checkZone wants a time zone that exists, which CEL looks up only when it
