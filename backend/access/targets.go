@@ -6,7 +6,10 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+
+	"golang.org/x/net/idna"
 )
 
 // Targets are audiences that are recognized in every usual spelling. What a server
@@ -91,40 +94,92 @@ func (t Targets) FindIn(s Set) (target string, found bool) {
 
 // spelling is v without what differs between the usual spellings of one name: case,
 // http or https, escapes, user information, a default port, the dot of the root after
-// a host, the ways to write an address, doubled and final slashes, dot segments,
-// query and fragment. It is for comparing alone.
+// a host, the ways to write an address or an international name, doubled and final
+// slashes, dot segments, parameters, query and fragment. It is for comparing alone.
 func spelling(v string) string {
+	v = strings.TrimSpace(strings.ReplaceAll(strings.ToLower(unescaped(v)), `\`, "/"))
 	v, _, _ = strings.Cut(v, "#")
 	v, _, _ = strings.Cut(v, "?")
-	if unescaped, err := url.PathUnescape(v); err == nil {
-		v = unescaped
-	}
-	v = strings.ReplaceAll(strings.ToLower(v), `\`, "/")
 	scheme, rest := "", v
 	if s, r, ok := strings.Cut(v, ":"); ok && (s == "https" || s == "http") {
-		rest = strings.TrimLeft(r, "/")
+		rest = r
 	} else if i := strings.Index(v, "://"); i >= 0 {
 		scheme, rest = v[:i+len("://")], v[i+len("://"):]
 	}
-	authority, below, _ := strings.Cut(rest, "/")
+	authority, below, _ := strings.Cut(strings.TrimLeft(rest, "/"), "/")
 	if i := strings.LastIndex(authority, "@"); i >= 0 {
 		authority = authority[i+1:]
 	}
-	return scheme + plainHost(authority) + strings.TrimRight(path.Clean("/"+below), "/")
+	segments := strings.Split(below, "/")
+	for i, segment := range segments {
+		segment, _, _ = strings.Cut(segment, ";")
+		segments[i] = strings.TrimSpace(segment)
+	}
+	return scheme + plainHost(strings.TrimSpace(authority)) + strings.TrimRight(path.Clean("/"+strings.Join(segments, "/")), "/")
 }
+
+// unescaped resolves escapes for as long as there are any, since nobody knows how often
+// a server does, and leaves what is none.
+func unescaped(v string) string {
+	for {
+		pieces := strings.Split(v, "%")
+		out := pieces[0]
+		for _, piece := range pieces[1:] {
+			if plain, err := url.PathUnescape("%" + piece[:min(2, len(piece))]); err == nil {
+				out += plain + piece[2:]
+			} else {
+				out += "%" + piece
+			}
+		}
+		if out == v {
+			return v
+		}
+		v = out
+	}
+}
+
+// lenient lets names pass that are in use although no registrar would sell them.
+var lenient = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
 
 // plainHost is a host without a default port, with an address in its shortest form.
 func plainHost(authority string) string {
 	host, port := authority, ""
 	if i := strings.LastIndex(authority, ":"); i > strings.LastIndex(authority, "]") {
-		host, port = authority[:i], authority[i:]
+		host, port = authority[:i], ":"+strings.TrimLeft(authority[i+1:], "0")
 	}
 	if port == ":443" || port == ":80" || port == ":" {
 		port = ""
 	}
+	if ascii, err := lenient.ToASCII(host); err == nil {
+		host = ascii
+	}
 	host = strings.TrimRight(host, ".")
 	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		host = addr.Unmap().String()
+		host = addr.Unmap().WithZone("").String()
+	} else if addr, ok := ipv4(host); ok {
+		host = addr.String()
 	}
 	return host + port
+}
+
+// ipv4 reads an address of which browsers and C know more forms: fewer than four
+// parts, the last of which fills the rest, and other bases than ten.
+func ipv4(host string) (addr netip.Addr, ok bool) {
+	parts := strings.Split(host, ".")
+	if len(parts) > 4 {
+		return addr, false
+	}
+	var sum uint64
+	for i, part := range parts {
+		n, err := strconv.ParseUint(part, 0, 32)
+		bits := 8
+		if i == len(parts)-1 {
+			bits = 8 * (4 - i)
+		}
+		if err != nil || n>>bits != 0 {
+			return addr, false
+		}
+		sum = sum<<bits | n
+	}
+	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}), true //nolint:gosec // bytes
 }

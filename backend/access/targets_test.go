@@ -10,7 +10,7 @@ import (
 
 func TestTargetsAreFoundInEveryUsualSpelling(t *testing.T) {
 	var targets Targets
-	targets.Add("https://as.example/tenant", "https://As.example:8443/token?policy=one", "api://AzureADTokenExchange", "urn:example:as", "https://[2001:db8::1]/token", "")
+	targets.Add("https://as.example/tenant", "https://As.example:8443/token?policy=one", "api://AzureADTokenExchange", "urn:example:as", "https://[2001:db8::1]/token", "https://xn--bcher-kva.example/token", "https://10.0.0.1/token", "")
 	targets.AddTree("https://vault.example:8200/v1/broker")
 	for _, found := range []string{
 		"https://as.example/tenant", "https://as.example/tenant/", "https://as.example/tenant//", "HTTPS://AS.EXAMPLE/tenant", "https://as.example:443/tenant",
@@ -19,6 +19,9 @@ func TestTargetsAreFoundInEveryUsualSpelling(t *testing.T) {
 		"https://as.example/tenant#x", "https://user@as.example/tenant", "as.example/tenant", `https:\\as.example\tenant`, "https:/as.example/tenant", "https://as.example:/tenant",
 		"https://as.example:8443/token", "https://as.example:8443/token?policy=two",
 		"api://azureadtokenexchange", "api://AzureADTokenExchange/", "URN:example:as",
+		"//as.example/tenant", "https://as.example:0443/tenant", "https://as.example/tenant;x=y", "https://as.example/tenant%20", "https://as.example/%2574enant", "https://as.example/%74enant?x=%", "https://as.example/tenant%3Fx=y",
+		"https://b\u00fccher.example/token", "https://B\u00dcCHER.example/token", "https://b%C3%BCcher.example/token", "https://bu\u0308cher.example/token", "https://xn--bcher-kva\u3002example/token",
+		"https://167772161/token", "https://0x0a.0.0.1/token", "https://10.1/token", "https://012.0.0.1/token", "https://[::ffff:10.0.0.1]/token", "https://[2001:db8::1%25eth0]/token",
 		"https://[2001:DB8:0:0::1]/token", "https://[2001:db8::1]:443/token",
 		"https://vault.example:8200/v1/broker", "https://vault.example:8200/v1/broker/", "https://vault.example:8200/v1/Broker/oauth/revoke", "https://vault.example:8200/v1/broker/anything?at=all",
 	} {
@@ -30,7 +33,7 @@ func TestTargetsAreFoundInEveryUsualSpelling(t *testing.T) {
 	for _, other := range []string{
 		"", "/", "https://as.example", "https://as.example/", "https://as.example/tenant2", "https://as.example/tenant/api", "https://as.example:8443", "https://as.example:8444/token",
 		"https://as.example.org/tenant", "https://xas.example/tenant", "api://azureadtokenexchange2", "urn:example:as:2", "https://vault.example:8200/v1/brokers", "https://vault.example/v1/broker",
-		"https://[2001:db8::2]/token", "https://api.example",
+		"https://[2001:db8::2]/token", "https://api.example", "https://bucher.example/token", "https://10.0.0.2/token", "https://10.0.0.1.example/token", "https://as.example/x;y/tenant",
 	} {
 		target, ok := targets.Find(other)
 		require.False(t, ok, "%s is not %s", other, target)
