@@ -43,6 +43,17 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 		return err
 	}
 	s.Actor = s.Actor.Unless(checkVouched(fieldActor, s.Actor.Token(), p))
+	if token := s.Actor.Token(); token != nil && p.traits.SignsNames {
+		issuer, _, err := b.ownIssuer(ctx)
+		if err != nil || token.Issuer == issuer {
+			return err
+		}
+		refusal, err := b.checkNoEntity("the actor token's sub", token.Subject)
+		if err != nil {
+			return err
+		}
+		s.Actor = s.Actor.Unless(refusal)
+	}
 	return nil
 }
 
@@ -61,11 +72,18 @@ func (b *broker) exchangers(ctx context.Context, role *compiledRole, p *openProv
 		return err
 	}
 	if token := s.Subject.Token(); token != nil && token.Issuer != issuer {
-		refusal, err := b.checkNoEntity(token)
+		refusal, err := b.checkNoEntity("the subject token's sub", token.Subject)
 		if err != nil {
 			return err
 		}
 		s.Subject = s.Subject.Unless(checkVouched(fieldSubject, token, p)).Unless(refusal)
+		if role.policy.Acts == decision.ActorNone && p.traits.SignsNames {
+			refusal, err := b.checkActs(token, issuer)
+			if err != nil {
+				return err
+			}
+			s.Subject = s.Subject.Unless(refusal)
+		}
 	}
 	if role.policy.Acts == decision.ActorEntity && a.entityID != "" {
 		s.Actor = subject.Verified(subject.Entity(issuer, a.entityID))
@@ -83,23 +101,35 @@ func checkVouched(field string, t *subject.Token, p *openProvider) *fault.Error 
 	return fault.New(fault.InvalidGrant, "nothing binds the issuer %q to a name, so the broker signs none that it vouches for in a %s: an operator must set bound_issuer on issuers/%s", t.IssuerName, field, t.IssuerName)
 }
 
-// checkNoEntity refuses another issuer's subject whose sub is the id of a Vault
+// checkActs refuses another issuer's subject token that says a Vault entity acts for
+// its subject, where the role names no actor: its act would be the child's own. Where
+// somebody else acts, those before are known by the subject's issuer alone, and no
+// service may heed them (RFC 8693 4.1).
+func (b *broker) checkActs(t *subject.Token, own string) (*fault.Error, error) {
+	if iss, _ := t.Actor["iss"].(string); iss == own && own != "" {
+		return fault.New(fault.AccessDenied, "the subject token's act is of this broker's issuer, for which another issuer cannot speak"), nil
+	}
+	sub, _ := t.Actor["sub"].(string)
+	return b.checkNoEntity("the sub of the subject token's act", sub)
+}
+
+// checkNoEntity refuses what another issuer calls a party if it is the id of a Vault
 // entity, one that was merged into another included: to a service that reads sub
-// alone the child would be that entity's.
-func (b *broker) checkNoEntity(t *subject.Token) (*fault.Error, error) {
+// alone the child would be that entity's, or the entity would act.
+func (b *broker) checkNoEntity(what, id string) (*fault.Error, error) {
 	now := b.now()
-	if !mayBeHolder(t.Subject) || b.strangers.has(t.Subject, now) {
+	if !mayBeHolder(id) || b.strangers.has(id, now) {
 		return nil, nil
 	}
-	entity, err := b.System().EntityInfo(t.Subject)
+	entity, err := b.System().EntityInfo(id)
 	if err != nil {
-		return nil, fault.New(fault.TemporarilyUnavailable, "Vault could not say whether the subject token's sub is the id of an entity: try again").Because(err)
+		return nil, fault.New(fault.TemporarilyUnavailable, "Vault could not say whether %s is the id of an entity: try again", what).Because(err)
 	}
 	if entity == nil {
-		b.strangers.add(t.Subject, now)
+		b.strangers.add(id, now)
 		return nil, nil
 	}
-	return fault.New(fault.AccessDenied, "the subject token's sub is the id of a Vault entity, whom another issuer cannot speak for"), nil
+	return fault.New(fault.AccessDenied, "%s is the id of a Vault entity, whom another issuer cannot speak for", what), nil
 }
 
 // mayBeHolder spares the question about what can be no entity's id, because no grant

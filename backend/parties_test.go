@@ -135,6 +135,34 @@ func TestAForeignSubIsNoEntityOfANamespace(t *testing.T) {
 	require.Empty(t, m.allGrants())
 }
 
+// No other issuer says that an entity acts either: by an actor token, nor by the act of
+// a subject token where the role names nobody.
+func TestNoOtherIssuerSaysThatAnEntityActs(t *testing.T) {
+	m := newTrustingMount(t)
+	ask := func(role, subject, actor string) error {
+		data := map[string]any{"subject_token": subject}
+		if actor != "" {
+			data["actor_token"] = actor
+		}
+		_, err := m.credsBy(call{path: "creds/" + role, entity: bob, data: data})
+		return err
+	}
+	user := m.of(m.server.URL, "user-1")
+	requireCode(t, ask("a", user, m.of("https://agents.test", alice)), fault.AccessDenied, "the actor token's sub is the id of a Vault entity")
+	require.NoError(t, ask("a", user, m.of("https://agents.test", "agent-1")))
+
+	acted := func(act map[string]any) string {
+		return m.subjectToken(newID(t), map[string]any{"act": act})
+	}
+	m.must(m.write("roles/n", map[string]any{
+		"provider": "jwt/p", "mode": "exchange", "audiences": jwtAPI, "scopes": "read", "subject_issuers": "idp", "actor": "none",
+	}))
+	requireCode(t, ask("n", acted(map[string]any{"iss": ownURL, "sub": "anybody"}), ""), fault.AccessDenied, "act is of this broker's issuer")
+	requireCode(t, ask("n", acted(map[string]any{"sub": alice}), ""), fault.AccessDenied, "the sub of the subject token's act is the id of a Vault entity")
+	require.NoError(t, ask("n", acted(map[string]any{"sub": "agent-1"}), ""))
+	require.NoError(t, ask("x", acted(map[string]any{"iss": ownURL, "sub": alice}), ""), "who acted before is the subject's issuer's affair")
+}
+
 // Whom Vault has just called a stranger it is not asked about again, and never about
 // what can be no id.
 func TestVaultIsNotAskedAboutOrdinarySubjects(t *testing.T) {

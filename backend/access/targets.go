@@ -181,5 +181,5 @@ func ipv4(host string) (addr netip.Addr, ok bool) {
 		}
 		sum = sum<<bits | n
 	}
-	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}), true //nolint:gosec // bytes
+	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}), true
 }

@@ -57,7 +57,7 @@ func (a accounting) CallCost(function, overload string, args []ref.Val, result r
 func lighter(a, b ref.Val) uint64 {
 	for budget := 64; ; budget *= 8 {
 		least := min(weigh(a, budget), weigh(b, budget))
-		if least < uint64(budget) || budget >= MaxCost { //nolint:gosec // positive
+		if least < uint64(budget) || budget >= MaxCost {
 			return least
 		}
 	}

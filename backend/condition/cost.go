@@ -57,10 +57,10 @@ func underestimated(checked *ast.AST) bool {
 	calls := ast.MatchDescendants(ast.NavigateAST(checked), ast.KindMatcher(ast.CallKind))
 	return slices.ContainsFunc(calls, func(e ast.NavigableExpr) bool {
 		call := e.AsCall()
-		switch name := call.FunctionName(); {
-		case name == operators.Add:
+		switch name := call.FunctionName(); name {
+		case operators.Add:
 			return !scalar(e.Type())
-		case name == overloads.Matches:
+		case overloads.Matches:
 			pattern, _ := lastString(call)
 			size, _ := programSize(pattern)
 			return size > 2*len(pattern)+16
