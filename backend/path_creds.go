@@ -22,7 +22,8 @@ const credsHelp = `
 Hands out a child token of the role's provider: leased, and killed at the
 provider when the lease ends. The parameters can only narrow what the role
 allows; without any, the caller gets default_scopes, or else the role's whole
-ceiling.
+ceiling. Members of the provider's answer that its extra_members names stand in
+the answer beside the fields that are documented here.
 `
 
 func (b *broker) pathCreds() []*framework.Path {

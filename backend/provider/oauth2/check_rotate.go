@@ -82,7 +82,7 @@ func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (pro
 	child := p.childOf(got)
 	if err == nil {
 		var a answer
-		child, a, err = p.read(got, bearerAlone)
+		child, a, err = p.read(got, p.usualType)
 		health.Grants = access.Access{Scopes: access.Exactly(a.scope.values...)}.Flat()
 	}
 	if child != nil {

@@ -93,10 +93,15 @@ func (p *Provider) postAs(ctx context.Context, endpoint string, form url.Values,
 	if proof != nil {
 		req.Header.Set(headerDPoP, proof.compact.Reveal())
 	}
+	client := p.deps.Client
 	if c.client != nil {
-		return c.client.Do(req)
+		client = c.client
 	}
-	return p.deps.Client.Do(req)
+	resp, err := client.Do(req)
+	if err == nil {
+		resp.Body = document(resp)
+	}
+	return resp, err
 }
 
 // clientRefused reports whether the server did not accept the client's

@@ -42,6 +42,8 @@ func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pi
 	}
 	for _, check := range []func() error{
 		s.checkValues,
+		s.checkTokenType,
+		s.checkExtraMembers,
 		func() error { return s.checkURLs(change.AllowHTTP) },
 		s.checkClient,
 		func() error { return s.checkParent(change.Parent) },

@@ -75,17 +75,6 @@ func (p *Provider) nonceIn(header http.Header) string {
 	return values[0]
 }
 
-// checkType holds the answer's token_type against what was asked for.
-func (p *Provider) checkType(tokenType string, proof *dpopProof) error {
-	switch {
-	case tokenType == typeDPoPToken && proof == nil:
-		return errTokenType
-	case tokenType != typeDPoPToken && (proof != nil || p.settings.DPoP):
-		return errDowngraded
-	}
-	return nil
-}
-
 // confirmation is the cnf member of a checked source.
 type confirmation struct {
 	jkt         string // RFC 9449 6

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -151,8 +150,11 @@ func retryAfter(resp *httpclient.Response) error {
 		return nil
 	}
 	var wait time.Duration
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
-		wait = time.Duration(seconds) * time.Second
+	if seconds, ok := wholeNumber(strings.TrimSpace(header)); ok && seconds >= 0 {
+		if strings.ContainsAny(header, ".eE") {
+			seconds++ // a fraction may have been cut off, and nobody asks too early
+		}
+		wait = time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second
 	} else if at, err := http.ParseTime(header); err == nil {
 		wait = time.Until(at)
 	} else {

@@ -26,7 +26,7 @@ var (
 // A form of exchange without requested_token_type answers as any grant does.
 func (x *exchanging) judgeTypes(members map[string]json.RawMessage, a *answer) error {
 	if x.wanted == "" {
-		return bearerAlone(members, a)
+		return x.p.usualType(members, a)
 	}
 	issued, err := stringMember(members["issued_token_type"])
 	switch {
@@ -45,7 +45,7 @@ func (x *exchanging) judgeTypes(members map[string]json.RawMessage, a *answer) e
 		a.tokenType = notAccess
 		return nil
 	}
-	return bearerAlone(members, a)
+	return x.p.usualType(members, a)
 }
 
 // samePeople refuses a child that, by a checked source, is about somebody else:

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"strconv"
+	"math"
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -83,15 +83,10 @@ func wellFormedACR(list string) bool {
 		strings.Join(strings.Fields(list), " ") == list
 }
 
-// maxAge reads a number of seconds, which some servers write as a string.
-func maxAge(raw json.RawMessage) (seconds uint64, ok bool) {
-	digits := string(present(raw))
-	var text string
-	if json.Unmarshal(raw, &text) == nil {
-		digits = text
-	}
-	seconds, err := strconv.ParseUint(digits, 10, 31)
-	return seconds, err == nil
+// maxAge reads a number of seconds.
+func maxAge(raw json.RawMessage) (seconds int64, ok bool) {
+	seconds, ok = wholeSeconds(present(raw))
+	return seconds, ok && seconds >= 0 && seconds <= math.MaxInt32
 }
 
 // claimsObject is the claims member, a JSON object or a string that holds one, as

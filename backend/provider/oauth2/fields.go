@@ -28,6 +28,8 @@ const (
 	fieldConfirmRevocation = "confirm_revocation"
 	fieldRevocation        = "revocation"
 	fieldAssumedLifetime   = "assumed_lifetime"
+	fieldAssumedTokenType  = "assumed_token_type"
+	fieldExtraMembers      = "extra_members"
 )
 
 // The values of the enumerated fields.
@@ -60,20 +62,22 @@ const (
 
 // settings are the fields that are no secrets, with their defaults filled in.
 type settings struct {
-	Issuer            string `json:"issuer"`
-	TokenURL          string `json:"token_url"`
-	RevocationURL     string `json:"revocation_url"`
-	IntrospectionURL  string `json:"introspection_url"`
-	JWKSURL           string `json:"jwks_url"`
-	ClientID          string `json:"client_id"`
-	AuthMethod        string `json:"auth_method"`
-	Grant             string `json:"grant"`
-	Exchange          string `json:"exchange"` // "" means token-exchange, not written by the operator
-	AudienceParameter string `json:"audience_parameter"`
-	Verify            string `json:"verify"`
-	ConfirmRevocation bool   `json:"confirm_revocation"`
-	Revocation        string `json:"revocation"` // "" means the contract's default
-	AssumedLifetime   int64  `json:"assumed_lifetime"`
+	Issuer            string   `json:"issuer"`
+	TokenURL          string   `json:"token_url"`
+	RevocationURL     string   `json:"revocation_url"`
+	IntrospectionURL  string   `json:"introspection_url"`
+	JWKSURL           string   `json:"jwks_url"`
+	ClientID          string   `json:"client_id"`
+	AuthMethod        string   `json:"auth_method"`
+	Grant             string   `json:"grant"`
+	Exchange          string   `json:"exchange"` // "" means token-exchange, not written by the operator
+	AudienceParameter string   `json:"audience_parameter"`
+	Verify            string   `json:"verify"`
+	ConfirmRevocation bool     `json:"confirm_revocation"`
+	Revocation        string   `json:"revocation"` // "" means the contract's default
+	AssumedLifetime   int64    `json:"assumed_lifetime"`
+	AssumedTokenType  string   `json:"assumed_token_type"`
+	ExtraMembers      []string `json:"extra_members"`
 	clientSettings
 }
 
@@ -129,6 +133,12 @@ func fields() map[string]*framework.FieldSchema {
 			Type:         framework.TypeDurationSecond,
 			Description:  "How long child tokens live at a server that does not say so by expires_in. It is the operator's word: nothing is ever guessed.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Assumed lifetime"},
+		},
+		fieldAssumedTokenType: text("The type of child tokens at a server that does not say so by token_type, such as Bearer; or the server's own word for it, such as bot, which is then taken, too, and handed out. Without it both are refused. Not with dpop=true."),
+		fieldExtraMembers: {
+			Type:         framework.TypeCommaStringSlice,
+			Description:  "Members of the server's answer that go to the caller beside the token, such as Salesforce's instance_url. A token or secret among them is left out, and so is what is longer than 4096 bytes.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Extra members"},
 		},
 	}
 	maps.Copy(all, clientFields())

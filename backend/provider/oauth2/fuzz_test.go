@@ -2,13 +2,19 @@ package oauth2
 
 import (
 	"encoding/json"
+	"math/big"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 // FuzzTokenResponse: no token of a well-formed object is missed, whatever else
@@ -26,13 +32,24 @@ func FuzzTokenResponse(f *testing.F) {
 		`{"access_token":"abc","tok`,
 		`<html>"access_token":"abc"</html>`,
 		"\xef\xbb\xbf{\"access_token\":\"abc\"}",
+		")]}',\n{\"access_token\":\"abc\",\"token_type\":\"Bearer\",\"expires_in\":3599.48}",
+		`{"access_token":"abc","token_type":"Bearer","expires_in":"3.6e3","scope":"a,b"}`,
+		`{"access_token":"abc","token_type":"bot","expires_in":36000E-1,"instance_url":"https://x","id":{"t":"abc"}}`,
+		`{"access_token":"abc","scope":["a b",",c"],"instance_url":"abc","id":"r","refresh_token":"r"}`,
 		`access_token=abc&token_type=bearer`,
 	} {
 		f.Add([]byte(seed))
 	}
+	lenient := &Provider{settings: settings{AssumedTokenType: "bot", ExtraMembers: []string{"instance_url", "id"}}, deps: provider.Deps{Logger: hclog.NewNullLogger()}}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		resp := &httpclient.Response{Status: http.StatusOK, Header: http.Header{}, Body: body}
 		tokens := seeTokens(resp)
+		checkForm(t, body)
+		resp.Body = document(resp)
+		if !slices.Equal(tokens.access, seeTokens(resp).access) {
+			t.Fatalf("saw %q, and then %q", tokens.access, seeTokens(resp).access)
+		}
+		body = resp.Body
 		if len(tokens.access) > maxSeen || len(tokens.refresh) > maxSeen {
 			t.Fatal("more tokens than the bound")
 		}
@@ -45,7 +62,7 @@ func FuzzTokenResponse(f *testing.F) {
 		if code := errorCode(body); len(code) > 64 || !printable(code) {
 			t.Fatalf("a server's text as error code: %q", code)
 		}
-		a, err := parseAnswer(body, seeTokensIn(body), bearerAlone)
+		a, err := parseAnswer(body, seeTokensIn(body), (&Provider{}).usualType)
 		if err != nil {
 			if len(err.Error()) > 200 {
 				t.Fatalf("a server's text in %q", err)
@@ -63,6 +80,125 @@ func FuzzTokenResponse(f *testing.F) {
 			t.Fatalf("passed the lifetime %s", a.lifetime.value)
 		}
 		checkScopes(t, a.scope)
+		checkLenient(t, lenient, body)
+	})
+}
+
+// checkForm holds what is made of a form against the form.
+func checkForm(t *testing.T, body []byte) {
+	t.Helper()
+	resp := &httpclient.Response{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, Body: body}
+	tokens := seeTokens(resp)
+	resp.Body = document(resp)
+	a, err := parseAnswer(resp.Body, seeTokens(resp), (&Provider{}).usualType)
+	if err == nil && !slices.Contains(tokens.access, a.accessToken) {
+		t.Fatalf("the token %q was made of the form %q", a.accessToken, body)
+	}
+}
+
+// checkLenient holds what passes with every leniency against what passes without: it
+// is another type, or there are members beside the token, and none of them is one.
+func checkLenient(t *testing.T, p *Provider, body []byte) {
+	t.Helper()
+	tokens := seeTokensIn(body)
+	a, err := parseAnswer(body, tokens, p.usualType)
+	if err != nil {
+		t.Fatalf("refused with more that is allowed: %s", err)
+	}
+	if a.tokenType != typeBearerToken && a.tokenType != typeDPoPToken && a.tokenType != "bot" {
+		t.Fatalf("passed the type %q", a.tokenType)
+	}
+	shown := marshal(p.extra(a, reply{tokens: tokens}))
+	var back any
+	if err := json.Unmarshal([]byte(shown), &back); err != nil {
+		t.Fatalf("the extra members are no JSON: %s", err)
+	}
+	for _, token := range append(slices.Clone(tokens.access), tokens.refresh...) {
+		if len(token) > 4 && confidential(back, []secret.Text{secret.New(token)}) {
+			t.Fatalf("the token %q is in %s", token, shown)
+		}
+	}
+}
+
+// FuzzScopesAreNotWidened: however a server spells what it granted, nothing is taken for
+// granted that it did not say and nobody asked for, and what passes as within the
+// request is within it word for word.
+func FuzzScopesAreNotWidened(f *testing.F) {
+	f.Add(`"read,write"`, `null`, "read write")
+	f.Add(`"read,admin"`, `"read"`, "read write")
+	f.Add(`["a,b","a b"]`, `"a,b,,"`, "a,b a b")
+	f.Add(`",,,"`, `"a\tb\n"`, "a b ,")
+	f.Add(`"a, b"`, `["a,"]`, "a b a,")
+	f.Fuzz(func(t *testing.T, answered, checked, asked string) {
+		request := scopes(strings.Fields(asked)...)
+		var lists []scopeList
+		for _, text := range []string{answered, checked} {
+			list, err := parseScope(json.RawMessage(text))
+			if err != nil || (present(json.RawMessage(text)) != nil && !json.Valid([]byte(text))) {
+				return
+			}
+			lists = append(lists, list)
+		}
+		child := &provider.Child{Granted: request, Confirmed: access.Dimensions{}}
+		noteScopes(child, lists[0], lists[1], request)
+		if !child.Granted.Scopes.Within(request.Scopes) {
+			return // the core refuses it
+		}
+		for _, list := range lists {
+			for _, value := range list.values {
+				if !request.Scopes.Contains(value) && !everyPartAsked(value, request.Scopes) {
+					t.Fatalf("asked for %q, was granted %q, which passed", asked, value)
+				}
+			}
+		}
+		granted, _ := child.Granted.Scopes.Values()
+		said := strings.Join(append(slices.Clone(lists[0].values), lists[1].values...), ",")
+		for _, value := range granted {
+			if (lists[0].known || lists[1].known) && !strings.Contains(","+said+",", ","+value+",") {
+				t.Fatalf("granted %q, which nobody said: %q", value, said)
+			}
+		}
+	})
+}
+
+// everyPartAsked is an oracle of its own: what is between the commas, one by one.
+func everyPartAsked(value string, asked access.Set) bool {
+	some := false
+	for _, part := range strings.Split(value, ",") {
+		if part != "" && !asked.Contains(part) {
+			return false
+		}
+		some = some || part != ""
+	}
+	return some
+}
+
+// FuzzNumbers: no number is read as larger than it is, in whatever spelling, and none
+// that is one as nothing.
+func FuzzNumbers(f *testing.F) {
+	for _, seed := range []string{"3600", "3599.48", "3.6e3", "36000E-1", "0.1e1", "-1.5", "59.99999999999999999999", "1e18", "1e19", "1e-400", "00012", "NaN", "1e+5", ".5", "1e400", "-0"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		n, ok := wholeNumber(text)
+		var spelled json.Number
+		isNumber := json.Unmarshal([]byte(text), &spelled) == nil && strings.TrimSpace(text) == text && !strings.HasPrefix(text, `"`) && text != "null"
+		if isNumber && !ok {
+			t.Fatalf("%q is a number", text)
+		}
+		_, exponent, _ := strings.Cut(strings.ToLower(text), "e")
+		if !ok || len(text) > 300 || len(exponent) > 4 { // more is slow to make exact
+			return
+		}
+		exact, valid := new(big.Rat).SetString(text)
+		if !valid {
+			t.Fatalf("%q is no number", text)
+		}
+		whole := new(big.Int).Quo(exact.Num(), exact.Denom()) // towards zero
+		switch most := big.NewInt(largest); {
+		case whole.CmpAbs(most) >= 0 && n != largest && n != -largest, whole.CmpAbs(most) < 0 && whole.Cmp(big.NewInt(n)) != 0:
+			t.Fatalf("%q is read as %d, and is %s", text, n, whole)
+		}
 	})
 }
 

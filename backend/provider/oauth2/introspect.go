@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"net/url"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -28,7 +27,7 @@ func (p *Provider) introspect(ctx context.Context, endpoint, token, hint string)
 	switch {
 	case err != nil:
 		return introspection{}, unavailable("the introspection endpoint did not answer: try again, and check introspection_url").Because(err)
-	case resp.Status != http.StatusOK:
+	case !succeeded(resp.Status):
 		return introspection{}, unavailable("the introspection endpoint answered HTTP %d: check introspection_url, and whether the client may introspect there", resp.Status).Because(retryAfter(resp))
 	}
 	parsed, err := parseIntrospection(resp.Body)
@@ -66,7 +65,7 @@ func parseIntrospection(body []byte) (introspection, error) {
 // parseFacts reads the members that introspection (RFC 7662 2.2) and JWT access
 // tokens (RFC 9068 2.2) share.
 func parseFacts(members map[string]json.RawMessage) (facts, error) {
-	f := facts{details: present(members["authorization_details"]), members: members}
+	f := facts{details: presentDetails(members["authorization_details"]), members: members}
 	var err error
 	if f.scope, err = parseScope(members["scope"]); err != nil {
 		return facts{}, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,16 @@ func present(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
+// presentDetails is authorization_details, if it holds any: an empty text or object is
+// an answer of servers that fill in every member they know.
+func presentDetails(raw json.RawMessage) json.RawMessage {
+	raw = present(raw)
+	if string(raw) == `""` || string(raw) == "{}" {
+		return nil
+	}
+	return raw
+}
+
 func stringMember(raw json.RawMessage) (string, error) {
 	if present(raw) == nil {
 		return "", nil
@@ -32,46 +43,73 @@ func stringMember(raw json.RawMessage) (string, error) {
 	return s, err
 }
 
-// tokenType accepts Bearer (RFC 6750) and DPoP (RFC 9449) in any case and spells
-// them as registered. A client must not use a token whose type it does not
-// understand (RFC 6749 7.1); whether DPoP was wanted is checkType's to judge.
-func tokenType(raw json.RawMessage) (string, error) {
-	s, err := stringMember(raw)
-	switch {
-	case err == nil && strings.EqualFold(s, typeBearerToken):
-		return typeBearerToken, nil
-	case err == nil && strings.EqualFold(s, typeDPoPToken):
-		return typeDPoPToken, nil
-	}
-	return "", errTokenType
-}
-
 // optionalSeconds is a lifetime that may not have been named.
 type optionalSeconds struct {
 	known bool
 	value time.Duration
 }
 
-var decimal = regexp.MustCompile(`^[0-9]{1,15}(\.0+)?$`)
+// number is RFC 8259 6's, with leading zeros too, which 1*DIGIT has (RFC 6749 A.14).
+var number = regexp.MustCompile(`^(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?$`)
 
-// parseLifetime reads expires_in: 1*DIGIT (RFC 6749 A.14), as a number or, as
-// many servers have it, as a string. It is never read as "for ever".
+const (
+	// largest stands for every number that is larger.
+	largest = int64(1e18)
+	// maxExponent is more than any body has digits.
+	maxExponent = 1 << 30
+)
+
+// wholeNumber is a number in any spelling without its fraction, which is cut off and
+// never rounded up, as floating point would do.
+func wholeNumber(text string) (int64, bool) {
+	parts := number.FindStringSubmatch(text)
+	if parts == nil {
+		return 0, false
+	}
+	negative, digits, point := parts[1] != "", parts[2]+parts[3], len(parts[2])
+	if parts[4] != "" {
+		exponent, err := strconv.ParseInt(parts[4], 10, 32) // the nearest one, if it is out of range
+		if err != nil && exponent == 0 {
+			return 0, false
+		}
+		point += int(min(max(exponent, -maxExponent), maxExponent))
+	}
+	significant := strings.TrimLeft(digits, "0")
+	point -= len(digits) - len(significant)
+	n := largest
+	switch {
+	case significant == "" || point <= 0:
+		n = 0
+	case point <= 18:
+		whole := significant + strings.Repeat("0", max(point-len(significant), 0))
+		n, _ = strconv.ParseInt(whole[:point], 10, 64) // 18 digits fit
+	}
+	if negative {
+		n = -n
+	}
+	return n, true
+}
+
+// wholeSeconds is a number of seconds, cut off, as a number or, as many servers have
+// it, as a string.
+func wholeSeconds(raw json.RawMessage) (int64, bool) {
+	text := string(raw)
+	var quoted string
+	if json.Unmarshal(raw, &quoted) == nil {
+		text = strings.TrimSpace(quoted)
+	}
+	return wholeNumber(text)
+}
+
+// parseLifetime reads expires_in, which is never read as "for ever" (RFC 6749 5.1).
 func parseLifetime(raw json.RawMessage) (optionalSeconds, error) {
 	raw = present(raw)
 	if raw == nil {
 		return optionalSeconds{}, nil
 	}
-	var digits string
-	if json.Unmarshal(raw, &digits) != nil {
-		digits = string(raw)
-	}
-	if !decimal.MatchString(digits) {
-		return optionalSeconds{}, errLifetime
-	}
-	whole, _, _ := strings.Cut(digits, ".")
-	seconds, err := strconv.ParseInt(whole, 10, 64)
+	seconds, ok := wholeSeconds(raw)
 	switch {
-	case err != nil || seconds < 1:
+	case !ok || seconds < 1:
 		return optionalSeconds{}, errLifetime
 	case seconds > int64(maxLifetime/time.Second):
 		return optionalSeconds{}, errLifetimeLong
@@ -86,7 +124,8 @@ type scopeList struct {
 }
 
 // parseScope reads a scope member: a string of tokens (RFC 6749 3.3) or, as some
-// servers have it, an array of them.
+// servers have it, an array of such strings. Space of any kind parts two tokens,
+// because none can be in one.
 func parseScope(raw json.RawMessage) (scopeList, error) {
 	raw = present(raw)
 	if raw == nil {
@@ -96,15 +135,33 @@ func parseScope(raw json.RawMessage) (scopeList, error) {
 	if err != nil {
 		return scopeList{}, errScopeShape
 	}
-	if raw[0] == '"' && len(values) == 1 {
-		values = strings.FieldsFunc(values[0], func(r rune) bool { return r == ' ' })
-	}
+	list := scopeList{known: true}
 	for _, v := range values {
+		list.values = append(list.values, strings.FieldsFunc(v, func(r rune) bool { return strings.ContainsRune(" \t\r\n", r) })...)
+	}
+	for _, v := range list.values {
 		if access.CheckScope(v) != nil {
 			return scopeList{}, errScopeShape
 		}
 	}
-	return scopeList{known: true, values: values}, nil
+	return list, nil
+}
+
+// apart takes values apart that servers join by commas against RFC 6749 3.3, which has
+// the comma in a scope's alphabet. So a value that was asked for stays whole, and so
+// does one of which a part was not asked for: what is left is never within what was
+// asked for unless every part is.
+func (l scopeList) apart(asked access.Set) scopeList {
+	var values []string
+	for _, v := range l.values {
+		parts := strings.FieldsFunc(v, func(r rune) bool { return r == ',' })
+		stranger := func(part string) bool { return !asked.Contains(part) }
+		if asked.Contains(v) || len(parts) == 0 || slices.ContainsFunc(parts, stranger) {
+			parts = []string{v}
+		}
+		values = append(values, parts...)
+	}
+	return scopeList{known: l.known, values: values}
 }
 
 // stringOrList reads a string or an array of strings.
@@ -127,9 +184,9 @@ func numericDate(raw json.RawMessage) (time.Time, error) {
 	if raw == nil {
 		return time.Time{}, nil
 	}
-	var seconds float64
-	if err := json.Unmarshal(raw, &seconds); err != nil || seconds < 1 || seconds > 253402300799 {
+	seconds, ok := wholeSeconds(raw)
+	if !ok || seconds < 1 || seconds > 253402300799 {
 		return time.Time{}, errTime
 	}
-	return time.Unix(int64(seconds), 0), nil
+	return time.Unix(seconds, 0), nil
 }

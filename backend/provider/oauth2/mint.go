@@ -3,7 +3,6 @@ package oauth2
 import (
 	"context"
 	"errors"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -28,7 +27,7 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 	got, err := p.obtain(ctx, form, p.sending(proof), false)
 	got.proof = proof
 	if err != nil {
-		child, _, _ := p.read(got, bearerAlone) // for what it is, and until when
+		child, _, _ := p.read(got, p.usualType) // for what it is, and until when
 		return p.assumeEnd(child, got.started), err
 	}
 	child, err := p.judge(ctx, got, r.Access)
@@ -173,7 +172,7 @@ func (p *Provider) ask(ctx context.Context, form url.Values, send sender, refuse
 	}
 	got.status, got.body, got.tokens = resp.Status, resp.Body, seeTokens(resp)
 	got.nonce = p.nonceIn(resp.Header)
-	success := resp.Status == http.StatusOK && errorCode(resp.Body) == ""
+	success := succeeded(resp.Status) && errorCode(resp.Body) == ""
 	switch {
 	case !success && len(got.tokens.access) > 0:
 		return got, violation("the provider answered HTTP %d with an error and a token at once", resp.Status)
@@ -188,7 +187,7 @@ func (p *Provider) ask(ctx context.Context, form url.Values, send sender, refuse
 // judge makes a child of a success, or says why it must not be handed out; the
 // child that must be killed is then returned too.
 func (p *Provider) judge(ctx context.Context, got reply, asked access.Access) (*provider.Child, error) {
-	child, a, err := p.read(got, bearerAlone)
+	child, a, err := p.read(got, p.usualType)
 	if err != nil {
 		return child, err
 	}
@@ -254,8 +253,9 @@ func (p *Provider) read(got reply, judgeType typeJudge) (*provider.Child, answer
 	}
 	child.Token = secret.New(a.accessToken)
 	child.TokenType = a.tokenType
+	child.Extra = p.extra(a, got)
 	if got.proof != nil && got.nonce != "" {
-		child.Extra = map[string]any{"dpop_nonce": got.nonce} // RFC 9449 8.2
+		child.Extra["dpop_nonce"] = got.nonce // RFC 9449 8.2
 	}
 	child.SelfContained = selfContained(a.accessToken)
 	return child, a, nil

@@ -3,7 +3,6 @@ package oauth2
 import (
 	"context"
 	"errors"
-	"net/http"
 	"net/url"
 	"sync"
 	"time"
@@ -178,7 +177,7 @@ func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply
 // the server has forgotten the old one all the same.
 func (p *Provider) successor(got reply) (secret.Text, bool) {
 	tokens := got.tokens.refresh
-	if got.status != http.StatusOK || errorCode(got.body) != "" || len(tokens) == 0 {
+	if !succeeded(got.status) || errorCode(got.body) != "" || len(tokens) == 0 {
 		return secret.Text{}, false
 	}
 	last := tokens[len(tokens)-1]

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"mime"
-	"net/http"
 	"net/url"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 )
@@ -29,28 +29,58 @@ const (
 
 // seeTokens takes the tokens out of an answer of any status.
 func seeTokens(resp *httpclient.Response) seen {
-	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && kind == "application/x-www-form-urlencoded" {
-		if form, err := url.ParseQuery(string(resp.Body)); err == nil {
-			var s seen
-			s.add(memberAccess, form.Get(memberAccess))
-			s.add(memberRefresh, form.Get(memberRefresh))
-			return s
+	s := seeTokensIn(resp.Body)
+	if len(s.access) > 0 || len(s.refresh) > 0 {
+		return s
+	}
+	// A form, whatever it calls itself: a token in it lives as well.
+	if form, err := url.ParseQuery(string(httpclient.Document(resp.Body))); err == nil {
+		for _, member := range []string{memberAccess, memberRefresh} {
+			for _, token := range form[member] {
+				s.add(member, token)
+			}
 		}
 	}
-	return seeTokensIn(resp.Body)
+	return s
 }
 
 // seeTokensIn reads the members of a JSON object one after the other up to where
 // it breaks off. If that finds no access token, the bytes are searched: a token
-// may stand behind a byte order mark, inside HTML or in an inner object.
+// may stand behind other text, inside HTML or in an inner object.
 func seeTokensIn(body []byte) seen {
 	var s seen
-	s.readMembers(body)
+	s.readMembers(httpclient.Document(body))
 	if len(s.access) == 0 {
 		s.search(body, memberAccess)
 		s.search(body, memberRefresh)
 	}
 	return s
+}
+
+// document is an answer's body as JSON. A form is one where the answer says so and no
+// name stands in it twice: servers older than RFC 6749 answer so.
+func document(resp *httpclient.Response) []byte {
+	body := httpclient.Document(resp.Body)
+	kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err != nil || kind != "application/x-www-form-urlencoded" || len(body) == 0 || body[0] == '{' || !utf8.Valid(body) {
+		return body
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return body
+	}
+	members := map[string]string{}
+	for name, values := range form {
+		members[name] = values[0]
+		if len(values) > 1 || !utf8.ValidString(name) || !utf8.ValidString(values[0]) {
+			return body
+		}
+	}
+	object, err := json.Marshal(members)
+	if err != nil {
+		return body
+	}
+	return object
 }
 
 // readMembers collects from the top level of one JSON object, as far as it goes.
@@ -139,16 +169,11 @@ type answer struct {
 	details     json.RawMessage
 	issuedType  string     // RFC 8693 2.2.1, of an exchange
 	proof       *dpopProof // that came with the request, nil for none
+	members     map[string]json.RawMessage
 }
 
 // typeJudge reads the token_type, and what belongs to it, into the answer.
 type typeJudge func(members map[string]json.RawMessage, a *answer) error
-
-// bearerAlone is for tokens that were not exchanged.
-func bearerAlone(members map[string]json.RawMessage, a *answer) (err error) {
-	a.tokenType, err = tokenType(members["token_type"])
-	return err
-}
 
 // The ways in which an answer is not one, apart from its lifetime.
 var (
@@ -156,9 +181,8 @@ var (
 	errNoToken      = errors.New("the provider's answer holds no access_token")
 	errTwoTokens    = errors.New("the provider's answer holds more than one access_token")
 	errTokenShape   = errors.New("the provider's access token is not made of 1 to 16384 printable ASCII characters")
-	errTokenType    = errors.New("the provider's token_type is missing or not Bearer, so nobody but the broker could use the token")
 	errScopeShape   = errors.New("the provider's scope is not a list of scopes in RFC 6749's alphabet")
-	errLifetime     = errors.New("the provider's expires_in is not a whole number of seconds of at least 1")
+	errLifetime     = errors.New("the provider's expires_in is not a number of seconds of at least 1")
 	errLifetimeLong = errors.New("the provider's expires_in is longer than 10 years")
 )
 
@@ -169,7 +193,7 @@ func parseAnswer(body []byte, tokens seen, judgeType typeJudge) (answer, error) 
 	if err := json.Unmarshal(body, &members); err != nil || members == nil {
 		return answer{}, errNoObject
 	}
-	var a answer
+	a := answer{members: members}
 	var err error
 	if a.accessToken, err = stringMember(members[memberAccess]); err != nil || a.accessToken == "" {
 		return a, errNoToken
@@ -189,12 +213,16 @@ func parseAnswer(body []byte, tokens seen, judgeType typeJudge) (answer, error) 
 	if a.scope, err = parseScope(members["scope"]); err != nil {
 		return a, err
 	}
-	a.details = present(members["authorization_details"])
+	a.details = presentDetails(members["authorization_details"])
 	return a, nil
 }
+
+// succeeded reports whether a status is a success: RFC 6749 5.1 has 200, and servers to
+// which a token is a resource say 201. RFC 9110 15.3 has them all mean the same.
+func succeeded(status int) bool { return status/100 == 2 }
 
 // cutShort reports whether a success looks like the beginning of an object.
 func cutShort(resp *httpclient.Response) bool {
 	trimmed := bytes.TrimSpace(resp.Body)
-	return resp.Status == http.StatusOK && !json.Valid(trimmed) && (len(trimmed) == 0 || trimmed[0] == '{')
+	return succeeded(resp.Status) && !json.Valid(trimmed) && (len(trimmed) == 0 || trimmed[0] == '{')
 }

@@ -121,6 +121,7 @@ func (p *Provider) noteGranted(child *provider.Child, a answer, f facts, asked a
 // both means "as requested" (RFC 6749 5.1), if anything was requested. What the
 // answer adds beyond what was asked is kept, so that the caller sees it.
 func noteScopes(child *provider.Child, answered, checked scopeList, asked access.Access) {
+	answered, checked = answered.apart(asked.Scopes), checked.apart(asked.Scopes)
 	switch {
 	case checked.known:
 		granted := slices.Clone(checked.values)

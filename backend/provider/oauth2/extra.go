@@ -1,0 +1,154 @@
+package oauth2
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// Some servers say beside the token what whoever uses it needs: where it is good
+// (Salesforce's instance_url), or whose it is. extra_members names such members for the
+// caller.
+
+const (
+	// maxExtraMembers and maxExtra bound how many they are, and one's JSON in bytes.
+	maxExtraMembers = 16
+	maxExtra        = 4 << 10
+
+	memberIdentity = "id_token"
+)
+
+// memberName is what a response can have for a field.
+var memberName = regexp.MustCompile(`^[A-Za-z_][-._A-Za-z0-9]{0,63}$`)
+
+// tokenMembers hold tokens, wherever in an answer they are: what nobody kills is not
+// handed out.
+var tokenMembers = []string{memberAccess, memberRefresh, memberIdentity, "device_secret", "client_secret"}
+
+// spokenFor are the members of an answer that have a field of their own in a creds
+// response, or another name there, and all fields that one can have.
+var spokenFor = []string{
+	"token_type", "issued_token_type", "expires_in", "expires_at", "lease_expires_at", "scope", "scopes", "audiences", "resources",
+	"permissions", "authorization_details", "granted", "stripped", "unverified", "subject", "subject_issuer", "actor", "dpop_nonce",
+	"provider", "grant_id", "revocation", "self_contained", "error", "error_description", "error_uri",
+	"lease_id", "lease_duration", "renewable",
+}
+
+// checkExtraMembers judges extra_members.
+func (s settings) checkExtraMembers() error {
+	if len(s.ExtraMembers) > maxExtraMembers {
+		return invalid("extra_members must be at most %d names", maxExtraMembers)
+	}
+	for _, name := range s.ExtraMembers {
+		switch {
+		case !memberName.MatchString(name):
+			return invalid("extra_members must be names of at most 64 letters, digits, '_', '-' and '.'")
+		case slices.ContainsFunc(tokenMembers, func(m string) bool { return strings.EqualFold(m, name) }):
+			return invalid("extra_members cannot have %s: no token or secret but the child itself is handed out", name)
+		case slices.ContainsFunc(spokenFor, func(m string) bool { return strings.EqualFold(m, name) }):
+			return invalid("extra_members cannot have %s: a creds response has a field for it", name)
+		}
+	}
+	return nil
+}
+
+// extra are the members that the operator has named for the caller, as far as they
+// hold no token and nothing of the parent; never nil.
+func (p *Provider) extra(a answer, got reply) map[string]any {
+	extra := map[string]any{}
+	if len(p.settings.ExtraMembers) == 0 {
+		return extra
+	}
+	secrets := slices.Concat(p.ownSecrets(), got.own, got.theirs)
+	for _, token := range slices.Concat(got.tokens.access, got.tokens.refresh) {
+		secrets = append(secrets, secret.New(token))
+	}
+	if identity, err := stringMember(a.members[memberIdentity]); err == nil && identity != "" {
+		secrets = append(secrets, secret.New(identity))
+	}
+	for _, name := range p.settings.ExtraMembers {
+		raw := present(a.members[name])
+		if raw == nil {
+			continue
+		}
+		value, err := decodeMember(raw)
+		if len(raw) > maxExtra || err != nil || confidential(value, secrets) {
+			p.deps.Logger.Warn("a member of the provider's answer is not handed out: it is too long, or holds a token", "member", name)
+			continue
+		}
+		extra[name] = value
+	}
+	return extra
+}
+
+// decodeMember keeps numbers as they are spelled, because an id may have more digits
+// than floating point, and leaves nulls out.
+func decodeMember(raw json.RawMessage) (value any, err error) {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	err = dec.Decode(&value)
+	return withoutNulls(value), err
+}
+
+func withoutNulls(value any) any {
+	switch v := value.(type) {
+	case []any:
+		for i := range v {
+			v[i] = withoutNulls(v[i])
+		}
+		return slices.DeleteFunc(v, func(inner any) bool { return inner == nil })
+	case map[string]any:
+		for name, inner := range v {
+			v[name] = withoutNulls(inner)
+		}
+		maps.DeleteFunc(v, func(_ string, inner any) bool { return inner == nil })
+	}
+	return value
+}
+
+// confidential reports whether any text in value, however deep, is one of secrets, has
+// one inside, or is most of one; or is under the name of a token.
+func confidential(value any, secrets []secret.Text) bool {
+	switch v := value.(type) {
+	case string:
+		return slices.ContainsFunc(secrets, func(s secret.Text) bool { return holds(v, s.Reveal()) })
+	case json.Number:
+		return confidential(v.String(), secrets)
+	case []any:
+		return slices.ContainsFunc(v, func(inner any) bool { return confidential(inner, secrets) })
+	case map[string]any:
+		for name, inner := range v {
+			named := slices.ContainsFunc(tokenMembers, func(m string) bool { return strings.EqualFold(m, name) })
+			if named || confidential(name, secrets) || confidential(inner, secrets) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// holds reports whether text has own inside, in any usual encoding, or is at least half
+// of it: an id may be the beginning of a token (Salesforce's organization is).
+func holds(text, own string) bool {
+	if own == "" || text == "" {
+		return false
+	}
+	if strings.Contains(own, text) && 2*len(text) >= len(own) {
+		return true
+	}
+	for _, spelling := range []string{
+		own, url.QueryEscape(own), url.PathEscape(own), base64.RawStdEncoding.EncodeToString([]byte(own)), base64.RawURLEncoding.EncodeToString([]byte(own)),
+	} {
+		if strings.Contains(text, spelling) {
+			return true
+		}
+	}
+	return false
+}
