@@ -100,7 +100,10 @@ func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Gra
 	if d.Lifetime.Capped {
 		resp.AddWarning(fmt.Sprintf("the ttl was capped at %s by the %s", d.Lifetime.TTL.Truncate(time.Second), d.Lifetime.DecidedBy))
 	}
-	if g.Class == provider.ClassExpiry {
+	switch g.Class {
+	case provider.ClassExpiry:
 		resp.AddWarning("nothing can revoke this token: it works until expires_at, also after the lease has ended")
+	case provider.ClassLever:
+		resp.AddWarning("more than this token may die when the lease ends: such as the whole login that it came from")
 	}
 }

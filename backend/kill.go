@@ -22,15 +22,28 @@ type grantSummary = grant.Summary
 // that nobody takes it for dead; for Vault's lease that is a success, because no
 // retry would do more.
 func (b *broker) kill(ctx context.Context, id, cause string) error {
+	if _, err := b.tryKill(ctx, id, cause); !errors.Is(err, errUnkillable) {
+		return err
+	}
+	return nil
+}
+
+// errUnkillable is that the provider has said that it will never kill a token: that is
+// noted on its grant, and is no failure.
+var errUnkillable = errors.New("nothing can kill this token")
+
+// tryKill is kill that says what became of the token: revoked is true if its provider
+// has killed it now, and errUnkillable tells that it never will.
+func (b *broker) tryKill(ctx context.Context, id, cause string) (revoked bool, err error) {
 	b.ledger.EndHold(id) // its child may be about to become one that can be joined
 	b.shares.close(id)
 	g, err := b.ledger.Get(ctx, id)
 	if errors.Is(err, grant.ErrGone) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
 		b.ledger.Suspect(id)
-		return storageFault(errors.Join(err, errUnrecorded))
+		return false, storageFault(errors.Join(err, errUnrecorded))
 	}
 	return b.killGrant(ctx, g, cause)
 }
@@ -38,25 +51,26 @@ func (b *broker) kill(ctx context.Context, id, cause string) error {
 // errUnrecorded is in the chain of a kill's failure that is in memory only.
 var errUnrecorded = errors.New("the outbox could not be written")
 
-func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) error {
+func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) (revoked bool, err error) {
 	if g.Doom != nil {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}
 	if s := g.Summary(); !s.Over(b.now()) {
 		if g.Handle.Empty() {
-			return b.endUnkillable(ctx, g, cause)
+			return false, b.endUnkillable(ctx, g, cause)
 		}
 		if err := b.revokeAtProvider(ctx, g); err != nil {
-			return b.intoOutbox(ctx, g, cause, err)
+			return false, b.intoOutbox(ctx, g, cause, err)
 		}
+		revoked = true
 	}
 	if err := b.ledger.Remove(ctx, g); err != nil {
 		// The token is dead, and the next attempt finds it so.
-		return storageFault(errors.Join(err, b.doom(ctx, g, cause, storageFault(err))))
+		return false, storageFault(errors.Join(err, b.doom(ctx, g, cause, storageFault(err))))
 	}
 	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
 	b.Logger().Info("grant killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
-	return nil
+	return revoked, nil
 }
 
 // endUnkillable notes on a grant that nothing can kill that it was to die, so that
@@ -111,13 +125,24 @@ func (b *broker) callRevoke(ctx context.Context, p *openProvider, revoker provid
 	return err
 }
 
-// intoOutbox makes a failed revocation durable and says so.
+// intoOutbox makes a failed revocation durable and says so; errUnkillable if there is
+// nothing to be tried again.
 func (b *broker) intoOutbox(ctx context.Context, g *grant.Grant, cause string, failed error) error {
 	err := b.doom(ctx, g, cause, failed)
 	if errors.Is(err, grant.ErrGone) {
 		return nil // somebody else's attempt succeeded meanwhile
 	}
+	if err == nil && givenUp(g, failed) {
+		b.Logger().Warn("a token cannot be revoked", "grant_id", g.ID, "provider", g.Provider, "error", publicText(failed))
+		return errUnkillable
+	}
 	return fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its provider %s could not revoke it (%s); the broker keeps trying", g.ID, g.Provider, publicText(failed)).Because(errors.Join(failed, err))
+}
+
+// givenUp reports whether the provider has refused for good, now or before: an operator's
+// kill tries again all the same, in case that the provider was mended.
+func givenUp(g *grant.Grant, failed error) bool {
+	return errors.Is(failed, provider.ErrCannotRevoke) || (g.Doom != nil && g.Doom.Final)
 }
 
 // doom writes a failed attempt into the outbox, or keeps it in memory until the
@@ -130,7 +155,7 @@ func (b *broker) doom(ctx context.Context, g *grant.Grant, cause string, failed 
 		}
 		d.Attempts++
 		d.Next = now.Add(max(backoff(d.Attempts), askedToWait(failed)))
-		d.Error = publicText(failed)
+		d.Error, d.Final = publicText(failed), givenUp(g, failed)
 	})
 	if err != nil && !errors.Is(err, grant.ErrGone) {
 		return errors.Join(err, errUnrecorded)
@@ -193,7 +218,7 @@ func (b *broker) recordDoomed(ctx context.Context, g *grant.Grant, cause string,
 	now := b.now()
 	g.IssuedAt, g.LeaseEnds, g.MaxLease, g.Withheld = now, now, now, true
 	if !g.Handle.Empty() { // else nobody need try again: it is on record until it expires
-		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed)}
+		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed), Final: errors.Is(failed, provider.ErrCannotRevoke)}
 	}
 	return b.ledger.Keep(ctx, g)
 }

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -150,6 +151,9 @@ func (b *broker) killLate(p *openProvider, g *grant.Grant, failed error) {
 			if err == nil {
 				b.Logger().Info("grant killed", "grant_id", g.ID, "provider", g.Provider, "cause", causeNotHandedOut)
 				return
+			}
+			if errors.Is(err, provider.ErrCannotRevoke) {
+				break
 			}
 		}
 		b.logAbandoned(&late)

@@ -188,7 +188,11 @@ func (b *broker) killEach(ctx context.Context, queue <-chan target, run *killRun
 	group.SetLimit(killParallel)
 	for t := range queue {
 		group.Go(func() error {
-			err := b.kill(ctx, t.ID, t.cause)
+			revoked, err := b.tryKill(ctx, t.ID, t.cause)
+			t.Revocable = t.Revocable || revoked
+			if errors.Is(err, errUnkillable) {
+				t.Revocable, err = false, nil
+			}
 			b.orders.queue(&t.grantSummary, -1)
 			run.settle(t, err)
 			return nil

@@ -184,7 +184,7 @@ func showGrant(g *grant.Grant) map[string]any {
 	data := map[string]any{
 		"grant_id": g.ID, "entity_id": g.Holder, "provider": g.Provider,
 		"issued_at": stamp(g.IssuedAt), "lease_ends": stamp(g.LeaseEnds),
-		"revocation": string(g.Class), "self_contained": g.SelfContained, "pending": g.Doom != nil && !g.Handle.Empty(),
+		"revocation": string(g.Revocation()), "self_contained": g.SelfContained, "pending": g.Doom != nil && g.Revocable(),
 	}
 	for name, value := range map[string]string{"role": g.Role, "subject": g.Subject, "subject_issuer": g.SubjectIssuer, "actor": g.Actor, "actor_issuer": g.ActorIssuer, "remote_addr": g.Facts.RemoteAddr} {
 		if value != "" {
@@ -199,7 +199,7 @@ func showGrant(g *grant.Grant) map[string]any {
 	}
 	if g.Doom != nil {
 		data["cause"], data["attempts"] = g.Doom.Cause, g.Doom.Attempts
-		if !g.Handle.Empty() {
+		if g.Revocable() {
 			data["next_attempt"] = stamp(g.Doom.Next)
 		}
 		if g.Doom.Error != "" {

@@ -111,9 +111,13 @@ func (h providerHandler) prove(ctx context.Context, d *framework.FieldData, call
 // which there is time of its own.
 func (h providerHandler) answer(ctx context.Context, p *openProvider, health provider.Health, failed error) (*logical.Response, error) {
 	ctx = context.WithoutCancel(ctx)
+	var warnings []string
 	for _, child := range health.Children {
 		if err := h.b.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
 			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.ref, "error", err)
+			if !child.Handle.Empty() {
+				warnings = append(warnings, "a token that this had to mint could not be revoked: "+publicText(err))
+			}
 		}
 	}
 	if failed != nil {
@@ -123,7 +127,7 @@ func (h providerHandler) answer(ctx context.Context, p *openProvider, health pro
 	if len(health.Grants) > 0 {
 		data["grants"] = health.Grants
 	}
-	return &logical.Response{Data: data}, nil
+	return &logical.Response{Data: data, Warnings: warnings}, nil
 }
 
 func missing(err error, ref string) error {

@@ -22,6 +22,9 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 	}
 	if !child.Handle.Empty() {
 		g.Class = provider.ClassToken
+		if child.Lever {
+			g.Class = provider.ClassLever
+		}
 	}
 	if flat := child.Granted.Flat(); unfitToRecord(d.secrets(child), flat) == "" {
 		g.Access, g.Granted = values(child.Granted), flat

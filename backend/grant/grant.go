@@ -150,6 +150,22 @@ type Doom struct {
 	Next     time.Time `json:"next"`
 	// Error is the last failure's public text.
 	Error string `json:"error,omitempty"`
+	// Final means that the provider will never kill the token, so that nobody tries
+	// again of himself. Records of earlier builds lack it, and are tried again.
+	Final bool `json:"final,omitempty"`
+}
+
+// Revocable reports whether something can kill the token, as far as is known.
+func (g *Grant) Revocable() bool {
+	return !g.Handle.Empty() && (g.Doom == nil || !g.Doom.Final)
+}
+
+// Revocation is the token's class as it has turned out to be.
+func (g *Grant) Revocation() provider.Class {
+	if !g.Revocable() {
+		return provider.ClassExpiry
+	}
+	return g.Class
 }
 
 // NewID makes the id of a grant to holder ("" is NoHolder).

@@ -73,8 +73,14 @@ func (x *index) enter(g, before *Grant) (full bool) {
 	if !counted {
 		x.count(&s, 1)
 		x.note(s.ID)
+		before = nil
 	}
 	x.moveInOutbox(&s, since, s.outboxSince())
+	if counted && before != nil && before.Revocable() != s.Revocable {
+		was := before.Summary()
+		x.count(&s, 1)
+		x.count(&was, -1)
+	}
 	x.entries[s.ID] = entry{due: s.dueMilli(), since: s.outboxSince(), sure: true}
 	if s.Doomed {
 		delete(x.suspects, s.ID)

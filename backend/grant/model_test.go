@@ -121,7 +121,8 @@ func (h *history) doom() {
 	}
 	next := h.later("next", 10*time.Minute)
 	doomed := g.clone()
-	mark := func(d *Doom) { d.Since, d.Next, d.Attempts = h.now, next, d.Attempts+1 }
+	final := rapid.IntRange(0, 3).Draw(h.T, "final") == 0
+	mark := func(d *Doom) { d.Since, d.Next, d.Attempts, d.Final = h.now, next, d.Attempts+1, final }
 	if doomed.Doom == nil {
 		doomed.Doom = &Doom{}
 	}
@@ -202,7 +203,7 @@ func (h *history) check(settled bool) {
 	for _, g := range h.grants {
 		c := want[key{g.Holder, g.Role}]
 		c.Live++
-		if !g.Handle.Empty() {
+		if !g.Handle.Empty() && (g.Doom == nil || !g.Doom.Final) {
 			c.Revocable++
 			if g.Doom != nil {
 				c.Outbox++

@@ -32,7 +32,7 @@ func (g *Grant) Summary() Summary {
 	s := Summary{
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider,
 		SubjectIssuer: g.SubjectIssuer, ActorIssuer: g.ActorIssuer,
-		Revocable: !g.Handle.Empty(), SelfContained: g.SelfContained, Withheld: g.Withheld,
+		Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
 	}
 	if g.Doom != nil {

@@ -229,9 +229,14 @@ type Lasting interface {
 // Revoker is a Provider whose children can be killed.
 type Revoker interface {
 	// Revoke kills the child, and returns nil if it was already gone. A handle
-	// written by any earlier version must still work.
+	// written by any earlier version must still work. ErrCannotRevoke is in the chain
+	// if no retry would do more.
 	Revoke(ctx context.Context, handle secret.Text) error
 }
+
+// ErrCannotRevoke marks a revocation that the provider refuses for good: it kills no
+// tokens of this kind, which live until they expire.
+var ErrCannotRevoke = errors.New("the provider revokes no tokens of this kind")
 
 // Health is the outcome of a live check.
 type Health struct {

@@ -75,6 +75,9 @@ type Child struct {
 	// change (endpoint and token, say), versioned, never the parent. It is empty
 	// if the child cannot be killed.
 	Handle secret.Text
+	// Lever is true if more than the child may die with it, such as the login that it
+	// came from.
+	Lever bool
 	// Issuer is the broker's own, if it has signed the child itself; "" for another's.
 	Issuer string
 	// ActorConfirmed is true if the token was seen to name the request's Actor. Else

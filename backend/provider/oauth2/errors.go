@@ -22,6 +22,9 @@ const (
 	codeInvalidScope       = "invalid_scope"
 	codeInvalidTarget      = "invalid_target"
 	codeInvalidDetails     = "invalid_authorization_details"
+
+	codeInvalidToken         = "invalid_token"
+	codeUnsupportedTokenType = "unsupported_token_type"
 )
 
 // errorCode is the error member of an answer, or "". Only what looks like a code

@@ -222,6 +222,7 @@ func (p *Provider) lookOnce(ctx context.Context, child *provider.Child) error {
 	}
 	h.Seen = true
 	child.Handle = h.encode()
+	p.sight.note(child.Token, child.ExpiresAt)
 	return nil
 }
 
@@ -296,6 +297,9 @@ func (p *Provider) childOf(got reply) *provider.Child {
 	}
 	if p.class == provider.ClassToken {
 		child.Handle = h.encode()
+		// The refresh token of a user's login may take the login with it, and all that
+		// came from it (RFC 7009 2.1). Nobody has it, and it must not live on.
+		child.Lever = got.exchanged && slices.ContainsFunc(h.Tokens, func(d doomed) bool { return d.Hint == hintRefresh })
 	}
 	return child
 }

@@ -52,6 +52,7 @@ type Provider struct {
 	deps     provider.Deps
 	keys     *jwks.Set // nil unless the server has a JWKS
 	refusals refusals
+	sight    sight
 
 	mu      sync.Mutex // guards what follows; never held across a call
 	parent  provider.Parent

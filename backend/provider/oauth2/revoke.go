@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/url"
 	"slices"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -85,8 +88,11 @@ func (p *Provider) Revoke(ctx context.Context, text secret.Text) error {
 			failed = append(failed, err)
 		}
 	}
-	if len(failed) == 1 {
-		return failed[0]
+	// That one of them can never be killed says nothing of those that failed otherwise.
+	for _, err := range failed {
+		if !errors.Is(err, provider.ErrCannotRevoke) {
+			return err
+		}
 	}
 	return errors.Join(failed...)
 }
@@ -102,26 +108,29 @@ func (p *Provider) todays(named, current string) string {
 
 // kill revokes one token. The server answers 200 also for tokens that it does
 // not know or has already forgotten (RFC 7009 2.2), so gone is success. Where it
-// answers an error, only an introspection that has seen it alive can tell that the
-// token is gone.
+// answers an error, only an introspection that is known to see this client's tokens
+// can tell that the token is gone.
 func (p *Provider) kill(ctx context.Context, h handle, d doomed) error {
 	if p.isOwn(reply{}, d.Token) {
 		return violation("refusing to revoke the parent credential in place of a child")
 	}
 	resp, err := p.post(ctx, h.URL, url.Values{"token": {d.Token}, "token_type_hint": {d.Hint}})
-	var failure error
+	if err != nil {
+		return unavailable("the revocation endpoint did not answer: the kill will be retried").Because(err)
+	}
+	failure := p.judgeRevocation(resp)
 	switch {
-	case err != nil:
-		failure = unavailable("the revocation endpoint did not answer: the kill will be retried").Because(err)
-	case resp.Status/100 != 2:
-		failure = p.revocationRefusal(resp.Status, errorCode(resp.Body)).Because(retryAfter(resp))
-	case h.Introspection == "":
+	case failure == nil && h.Introspection == "":
+		p.sight.forget(d.Token)
 		return nil
+	case failure != nil && (!h.Seen || d != h.Tokens[0] || p.at.Introspection == ""):
+		return failure // that one alone was seen (lookOnce)
 	}
-	if err != nil || (failure != nil && (!h.Seen || p.at.Introspection == "")) {
-		return failure
+	if err := p.confirmDeath(ctx, h, d, failure); err != nil {
+		return err
 	}
-	return p.confirmDeath(ctx, h, d, failure)
+	p.sight.forget(d.Token)
+	return nil
 }
 
 // confirmDeath asks whether the token is dead. Not knowing counts as failed, and
@@ -133,7 +142,7 @@ func (p *Provider) confirmDeath(ctx context.Context, h handle, d doomed, failure
 	}
 	got, err := p.introspect(ctx, endpoint, d.Token, d.Hint)
 	switch {
-	case err == nil && !got.active:
+	case err == nil && !got.active && (failure == nil || errors.Is(failure, errAccepted) || p.sees(ctx, endpoint, h)):
 		return nil
 	case failure != nil:
 		return failure
@@ -141,6 +150,54 @@ func (p *Provider) confirmDeath(ctx context.Context, h handle, d doomed, failure
 		return err
 	}
 	return unavailable("the provider answered the revocation with success, but the token is still active: is it this client's, and does the revocation endpoint belong to this server?")
+}
+
+// errAccepted is that the server has taken a revocation on, and not that it is done.
+var errAccepted = errors.New("accepted")
+
+// judgeRevocation is nil if the token is dead by the revocation endpoint's answer.
+// RFC 7009 2.2 knows 200 alone, and 204 is that without a body.
+func (p *Provider) judgeRevocation(resp *httpclient.Response) error {
+	code, failed := failureIn(resp.Body)
+	switch {
+	case code == codeInvalidToken && resp.Status == http.StatusBadRequest:
+		return nil // RFC 6750 3.1: expired, revoked or otherwise invalid
+	case code == codeUnsupportedTokenType && resp.Status != http.StatusUnauthorized && resp.Status < 500:
+		return unavailable("the provider does not revoke tokens of this kind (%s), so they live until they expire: set revocation=expiry on the provider, or let it revoke access tokens", code).Because(provider.ErrCannotRevoke)
+	case (resp.Status == http.StatusOK || resp.Status == http.StatusNoContent) && !failed:
+		return nil
+	case resp.Status == http.StatusAccepted && !failed:
+		return unavailable("the provider has taken the revocation on (HTTP 202), and does not say that it is done: it is asked again").Because(errors.Join(errAccepted, retryAfter(resp)))
+	}
+	if failed && code == "" {
+		return unavailable("the revocation endpoint answered HTTP %d with a failure in its body: the kill will be retried", resp.Status).Because(retryAfter(resp))
+	}
+	return p.revocationRefusal(resp.Status, code).Because(retryAfter(resp))
+}
+
+// failureIn tells a failure by the body of an answer, whatever its status says, and by
+// which code if that can be read: an error of any form, or a success that is denied.
+func failureIn(body []byte) (code string, failed bool) {
+	if code := errorCode(body); code != "" {
+		return code, true
+	}
+	var members map[string]json.RawMessage
+	if json.Unmarshal(body, &members) != nil {
+		return "", false // the body says nothing (RFC 7009 2.2)
+	}
+	for _, member := range []string{"error", "errors"} {
+		switch string(present(members[member])) {
+		case "", `""`, "false", "0", "[]", "{}":
+		default:
+			return "", true
+		}
+	}
+	for _, member := range []string{"ok", "success", "revoked"} {
+		if string(present(members[member])) == "false" {
+			return "", true
+		}
+	}
+	return "", false
 }
 
 func (p *Provider) revocationRefusal(status int, code string) *fault.Error {

@@ -16,6 +16,10 @@ import (
 
 func TestRevocationFaults(t *testing.T) {
 	alreadyDead := func(f *fixture, token string) { f.server.Kill(token) }
+	dead := func(f *fixture, token string) { // while another one lives
+		f.mustMint(scopes("read"))
+		f.server.Kill(token)
+	}
 	for name, test := range map[string]struct {
 		fields  with
 		options providertest.Options
@@ -37,10 +41,11 @@ func TestRevocationFaults(t *testing.T) {
 		"slow":                      {fault: providertest.Slow(time.Minute), words: []string{"did not answer"}},
 		"no answer":                 {fault: providertest.Hangup(), words: []string{"did not answer"}},
 		"a success without end":     {fault: providertest.Endless(), words: []string{"did not answer"}},
-		"an error, but dead":        {fields: with{"verify": "introspect"}, before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`)},
-		"404 for what is dead":      {fields: with{"verify": "introspect"}, before: alreadyDead, fault: providertest.Answer(404, "text/html", "")},
-		"an error, and never seen":  {before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`), words: []string{"invalid_token"}},
-		"an error and no one knows": {options: providertest.Options{WithoutIntrospection: true}, before: alreadyDead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_token"}`), words: []string{"invalid_token"}},
+		"an error, but dead":        {fields: with{"verify": "introspect"}, before: dead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_request"}`)},
+		"404 for what is dead":      {fields: with{"verify": "introspect"}, before: dead, fault: providertest.Answer(404, "text/html", "")},
+		"404, and nothing lives":    {fields: with{"verify": "introspect"}, before: alreadyDead, fault: providertest.Answer(404, "text/html", ""), words: []string{"HTTP 404"}},
+		"an error, and never seen":  {before: dead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_request"}`), words: []string{"invalid_request"}},
+		"an error and no one knows": {options: providertest.Options{WithoutIntrospection: true}, before: dead, fault: providertest.Answer(400, "application/json", `{"error":"invalid_request"}`), words: []string{"invalid_request"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, test.options, test.fields)

@@ -57,6 +57,7 @@ type wireRequest struct {
 	Audiences []string `yaml:"audiences"`
 	Resources []string `yaml:"resources"`
 	Repeat    int      `yaml:"repeat"`
+	Others    int      `yaml:"others"`
 }
 
 // wireAnswer is one answer of an endpoint. Answers of one endpoint are given in their
@@ -82,6 +83,8 @@ type wireWant struct {
 	Code     string   `yaml:"code"`
 	Words    []string `yaml:"words"`
 	NotWords []string `yaml:"not_words"`
+	Final    bool     `yaml:"final"` // a revocation that nobody tries again
+	Lever    bool     `yaml:"lever"` // more than the child may die with it
 
 	Killed  []string       `yaml:"killed"`  // what the revocation endpoint was sent
 	Parent  string         `yaml:"parent"`  // the refresh token that is stored in the end
@@ -175,6 +178,10 @@ func (row wireRow) run(t *testing.T) {
 	f := &fixture{t: t, server: r.server, setup: setup, Provider: p.(*Provider), store: store}
 	for range max(row.Request.Repeat, 1) - 1 {
 		_, _, _ = r.do(f)
+	}
+	for range row.Request.Others {
+		_, err := f.Mint(context.Background(), provider.Request{Access: r.asked(), TTL: time.Hour})
+		require.NoError(t, err)
 	}
 	child, health, err := r.do(f)
 	f.clean(err)
@@ -313,6 +320,7 @@ func (r *wireRun) judgeError(t *testing.T, err error) {
 	for _, w := range r.Want.NotWords {
 		require.NotContains(t, err.Error(), w)
 	}
+	require.Equal(t, r.Want.Final, errors.Is(err, provider.ErrCannotRevoke), "whether nobody tries again")
 }
 
 func (r *wireRun) judgeChild(t *testing.T, f *fixture, child *provider.Child) {
@@ -329,6 +337,7 @@ func (r *wireRun) judgeChild(t *testing.T, f *fixture, child *provider.Child) {
 		require.True(t, listed)
 		require.ElementsMatch(t, want.Scopes, got)
 	}
+	require.Equal(t, want.Lever, child.Lever, "lever")
 	require.Equal(t, want.Excess, !child.Granted.Scopes.Within(r.asked().Scopes), "granted %s", child.Granted.Flat())
 	if want.Expires != nil {
 		expected := time.Time{}
