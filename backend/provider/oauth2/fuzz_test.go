@@ -273,6 +273,7 @@ func FuzzIntrospection(f *testing.F) {
 	for _, seed := range []string{
 		`{"active":true,"scope":"a b","exp":1700000000,"aud":["x"],"client_id":"c"}`,
 		`{"active":true,"exp":1e400}`, `{"active":true,"exp":-1}`, `{"active":"true"}`, `{"active":null}`,
+		`{"active":true,"exp":"1767323105","iat":"soon","scope":["a b"]}`, `{"active":true,"exp":1.767323105e9}`, `{"active":true,"exp":1767323105.9}`,
 		`{"active":false,"scope":7}`, `{"active":true,"aud":""}`, `[]`, `true`, ``,
 	} {
 		f.Add([]byte(seed))
@@ -303,6 +304,7 @@ func FuzzJWTClaims(f *testing.F) {
 	for _, seed := range []string{
 		`{"iss":"https://as.test","exp":1700003600,"aud":"x","scope":"a","scp":["b"]}`,
 		`{"iss":"https://as.test","exp":1700003600,"nbf":1800000000}`,
+		`{"iss":"https://as.test","exp":"1700003600.5","iat":1.7e9,"nbf":"1700000000","scope":"a,b"}`,
 		`{"iss":"https://other.test","exp":1700003600}`, `{"iss":"https://as.test"}`,
 		`{"iss":"https://as.test","exp":1700003600,"at_hash":"x"}`, `{"iss":["https://as.test"],"exp":"x"}`, `null`,
 	} {

@@ -33,6 +33,7 @@ func (p *Provider) usualType(members map[string]json.RawMessage, a *answer) (err
 // case they came. Whether DPoP was wanted is checkType's to judge.
 func (p *Provider) tokenType(members map[string]json.RawMessage) (string, error) {
 	s, err := stringMember(members["token_type"])
+	s = strings.TrimSpace(s)
 	assumed := p.settings.assumedTokenType()
 	switch {
 	case err != nil:

@@ -366,3 +366,25 @@ func TestSelfContainedWhateverVerifies(t *testing.T) {
 		require.True(t, f.mustMint(scopes("read")).SelfContained, verify)
 	}
 }
+
+// RFC 7519 2 has a NumericDate as a JSON number, of which RFC 8259 6 has many spellings;
+// some servers quote it. It is never read as later than it is.
+func TestDatesInATokenHaveManySpellings(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	for spelled, want := range map[string]int64{
+		`1700003600`: 1700003600, `1700003600.999999999999999`: 1700003600, `1.7000036e9`: 1700003600, `17000036000E-1`: 1700003600, `"1700003600"`: 1700003600,
+		`"1.7000036E+9"`: 1700003600, `253402300799.9`: 253402300799,
+		`"soon"`: 0, `"NaN"`: 0, `true`: 0, `-1700003600`: 0, `0`: 0, `0.9`: 0, `1e30`: 0, `1e-30`: 0, `253402300800`: 0, `[1700003600]`: 0, `""`: 0, `"0x10"`: 0,
+	} {
+		claims := []byte(`{"iss":"https://as.test","iat":"1.7e9","nbf":1699999999.5,"exp":` + spelled + `}`)
+		got, err := parseClaims(claims, "https://as.test", now)
+		if want == 0 {
+			require.Error(t, err, spelled)
+			continue
+		}
+		require.NoError(t, err, spelled)
+		require.Equal(t, want, got.expires.Unix(), spelled)
+	}
+	_, err := parseClaims([]byte(`{"iss":"https://as.test","exp":1700003600,"nbf":"1.8e9"}`), "https://as.test", now)
+	require.ErrorIs(t, err, errNotYet)
+}
