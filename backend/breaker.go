@@ -2,6 +2,7 @@ package backend
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
@@ -14,6 +15,9 @@ const (
 	// A provider is spared for a while that doubles from the first to the second.
 	shortestRest = time.Second
 	longestRest  = 30 * time.Second
+	// maxMet is of how many sharers it is known that they have failed; beyond it the
+	// first one is another's equal again.
+	maxMet = 8
 )
 
 // outcome is what a call tells of whether its provider answers.
@@ -51,7 +55,7 @@ func outcomeOf(t *httpclient.Tally, err error) outcome {
 // request that another would not make; if the transport has failed each time it
 // refuses everything, since the transport is everybody's. Whoever has not failed yet
 // need not wait for those who have: each of the two gets its trial, and a failure of
-// the one who goes on trying takes it from nobody else.
+// the one who goes on trying takes it from nobody else, under several names neither.
 //
 // It is a state machine without a clock, a lock or a call of its own. That, the while
 // that grows, and the scope, is what github.com/sony/gobreaker v2 does not have.
@@ -60,13 +64,14 @@ type breaker struct {
 	row      int
 	silent   int // of row, those that got no answer at all
 	rowScope scope
+	rowMet   []scope
 
 	isOpen bool
 	scope  scope // for what it is open
 	rests  int   // in a row
-	// met is who has failed since it is open, or before: those rest until again, and
-	// the others within scope until until.
-	met          scope
+	// met is who has failed since it is open, or before, a scope for each sharer: those
+	// rest until again, and the others within scope until until.
+	met          []scope
 	until, again time.Time
 	// One call of the others, and one of those who have met it, was let through after
 	// the rest and has not ended.
@@ -102,7 +107,7 @@ func (b *breaker) rest(k kind) (until time.Time, trying bool) {
 	switch {
 	case !b.isOpen || !b.scope.covers(k):
 		return time.Time{}, false
-	case b.met.covers(k):
+	case b.hasMet(k):
 		return b.again, b.tryingAgain
 	default:
 		return b.until, b.trying
@@ -122,7 +127,7 @@ func (b *breaker) admit(k kind, now time.Time) (t ticket, ok bool) {
 	}
 	t = ticket{kind: k, epoch: b.epoch}
 	if b.isOpen && b.scope.covers(k) {
-		t.trial, t.again = true, b.met.covers(k)
+		t.trial, t.again = true, b.hasMet(k)
 		*b.flag(t) = true
 	}
 	return t, true
@@ -157,32 +162,47 @@ func (b *breaker) end(t ticket, o outcome, now time.Time) (rests bool) {
 	return false
 }
 
+// hasMet reports whether such a request has failed.
+func (b *breaker) hasMet(k kind) bool {
+	return slices.ContainsFunc(b.met, func(s scope) bool { return s.covers(k) })
+}
+
+// meet adds a request that has failed to those of its sharer, in a copy.
+func meet(met []scope, s scope) []scope {
+	met = slices.Clone(met)
+	own := func(o scope) bool { return o.sharer() == s.sharer() }
+	if i := slices.IndexFunc(met, own); i >= 0 {
+		met[i] = met[i].with(s)
+		return met
+	}
+	return append(met[max(0, len(met)+1-maxMet):], s)
+}
+
 // prolong is after a trial that failed. A failure of one who has failed before says
-// nothing to the others; of another one it says that they had better wait a little. Also
-// where many have failed before, whoever took their trial must not take the next one from
-// them, or one caller whose requests always fail would make an outage last: from now on
-// they are the others to that one.
+// nothing to the others; of another one it says that they had better wait, the longer the
+// more have failed. Also where many have failed before, whoever took their trial must not
+// take the next one from them, or one caller whose requests always fail would make an
+// outage last: from now on they are the others to that one.
 func (b *breaker) prolong(t ticket, now time.Time) {
 	b.rests++
 	b.again = now.Add(b.length())
-	own := allOf(t.kind.sharer())
 	switch {
 	case !t.again:
-		b.met = b.met.with(just(t.kind))
-	case !own.includes(b.met):
-		b.met = own
+		b.met = meet(b.met, just(t.kind))
+	case len(b.met) > 1:
+		b.met = []scope{allOf(t.kind.sharer())}
 	default:
 		return
 	}
-	b.until = now.Add(b.spread(shortestRest))
+	b.until = now.Add(b.spread(min(shortestRest<<max(0, len(b.met)-2), longestRest)))
 }
 
 // count is a failure of a call that was let through freely.
 func (b *breaker) count(k kind, o outcome, now time.Time) (rests bool) {
 	if b.row == 0 {
-		b.rowScope = just(k)
+		b.rowScope, b.rowMet = just(k), nil
 	}
-	b.rowScope = b.rowScope.with(just(k))
+	b.rowScope, b.rowMet = b.rowScope.with(just(k)), meet(b.rowMet, just(k))
 	b.row++
 	if o == unanswered {
 		b.silent++
@@ -190,12 +210,15 @@ func (b *breaker) count(k kind, o outcome, now time.Time) (rests bool) {
 	if b.row < maxFailures {
 		return false
 	}
-	reach, met := b.rowScope, b.rowScope
+	reach, met := b.rowScope, b.rowMet
 	if b.silent >= maxFailures {
 		reach = everything
 	}
 	if b.isOpen { // for others, who had failed before
-		reach, met = reach.with(b.scope), met.with(b.met)
+		reach = reach.with(b.scope)
+		for _, s := range b.met {
+			met = meet(met, s)
+		}
 	}
 	b.scope, b.met, b.isOpen = reach, met, true
 	b.rests++

@@ -70,9 +70,6 @@ func allOf(p sharer) scope {
 	return scope{kind: kind{holder: p.holder, role: p.role}, anyMode: true, anyRole: p.role == "", anyAsked: true}
 }
 
-// includes reports whether all that o covers is covered.
-func (s scope) includes(o scope) bool { return s.with(o) == s }
-
 // isWide reports whether it is every caller's and every role's.
 func (s scope) isWide() bool { return s.anyRole && s.anyHolder }
 

@@ -163,6 +163,28 @@ func TestACallerWhoGoesOnFailingAfterAnOutageKeepsNobodyOut(t *testing.T) {
 	require.Equal(t, "ok", m.must(m.read("providers/oauth2/p")).Data["health"])
 }
 
+// An agent may come without its entity too, by an orphan token.
+func TestACallerOfTwoNamesKeepsNobodyOut(t *testing.T) {
+	m := newShared(t, setup{})
+	for n := range maxFailures {
+		who, role := alice, "r"
+		if n == 0 {
+			who, role = "", "other"
+		}
+		requireCode(t, m.suffer(failing, who, role, nil), fault.TemporarilyUnavailable, "HTTP 500")
+	}
+	for range 6 { // hers are the first as soon as there is a trial
+		m.clock.advance(longestRest)
+		_ = m.suffer(failing, alice, "r", nil)
+		m.clock.advance(shortestRest)
+		_ = m.suffer(failing, "", "other", nil)
+	}
+	m.clock.advance(shortestRest)
+	_ = m.suffer(failing, alice, "r", nil)
+	_ = m.suffer(failing, "", "other", nil)
+	m.mustServe(bob, "r", nil)
+}
+
 func TestATokenWithoutAnEndStopsRequestsOfItsKindAlone(t *testing.T) {
 	m := newShared(t, setup{server: providertest.Options{WithoutRevocation: true, Lifetime: 10 * time.Hour}})
 	requireCode(t, m.suffer(providertest.Drop("expires_in"), alice, "r", nil), fault.ProviderViolation, "assumed_lifetime")
