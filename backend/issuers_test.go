@@ -79,8 +79,9 @@ func TestARenewalWantsTheSameIssuer(t *testing.T) {
 		"other terms on a token": {func(m *mount) {
 			m.must(m.write("issuers/idp", map[string]any{"bound_audiences": "new", "clock_skew": 1, "timeout": 2}))
 		}, "", ""},
-		"gone and back":           {func(m *mount) { m.recreate("idp", m.server.URL) }, "", ""},
-		"another one by the name": {func(m *mount) { m.recreate("idp", "https://new.test") }, changed, changed},
+		"gone and back":                {func(m *mount) { m.recreate("idp", m.server.URL) }, "", ""},
+		"the role takes none any more": {func(m *mount) { m.must(m.write("roles/s", map[string]any{"subject_issuers": ""})) }, "does not trust the issuer", ""},
+		"another one by the name":      {func(m *mount) { m.recreate("idp", "https://new.test") }, changed, changed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newTrustingMount(t)

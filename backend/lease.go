@@ -140,7 +140,7 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 	if role.Provider != g.Provider {
 		return fault.New(fault.AccessDenied, "the role serves another provider now: read creds again")
 	}
-	if len(role.SubjectIssuers) > 0 && g.SubjectIssuer != "" && !slices.Contains(role.SubjectIssuers, g.SubjectIssuer) {
+	if g.SubjectIssuer != "" && !slices.Contains(role.SubjectIssuers, g.SubjectIssuer) {
 		return fault.New(fault.AccessDenied, "the role does not trust the issuer of this grant's subject any more: read creds again")
 	}
 	if g.ActorIssuer != "" && !slices.Contains(role.ActorIssuers, g.ActorIssuer) {
