@@ -118,24 +118,29 @@ func spelling(v string) string {
 	return scheme + plainHost(strings.TrimSpace(authority)) + strings.TrimRight(path.Clean("/"+strings.Join(segments, "/")), "/")
 }
 
+// maxUnescapes is more often than any server does, and bounds what a caller can ask for.
+const maxUnescapes = 8
+
 // unescaped resolves escapes for as long as there are any, since nobody knows how often
 // a server does, and leaves what is none.
 func unescaped(v string) string {
-	for {
+	for range maxUnescapes {
 		pieces := strings.Split(v, "%")
-		out := pieces[0]
+		var out strings.Builder
+		out.WriteString(pieces[0])
 		for _, piece := range pieces[1:] {
 			if plain, err := url.PathUnescape("%" + piece[:min(2, len(piece))]); err == nil {
-				out += plain + piece[2:]
+				out.WriteString(plain + piece[2:])
 			} else {
-				out += "%" + piece
+				out.WriteString("%" + piece)
 			}
 		}
-		if out == v {
+		if out.Len() == len(v) {
 			return v
 		}
-		v = out
+		v = out.String()
 	}
+	return v
 }
 
 // lenient lets names pass that are in use although no registrar would sell them.

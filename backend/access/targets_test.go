@@ -1,6 +1,9 @@
 package access
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,5 +85,38 @@ func TestATargetIsFoundAsItIs(t *testing.T) {
 			_, ok := all.Find(name + "/")
 			require.True(t, ok)
 		}
+	})
+}
+
+// Whatever a server undoes before it compares, in whatever order and how often.
+func TestATargetIsFoundHoweverItIsWritten(t *testing.T) {
+	var targets Targets
+	targets.Add("https://as.example/tenant/token")
+	escape := func(t *rapid.T, v string) string {
+		i := rapid.IntRange(0, len(v)-1).Draw(t, "at")
+		return v[:i] + fmt.Sprintf("%%%02X", v[i]) + v[i+1:]
+	}
+	edits := map[string]func(t *rapid.T, host, path string) (string, string){
+		"case": func(_ *rapid.T, host, path string) (string, string) {
+			return strings.ToUpper(host), strings.ToUpper(path)
+		},
+		"slash": func(_ *rapid.T, host, path string) (string, string) { return host, "/" + path + "/" },
+		"dot":   func(_ *rapid.T, host, path string) (string, string) { return host, "/." + path + "/." },
+		"up":    func(_ *rapid.T, host, path string) (string, string) { return host, "/x/.." + path },
+		"param": func(_ *rapid.T, host, path string) (string, string) { return host, path + ";p=q" },
+		"back":  func(_ *rapid.T, host, path string) (string, string) { return host, strings.ReplaceAll(path, "/", `\`) },
+		"host":  func(t *rapid.T, host, path string) (string, string) { return escape(t, host), path },
+		"path":  func(t *rapid.T, host, path string) (string, string) { return host, escape(t, path) },
+	}
+	names := slices.Sorted(maps.Keys(edits))
+	rapid.Check(t, func(t *rapid.T) {
+		host := rapid.SampledFrom([]string{"as.example", "as.example:443", "u:p@as.example.:0443", "u%40v@as.example"}).Draw(t, "host")
+		path := "/tenant/token"
+		for range rapid.IntRange(1, 8).Draw(t, "edits") {
+			host, path = edits[rapid.SampledFrom(names).Draw(t, "edit")](t, host, path)
+		}
+		v := rapid.SampledFrom([]string{"https://", "HTTP://", "https:", "", "//"}).Draw(t, "scheme") + host + path + rapid.SampledFrom([]string{"", "?a=b", "#c"}).Draw(t, "tail")
+		_, ok := targets.Find(v)
+		require.True(t, ok, v)
 	})
 }
