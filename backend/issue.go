@@ -204,7 +204,7 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*p
 	}
 	if child == nil && errors.Is(err, provider.ErrAnswerLost) {
 		b.meters.lost.WithLabelValues(p.ref).Inc()
-		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "provider", p.ref, "role", d.role.name, "error", err)
+		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "event", "answer_lost", "provider", p.ref, "role", d.role.name, "error", err)
 	}
 	return child, err
 }

@@ -69,7 +69,7 @@ func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) (r
 		return false, storageFault(errors.Join(err, b.doom(ctx, g, cause, storageFault(err))))
 	}
 	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
-	b.Logger().Info("grant killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
+	b.Logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
 	return revoked, nil
 }
 

@@ -149,7 +149,7 @@ func (b *broker) killLate(p *openProvider, g *grant.Grant, failed error) {
 			err := b.callRevoke(ctx, p, revoker, g)
 			cancel()
 			if err == nil {
-				b.Logger().Info("grant killed", "grant_id", g.ID, "provider", g.Provider, "cause", causeNotHandedOut)
+				b.Logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "provider", g.Provider, "cause", causeNotHandedOut)
 				return
 			}
 			if errors.Is(err, provider.ErrCannotRevoke) {

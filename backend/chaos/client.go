@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 )
 
 // Outcome is what a client was told of a request for a token.
@@ -19,11 +23,12 @@ type Outcome string
 
 // The outcomes.
 const (
-	Given    Outcome = "given"
-	LostSaid Outcome = "answer lost, the broker said"
-	Refused  Outcome = "refused"
-	Broken   Outcome = "broken off"
-	GaveUp   Outcome = "given up by the client"
+	Given Outcome = "given"
+	// Failed is of a request that may have minted: the broker's log tells which did.
+	Failed  Outcome = "failed"
+	Refused Outcome = "refused"
+	Broken  Outcome = "broken off"
+	GaveUp  Outcome = "given up by the client"
 )
 
 // Request is one request for a token, and what became of the grant.
@@ -207,30 +212,38 @@ func (c *client) issue() bool {
 	return err == nil
 }
 
-// saysLost are the broker's words for a mint whose answer did not arrive.
-var saysLost = []string{"did not arrive whole or in time", "the provider failed (HTTP 5", "the provider's answer is not whole"}
-
+// outcome judges by the status and by the code in front, and by no other word: what a
+// message says is for people, and may change.
 func outcome(err error, patience time.Duration) Outcome {
-	var answered *api.ResponseError
-	switch {
-	case err == nil:
+	if err == nil {
 		return Given
-	case errors.Is(err, context.DeadlineExceeded) && patience < callPatience:
+	}
+	if errors.Is(err, context.DeadlineExceeded) && patience < callPatience {
 		return GaveUp
-	case !errors.As(err, &answered):
+	}
+	switch code := brokersCode(err); {
+	case code == "":
 		return Broken
+	case code.Status() >= http.StatusInternalServerError:
+		return Failed
 	}
-	for _, words := range saysLost {
-		if strings.Contains(err.Error(), words) {
-			return LostSaid
-		}
+	return Refused
+}
+
+// brokersCodes are what a refusal or failure of the broker's own begins with.
+var brokersCodes = []fault.Code{
+	fault.InvalidRequest, fault.InvalidScope, fault.InvalidTarget, fault.InvalidGrant, fault.UnsupportedTokenType,
+	fault.AccessDenied, fault.StepUp, fault.SlowDown, fault.ProviderViolation, fault.TemporarilyUnavailable,
+}
+
+// brokersCode is the code of an answer that is the broker's, or "": Vault answers with
+// the same statuses, and has no codes.
+func brokersCode(err error) fault.Code {
+	name, _ := harness.SaidBy(err)
+	if code := fault.Code(name); slices.Contains(brokersCodes, code) && code.Status() == harness.StatusOf(err) {
+		return code
 	}
-	for _, code := range []string{"access_denied: ", "temporarily_unavailable: ", "slow_down: ", "provider_violation: ", "invalid_"} {
-		if strings.Contains(err.Error(), code) {
-			return Refused
-		}
-	}
-	return Broken
+	return ""
 }
 
 func (c *client) renew(r *holding) bool {
@@ -314,9 +327,7 @@ func (c *client) call(patience time.Duration, ask func(context.Context, *api.Cli
 	return secret, err
 }
 
-func isRefusedConnection(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "connection refused")
-}
+func isRefusedConnection(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 // isFinal tells an answer about this lease from a failure of the moment.
 func isFinal(err error) bool {

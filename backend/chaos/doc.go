@@ -18,9 +18,9 @@
 // else asks for, so mint, grant, and what the client was told are matched exactly:
 //
 //   - the recorder itself withheld the answer, or the part of it with the token;
-//   - or the plugin told the client (or, if that had given up, its log) that the
-//     answer was lost, and the network was broken while it travelled, or Hydra took
-//     longer than the plugin may wait;
+//   - or the plugin answered with a failure (or the client had given up), its log says
+//     that the answer was lost, and the network was broken while it travelled, or Hydra
+//     took longer than the plugin may wait;
 //   - or the plugin or its Vault was killed (or, in a cluster, the leader stepped
 //     down) after the request for the token left and before the client's request
 //     had ended.

@@ -166,7 +166,7 @@ func (e *evidence) explain(m *Mint, requests []*Request, next *Mint) Reason {
 		return ByDeath
 	case next != nil:
 		return "" // only a death makes Vault ask again
-	case r.Outcome != LostSaid && (r.Outcome != GaveUp || !e.saidLost(r.Provider, m.Arrived, to)):
+	case r.Outcome != Failed && r.Outcome != GaveUp, !e.saidLost(r, m.Arrived, to):
 		return "" // a living plugin had the answer
 	case e.broken(m.Line, m.Arrived, to):
 		return ByNetwork
@@ -188,11 +188,12 @@ func (e *evidence) died(from, to time.Time) bool {
 	return false
 }
 
-// saidLost reports whether the broker has logged a lost answer: a client that has
-// given up is not told.
-func (e *evidence) saidLost(provider string, from, to time.Time) bool {
+// saidLost reports whether the broker has logged a lost answer: its client is told no
+// more than that the request failed, and one that has given up not even that. The log's
+// clock is cut to logPrecision.
+func (e *evidence) saidLost(r *Request, from, to time.Time) bool {
 	return slices.ContainsFunc(e.logged.lost, func(l lostAnswer) bool {
-		return l.provider == provider && !l.at.Before(from) && !l.at.After(to)
+		return l.provider == r.Provider && l.role == r.Role && !l.at.Before(from.Truncate(logPrecision)) && !l.at.After(to)
 	})
 }
 

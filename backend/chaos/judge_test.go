@@ -40,6 +40,12 @@ func (s *scene) lose(outcome Outcome) {
 	s.grants, s.leases = map[string][]string{}, map[string]bool{}
 }
 
+// fail makes the request fail, and the broker log that an answer was lost.
+func (s *scene) fail() {
+	s.lose(Failed)
+	s.logged.lost = []lostAnswer{{at: at(2.2), provider: "oauth2/trusting", role: "reader"}}
+}
+
 func (s *scene) window(kind Kind, line string, from, to float64) {
 	s.windows = append(s.windows, Window{Kind: kind, Line: line, Began: at(from), Ended: at(to)})
 }
@@ -50,7 +56,7 @@ func (s *scene) giveUp(provider string) {
 	s.lose(GaveUp)
 	s.request.Ended = at(0.2)
 	s.window(CutShort, "trusting", 1.5, 2.5)
-	s.logged.lost = []lostAnswer{{at: at(2.2), provider: provider}}
+	s.logged.lost = []lostAnswer{{at: at(2.2), provider: provider, role: "reader"}}
 }
 
 // repeat adds a second mint for the same request, from 2.5 to 2.8, which is the
@@ -79,19 +85,42 @@ func TestJudge(t *testing.T) {
 			unexplained: "active without its lease", violation: "has no lease",
 		},
 
-		"withheld":                  {change: func(s *scene) { s.lose(LostSaid); s.mint.Withheld = HangUp }, explained: ByRecorder},
-		"lost on a broken line":     {change: func(s *scene) { s.lose(LostSaid); s.window(Reset, "trusting", 1.9, 2.1) }, explained: ByNetwork},
-		"the other line broke":      {change: func(s *scene) { s.lose(LostSaid); s.window(Reset, "careful", 1.9, 2.1) }, unexplained: "active and nobody's"},
-		"the line broke earlier":    {change: func(s *scene) { s.lose(LostSaid); s.window(Reset, "trusting", 0, 0.5) }, unexplained: "active and nobody's"},
-		"the line broke afterwards": {change: func(s *scene) { s.lose(LostSaid); s.window(Reset, "trusting", 3.1, 4) }, unexplained: "active and nobody's"},
+		"withheld":                  {change: func(s *scene) { s.fail(); s.mint.Withheld = HangUp }, explained: ByRecorder},
+		"lost on a broken line":     {change: func(s *scene) { s.fail(); s.window(Reset, "trusting", 1.9, 2.1) }, explained: ByNetwork},
+		"the other line broke":      {change: func(s *scene) { s.fail(); s.window(Reset, "careful", 1.9, 2.1) }, unexplained: "active and nobody's"},
+		"the line broke earlier":    {change: func(s *scene) { s.fail(); s.window(Reset, "trusting", 0, 0.5) }, unexplained: "active and nobody's"},
+		"the line broke afterwards": {change: func(s *scene) { s.fail(); s.window(Reset, "trusting", 3.1, 4) }, unexplained: "active and nobody's"},
 		"half a body with the token is no loss": {
-			change: func(s *scene) { s.lose(LostSaid); s.window(HalfBody, "trusting", 0, 4) }, unexplained: "active and nobody's",
+			change: func(s *scene) { s.fail(); s.window(HalfBody, "trusting", 0, 4) }, unexplained: "active and nobody's",
 		},
 		"a living plugin had the answer": {
 			change: func(s *scene) { s.lose(Refused); s.window(Reset, "trusting", 1.9, 2.1) }, unexplained: "active and nobody's",
 		},
+		"a failure, and no answer was lost": {
+			change: func(s *scene) { s.lose(Failed); s.window(Reset, "trusting", 1.9, 2.1) }, unexplained: "active and nobody's",
+		},
+		"a failure, and another role's answer was lost": {
+			change:      func(s *scene) { s.fail(); s.logged.lost[0].role = "writer"; s.window(Reset, "trusting", 1.9, 2.1) },
+			unexplained: "active and nobody's",
+		},
+		"a failure, and an answer had been lost before": {
+			change:      func(s *scene) { s.fail(); s.logged.lost[0].at = at(0.9); s.window(Reset, "trusting", 1.9, 2.1) },
+			unexplained: "active and nobody's",
+		},
+		"a refusal, and another's answer was lost": {
+			change:      func(s *scene) { s.fail(); s.request.Outcome = Refused; s.window(Reset, "trusting", 1.9, 2.1) },
+			unexplained: "active and nobody's",
+		},
+		"logged within the clock's precision": {
+			change: func(s *scene) {
+				s.fail()
+				s.mint.Arrived, s.logged.lost[0].at = at(1.0005), at(1)
+				s.window(Reset, "trusting", 1, 2.1)
+			},
+			explained: ByNetwork,
+		},
 		"the server was slow": {
-			change:    func(s *scene) { s.lose(LostSaid); s.mint.Left = s.mint.Arrived.Add(providerTimeout) },
+			change:    func(s *scene) { s.fail(); s.mint.Left = s.mint.Arrived.Add(providerTimeout) },
 			explained: BySlowness,
 		},
 		"the plugin died with the answer":   {change: func(s *scene) { s.lose(Broken); s.window(KillPlugin, "", 2.5, 2.5) }, explained: ByDeath},
@@ -253,7 +282,7 @@ func TestJudgeOfWhatIsShared(t *testing.T) {
 		"a mint of the second that was lost": {
 			change: func(s *scene, second *Request) {
 				s.mints = append(s.mints, &Mint{Scope: "task.a", Line: "trusting", Token: "another", Arrived: at(5.2), Left: at(5.4), Withheld: HangUp})
-				second.Outcome, second.Token, second.Lease, second.Grant = LostSaid, "", "", ""
+				second.Outcome, second.Token, second.Lease, second.Grant = Failed, "", "", ""
 				delete(s.leases, "second lease")
 				s.active["another"] = true
 			},

@@ -19,14 +19,20 @@ type logged struct {
 }
 
 type lostAnswer struct {
-	at       time.Time
-	provider string
+	at             time.Time
+	provider, role string
 }
 
-var (
-	causeField    = regexp.MustCompile(`\bcause=("[^"]*"|\S+)`)
-	providerField = regexp.MustCompile(`\bprovider=(\S+)`)
+// The broker's events are told by a field of their own: the text beside it is for people.
+const (
+	eventKilled = "grant_killed"
+	eventLost   = "answer_lost"
 )
+
+// logPrecision is what the broker's own time is cut to in a line.
+const logPrecision = time.Millisecond
+
+var fields = regexp.MustCompile(`(?:^| )([a-z_]+)=("(?:[^"\\]|\\.)*"|\S+)`)
 
 // readLogs reads whole logs.
 func readLogs(files []string) (*logged, error) {
@@ -44,21 +50,27 @@ func readLogs(files []string) (*logged, error) {
 }
 
 func (l *logged) add(line string) {
-	switch {
-	case strings.Contains(line, "grant killed: "):
-		if cause := causeField.FindStringSubmatch(line); cause != nil {
-			l.killedBy[strings.Trim(cause[1], `"`)]++
-		}
-	case strings.Contains(line, "a mint's answer was lost"):
-		stamp, _, _ := strings.Cut(line, " ")
-		at, err := time.Parse(time.RFC3339Nano, stamp)
-		provider := providerField.FindStringSubmatch(line)
-		if err != nil || provider == nil {
+	said := map[string]string{}
+	for _, field := range fields.FindAllStringSubmatch(line, -1) {
+		said[field[1]] = strings.Trim(field[2], `"`)
+	}
+	switch said["event"] {
+	case eventKilled:
+		if said["cause"] == "" {
 			l.bad = append(l.bad, line)
 			return
 		}
-		l.lost = append(l.lost, lostAnswer{at: at, provider: provider[1]})
-	case strings.Contains(line, "panic: "), strings.Contains(line, "DATA RACE"):
-		l.bad = append(l.bad, line)
+		l.killedBy[said["cause"]]++
+	case eventLost:
+		at, err := time.Parse(time.RFC3339Nano, said["timestamp"])
+		if err != nil || said["provider"] == "" || said["role"] == "" {
+			l.bad = append(l.bad, line)
+			return
+		}
+		l.lost = append(l.lost, lostAnswer{at: at, provider: said["provider"], role: said["role"]})
+	default:
+		if strings.Contains(line, "panic: ") || strings.Contains(line, "DATA RACE") { // the words of Go's own runtime
+			l.bad = append(l.bad, line)
+		}
 	}
 }

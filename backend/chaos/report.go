@@ -19,7 +19,7 @@ type Report struct {
 	Faults                          map[Kind]int
 	Kills                           int            // SIGKILLs of plugin and Vault
 	KilledBy                        map[string]int // grants, by the cause in the broker's log
-	LostSaid                        int            // lost answers in the broker's log
+	Lost                            int            // lost answers in the broker's log
 	Withheld                        int            // answers that the recorder kept back after the work
 	Shared, Sharers                 int            // tokens that were shared, and the requests that got one of them
 	Signed                          int            // tokens of the broker's own
@@ -35,7 +35,7 @@ func (w *world) report(e *evidence, v *verdict) *Report {
 		Options: w.options, Minted: int64(len(e.mints)),
 		Given: w.counts.issued.Load(), Renewed: w.counts.renewed.Load(), Revoked: w.counts.revoked.Load(), Checked: w.counts.checked.Load(),
 		RenewFailed: w.counts.renewFailed.Load(), RevokeFailed: w.counts.revokeFailed.Load(),
-		Outcomes: map[Outcome]int{}, Faults: map[Kind]int{}, KilledBy: e.logged.killedBy, LostSaid: len(e.logged.lost),
+		Outcomes: map[Outcome]int{}, Faults: map[Kind]int{}, KilledBy: e.logged.killedBy, Lost: len(e.logged.lost),
 		Active: v.active, Held: v.held, Explained: v.explained, Unexplained: v.unexplained, Violations: v.violations,
 	}
 	for i := range e.requests {
@@ -74,7 +74,7 @@ func (r *Report) Print(t harness.TB) {
 	t.Helper()
 	o := r.Options
 	t.Logf("fault run: seed %d, %s, %d clients, %s storage, %d node(s)", o.Seed, o.Duration, o.Clients, o.Storage, o.Nodes)
-	t.Logf("  tokens       %d minted, %d given to clients, %d answers withheld by the server's faults, %d lost as the broker says", r.Minted, r.Given, r.Withheld, r.LostSaid)
+	t.Logf("  tokens       %d minted, %d given to clients, %d answers withheld by the server's faults, %d lost as the broker says", r.Minted, r.Given, r.Withheld, r.Lost)
 	t.Logf("  of these     %d were shared by %d requests, %d signed by the broker itself", r.Shared, r.Sharers, r.Signed)
 	t.Logf("  requests     %s", counts(r.Outcomes))
 	t.Logf("  leases       %d renewed (%d refused or failed), %d revoked (%d failed at first), %d of these checked at once", r.Renewed, r.RenewFailed, r.Revoked, r.RevokeFailed, r.Checked)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"unicode"
 
 	"github.com/hashicorp/vault/api"
 )
@@ -182,6 +183,24 @@ func StatusOf(err error) int {
 		return refused.StatusCode
 	}
 	return 0
+}
+
+// vaultsList is what Vault puts before the only error of a request.
+const vaultsList = "1 error occurred:\n\t* "
+
+// SaidBy is the text of the plugin's answer in an error of the client, without what
+// Vault and its client put around it, and the word in front of the first colon.
+func SaidBy(err error) (code, text string) {
+	var refused *api.ResponseError
+	if !errors.As(err, &refused) || len(refused.Errors) == 0 {
+		return "", ""
+	}
+	text = strings.TrimSpace(strings.TrimPrefix(refused.Errors[0], vaultsList))
+	code, _, ok := strings.Cut(text, ": ")
+	if !ok || strings.ContainsFunc(code, unicode.IsSpace) {
+		return "", text
+	}
+	return code, text
 }
 
 // Agent describes an identity for Login.
