@@ -80,7 +80,7 @@ func (s *oldScene) useAll() (refusals []string) {
 	note(err)
 	s.must(s.read("metrics"))
 	for range 2 {
-		_ = s.periodic()
+		require.NoError(s.t, s.periodic(), "what a sweep cannot do is the log's")
 		s.waitForKills()
 	}
 	return refusals

@@ -425,7 +425,7 @@ func TestATaintedMountKillsWhatLives(t *testing.T) {
 	}
 	m.vault.change(func(v *vaultView) { v.tainted = true })
 	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", "no"))
-	_ = m.periodic()
+	require.ErrorContains(t, m.periodic(), "3 grants still live")
 	requireCode(t, m.revoke(leases[0]), fault.TemporarilyUnavailable, "3 grants still live", leases[0].grantID)
 	m.server.Break(providertest.EndpointRevoke, nil)
 	require.NoError(t, m.periodic())

@@ -31,6 +31,9 @@ func openOldMount(t *testing.T, file string) *oldScene {
 	require.NoError(t, err)
 	var old oldMount
 	require.NoError(t, json.Unmarshal(raw, &old))
+	require.NotEmpty(t, old.Storage, "there must be something to be judged")
+	require.NotEmpty(t, old.Reads)
+	require.NotEmpty(t, old.Leases)
 	m := &mount{t: t, storage: &flakyStorage{}, clock: &clock{at: old.At}, log: &lockedBuffer{}, vault: newVaultView()}
 	m.secrets = []string{parentSecret}
 	m.vault.change(func(v *vaultView) { v.entities[namespaced] = &logical.Entity{ID: namespaced, Name: "carol"} })
@@ -309,7 +312,7 @@ func (s *oldScene) isKilledByEntity() {
 
 func (s *oldScene) isDisabled() {
 	s.vault.change(func(v *vaultView) { v.tainted = true })
-	_ = s.periodic()
+	require.NoError(s.t, s.periodic(), "each is killed, by the kind of provider that it is of")
 	s.waitForKills()
 	for _, l := range s.old.Leases {
 		require.NoError(s.t, s.revoke(l.lease()), l.Name)
