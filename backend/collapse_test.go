@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
 
@@ -202,7 +203,7 @@ const maxAlone = maxMinting * timesFree / (timesFree + 1)
 func requireUnavailable(t *testing.T, err error, words string) {
 	t.Helper()
 	require.Equal(t, fault.TemporarilyUnavailable, fault.CodeOf(err))
-	require.ErrorContains(t, err, words)
+	require.True(t, faulttest.Says(err.Error(), words), "%q does not say %q", err, words)
 }
 
 // waiters lets n mints wait at a gate, and returns when they do.

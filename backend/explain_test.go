@@ -26,6 +26,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 )
 
 // explainLab is an engine with two providers at one authorization server, on a
@@ -420,7 +422,7 @@ func TestExplainShowsEveryReason(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, false, resp.Data["allowed"])
 	reasons := resp.Data["reasons"].([]string)
-	for i, want := range []string{
+	wanted := []string{
 		"access_denied: the entity is not among the role's bound_entity_ids",
 		"access_denied: the connection's address is not within the role's bound_cidrs",
 		`access_denied: the provider "oauth2/disabled" is disabled`,
@@ -428,10 +430,11 @@ func TestExplainShowsEveryReason(t *testing.T) {
 		"invalid_scope: nothing is left of the scopes",
 		"invalid_target: nothing is left of the audiences",
 		"access_denied: the role's condition is false",
-	} {
-		require.Contains(t, reasons[i], want)
 	}
-	require.Len(t, reasons, 7)
+	require.Len(t, reasons, len(wanted))
+	for i, want := range wanted {
+		require.True(t, strings.HasPrefix(reasons[i], want), "%q does not begin with %q", reasons[i], want)
+	}
 }
 
 // TestExplainUsesUpNoSubjectToken: a single-use token can be explained as often as
@@ -489,7 +492,8 @@ func TestOnlyExplainShowsTheCondition(t *testing.T) {
 		_, refused := m.credsBy(call{entity: alice})
 		_, ended := m.renew(l, time.Minute)
 		for _, err := range []error{refused, ended} {
-			require.ErrorContains(t, err, "explain", "it says who can help")
+			require.Error(t, err)
+			require.True(t, faulttest.Says(err.Error(), "explain"), "%q does not say who can help", err)
 			require.NotContains(t, err.Error(), others)
 		}
 		require.Contains(t, explain(), others)

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 )
 
@@ -312,14 +313,17 @@ func lists(t *testing.T, m *harness.Mount, path string) *api.Secret {
 	return secret
 }
 
-// refused fails unless err is the broker's own refusal with that code, over HTTP
-// with the status that the contract gives it, and says all of parts.
+// refused fails unless err is the broker's own refusal with that code in front, over
+// HTTP with the status that the contract gives it, and says all of parts, as words of
+// their own.
 func refused(t *testing.T, err error, status int, code string, parts ...string) {
 	t.Helper()
 	require.Error(t, err)
 	require.Equal(t, status, harness.StatusOf(err), "%v", err)
-	for _, part := range append([]string{code + ": "}, parts...) {
-		require.ErrorContains(t, err, part)
+	said, text := harness.SaidBy(err)
+	require.Equal(t, code, said, "%v", err)
+	for _, part := range parts {
+		require.True(t, faulttest.Says(text, part), "%q does not say %q", text, part)
 	}
 }
 

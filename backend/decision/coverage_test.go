@@ -3,13 +3,13 @@ package decision_test
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 )
 
 // coverage is what the table of decisions has shown.
@@ -27,10 +27,10 @@ var terms = []struct {
 	play  func(*tableCase) bool
 	words []string
 }{
-	{"scopes", func(c *tableCase) bool { return c.Role.Scopes != nil || c.Request.Scopes != nil }, []string{"scope"}},
-	{"audiences", func(c *tableCase) bool { return c.Role.Audiences != nil || c.Request.Audiences != nil }, []string{"audience"}},
-	{"resources", func(c *tableCase) bool { return c.Role.Resources != nil || c.Request.Resources != nil }, []string{"resource"}},
-	{"permissions", func(c *tableCase) bool { return c.Role.Permissions != nil || c.Request.Permissions != nil }, []string{"permission"}},
+	{"scopes", func(c *tableCase) bool { return c.Role.Scopes != nil || c.Request.Scopes != nil }, []string{"scope", "scopes"}},
+	{"audiences", func(c *tableCase) bool { return c.Role.Audiences != nil || c.Request.Audiences != nil }, []string{"audience", "audiences"}},
+	{"resources", func(c *tableCase) bool { return c.Role.Resources != nil || c.Request.Resources != nil }, []string{"resource", "resources"}},
+	{"permissions", func(c *tableCase) bool { return c.Role.Permissions != nil || c.Request.Permissions != nil }, []string{"permission", "permissions"}},
 	{"authorization_details", func(c *tableCase) bool { return c.Role.Details != nil || c.Request.Details != nil }, []string{string(access.DimDetails)}},
 	{"time", func(c *tableCase) bool { return c.Request.TTL != 0 || c.Want.TTL != 0 }, []string{"ttl", "lease", "life"}},
 	{"who", func(c *tableCase) bool {
@@ -52,7 +52,7 @@ func (c *coverage) add(tc *tableCase, o outcome) {
 		}
 		playing = append(playing, term.name)
 		if slices.ContainsFunc(o.refusals, func(r *fault.Error) bool {
-			return slices.ContainsFunc(term.words, func(w string) bool { return strings.Contains(r.Message, w) })
+			return slices.ContainsFunc(term.words, func(w string) bool { return faulttest.Says(r.Error(), w) })
 		}) {
 			named = append(named, term.name)
 		}

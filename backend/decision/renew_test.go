@@ -9,6 +9,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
@@ -64,7 +65,7 @@ func TestRenewalJudgesTheRecordedSubject(t *testing.T) {
 			}
 			require.Len(t, reasons, 1)
 			require.Equal(t, c.want, reasons[0].Code)
-			require.Contains(t, reasons[0].Message, c.words)
+			require.True(t, faulttest.Says(reasons[0].Error(), c.words), "%q does not say %q", reasons[0], c.words)
 		})
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
@@ -365,7 +366,7 @@ func requireFault(t *testing.T, want string, err error) {
 	code, words, ok := strings.Cut(want, ": ")
 	require.True(t, ok, "%q is not of the form \"code: words\"", want)
 	require.Equal(t, fault.Code(code), asFault(t, err).Code, err.Error())
-	require.Contains(t, err.Error(), words)
+	require.True(t, faulttest.Says(err.Error(), words), "%q does not say %q", err, words)
 }
 
 // requireFaults compares all reasons, in their order.

@@ -8,6 +8,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 )
@@ -43,7 +44,7 @@ func requireRefused(t *testing.T, err error, words string) {
 	t.Helper()
 	require.Error(t, err)
 	require.Equal(t, fault.InvalidRequest, fault.CodeOf(err))
-	require.Contains(t, err.Error(), words)
+	require.True(t, faulttest.Says(err.Error(), words), "%q does not say %q", err, words)
 }
 
 // TestCeilingBeyondTheParent: a ceiling of which the parent has nothing would be

@@ -8,8 +8,12 @@ import (
 )
 
 // Says reports whether the error's text has the part in it as words of its own, behind
-// the code: "iss" is not said by "issuer", and not by a code that happens to hold it.
+// the code: "iss" is not said by "issuer", and not by a code that happens to hold it. An empty part is said by nothing: who asks
+// for it asks nothing.
 func Says(text, part string) bool {
+	if part == "" {
+		return false
+	}
 	if _, message, ok := strings.Cut(text, ": "); ok && !strings.Contains(part, ": ") {
 		text = message
 	}

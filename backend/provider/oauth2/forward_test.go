@@ -10,6 +10,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -172,7 +173,8 @@ func TestABoundTokenIsForwardedWithItsProof(t *testing.T) {
 				require.Equal(t, "DPoP", child.TokenType)
 				return
 			}
-			require.ErrorContains(t, err, test.words)
+			require.Error(t, err)
+			require.True(t, faulttest.Says(err.Error(), test.words), "%q does not say %q", err, test.words)
 			require.Less(t, fault.CodeOf(err).Status(), 500, "it is the caller's to mend")
 			require.Nil(t, child)
 		})

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -357,7 +358,7 @@ func (r *wireRun) judgeChild(t *testing.T, f *fixture, child *provider.Child) {
 func (r *wireRun) judgeHealth(t *testing.T, health provider.Health) {
 	t.Helper()
 	for _, w := range r.Want.Detail {
-		require.Contains(t, health.Detail, w)
+		require.True(t, faulttest.Says(health.Detail, w), "%q does not say %q", health.Detail, w)
 	}
 	if r.Want.Grants != nil {
 		require.ElementsMatch(t, r.Want.Grants, health.Grants)
