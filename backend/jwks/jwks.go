@@ -31,6 +31,8 @@ const (
 	RefreshEvery = time.Minute
 	// RetryAfterFailure is the same while no keys are known at all.
 	RetryAfterFailure = 5 * time.Second
+	// PatientEvery is the same for VerifyPatiently, whose tokens no stranger chooses.
+	PatientEvery = time.Second
 	// StaleAfter is when keys are fetched again although they still serve: nobody
 	// waits for that.
 	StaleAfter = time.Hour
@@ -51,18 +53,24 @@ var (
 	// ErrUnavailable: the issuer's keys could not be had, so nothing is known of
 	// the token.
 	ErrUnavailable = errors.New("the issuer's keys are not available")
+	// ErrTooSoon: none of the keys fits that the issuer published a moment ago, and it
+	// is not asked again yet. It may have rotated since, so this proves nothing. It is
+	// also an ErrUnavailable.
+	ErrTooSoon = fmt.Errorf("%w: they were fetched a moment ago, and are not fetched again yet", ErrUnavailable)
 )
 
 // Set is the keys of one issuer, safe for concurrent use.
 type Set struct {
 	fetch func(context.Context) ([]byte, error)
 	now   func() time.Time
+	pause func(context.Context, time.Duration) error // waits; tests put another in
 
 	mu        sync.Mutex // guards what follows; never held across a fetch
 	keys      []key
 	flight    chan struct{} // the fetch under way, closed when it has ended; nil if none is
 	fetched   time.Time     // when keys was had; zero before the first success
 	attempted time.Time     // when a fetch last ended
+	ended     int           // how many fetches have ended
 	lastErr   error         // of the last fetch; nil after a success
 }
 
@@ -70,13 +78,13 @@ type Set struct {
 // keys. Nothing is fetched before the first Verify. fetch's errors must hold no
 // secret.
 func New(fetch func(context.Context) ([]byte, error), now func() time.Time) *Set {
-	return &Set{fetch: fetch, now: now}
+	return &Set{fetch: fetch, now: now, pause: pause}
 }
 
 // Static makes a Set of a document that never changes: a JSON Web Key Set or one
 // or more PEM public keys or certificates.
 func Static(document []byte) (*Set, error) {
-	keys, err := parseDocument(document)
+	keys, err := parseDocument(document, true)
 	if err != nil {
 		return nil, err
 	}
@@ -85,8 +93,19 @@ func Static(document []byte) (*Set, error) {
 
 // Verify checks the signature of compact with a key of the set and one of the
 // allowed algorithms, and returns the signed payload. Its errors wrap ErrInvalid,
-// ErrUnknownKey or ErrUnavailable, or are ctx's.
+// ErrUnknownKey, ErrUnavailable or ErrTooSoon, or are ctx's.
 func (s *Set) Verify(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm) ([]byte, Header, error) {
+	return s.verify(ctx, compact, allowed, s.renewed)
+}
+
+// VerifyPatiently is Verify for a token that came from the issuer itself and will die
+// if it cannot be verified: if no key fits, the keys are fetched once more, for which it
+// waits up to PatientEvery. It never answers ErrTooSoon.
+func (s *Set) VerifyPatiently(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm) ([]byte, Header, error) {
+	return s.verify(ctx, compact, allowed, s.renewedPatiently)
+}
+
+func (s *Set) verify(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm, renew func(context.Context, error) ([]key, error)) ([]byte, Header, error) {
 	t, err := parseToken(compact, allowed)
 	if err != nil {
 		return nil, Header{}, err
@@ -103,7 +122,7 @@ func (s *Set) Verify(ctx context.Context, compact string, allowed []jwa.Signatur
 		return nil, Header{}, verifyErr
 	}
 	// The issuer may have new keys, also under an old id or none.
-	keys, err = s.renewed(ctx)
+	keys, err = renew(ctx, verifyErr)
 	if err != nil {
 		return nil, Header{}, err
 	}
@@ -129,7 +148,7 @@ func (s *Set) current(ctx context.Context) (keys []key, fresh bool, err error) {
 	if trusted {
 		return keys, fetchErr == nil, nil
 	}
-	if fetchErr == nil || errors.Is(fetchErr, errTooSoon) {
+	if fetchErr == nil || errors.Is(fetchErr, ErrTooSoon) {
 		fetchErr = s.lastError()
 	}
 	return nil, false, unavailable(fetchErr)
@@ -142,7 +161,7 @@ func (s *Set) KeepFresh(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fetch != nil && !s.fetched.IsZero() && s.now().Sub(s.fetched) >= StaleAfter {
-		s.beginLocked(ctx)
+		s.beginLocked(ctx, RefreshEvery)
 	}
 }
 
@@ -160,30 +179,88 @@ func (s *Set) lastError() error {
 }
 
 // renewed returns the keys after a fetch, if the bound allows one. If the last
-// fetch failed nobody knows whether the issuer has the key that was not found.
-func (s *Set) renewed(ctx context.Context) ([]key, error) {
-	if err := s.refresh(ctx); err != nil && !errors.Is(err, errTooSoon) {
+// fetch failed nobody knows whether the issuer has the key that was not found, and
+// our own bound is no proof against the token either. Only a signature that is not that
+// of the very key that the token names is wrong whatever the issuer has published since.
+func (s *Set) renewed(ctx context.Context, verifyErr error) ([]key, error) {
+	err := s.refresh(ctx)
+	if errors.Is(err, ErrTooSoon) {
+		if last := s.lastError(); last != nil {
+			return nil, unavailable(last)
+		}
+		if errors.Is(verifyErr, errNotThatKeys) {
+			return nil, verifyErr
+		}
+		return nil, ErrTooSoon
+	}
+	if err != nil {
 		return nil, unavailable(err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.lastErr != nil {
-		return nil, unavailable(s.lastErr)
-	}
-	return s.keys, nil
+	keys, _ := s.trusted()
+	return keys, nil
 }
 
-var errTooSoon = errors.New("the keys were fetched a moment ago")
+// renewedPatiently is renewed, but that it waits for a fetch where renewed says that it
+// is too soon: for one that begins now or, if one has just ended, in a moment.
+func (s *Set) renewedPatiently(ctx context.Context, verifyErr error) ([]key, error) {
+	keys, err := s.renewed(ctx, verifyErr)
+	if !errors.Is(err, ErrTooSoon) {
+		return keys, err
+	}
+	s.mu.Lock()
+	before, flight := s.ended, s.beginLocked(ctx, PatientEvery)
+	s.mu.Unlock()
+	if flight == nil {
+		if err := s.pause(ctx, PatientEvery); err != nil {
+			return nil, unavailable(err)
+		}
+		s.mu.Lock()
+		if s.ended == before { // else somebody else has had them fetched meanwhile
+			flight = s.beginLocked(ctx, 0)
+		}
+		s.mu.Unlock()
+	}
+	if flight != nil {
+		err = s.await(ctx, flight)
+	} else {
+		err = s.lastError()
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	keys, _ = s.trusted()
+	return keys, nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // refresh fetches the keys unless that was done too recently. Concurrent callers
 // share one fetch; it outlives a caller who gives up.
 func (s *Set) refresh(ctx context.Context) error {
 	s.mu.Lock()
-	flight := s.beginLocked(ctx)
+	wait := RefreshEvery
+	if s.fetched.IsZero() {
+		wait = RetryAfterFailure
+	}
+	flight := s.beginLocked(ctx, wait)
 	s.mu.Unlock()
 	if flight == nil {
-		return errTooSoon
+		return ErrTooSoon
 	}
+	return s.await(ctx, flight)
+}
+
+// await waits for a fetch to end, and says how it did.
+func (s *Set) await(ctx context.Context, flight <-chan struct{}) error {
 	select {
 	case <-flight:
 		return s.lastError()
@@ -193,12 +270,8 @@ func (s *Set) refresh(ctx context.Context) error {
 }
 
 // beginLocked returns the fetch under way, which it begins if none is; nil if the last
-// one ended too recently. The caller holds mu.
-func (s *Set) beginLocked(ctx context.Context) <-chan struct{} {
-	wait := RefreshEvery
-	if s.fetched.IsZero() {
-		wait = RetryAfterFailure
-	}
+// one ended less than wait ago. The caller holds mu.
+func (s *Set) beginLocked(ctx context.Context, wait time.Duration) <-chan struct{} {
 	if s.flight != nil || (!s.attempted.IsZero() && s.now().Sub(s.attempted) < wait) {
 		return s.flight
 	}
@@ -216,11 +289,12 @@ func (s *Set) load(ctx context.Context) {
 	document, err := s.fetch(ctx)
 	var keys []key
 	if err == nil {
-		keys, err = parseDocument(document)
+		keys, err = parseDocument(document, false)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.attempted, s.lastErr = s.now(), err
+	s.ended++
 	if err == nil {
 		s.keys, s.fetched = keys, s.attempted
 	}
@@ -238,15 +312,18 @@ func unavailable(cause error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, cause)
 }
 
+// errNotThatKeys: the issuer's key of the id that the token names has not signed it.
+var errNotThatKeys = fmt.Errorf("%w: the signature is not that of the key that it names", ErrInvalid)
+
 // verifyWith tries the keys that t may be signed with: those of its key id, and
 // those without one.
 func (t *token) verifyWith(keys []key) error {
-	found := false
+	found, named := false, false
 	for _, k := range keys {
 		if !k.serves(t.header) {
 			continue
 		}
-		found = true
+		found, named = true, named || k.id != "" && k.id == t.header.KeyID
 		verifier, err := jws.NewVerifier(t.header.Algorithm)
 		if err != nil {
 			return fmt.Errorf("%w: %s is not supported", ErrInvalid, t.header.Algorithm)
@@ -255,8 +332,11 @@ func (t *token) verifyWith(keys []key) error {
 			return nil
 		}
 	}
-	if !found {
+	switch {
+	case !found:
 		return ErrUnknownKey
+	case named:
+		return errNotThatKeys
 	}
 	return ErrInvalid
 }

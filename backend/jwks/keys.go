@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
@@ -70,17 +71,20 @@ func (k key) serves(h Header) bool {
 	return false
 }
 
-// parseDocument reads a JSON Web Key Set or PEM. Keys that cannot verify a
-// signature are left out; a document without a usable one is an error.
-func parseDocument(document []byte) ([]key, error) {
+// parseDocument reads a JSON Web Key Set, an object of PEM texts by key id, or PEM.
+// Keys that cannot verify a signature are left out; a document without a usable one is
+// an error. strict is for PEM that an operator has written, who can mend what is wrong
+// with it: in what a server publishes a broken key does not spoil the others.
+func parseDocument(document []byte, strict bool) (keys []key, err error) {
 	if len(document) > MaxDocument {
 		return nil, fmt.Errorf("the key set is larger than %d bytes", MaxDocument)
 	}
-	parse := parseJWKS
-	if bytes.Contains(document, []byte("-----BEGIN ")) {
-		parse = parsePEM
+	document = bytes.TrimSpace(bytes.TrimPrefix(document, []byte("\ufeff")))
+	if !bytes.HasPrefix(document, []byte("{")) && bytes.Contains(document, []byte("-----BEGIN ")) {
+		keys, err = parsePEM(document, strict)
+	} else {
+		keys, err = parseJWKS(document)
 	}
-	keys, err := parse(document)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +101,9 @@ func parseJWKS(document []byte) ([]key, error) {
 	if err := json.Unmarshal(document, &set); err != nil {
 		return nil, errors.New("the key set is not a JSON Web Key Set (RFC 7517 5)")
 	}
+	if set.Keys == nil {
+		return parseNamedPEM(document)
+	}
 	if len(set.Keys) > MaxKeys {
 		return nil, fmt.Errorf("the key set holds more than %d keys", MaxKeys)
 	}
@@ -110,7 +117,59 @@ func parseJWKS(document []byte) ([]key, error) {
 	return keys, nil
 }
 
+// parseNamedPEM reads an object of certificates or public keys by key id, as Google
+// publishes them beside its key set.
+func parseNamedPEM(document []byte) ([]key, error) {
+	var byID map[string]json.RawMessage
+	if err := json.Unmarshal(document, &byID); err != nil {
+		return nil, errors.New("the key set is not a JSON object")
+	}
+	if len(byID) > MaxKeys {
+		return nil, fmt.Errorf("the key set holds more than %d keys", MaxKeys)
+	}
+	var keys []key
+	for id, raw := range byID {
+		var text string
+		if json.Unmarshal(raw, &text) != nil {
+			continue
+		}
+		named, err := parsePEM([]byte(text), false)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range named {
+			k.id = id
+			keys = append(keys, k)
+		}
+	}
+	return keys, nil
+}
+
+// usedMembers are those of a JWK that say which key it is and what it is for. What else
+// is there may be of any type: nobody looks at it.
+var usedMembers = []string{"kty", "use", "key_ops", "alg", "kid", "crv", "x", "y", "n", "e"}
+
 func parseJWK(raw []byte) (key, bool) {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(raw, &members) != nil {
+		return key{}, false
+	}
+	used := map[string]json.RawMessage{}
+	for _, name := range usedMembers {
+		if v := bytes.TrimSpace(members[name]); len(v) > 0 && string(v) != "null" {
+			used[name] = v
+		}
+	}
+	if kid := used["kid"]; kid != nil && kid[0] != '"' { // a name that no token can bear
+		delete(used, "kid")
+	}
+	if ops := used["key_ops"]; ops != nil && ops[0] == '"' {
+		used["key_ops"] = slices.Concat([]byte("["), ops, []byte("]"))
+	}
+	raw, err := json.Marshal(used)
+	if err != nil {
+		return key{}, false
+	}
 	parsed, err := jwk.ParseKey(raw)
 	if err != nil {
 		return key{}, false
@@ -143,12 +202,12 @@ func parseJWK(raw []byte) (key, bool) {
 	return k, err == nil
 }
 
-func parsePEM(document []byte) ([]key, error) {
+func parsePEM(document []byte, strict bool) ([]key, error) {
 	var keys []key
 	for {
 		block, rest := pem.Decode(document)
 		if block == nil {
-			if len(bytes.TrimSpace(document)) > 0 {
+			if strict && len(bytes.TrimSpace(document)) > 0 {
 				return nil, errors.New("the PEM text holds something that is not PEM")
 			}
 			return keys, nil
@@ -158,7 +217,10 @@ func parsePEM(document []byte) ([]key, error) {
 		if err == nil {
 			public, err = checkMaterial(public)
 		}
-		if err != nil {
+		switch {
+		case err != nil && !strict && !strings.Contains(block.Type, "PRIVATE"):
+			continue
+		case err != nil:
 			return nil, err
 		}
 		if len(keys) == MaxKeys {

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"strings"
 	"testing"
@@ -60,23 +61,39 @@ func TestDocuments(t *testing.T) {
 		"one key":               {document(t, good), true},
 		"broken keys beside it": {document(t, m{"kty": "EC"}, m{"kty": "XX"}, m{"kty": "OKP", "crv": "X25519", "x": "AAAA"}, m{}, good), true},
 		"a private key counts as its public half": {document(t, private(t, p256())), true},
-		"nothing usable":        {document(t, m{"kty": "oct", "k": "c2VjcmV0c2VjcmV0"}), false},
-		"a small RSA key":       {document(t, public(t, smallRSA(), nil)), false},
-		"a point off the curve": {document(t, m{"kty": "EC", "crv": "P-256", "x": good["x"], "y": good["x"]}), false},
-		"no keys":               {[]byte(`{"keys":[]}`), false},
-		"keys null":             {[]byte(`{"keys":null}`), false},
-		"no member keys":        {[]byte(`{}`), false},
-		"keys of another type":  {[]byte(`{"keys":"x"}`), false},
-		"HTML":                  {[]byte("<html></html>"), false},
-		"nothing":               {nil, false},
-		"too many keys":         {document(t, many...), false},
-		"too large":             {[]byte(`{"keys":[],"x":"` + strings.Repeat("a", MaxDocument) + `"}`), false},
+		"nothing usable":         {document(t, m{"kty": "oct", "k": "c2VjcmV0c2VjcmV0"}), false},
+		"a small RSA key":        {document(t, public(t, smallRSA(), nil)), false},
+		"a point off the curve":  {document(t, m{"kty": "EC", "crv": "P-256", "x": good["x"], "y": good["x"]}), false},
+		"no keys":                {[]byte(`{"keys":[]}`), false},
+		"keys null":              {[]byte(`{"keys":null}`), false},
+		"no member keys":         {[]byte(`{}`), false},
+		"keys of another type":   {[]byte(`{"keys":"x"}`), false},
+		"HTML":                   {[]byte("<html></html>"), false},
+		"nothing":                {nil, false},
+		"too many keys":          {document(t, many...), false},
+		"members of other types": {document(t, with(good, m{"x5c": "none", "x5t": 5, "key_ops": "verify", "use": nil, "alg": nil, "kid": 7, "ext": true, "nbf": "x"})), true},
+		"odd members around it":  {[]byte(`{"keys":[null,5,"x",[],` + string(encoded(t, good)) + `],"issuer":[1],"x":"-----BEGIN CERTIFICATE-----"}`), true},
+		"a byte order mark":      {append([]byte("\ufeff\r\n\n"), document(t, good)...), true},
+		"too large":              {[]byte(`{"keys":[],"x":"` + strings.Repeat("a", MaxDocument) + `"}`), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Static(test.document)
 			require.Equal(t, test.ok, err == nil, "%v", err)
 		})
 	}
+}
+
+func encoded(t *testing.T, v any) []byte {
+	t.Helper()
+	raw, err := json.Marshal(v)
+	require.NoError(t, err)
+	return raw
+}
+
+func with(base, changes map[string]any) map[string]any {
+	merged := maps.Clone(base)
+	maps.Copy(merged, changes)
+	return merged
 }
 
 func private(t *testing.T, key any) map[string]any {
@@ -129,6 +146,26 @@ func TestPEM(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := Static([]byte(text))
 			require.Error(t, err)
+		})
+	}
+	good := spki(p256().Public())
+	for name, test := range map[string]struct {
+		document string
+		ok       bool
+	}{
+		"a byte order mark":       {"\ufeff\r\n\r\n" + good, true},
+		"a broken block":          {block("PUBLIC KEY", []byte("nonsense")) + good, true},
+		"a small key":             {spki(smallRSA().Public()) + good, true},
+		"rubbish behind it":       {good + "rubbish", true},
+		"by key id, as Google":    {string(encoded(t, m{"any": block("CERTIFICATE", cert), "other": spki(edKey().Public()), "n": 5})), true},
+		"by another key id":       {string(encoded(t, m{"other": block("CERTIFICATE", cert)})), false},
+		"a private key beside it": {good + block("PRIVATE KEY", secretKey), false},
+		"nothing that is good":    {block("PUBLIC KEY", []byte("nonsense")), false},
+	} {
+		t.Run("fetched: "+name, func(t *testing.T) {
+			i := newIssuer([]byte(test.document))
+			_, _, err := New(i.fetch, i.clock).Verify(context.Background(), token, everything)
+			require.Equal(t, test.ok, err == nil, "%v", err)
 		})
 	}
 }

@@ -85,11 +85,16 @@ func TestKeysAreFetchedOnceAndRenewed(t *testing.T) {
 	require.Equal(t, 1, i.count())
 
 	i.set(document(t, public(t, p384(), m{"kid": "new"})), nil)
-	require.ErrorIs(t, verify(rotated), ErrUnknownKey, "the keys were fetched a moment ago")
+	tooSoon := verify(rotated)
+	require.ErrorIs(t, tooSoon, ErrTooSoon, "the keys were fetched a moment ago, which proves nothing")
+	require.ErrorIs(t, tooSoon, ErrUnavailable)
+	require.NotErrorIs(t, tooSoon, ErrInvalid)
+	forged := sign(t, jwa.ES256, freshEC(t), m{"kid": "old"})
+	require.ErrorIs(t, verify(forged), ErrInvalid, "it names a key that has not signed it")
 	i.pass(RefreshEvery)
 	require.NoError(t, verify(rotated))
 	require.Equal(t, 2, i.count())
-	require.ErrorIs(t, verify(old), ErrUnknownKey)
+	require.ErrorIs(t, verify(old), ErrTooSoon, "it serves no more")
 
 	i.pass(StaleAfter)
 	require.NoError(t, verify(rotated))
@@ -143,7 +148,7 @@ func TestNobodyWaitsForKeysThatAreStillTrusted(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled, "after a day they are trusted no more, and there is something to wait for")
 	close(i.block)
 	require.NoError(t, verify(rotated))
-	require.ErrorIs(t, verify(old), ErrUnknownKey)
+	require.ErrorIs(t, verify(old), ErrTooSoon, "it serves no more")
 	require.Equal(t, 2, i.count())
 }
 
@@ -182,8 +187,8 @@ func TestAFloodOfUnknownKeysCostsOneFetchAMinute(t *testing.T) {
 				defer wg.Done()
 				token := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"alg":"ES256","kid":"%d"}`, n)) + ".e30.c2ln"
 				_, _, err := s.Verify(context.Background(), token, everything)
-				if !errors.Is(err, ErrUnknownKey) {
-					t.Errorf("want ErrUnknownKey, got %v", err)
+				if !errors.Is(err, ErrUnknownKey) && !errors.Is(err, ErrTooSoon) {
+					t.Errorf("want ErrUnknownKey or ErrTooSoon, got %v", err)
 				}
 			}()
 		}
@@ -271,4 +276,71 @@ func TestASlowIssuerBlocksNobodyForLong(t *testing.T) {
 		require.NoError(t, <-done)
 	}
 	require.Equal(t, 1, i.count())
+}
+
+// A token that the issuer has just given out is signed by a key of its own: if it was
+// rotated a moment after the last fetch, one more fetch tells.
+func TestPatienceWaitsForOneMoreFetch(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "old"})))
+	s := New(i.fetch, i.clock)
+	waited := 0
+	s.pause = func(ctx context.Context, d time.Duration) error {
+		waited++
+		require.Equal(t, PatientEvery, d)
+		return ctx.Err()
+	}
+	verify := func(ctx context.Context, token string) error {
+		_, _, err := s.VerifyPatiently(ctx, token, everything)
+		return err
+	}
+	ctx := context.Background()
+	require.NoError(t, verify(ctx, sign(t, jwa.ES256, p256(), m{"kid": "old"})))
+	i.set(document(t, public(t, p384(), m{"kid": "new"})), nil)
+	rotated := sign(t, jwa.ES384, p384(), m{"kid": "new"})
+	dead, hangUp := context.WithCancel(ctx)
+	hangUp()
+	require.ErrorIs(t, verify(dead, rotated), context.Canceled)
+	require.NoError(t, verify(ctx, rotated))
+	require.Equal(t, 2, i.count())
+	require.Equal(t, 2, waited)
+
+	unknown := sign(t, jwa.ES256, p256(), m{"kid": "nobody's"})
+	i.pass(PatientEvery)
+	require.ErrorIs(t, verify(ctx, unknown), ErrUnknownKey, "asked once more, the issuer does not know it")
+	require.Equal(t, 3, i.count())
+	require.Equal(t, 2, waited, "nobody waits longer than is needed")
+	i.set(nil, errDown)
+	require.ErrorIs(t, verify(ctx, unknown), ErrUnavailable)
+	require.NotErrorIs(t, verify(ctx, unknown), ErrInvalid)
+}
+
+// However many wait, the issuer is asked once for all of them.
+func TestThePatientShareOneFetch(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "old"})))
+	s := New(i.fetch, i.clock)
+	both := make(chan struct{})
+	arrived := make(chan struct{}, 20)
+	s.pause = func(context.Context, time.Duration) error {
+		arrived <- struct{}{}
+		<-both
+		return nil
+	}
+	_, _, err := s.VerifyPatiently(context.Background(), sign(t, jwa.ES256, p256(), m{"kid": "old"}), everything)
+	require.NoError(t, err)
+	i.set(document(t, public(t, p384(), m{"kid": "new"})), nil)
+	rotated := sign(t, jwa.ES384, p384(), m{"kid": "new"})
+	var all sync.WaitGroup
+	for range cap(arrived) {
+		all.Go(func() {
+			if _, _, err := s.VerifyPatiently(context.Background(), rotated, everything); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range cap(arrived) {
+		<-arrived
+	}
+	close(both)
+	all.Wait()
+	require.Equal(t, 2, i.count())
 }

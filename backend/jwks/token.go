@@ -77,7 +77,7 @@ func parseToken(compact string, allowed []jwa.SignatureAlgorithm) (*token, error
 func parseHeader(raw []byte, allowed []jwa.SignatureAlgorithm) (Header, error) {
 	var h struct {
 		Algorithm string          `json:"alg"`
-		KeyID     string          `json:"kid"`
+		KeyID     json.RawMessage `json:"kid"`
 		Type      string          `json:"typ"`
 		Critical  json.RawMessage `json:"crit"`
 	}
@@ -92,7 +92,11 @@ func parseHeader(raw []byte, allowed []jwa.SignatureAlgorithm) (Header, error) {
 	if !usable(alg) || !slices.Contains(allowed, alg) {
 		return Header{}, fmt.Errorf("%w: its algorithm is not allowed", ErrInvalid)
 	}
-	return Header{KeyID: h.KeyID, Type: h.Type, Algorithm: alg}, nil
+	var id string
+	if len(h.KeyID) > 0 && json.Unmarshal(h.KeyID, &id) != nil {
+		id = "" // RFC 7515 4.1.4 wants a string; without one every key is tried
+	}
+	return Header{KeyID: id, Type: h.Type, Algorithm: alg}, nil
 }
 
 // decodePart is strict: no padding, no whitespace, no stray bits, so that one
