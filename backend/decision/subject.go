@@ -36,7 +36,7 @@ func (p *Policy) checkSubject(s Situation) []*fault.Error {
 	}
 	var reasons []*fault.Error
 	if missed := p.Subject.Claims.Check(token.Claims); len(missed) > 0 {
-		reasons = append(reasons, claimsFault(missed))
+		reasons = append(reasons, p.claimsFault(token.Claims, missed))
 	}
 	if weak := p.Subject.StepUp.Check(token, s.Now); weak != nil {
 		reasons = append(reasons, weak)
@@ -61,7 +61,7 @@ func (p *Policy) checkRecordedSubject(claims map[string]any, now time.Time) []*f
 	}
 	var reasons []*fault.Error
 	if missed := p.Subject.Claims.Check(claims); len(missed) > 0 {
-		reasons = append(reasons, claimsFault(missed))
+		reasons = append(reasons, p.claimsFault(claims, missed))
 	}
 	login := subject.StepUp{RequiredACR: p.Subject.StepUp.RequiredACR, RequiredAMR: p.Subject.StepUp.RequiredAMR}
 	acr, _ := claims["acr"].(string)
@@ -89,7 +89,12 @@ func texts(claim any) []string {
 	}
 }
 
-func claimsFault(missed []string) *fault.Error {
+func (p *Policy) claimsFault(claims map[string]any, missed []string) *fault.Error {
+	if left := p.Subject.Claims.LeftOut(claims, missed); len(left) > 0 {
+		return fault.New(fault.AccessDenied, "the subject token does not meet the role's bound_subject_claims: %s; "+
+			"the issuer left %s out of the token, most often because there are too many of them: let it put in fewer, such as those that are assigned to the application, or bind another claim, such as roles",
+			strings.Join(missed, ", "), strings.Join(left, ", "))
+	}
 	return fault.New(fault.AccessDenied, "the subject token does not meet the role's bound_subject_claims: %s", strings.Join(missed, ", "))
 }
 

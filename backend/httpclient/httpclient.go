@@ -70,6 +70,8 @@ type Response struct {
 	Status int
 	Header http.Header
 	Body   []byte
+
+	pointsTo string // see PointsTo
 }
 
 // Error is a failed exchange. It never holds the request's body or headers.
@@ -159,6 +161,9 @@ func (c *Client) WithCertificate(certificate tls.Certificate) (*Client, error) {
 	o.Certificate = &certificate
 	return New(o)
 }
+
+// Timeout bounds each of c's exchanges.
+func (c *Client) Timeout() time.Duration { return c.options.Timeout }
 
 // refuseForbidden judges the address that a name resolved to, so that a
 // provider's DNS cannot point the broker at a metadata service.
@@ -258,7 +263,11 @@ func (c *Client) exchange(req *http.Request) (*Response, error) {
 	if err != nil {
 		return nil, &Error{Sent: true, Partial: body[:min(len(body), MaxBody)], Status: resp.StatusCode, Err: err}
 	}
-	return &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
+	read := &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		read.pointsTo = pointsTo(resp)
+	}
+	return read, nil
 }
 
 // discreet keeps what a server sent out of an error: net/http quotes an answer
@@ -273,6 +282,6 @@ func discreet(err error) error {
 
 func stripQuery(u *url.URL) string {
 	bare := *u
-	bare.RawQuery = ""
+	bare.RawQuery, bare.ForceQuery = "", false
 	return bare.String()
 }

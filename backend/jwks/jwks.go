@@ -188,7 +188,7 @@ func (s *Set) renewed(ctx context.Context, verifyErr error) ([]key, error) {
 		if last := s.lastError(); last != nil {
 			return nil, unavailable(last)
 		}
-		if errors.Is(verifyErr, errNotThatKeys) {
+		if errors.Is(verifyErr, errNotThatKeys) || errors.Is(verifyErr, errOtherKind) {
 			return nil, verifyErr
 		}
 		return nil, ErrTooSoon
@@ -312,18 +312,23 @@ func unavailable(cause error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, cause)
 }
 
-// errNotThatKeys: the issuer's key of the id that the token names has not signed it.
-var errNotThatKeys = fmt.Errorf("%w: the signature is not that of the key that it names", ErrInvalid)
+// These are certain whatever the issuer has published since: it has a key of the id that
+// the token names, and that one has not signed it, or could not have.
+var (
+	errNotThatKeys = fmt.Errorf("%w: the signature is not that of the key that it names", ErrInvalid)
+	errOtherKind   = fmt.Errorf("%w: the key that it names is of another kind", ErrUnknownKey)
+)
 
 // verifyWith tries the keys that t may be signed with: those of its key id, and
 // those without one.
 func (t *token) verifyWith(keys []key) error {
 	found, named := false, false
 	for _, k := range keys {
+		named = named || k.id != "" && k.id == t.header.KeyID
 		if !k.serves(t.header) {
 			continue
 		}
-		found, named = true, named || k.id != "" && k.id == t.header.KeyID
+		found = true
 		verifier, err := jws.NewVerifier(t.header.Algorithm)
 		if err != nil {
 			return fmt.Errorf("%w: %s is not supported", ErrInvalid, t.header.Algorithm)
@@ -333,6 +338,8 @@ func (t *token) verifyWith(keys []key) error {
 		}
 	}
 	switch {
+	case !found && named:
+		return errOtherKind
 	case !found:
 		return ErrUnknownKey
 	case named:

@@ -16,6 +16,8 @@ import (
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 )
 
 // RSA keys below the minimum are forgeable (RFC 7518 3.3), above the maximum
@@ -79,7 +81,7 @@ func parseDocument(document []byte, strict bool) (keys []key, err error) {
 	if len(document) > MaxDocument {
 		return nil, fmt.Errorf("the key set is larger than %d bytes", MaxDocument)
 	}
-	document = bytes.TrimSpace(bytes.TrimPrefix(document, []byte("\ufeff")))
+	document = httpclient.Document(document)
 	if !bytes.HasPrefix(document, []byte("{")) && bytes.Contains(document, []byte("-----BEGIN ")) {
 		keys, err = parsePEM(document, strict)
 	} else {

@@ -118,6 +118,35 @@ func (c *ClaimBounds) Check(claims map[string]any) []string {
 	return failed
 }
 
+// LeftOut are those of some failed bounds, as Check returns them, whose claim the issuer
+// has left out of the token because it was too large: it says where else the claim could
+// be had (_claim_names, OpenID Connect Core 5.6.2), or that there would be some
+// (hasgroups, of Microsoft Entra). The broker asks nobody for it.
+func (c *ClaimBounds) LeftOut(claims map[string]any, failed []string) []string {
+	if c == nil {
+		return nil
+	}
+	var left []string
+	for _, b := range c.bounds {
+		if slices.Contains(failed, b.name) && leftOut(claims, b.at[0]) {
+			left = append(left, b.name)
+		}
+	}
+	return left
+}
+
+func leftOut(claims map[string]any, claim string) bool {
+	if _, present := claims[claim]; present {
+		return false
+	}
+	elsewhere, _ := claims["_claim_names"].(map[string]any)
+	if _, named := elsewhere[claim]; named {
+		return true
+	}
+	has := claims["hasgroups"]
+	return claim == "groups" && (has == true || has == "true")
+}
+
 func (b *claimBound) meets(v any) bool {
 	elements, isArray := v.([]any)
 	if !isArray {

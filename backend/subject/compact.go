@@ -106,13 +106,24 @@ func parseHeader(part string) (header, error) {
 	return h, nil
 }
 
+// WithoutLineEnd is a token as a file holds it, without the one line end that editors
+// and echo put after it. What else is no part of a token is refused.
+func WithoutLineEnd(raw secret.Text) secret.Text {
+	text, ended := strings.CutSuffix(raw.Reveal(), "\n")
+	if !ended {
+		return raw
+	}
+	return secret.New(strings.TrimSuffix(text, "\r"))
+}
+
 // subjectTypes are the values of typ with which a JWT can stand for someone: the
-// plain one, which OpenID Connect's ID tokens and CI systems' tokens have, and
-// RFC 9068's access token. Kubernetes gives none. Every other kind was made for another purpose
+// plain one, which OpenID Connect's ID tokens and CI systems' tokens have, JOSE, which
+// says no more than that it is a JWS in compact form (RFC 7515 4.1.9), and RFC 9068's
+// access token. Kubernetes gives none. Every other kind was made for another purpose
 // (dpop+jwt proves a key, logout+jwt ends a session, oauth-id-jag+jwt is for one
 // authorization server's token endpoint, an oauth-authz-req+jwt is a request),
 // and one key may sign several of them (RFC 8725 3.11).
-var subjectTypes = map[string]bool{"jwt": true, "at+jwt": true}
+var subjectTypes = map[string]bool{"jwt": true, "jose": true, "at+jwt": true}
 
 // check compares the header with the allow-list and the kinds of JWT.
 func (h header) check(algs []jwa.SignatureAlgorithm) *fault.Error {

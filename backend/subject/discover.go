@@ -1,6 +1,7 @@
 package subject
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -33,7 +34,7 @@ func (c IssuerConfig) Discover(ctx context.Context, client *httpclient.Client) (
 	if err != nil {
 		return "", err
 	}
-	members, err := decodeObject(body)
+	members, err := decodeObject(httpclient.Document(body))
 	if err != nil {
 		return "", invalid("the discovery document is not a JSON object that can be trusted: %s", err)
 	}
@@ -44,7 +45,7 @@ func (c IssuerConfig) Discover(ctx context.Context, client *httpclient.Client) (
 	if uri == "" {
 		return "", invalid("the discovery document names no jwks_uri")
 	}
-	if err := httpclient.CheckURL(uri, c.AllowHTTP); err != nil {
+	if err := httpclient.CheckEndpoint(uri, c.AllowHTTP); err != nil {
 		return "", invalid("the discovery document's jwks_uri %s", err)
 	}
 	// CheckURL lets plain http to loopback pass, for issuers that are there. One
@@ -60,21 +61,26 @@ func isHTTPS(u string) bool { return len(u) > 8 && strings.EqualFold(u[:8], "htt
 // wrongIssuer tells the operator what the document says, which is public, in
 // case only a slash is missing.
 func wrongIssuer(asked, said string) *fault.Error {
-	if said == "" || len(said) > 256 {
+	switch {
+	case said == "" || len(said) > 256:
 		return invalid("the discovery document does not say that it is %q's", asked)
+	case strings.Contains(said, "{"):
+		// No token's iss is ever such a name.
+		return invalid("the discovery document is for many issuers at once, %q: write the oidc_discovery_url of your own tenant, "+
+			"with its id where the document has the placeholder; for tokens of several tenants write an issuer for each", said)
 	}
 	return invalid("the discovery document is for the issuer %q, not for %q; "+
 		"if that is the issuer you mean, write it so", said, asked)
 }
 
-// get fetches a public JSON document. Only a transport failure, a 5xx or a 429
+// get fetches a public document, JSON or PEM. Only a transport failure, a 5xx or a 429
 // can pass by itself; every other status means that the URL is wrong.
 func get(ctx context.Context, client *httpclient.Client, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, invalid("the URL cannot be requested").Because(err)
 	}
-	req.Header.Set("Accept", "application/json, application/jwk-set+json")
+	req.Header.Set("Accept", "application/json, application/jwk-set+json, */*;q=0.1")
 	resp, err := client.Do(req)
 	switch {
 	case err != nil:
@@ -83,9 +89,12 @@ func get(ctx context.Context, client *httpclient.Client, url string) ([]byte, er
 	case resp.Status >= 500 || resp.Status == http.StatusTooManyRequests:
 		return nil, fault.New(fault.TemporarilyUnavailable,
 			"the token issuer answered with status %d; retry later", resp.Status)
-	case resp.Status != http.StatusOK:
+	case resp.PointsTo() != "":
+		return nil, invalid("the token issuer answered with status %d, a redirect to %s, which is not followed; "+
+			"write that URL if it is the issuer's own, and else check what you wrote", resp.Status, resp.PointsTo())
+	case resp.Status/100 != 2:
 		return nil, invalid("the token issuer answered with status %d; check its URL", resp.Status)
-	case !json.Valid(resp.Body):
+	case !bytes.Contains(resp.Body, []byte("-----BEGIN ")) && !json.Valid(httpclient.Document(resp.Body)):
 		return nil, invalid("the token issuer did not answer with JSON; check its URL")
 	}
 	return resp.Body, nil

@@ -15,6 +15,7 @@
 package subject
 
 import (
+	"bytes"
 	"strings"
 	"time"
 
@@ -137,7 +138,7 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 		return invalid("set exactly one of oidc_discovery_url, jwks_url and jwks_pem")
 	}
 	if c.JWKSURL != "" {
-		if err := httpclient.CheckURL(c.JWKSURL, c.AllowHTTP); err != nil {
+		if err := httpclient.CheckEndpoint(c.JWKSURL, c.AllowHTTP); err != nil {
 			return invalid("jwks_url %s", err)
 		}
 	}
@@ -165,10 +166,10 @@ func checkKeys(document string) *fault.Error {
 	if _, err := jwks.Static([]byte(document)); err != nil {
 		return invalid("jwks_pem: %s", err)
 	}
-	if strings.Contains(document, "-----BEGIN ") {
-		return nil // jwks takes public keys and certificates only
+	if !bytes.HasPrefix(httpclient.Document([]byte(document)), []byte("{")) {
+		return nil // it is PEM, of which jwks takes public keys and certificates only
 	}
-	set, err := decodeObject([]byte(document))
+	set, err := decodeObject(httpclient.Document([]byte(document)))
 	if err != nil {
 		return invalid("jwks_pem is not a JSON Web Key Set that can be trusted: %s", err)
 	}

@@ -75,7 +75,7 @@ func (s StepUp) Check(tok *Token, now time.Time) *fault.Error {
 	}
 	var lacks []string
 	if len(s.RequiredACR) > 0 && !slices.Contains(s.RequiredACR, tok.ACR) {
-		lacks = append(lacks, "its acr is none of these")
+		lacks = append(lacks, tok.acrFault())
 	}
 	for _, m := range s.RequiredAMR {
 		if !slices.Contains(tok.AMR, m) {
@@ -94,6 +94,15 @@ func (s StepUp) Check(tok *Token, now time.Time) *fault.Error {
 	}
 	return fault.New(fault.StepUp, "ask for a new login with %s (the subject token's login does not do: %s)",
 		s.challenge(), strings.Join(lacks, ", "))
+}
+
+func (t *Token) acrFault() string {
+	if v, present := t.Claims["acr"]; present {
+		if _, isString := v.(string); !isString {
+			return "its acr is no string"
+		}
+	}
+	return "its acr is none of these"
 }
 
 // challenge is what the next login must have. RFC 9470 has no parameter for amr.

@@ -115,7 +115,7 @@ func newToken(claims map[string]any) (*Token, *fault.Error) {
 		ExpiresAt: r.date("exp", true),
 		IssuedAt:  r.date("iat", false),
 		AuthTime:  r.date("auth_time", false),
-		ACR:       r.identifier("acr", false),
+		ACR:       r.acr(),
 		AMR:       r.strings("amr", false),
 		MayAct:    r.object("may_act"),
 		Actor:     r.object("act"),
@@ -162,6 +162,15 @@ func (r *reader) identifier(claim string, required bool) string {
 		return ""
 	}
 	return s
+}
+
+// acr is "" where it is no string: no role can name it then, and where none asks for
+// one it restricts nothing.
+func (r *reader) acr() string {
+	if _, isString := r.claims["acr"].(string); !isString {
+		return ""
+	}
+	return r.identifier("acr", false)
 }
 
 // isIdentifier bounds what names someone or something, and keeps out what would

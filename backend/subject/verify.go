@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
@@ -57,7 +59,7 @@ func Open(cfg IssuerConfig, jwksURL string, client *httpclient.Client, now func(
 		i.keys = keys
 		return i, nil
 	}
-	if err := httpclient.CheckURL(jwksURL, cfg.AllowHTTP); err != nil {
+	if err := httpclient.CheckEndpoint(jwksURL, cfg.AllowHTTP); err != nil {
 		return nil, invalid("the URL of the issuer's keys %s: write the issuer again, which discovers it anew", err)
 	}
 	i.keys = jwks.New(func(ctx context.Context) ([]byte, error) { return get(ctx, client, jwksURL) }, now)
@@ -127,7 +129,7 @@ func pick(c *compact, allowed []*Issuer) (*Issuer, error) {
 	case len(named) > 0:
 		return firstFor(audience, named), nil
 	case len(unbound) == 0:
-		return nil, refuse("the token's iss is none of the issuers that this role trusts (subject_issuers)")
+		return nil, otherIssuer("the token's iss is none of the issuers that this role trusts (subject_issuers)", iss, allowed)
 	}
 	picked := firstFor(audience, unbound)
 	for _, other := range unbound {
@@ -137,6 +139,33 @@ func pick(c *compact, allowed []*Issuer) (*Issuer, error) {
 	}
 	return picked, nil
 }
+
+// otherIssuer is a token whose iss is none of those issuers'. It names both, so that one
+// sees where they differ, if only by a slash; of the token no more than a plain URL.
+func otherIssuer(what, iss string, trusted []*Issuer) *fault.Error {
+	const most = 3
+	var named []string
+	said, advice := "", ""
+	for n, i := range trusted {
+		switch {
+		case n < most:
+			named = append(named, fmt.Sprintf("%q (%s)", i.URL(), i.Name()))
+		case n == most:
+			named = append(named, "others")
+		}
+		if entraV1(iss) && strings.HasSuffix(i.URL(), "/v2.0") {
+			advice = "; that is an Entra token of version 1.0: set requestedAccessTokenVersion to 2 in the manifest of the application that it is for"
+		}
+	}
+	if len(iss) <= 256 && isIdentifier(iss) && !strings.Contains(iss, "?") && httpclient.CheckURL(iss, true) == nil {
+		said = fmt.Sprintf("it is %q, ", iss)
+	}
+	return refuse("%s: %strusted here is %s%s", what, said, strings.Join(named, ", "), advice)
+}
+
+// entraV1 is how Microsoft Entra calls itself in tokens of version 1.0, whatever the
+// discovery document of version 2.0 says.
+func entraV1(iss string) bool { return strings.HasPrefix(iss, "https://sts.windows.net/") }
 
 // issuersOf keeps those whose iss is bound to url, or to nothing if url is "".
 func issuersOf(url string, all []*Issuer) []*Issuer {
@@ -165,7 +194,8 @@ func firstFor(audience []string, some []*Issuer) *Issuer {
 // lifetime. exp, sub and aud are required, as RFC 7523 3 requires them; jti is
 // required only by ReplayKey.
 //
-// Errors are *fault.Error, and none repeats what the token holds beyond times:
+// Errors are *fault.Error, and none repeats what the token holds beyond times and an
+// iss that is a plain URL:
 // invalid_request without a token, temporarily_unavailable if the issuer's keys
 // could not be had, and invalid_grant for everything that is the token's fault.
 func (i *Issuer) Verify(ctx context.Context, raw secret.Text, now time.Time) (*Token, error) {
@@ -196,7 +226,7 @@ func (i *Issuer) verify(ctx context.Context, raw secret.Text, c *compact, now ti
 	}
 	// Before the keys are asked: another issuer's token is none of their business.
 	if iss, _ := c.claims["iss"].(string); i.URL() != "" && iss != i.URL() {
-		return nil, refuse("the token's iss is not that of the issuer %s", i.cfg.Name)
+		return nil, otherIssuer("the token's iss is not that of the issuer "+i.cfg.Name, iss, []*Issuer{i})
 	}
 	payload, _, err := i.keys.Verify(ctx, raw.Reveal(), i.algs)
 	if err != nil {
@@ -264,6 +294,9 @@ func (i *Issuer) isFor(audience []string) bool {
 // be reached, or a caller who gave up, says nothing about the token.
 func (i *Issuer) keyFault(err error) *fault.Error {
 	switch {
+	case errors.Is(err, jwks.ErrTooSoon):
+		return fault.New(fault.TemporarilyUnavailable, "the token was signed by a key that was not among those of the issuer %s a moment ago; "+
+			"it may have a new one: try again in %s", i.cfg.Name, jwks.RefreshEvery).Because(err)
 	case errors.Is(err, jwks.ErrUnknownKey):
 		return refuse("the token was signed by a key that is not among those of the issuer %s", i.cfg.Name).Because(err)
 	case errors.Is(err, jwks.ErrInvalid):

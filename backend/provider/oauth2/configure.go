@@ -3,6 +3,8 @@ package oauth2
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -115,8 +117,38 @@ func (s settings) checkURLs(allowHTTP bool) error {
 		if value == "" {
 			continue
 		}
-		if err := httpclient.CheckURL(value, allowHTTP); err != nil {
+		check := checkEndpoint
+		if name == fieldIssuer {
+			check = httpclient.CheckURL // RFC 8414 2: it has no query
+		}
+		if err := check(value, allowHTTP); err != nil {
 			return invalid("%s %s", name, err)
+		}
+	}
+	return nil
+}
+
+// ownParameters are those that requests to endpoints carry in their body.
+var ownParameters = []string{
+	"grant_type", "scope", "audience", "resource", "authorization_details", "client_id", "client_secret", "client_assertion",
+	"client_assertion_type", "refresh_token", "access_token", "token", "token_type_hint", "subject_token", "subject_token_type", "actor_token",
+	"actor_token_type", "requested_token_type", "requested_token_use", "assertion", "code", "username", "password",
+}
+
+// checkEndpoint lets an endpoint have a query (RFC 6749 3.2), but none that asks the
+// server for something beside what the broker asks it for, and compares the answer with.
+func checkEndpoint(raw string, allowHTTP bool) error {
+	if err := httpclient.CheckEndpoint(raw, allowHTTP); err != nil {
+		return err
+	}
+	_, query, _ := strings.Cut(raw, "?")
+	asked, err := url.ParseQuery(query)
+	if err != nil { // CheckEndpoint has parsed it before
+		return err
+	}
+	for name := range asked {
+		if slices.Contains(ownParameters, strings.ToLower(name)) {
+			return fmt.Errorf("must not have %s in its query: the broker itself says that in each request", strings.ToLower(name))
 		}
 	}
 	return nil
@@ -162,7 +194,7 @@ func (s settings) locate(ctx context.Context, change provider.Change) (endpoints
 	override(&at.JWKS, s.JWKSURL)
 	at.Others = slices.DeleteFunc(at.Others, func(v string) bool { return slices.Contains(at.destinations(), v) })
 	if at.Token == "" {
-		return at, invalid("the issuer names no token endpoint: write token_url")
+		return at, invalid("the issuer's metadata names no token endpoint: write token_url")
 	}
 	return at, at.check(change.AllowHTTP)
 }
@@ -179,7 +211,7 @@ func (at endpoints) check(allowHTTP bool) error {
 		if value == "" {
 			continue
 		}
-		if err := httpclient.CheckURL(value, allowHTTP); err != nil {
+		if err := checkEndpoint(value, allowHTTP); err != nil {
 			return invalid("the %s endpoint %s", name, err)
 		}
 	}

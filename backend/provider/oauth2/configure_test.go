@@ -236,7 +236,7 @@ func TestDiscoveryDistrusts(t *testing.T) {
 
 func TestDiscoveryTriesTheOtherDocument(t *testing.T) {
 	for name, f := range map[string]providertest.Fault{
-		"HTML": providertest.HTML(), "not found": providertest.Answer(404, "text/plain", ""), "another issuer": providertest.Set("issuer", "https://other.test"),
+		"down": providertest.Answer(503, "text/plain", ""), "cut off": providertest.Hangup(), "HTML": providertest.HTML(), "not found": providertest.Answer(404, "text/plain", ""), "another issuer": providertest.Set("issuer", "https://other.test"),
 	} {
 		server := providertest.NewAuthServer(t, providertest.Options{}, registered())
 		server.Break(providertest.EndpointMetadata, f)
@@ -347,7 +347,7 @@ func FuzzDiscovery(f *testing.F) {
 			t.Fatalf("accepted the issuer %q", at.Issuer)
 		}
 		for _, u := range at.byName() {
-			if u != "" && (httpclient.CheckURL(u, false) != nil || isLoopback(u)) {
+			if u != "" && (httpclient.CheckEndpoint(u, false) != nil || isLoopback(u)) {
 				t.Fatalf("accepted the endpoint %q", u)
 			}
 		}

@@ -87,16 +87,25 @@ func discover(ctx context.Context, client *httpclient.Client, s settings, allowH
 		if err == nil {
 			return at, nil
 		}
-		// Trying elsewhere makes sense only while the server answers; what a
-		// document says is more telling than that there is none.
-		if best == nil || errors.Is(best, errNoMetadata) {
+		// A failure at one place says nothing of the other, which a gateway may send to
+		// another server (RFC 8414 5).
+		if best == nil || telling(err) > telling(best) {
 			best = err
-		}
-		if fault.CodeOf(err) == fault.TemporarilyUnavailable {
-			break
 		}
 	}
 	return endpoints{}, best
+}
+
+// telling ranks failures: what a document says is more telling than that there may be
+// one later, and that more than that there is none.
+func telling(err error) int {
+	switch {
+	case errors.Is(err, errNoMetadata):
+		return 0
+	case fault.CodeOf(err) == fault.TemporarilyUnavailable:
+		return 1
+	}
+	return 2
 }
 
 var errNoMetadata = errors.New("no metadata at this URL")
@@ -128,20 +137,60 @@ func discoverAt(ctx context.Context, client *httpclient.Client, location string,
 		return endpoints{}, unavailable("the issuer could not be reached for its metadata: try again, or write token_url instead of issuer").Because(err)
 	case resp.Status == http.StatusTooManyRequests || resp.Status >= 500:
 		return endpoints{}, unavailable("the issuer answered HTTP %d instead of its metadata: try again, or write token_url instead of issuer", resp.Status)
-	case resp.Status != http.StatusOK:
+	case resp.PointsTo() != "":
+		return endpoints{}, invalid("the issuer has no metadata: %s answers HTTP %d, a redirect to %s, which is not followed; if that is the issuer's own, write as issuer what its metadata calls it, or write token_url instead", location, resp.Status, resp.PointsTo()).Because(errNoMetadata)
+	case resp.Status/100 != 2:
 		return endpoints{}, invalid("the issuer has no metadata: %s answers HTTP %d; check the issuer, or write token_url instead", location, resp.Status).Because(errNoMetadata)
 	}
 	return readMetadata(resp.Body, s, allowHTTP)
 }
 
+// parseMetadata reads a document. A member of a type that it cannot have is as good as
+// absent: most are for other clients than the broker.
+func parseMetadata(body []byte) (metadata, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(httpclient.Document(body), &members); err != nil {
+		return metadata{}, err
+	}
+	aliases := map[string]json.RawMessage{}
+	_ = json.Unmarshal(members["mtls_endpoint_aliases"], &aliases)
+	dropOddEndpoints(aliases)
+	dropOddEndpoints(members)
+	raw, err := json.Marshal(aliases)
+	if err == nil && members != nil {
+		members["mtls_endpoint_aliases"] = raw
+		raw, err = json.Marshal(members)
+	}
+	if err != nil {
+		return metadata{}, err
+	}
+	var m metadata
+	err = json.Unmarshal(raw, &m)
+	return m, err
+}
+
+func dropOddEndpoints(members map[string]json.RawMessage) {
+	for name, raw := range members {
+		var text string
+		if json.Unmarshal(raw, &text) != nil {
+			delete(members, name)
+		}
+	}
+}
+
 // readMetadata judges one document: it must be the asked issuer's own (RFC 8414
 // 3.3), and its endpoints obey the same rules as those that an operator writes.
 func readMetadata(body []byte, s settings, allowHTTP bool) (endpoints, error) {
-	var m metadata
-	if err := json.Unmarshal(body, &m); err != nil {
+	m, err := parseMetadata(body)
+	if err != nil {
 		return endpoints{}, invalid("the issuer answered something that is no metadata (RFC 8414): check the issuer, or write token_url instead").Because(errNoMetadata)
 	}
-	if m.Issuer != s.Issuer {
+	switch {
+	case m.Issuer == s.Issuer:
+	case strings.Contains(m.Issuer, "{"):
+		// A server never calls itself so in a token.
+		return endpoints{}, invalid("the metadata found there is for many issuers at once%s: write the issuer of your own tenant, with its id where the metadata has the placeholder; or write token_url instead of issuer", quoted(m.Issuer))
+	default:
 		return endpoints{}, invalid("the metadata found there is of another issuer%s: write exactly what the server calls itself", quoted(m.Issuer))
 	}
 	at := m.endpoints(s.mutualTLS())
@@ -158,7 +207,7 @@ func readMetadata(body []byte, s settings, allowHTTP bool) (endpoints, error) {
 
 // quoted shows a URL that a server chose, if it is one that can be shown.
 func quoted(raw string) string {
-	if len(raw) > 200 || !printable(raw) || httpclient.CheckURL(raw, true) != nil {
+	if len(raw) > 200 || !printable(raw) || strings.Contains(raw, "?") || httpclient.CheckURL(raw, true) != nil {
 		return ""
 	}
 	return " (" + raw + ")"

@@ -63,11 +63,11 @@ func (p *Provider) proofOf(r provider.Request) (*dpopProof, error) {
 	}
 	compact := r.Proofs[provider.ProofDPoP]
 	if compact.Empty() {
-		return nil, invalid("dpop_proof is missing: make a DPoP proof (RFC 9449 4.2) with htm=POST and htu=%s, and send it along", p.at.Token)
+		return nil, invalid("dpop_proof is missing: make a DPoP proof (RFC 9449 4.2) with htm=POST and htu=%s, and send it along", proofURL(p.at.Token))
 	}
 	proof, err := parseProof(compact.Reveal(), p.at.Token, p.deps.Now())
 	if err != nil {
-		return nil, invalid("dpop_proof %s; it must be a DPoP proof (RFC 9449 4.2) with htm=POST and htu=%s", err, p.at.Token)
+		return nil, invalid("dpop_proof %s; it must be a DPoP proof (RFC 9449 4.2) with htm=POST and htu=%s", err, proofURL(p.at.Token))
 	}
 	return proof, nil
 }
@@ -154,7 +154,7 @@ func checkProofClaims(payload []byte, endpoint string, now time.Time) error {
 	switch {
 	case text("htm") != http.MethodPost:
 		return errProofMethod
-	case text("htu") != endpoint:
+	case text("htu") != proofURL(endpoint):
 		return errProofURL
 	case err != nil || issued.IsZero() || issued.Before(now.Add(-maxProofAge)) || issued.After(now.Add(maxProofAge)):
 		return errProofTime
@@ -179,4 +179,10 @@ func (p *Provider) ownProof(nonce string) (*dpopProof, error) {
 		return nil, unavailable("a key for the check could not be made: try again").Because(err)
 	}
 	return key.prove(p.at.Token, nonce, p.deps.Now())
+}
+
+// proofURL is the htu of an endpoint: without its query (RFC 9449 4.2).
+func proofURL(endpoint string) string {
+	bare, _, _ := strings.Cut(endpoint, "?")
+	return bare
 }

@@ -51,7 +51,7 @@ func (p *Provider) proofRefused(resp *httpclient.Response, code string) *fault.E
 	case !p.settings.DPoP:
 		return unavailable("the provider wants a DPoP proof (%s): an operator must write dpop=true", code)
 	case code != codeUseDPoPNonce:
-		return invalid("the provider refuses the DPoP proof (%s): make a new one for each request, with htm=POST, htu=%s and a fresh jti", code, p.at.Token)
+		return invalid("the provider refuses the DPoP proof (%s): make a new one for each request, with htm=POST, htu=%s and a fresh jti", code, proofURL(p.at.Token))
 	case nonce == "":
 		return violation("the provider wants a nonce in the DPoP proof (use_dpop_nonce) and names none that could be used")
 	default:
@@ -131,7 +131,7 @@ func (p *Provider) checkBinding(child *provider.Child, c confirmation, proof *dp
 
 // prove makes a proof of this key (RFC 9449 4.2). The key travels in the header.
 func (k *clientKey) prove(endpoint, nonce string, now time.Time) (*dpopProof, error) {
-	claims := map[string]any{"jti": rand.Text(), "htm": http.MethodPost, "htu": endpoint, "iat": now.Unix()}
+	claims := map[string]any{"jti": rand.Text(), "htm": http.MethodPost, "htu": proofURL(endpoint), "iat": now.Unix()}
 	if nonce != "" {
 		claims["nonce"] = nonce
 	}

@@ -63,7 +63,7 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 	}
 	switch code {
 	case "":
-		return p.failure(resp)
+		return p.failure(resp, sent...)
 	case codeInvalidScope:
 		return fault.New(fault.InvalidScope, "the provider refuses the scopes (invalid_scope): ask for fewer, or let the client have them at the provider")
 	case codeInvalidTarget:
@@ -84,8 +84,11 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 }
 
 // failure is an answer without an OAuth error that is no success either.
-func (p *Provider) failure(resp *httpclient.Response) *fault.Error {
+func (p *Provider) failure(resp *httpclient.Response, sent ...secret.Text) *fault.Error {
+	to := resp.PointsTo()
 	switch {
+	case to != "" && !p.repeatsSecret(to, sent):
+		return violation("the provider answered with a redirect (HTTP %d) to %s, which is never followed with a credential: write the final URL", resp.Status, to)
 	case resp.Status >= 300 && resp.Status < 400:
 		return violation("the provider answered with a redirect (HTTP %d), which is never followed with a credential: write the final URL", resp.Status)
 	case resp.Status == http.StatusUnauthorized:

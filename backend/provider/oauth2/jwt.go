@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 )
 
@@ -25,12 +26,20 @@ var (
 
 // readJWT is verify=jwt: the server's signature over the claims is the proof.
 func (p *Provider) readJWT(ctx context.Context, token string) (facts, error) {
-	payload, header, err := p.keys.Verify(ctx, token, signatureAlgorithms)
+	ctx, cancel := context.WithTimeout(ctx, p.deps.Client.Timeout())
+	defer cancel()
+	// The token is the provider's own, minutes old at most, and dies if it cannot be
+	// verified: that is worth a moment's patience with keys that were rotated just now.
+	payload, header, err := p.keys.VerifyPatiently(ctx, token, signatureAlgorithms)
 	switch {
 	case errors.Is(err, jwks.ErrInvalid):
 		return facts{}, violation("verify=jwt: the child is not a JWT that the provider's keys have signed; let the provider issue JWTs, or set verify=introspect").Because(err)
 	case err != nil:
-		return facts{}, unavailable("verify=jwt: the provider's keys could not be had: try again, and check jwks_url").Because(err)
+		why := ""
+		if known := (*fault.Error)(nil); errors.As(err, &known) { // fetchKeys', of a redirect
+			why = " (" + known.Message + ")"
+		}
+		return facts{}, unavailable("verify=jwt: the provider's keys could not be had%s: try again, and check jwks_url", why).Because(err)
 	}
 	if !accessTokenType(header.Type) {
 		return facts{}, violation("%s", errTyp)
@@ -42,12 +51,13 @@ func (p *Provider) readJWT(ctx context.Context, token string) (facts, error) {
 	return f, nil
 }
 
-// accessTokenType judges typ: at+jwt by RFC 9068 2.1, JWT by RFC 7519 5.1, and
-// absent, as many servers issue them.
+// accessTokenType judges typ: at+jwt by RFC 9068 2.1, JWT by RFC 7519 5.1, JOSE, which
+// says no more than the token's form (RFC 7515 4.1.9), and absent, as many servers issue
+// them.
 func accessTokenType(typ string) bool {
 	typ = strings.ToLower(typ)
 	switch strings.TrimPrefix(typ, "application/") {
-	case "", "jwt", "at+jwt":
+	case "", "jwt", "jose", "at+jwt":
 		return true
 	}
 	return false
@@ -133,12 +143,15 @@ func (p *Provider) fetchKeys(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", "application/json, application/jwk-set+json, */*;q=0.1")
 	resp, err := p.deps.Client.Do(req)
 	if err != nil {
 		return nil, err
 	}
-	if resp.Status != http.StatusOK {
+	switch {
+	case resp.PointsTo() != "":
+		return nil, invalid("the JWKS endpoint answered HTTP %d, a redirect to %s, which is not followed", resp.Status, resp.PointsTo())
+	case resp.Status/100 != 2:
 		return nil, fmt.Errorf("the JWKS endpoint answered HTTP %d", resp.Status)
 	}
 	return resp.Body, nil
