@@ -300,3 +300,51 @@ func TestASharedTokenIsJoinedWhileItsIssuerIsTheSame(t *testing.T) {
 	_, err = m.renew(third, time.Minute)
 	require.NoError(t, err)
 }
+
+// A key that the issuer has published a moment after we looked is no forgery.
+func TestATokenOfAKeyThatIsNewIsAskedForAgain(t *testing.T) {
+	m := withSubject(t)
+	m.server.Break(providertest.EndpointJWKS, providertest.Answer(http.StatusOK, "application/json",
+		`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"old","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`))
+	creds := func() error {
+		_, err := m.creds(map[string]any{"subject_token": m.subjectToken("one", nil)})
+		return err
+	}
+	requireCode(t, creds(), fault.InvalidGrant, "not among those")
+	m.server.Break(providertest.EndpointJWKS, nil)
+	requireCode(t, creds(), fault.TemporarilyUnavailable, "issuer i", "try again")
+	m.clock.advance(time.Minute)
+	require.NoError(t, creds())
+}
+
+// A file that holds a token ends with a line end, more often than not.
+func TestALineEndAfterATokenIsNoPartOfIt(t *testing.T) {
+	m := withSubject(t)
+	for jti, after := range map[string]string{"one": "\n", "two": "\r\n"} {
+		_, err := m.creds(map[string]any{"subject_token": m.subjectToken(jti, nil) + after})
+		require.NoError(t, err)
+		_, err = m.creds(map[string]any{"subject_token": m.subjectToken(jti, nil)})
+		requireCode(t, err, fault.InvalidGrant, "used already")
+	}
+	for _, after := range []string{"\n\n", "\r", " ", "\n "} {
+		_, err := m.creds(map[string]any{"subject_token": m.subjectToken("three", nil) + after})
+		requireCode(t, err, fault.InvalidGrant, "characters other")
+	}
+}
+
+// Groups that the issuer left out of the token are none that the role could judge.
+func TestGroupsThatTheIssuerLeftOut(t *testing.T) {
+	m := withSubject(t)
+	m.must(m.write("roles/r", map[string]any{"bound_subject_claims": map[string]any{"groups": "admins"}}))
+	creds := func(claims map[string]any) error {
+		_, err := m.creds(map[string]any{"subject_token": m.subjectToken("one", claims)})
+		return err
+	}
+	requireCode(t, creds(map[string]any{"_claim_names": map[string]any{"groups": "src1"}, "_claim_sources": map[string]any{"src1": map[string]any{"endpoint": "https://graph.test/"}}}),
+		fault.AccessDenied, "bound_subject_claims: groups", "the issuer left groups out")
+	requireCode(t, creds(map[string]any{"hasgroups": true}), fault.AccessDenied, "the issuer left groups out")
+	err := creds(map[string]any{"groups": []string{"users"}})
+	requireCode(t, err, fault.AccessDenied, "bound_subject_claims: groups")
+	require.NotContains(t, err.Error(), "left")
+	require.NoError(t, creds(map[string]any{"groups": []string{"admins"}, "hasgroups": true}))
+}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,15 +28,27 @@ import (
 var badURLs = []string{
 	"http://auth.example.com", "http://10.0.0.1/token", "http://127.0.0.1.example.com/", "ftp://auth.example.com", "javascript:alert(1)",
 	"auth.example.com", "//auth.example.com", "https://", "https:///token", "https://ho st/", "https://user:pw@auth.example.com",
-	"https://auth.example.com/#x", "https://auth.example.com/?tenant=a", "https://169.254.169.254/latest", "https://[fe80::1]/",
+	"https://auth.example.com/#x", "https://auth.example.com/?tenant=a#x", "https://auth.example.com/?%zz", "https://169.254.169.254/latest", "https://[fe80::1]/",
 	"https://[fd00:ec2::254]/", "https://[::ffff:169.254.169.254]/", "http://169.254.169.254", "https://auth.example.com/\x00",
 	"https://auth.example.com/" + strings.Repeat("a", 2100),
+}
+
+// badURLsFor are the bad ones of a field: an issuer's name has no query (RFC 8414 2), and
+// that of an endpoint (RFC 6749 3.2) asks for nothing that the broker asks for.
+func badURLsFor(field string) []string {
+	switch field {
+	case "issuer", "oidc_discovery_url":
+		return append(slices.Clone(badURLs), "https://auth.example.com/?tenant=a")
+	case "token_url", "revocation_url", "introspection_url":
+		return append(slices.Clone(badURLs), "https://auth.example.com/?p=a&scope=admin", "https://auth.example.com/?CLIENT_ID=a")
+	}
+	return badURLs
 }
 
 func TestURLsOfIssuersAreJudged(t *testing.T) {
 	m := newEmptyMount(t, setup{})
 	for _, field := range []string{"oidc_discovery_url", "jwks_url"} {
-		for _, bad := range badURLs {
+		for _, bad := range badURLsFor(field) {
 			within(t, func() {
 				_, err := m.write("issuers/i", map[string]any{field: bad, "bound_audiences": "broker"})
 				require.Error(t, err, "%s=%s", field, bad)
@@ -49,7 +62,7 @@ func TestURLsOfIssuersAreJudged(t *testing.T) {
 func TestURLsOfProvidersAreJudged(t *testing.T) {
 	m := newEmptyMount(t, setup{})
 	for _, field := range []string{"issuer", "token_url", "revocation_url", "introspection_url", "jwks_url"} {
-		for _, bad := range badURLs {
+		for _, bad := range badURLsFor(field) {
 			fields := m.providerFields(map[string]any{"token_url": "https://auth.example.com/token", "issuer": nil, field: bad})
 			within(t, func() {
 				_, err := m.write("providers/oauth2/p", fields)
