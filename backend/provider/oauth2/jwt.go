@@ -107,11 +107,11 @@ func isOtherKind(claims map[string]json.RawMessage) bool {
 }
 
 func checkBeginning(claims map[string]json.RawMessage, now time.Time) error {
-	notBefore, err := numericDate(claims["nbf"])
+	notBefore, err := beginning(claims["nbf"])
 	if err != nil {
 		return errClaimsAtOdds
 	}
-	issued, err := numericDate(claims["iat"])
+	issued, err := beginning(claims["iat"])
 	switch {
 	case err != nil:
 		return errClaimsAtOdds
@@ -121,6 +121,17 @@ func checkBeginning(claims map[string]json.RawMessage, now time.Time) error {
 		return errIssuedLater
 	}
 	return nil
+}
+
+// beginning is numericDate for a date that 0, by which some servers mean none (Keycloak
+// wrote nbf so for years), makes no stricter.
+func beginning(raw json.RawMessage) (time.Time, error) {
+	if raw = present(raw); raw != nil {
+		if seconds, ok := wholeSeconds(raw); ok && seconds == 0 {
+			return time.Time{}, nil
+		}
+	}
+	return numericDate(raw)
 }
 
 // addSCP adds the scopes of scp, which some servers (Hydra among them) have

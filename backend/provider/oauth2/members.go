@@ -185,7 +185,7 @@ func numericDate(raw json.RawMessage) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	seconds, ok := wholeSeconds(raw)
-	if !ok || seconds < 0 || seconds > 253402300799 {
+	if !ok || seconds < 1 || seconds > 253402300799 {
 		return time.Time{}, errTime
 	}
 	return time.Unix(seconds, 0), nil
