@@ -117,6 +117,7 @@ func (b *broker) judgeHolder(ctx context.Context, holder string, counts []grant.
 	cause, known, err := b.standing(ctx, holder, names)
 	if err != nil {
 		b.Logger().Warn("Vault could not say who a holder is: judged again next time", "entity_id", holder, "error", err)
+		seen.unsaid = append(seen.unsaid, holder)
 		return nil
 	}
 	if known {

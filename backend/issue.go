@@ -64,7 +64,7 @@ func (b *broker) mintGrant(ctx context.Context, d *decided, expect func(id strin
 	// The id comes before the mint, so that a provider can name the child by it.
 	id, err := grant.NewID(d.caller.EntityID)
 	if errors.Is(err, grant.ErrHolder) {
-		return nil, fault.New(fault.AccessDenied, "the id of this Vault entity cannot be a part of a storage key, so nothing could be recorded for it").Because(err)
+		return nil, fault.New(fault.AccessDenied, "the id of this Vault entity is none, which stands for nobody, or cannot be a part of a storage key, so nothing could be recorded for it").Because(err)
 	}
 	if err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)

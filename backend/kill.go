@@ -225,7 +225,7 @@ func (b *broker) recordDoomed(ctx context.Context, g *grant.Grant, cause string,
 
 // checkGrant is the grant for a token that a live check had to mint: nobody's.
 func (b *broker) checkGrant(p *openProvider, child *provider.Child) *grant.Grant {
-	id, err := grant.NewID(grant.NoHolder)
+	id, err := grant.NewID("")
 	if err != nil {
 		id = fmt.Sprintf("%s.check%d", grant.NoHolder, b.now().UnixNano())
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
 // An entity outside the root namespace has an id with a dot in it, and of other ids
@@ -66,7 +67,7 @@ func TestAnEntityOfANamespaceIsAHolderLikeAnyOther(t *testing.T) {
 		})
 	}
 	m := newMount(t, setup{})
-	for _, entity := range []string{"a/b", "a..b", "a."} {
+	for _, entity := range []string{grant.NoHolder, "a/b", "a..b", "a."} {
 		m.vault.change(func(v *vaultView) { v.entities[entity] = &logical.Entity{ID: entity} })
 		_, err := m.credsBy(call{entity: entity})
 		requireCode(t, err, fault.AccessDenied, "storage key")

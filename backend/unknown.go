@@ -44,9 +44,10 @@ type firstLooks struct {
 	judged map[int64]int
 }
 
-// looks is what one slice of a sweep has found out about whom Vault knows.
+// looks is what one slice of a sweep has found out about whom Vault knows. unsaid are
+// those of whom it could not say anything.
 type looks struct {
-	known, unknown []string
+	known, unknown, unsaid []string
 }
 
 // storedLooks is the form in storage.
@@ -76,8 +77,8 @@ func (b *broker) confirm(ctx context.Context, seen looks, all []string, byHand b
 	f.count(now, seen)
 	many := !byHand && f.many(all, b.ledger.Loaded())
 	before := maps.Clone(f.at)
-	for _, holder := range seen.known {
-		delete(f.at, holder)
+	for _, holder := range slices.Concat(seen.known, seen.unsaid) {
+		delete(f.at, holder) // who fails between two looks may have lost sight anew
 	}
 	confirmed := map[string]bool{}
 	for _, holder := range seen.unknown {
@@ -121,7 +122,7 @@ func (b *broker) tellUnknown(before, after map[string]time.Time, confirmed map[s
 			"holders", fresh, "waiting", len(after), "looked_at_again_after", lookAgain)
 	}
 	if back > 0 {
-		b.Logger().Warn("holders whom Vault did not know are known again, or hold nothing any more", "holders", back, "waiting", len(after))
+		b.Logger().Warn("holders whom Vault did not know are known again, cannot be asked about, or hold nothing any more", "holders", back, "waiting", len(after))
 	}
 }
 

@@ -200,6 +200,26 @@ func TestTheFirstLookOutlivesARestart(t *testing.T) {
 	require.LessOrEqual(t, len(m.server.Live()), 10)
 }
 
+// What cannot be told between two looks makes the second one a first one: Vault may have
+// lost sight anew.
+func TestWhatVaultCannotSayIsNoLook(t *testing.T) {
+	m := newCrowdedMount(t)
+	entities, _ := m.crowd(100)
+	m.passes(0)
+	m.vanish(entities[:50]...)
+	m.passes(time.Minute)
+	require.Equal(t, 50, m.waiting())
+	m.vault.change(func(v *vaultView) { v.fail = errStorage })
+	m.appear(entities...)
+	m.passes(time.Hour / 2)
+	m.vault.change(func(v *vaultView) { v.fail = nil })
+	m.vanish(entities[:50]...)
+	m.passes(time.Minute)
+	require.Len(t, m.server.Live(), 100)
+	m.passes(time.Minute)
+	require.Len(t, m.server.Live(), 50)
+}
+
 // The entry stays small, whatever happens.
 func TestTheFirstLooksAreBounded(t *testing.T) {
 	f := &firstLooks{loaded: true, at: map[string]time.Time{}}

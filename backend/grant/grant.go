@@ -168,9 +168,12 @@ func (g *Grant) Revocation() provider.Class {
 	return g.Class
 }
 
-// NewID makes the id of a grant to holder ("" is NoHolder).
+// NewID makes the id of a grant to holder ("" is NoHolder, which no entity may be).
 func NewID(holder string) (string, error) {
-	if holder == "" {
+	switch holder {
+	case NoHolder:
+		return "", ErrHolder // the sweep would never ask about that one
+	case "":
 		holder = NoHolder
 	}
 	random, err := uuid.GenerateUUID()
@@ -189,7 +192,7 @@ func NewID(holder string) (string, error) {
 }
 
 // ErrHolder means that a holder's id cannot be a part of a storage key.
-var ErrHolder = errors.New("the holder's id has a slash, two dots side by side or a control character, or is no text")
+var ErrHolder = errors.New("the holder's id is none, or has a slash, two dots side by side or a control character, or is no text")
 
 // IsHolder reports whether a holder of that id could have grants.
 func IsHolder(id string) bool {

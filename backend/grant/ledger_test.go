@@ -26,7 +26,11 @@ const handle = `{"v":1,"token":"HANDLE-canary"}`
 // newGrant is a grant with something in every field.
 func newGrant(t testing.TB, holder string) *Grant {
 	t.Helper()
-	id, err := NewID(holder)
+	entity := holder
+	if holder == NoHolder {
+		entity = ""
+	}
+	id, err := NewID(entity)
 	require.NoError(t, err)
 	owner, ok := HolderOf(id)
 	require.True(t, ok)

@@ -44,6 +44,8 @@ func TestAHoldersIDIsWhatItIs(t *testing.T) {
 		require.ErrorIs(t, err, ErrHolder, bad)
 		require.False(t, IsHolder(bad))
 	}
+	_, err := NewID(NoHolder)
+	require.ErrorIs(t, err, ErrHolder, "no entity may be nobody")
 }
 
 // walked are the holder's ids, read in pages.
