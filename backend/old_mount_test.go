@@ -34,6 +34,8 @@ func openOldMount(t *testing.T, file string) *oldScene {
 	require.NotEmpty(t, old.Storage, "there must be something to be judged")
 	require.NotEmpty(t, old.Reads)
 	require.NotEmpty(t, old.Leases)
+	require.NotEmpty(t, old.Asks)
+	require.NotEmpty(t, old.Refused)
 	m := &mount{t: t, storage: &flakyStorage{}, clock: &clock{at: old.At}, log: &lockedBuffer{}, vault: newVaultView()}
 	m.secrets = []string{parentSecret}
 	m.vault.change(func(v *vaultView) { v.entities[namespaced] = &logical.Entity{ID: namespaced, Name: "carol"} })
@@ -281,7 +283,9 @@ func (s *oldScene) isSwept() {
 }
 
 func (s *oldScene) isKilledByGrant() {
-	for _, id := range s.allGrants() {
+	ids := s.allGrants()
+	require.NotEmpty(s.t, ids)
+	for _, id := range ids {
 		s.must(s.write("revoke/grant/"+id, nil))
 	}
 	s.requireAllDead()

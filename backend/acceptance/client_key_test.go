@@ -33,6 +33,7 @@ func (s *scene) clientJWKS(t *testing.T) map[string]any {
 	t.Helper()
 	jwks, ok := s.Read(t, "providers/oauth2/hydra").Data["client_jwks"].(map[string]any)
 	require.True(t, ok, "a read shows no client_jwks")
+	require.NotEmpty(t, jwks["keys"])
 	for _, key := range jwks["keys"].([]any) {
 		require.NotContains(t, key, "d", "a private key is shown")
 	}

@@ -49,6 +49,7 @@ func parseKeys(t *testing.T, document []byte) map[string]jose.JSONWebKey {
 		keys[k.KeyID] = k
 	}
 	require.Len(t, keys, len(set.Keys), "key ids are unique")
+	require.NotEmpty(t, keys)
 	return keys
 }
 

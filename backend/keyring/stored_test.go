@@ -43,6 +43,7 @@ func TestARingOutlivesStorage(t *testing.T) {
 func TestStoredKeysAreChecked(t *testing.T) {
 	var good stored
 	require.NoError(t, json.Unmarshal(encode(t, advance(t, &Ring{}, epoch, usual)), &good))
+	require.Contains(t, string(encode(t, advance(t, &Ring{}, epoch, usual))), "MIG", "by which a private key is known below")
 	var other stored
 	ed := usual
 	ed.Algorithm = "EdDSA"

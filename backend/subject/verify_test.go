@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -413,11 +412,27 @@ func TestNoSecretInErrors(t *testing.T) {
 		raw := fake.sign(jwa.ES256, nil, fake.claims(claims))
 		_, err := issuer.Verify(t.Context(), raw, noon)
 		require.Error(t, err)
-		for e := err; e != nil; e = errors.Unwrap(e) {
+		eachIn(err, func(e error) {
 			assert.NotContains(t, e.Error(), "s3cr3t")
 			for _, part := range strings.Split(raw.Reveal(), ".") {
 				assert.NotContains(t, e.Error(), part)
 			}
+		})
+	}
+}
+
+// eachIn calls f with err and everything that it wraps, joined or not.
+func eachIn(err error, f func(error)) {
+	if err == nil {
+		return
+	}
+	f(err)
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		eachIn(e.Unwrap(), f)
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			eachIn(inner, f)
 		}
 	}
 }

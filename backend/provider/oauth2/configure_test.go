@@ -240,8 +240,11 @@ func TestDiscoveryTriesTheOtherDocument(t *testing.T) {
 	} {
 		server := providertest.NewAuthServer(t, providertest.Options{}, registered())
 		server.Break(providertest.EndpointMetadata, f)
-		_, err := setupFor(server, with{}).Configure(context.Background())
+		pinned, err := setupFor(server, with{}).Configure(context.Background())
 		require.NoError(t, err, name)
+		require.Contains(t, pinned.Destinations, server.Endpoint(providertest.EndpointToken), name)
+		require.Positive(t, server.Counts().Requests[providertest.EndpointMetadata], "the broken one was asked: %s", name)
+		require.Positive(t, server.Counts().Requests[providertest.EndpointOIDC], name)
 	}
 }
 

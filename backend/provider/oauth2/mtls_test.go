@@ -38,13 +38,16 @@ func TestASelfSignedCertificateAuthenticates(t *testing.T) {
 	child := f.mustMint(scopes("read"))
 	require.NoError(t, f.Revoke(context.Background(), child.Handle))
 	require.Empty(t, f.server.Live())
+	posts := 0
 	for _, r := range f.server.Requests() {
 		if r.Method == http.MethodPost {
+			posts++
 			require.Contains(t, r.Path, "/mtls/", "the endpoints for certificates (RFC 8705 5)")
 			require.Equal(t, testClient, r.Form().Get("client_id"))
 			require.Empty(t, r.Header.Get("Authorization"))
 		}
 	}
+	require.GreaterOrEqual(t, posts, 3, "a mint, its introspection, its kill")
 	require.Contains(t, f.Public()[fieldCertificate], "BEGIN CERTIFICATE")
 	require.Contains(t, f.jwks(), "x5c")
 	require.NotContains(t, marshal(f.Public()), "PRIVATE")

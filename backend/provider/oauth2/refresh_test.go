@@ -313,13 +313,16 @@ func TestARefreshTokenIsNeverSentToBeRevoked(t *testing.T) {
 		child := f.mustMint(scopes("read"))
 		require.NoError(t, f.Revoke(context.Background(), child.Handle))
 	}
+	revocations := 0
 	for _, r := range f.server.Requests() {
 		if r.Path == string(providertest.EndpointRevoke) {
+			revocations++
 			kind, _ := f.server.Lookup(r.Form().Get("token"))
 			require.False(t, kind.Refresh)
 			require.Equal(t, "access_token", r.Form().Get("token_type_hint"))
 		}
 	}
+	require.Equal(t, 3, revocations)
 	require.True(t, f.server.Active(f.stored()))
 
 	forged := handle{Version: handleVersion, URL: f.at.Revocation, Tokens: []doomed{{Token: f.stored(), Hint: hintRefresh}}}
