@@ -74,7 +74,7 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 }
 
 // prove asks for a token without naming a scope, which is what the parent can
-// grant by default, and hands the token over to be killed. A server that wants to
+// grant by default, or for check_scopes and check_audiences, and hands the token over to be killed. A server that wants to
 // be asked for a scope has accepted the client before it says so (RFC 6749 3.2).
 func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (provider.Health, error) {
 	health := provider.Health{Detail: "the provider issued a token for the parent credential"}
@@ -93,9 +93,21 @@ func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (pro
 		health.Detail, err = "the provider accepts the parent credential, for exchanges alone: the client may not have tokens of its own", nil
 	}
 	if code := fault.CodeOf(err); child == nil && (code == fault.InvalidScope || code == fault.InvalidTarget) {
-		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target", nil
+		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target: set check_scopes or check_audiences on the provider to see it issue a token", nil
+	}
+	if child == nil && fault.CodeOf(err) == fault.InvalidRequest && len(p.plainly()) == 0 {
+		err = invalid("%s; at a server that grants nothing without a scope or an audience, set check_scopes or check_audiences", message(err)).Because(err)
 	}
 	return health, err
+}
+
+// plainly is a request for no more than the server needs to grant anything.
+func (p *Provider) plainly() url.Values {
+	form, err := p.tokenForm(access.Access{Scopes: access.Exactly(p.settings.CheckScopes...), Audiences: access.Exactly(p.settings.CheckAudiences...)})
+	if err != nil { // Configure has judged them
+		return url.Values{}
+	}
+	return form
 }
 
 // obtainBound is obtain with a proof of its own where the provider binds tokens. A
@@ -108,7 +120,7 @@ func (p *Provider) obtainBound(ctx context.Context, with func(*dpopProof) sender
 		if err != nil {
 			return got, err
 		}
-		got, err = p.obtain(ctx, url.Values{}, with(proof), true)
+		got, err = p.obtain(ctx, p.plainly(), with(proof), true)
 		got.proof = proof
 		if !errors.As(err, &wanted) {
 			return got, err

@@ -104,6 +104,22 @@ func (p *Provider) postAs(ctx context.Context, endpoint string, form url.Values,
 	return resp, err
 }
 
+// basicHint is for a refusal of a credential that HTTP Basic encodes: RFC 6749 2.3.1
+// form-encodes both parts before they are joined, and some servers do not decode them.
+func (p *Provider) basicHint() string {
+	if p.settings.AuthMethod != authBasic {
+		return ""
+	}
+	plain := url.QueryEscape(p.settings.ClientID) == p.settings.ClientID
+	for _, c := range p.candidates() {
+		plain = plain && url.QueryEscape(c.secret.Reveal()) == c.secret.Reveal()
+	}
+	if plain {
+		return ""
+	}
+	return "; client_id or client_secret has characters that a server may not decode from HTTP Basic (RFC 6749 2.3.1): if it is right, set auth_method=client_secret_post"
+}
+
 // clientRefused reports whether the server did not accept the client's
 // credential: invalid_client, with 401 or 400, or a bare 401 (RFC 6749 5.2). Of an
 // assertion whose kid it does not know, Hydra (fosite) says invalid_request, where

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -46,6 +47,7 @@ func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pi
 		s.checkValues,
 		s.checkTokenType,
 		s.checkExtraMembers,
+		s.checkProof,
 		func() error { return s.checkURLs(change.AllowHTTP) },
 		s.checkClient,
 		func() error { return s.checkParent(change.Parent) },
@@ -149,6 +151,28 @@ func checkEndpoint(raw string, allowHTTP bool) error {
 	for name := range asked {
 		if slices.Contains(ownParameters, strings.ToLower(name)) {
 			return fmt.Errorf("must not have %s in its query: the broker itself says that in each request", strings.ToLower(name))
+		}
+	}
+	return nil
+}
+
+// checkProof judges what check and rotate ask for.
+func (s settings) checkProof() error {
+	for _, scope := range s.CheckScopes {
+		if err := access.CheckScope(scope); err != nil {
+			return invalid("check_scopes: %s", err)
+		}
+	}
+	check := access.CheckTarget
+	switch {
+	case len(s.CheckAudiences) > 0 && s.AudienceParameter == audienceNone:
+		return invalid("check_audiences needs audience_parameter=audience or audience_parameter=resource, by which they are asked for")
+	case s.AudienceParameter == audienceResource:
+		check = access.CheckResource
+	}
+	for _, audience := range s.CheckAudiences {
+		if err := check(audience); err != nil {
+			return invalid("check_audiences: %s", err)
 		}
 	}
 	return nil

@@ -3,7 +3,6 @@ package oauth2
 import (
 	"context"
 	"crypto/sha256"
-	"net/url"
 	"sync"
 	"time"
 
@@ -16,7 +15,8 @@ import (
 // servers say it also of what was asked for with a good one: a scope to which nobody
 // has consented (Entra), a session that must be renewed first. One caller's request
 // must not cost all others the parent. So before the parent is taken for refused, it is
-// used once more, for nothing in particular.
+// used once more, for nothing in particular, or what the operator has named for that
+// (check_scopes, check_audiences).
 
 const (
 	// refusedFor is how long a refusal is believed of what was asked for.
@@ -31,7 +31,10 @@ const (
 func (p *Provider) doubt(ctx context.Context, parent provider.Parent, asked string, refusal error) (reply, error) {
 	now := p.deps.Now()
 	sent := parent.Secrets[fieldRefreshToken]
-	again, err := p.ask(ctx, url.Values{"grant_type": {grantRefreshToken}, "refresh_token": {sent.Reveal()}}, p.post, p.refuse)
+	plain := p.plainly()
+	plain.Set("grant_type", grantRefreshToken)
+	plain.Set("refresh_token", sent.Reveal())
+	again, err := p.ask(ctx, plain, p.post, p.refuse)
 	again.own = []secret.Text{sent}
 	for _, token := range again.tokens.refresh {
 		again.own = append(again.own, secret.New(token))
@@ -42,7 +45,7 @@ func (p *Provider) doubt(ctx context.Context, parent provider.Parent, asked stri
 		return again, refusal
 	case saveErr != nil:
 		return again, saveErr
-	case err == nil, code == fault.InvalidScope, code == fault.InvalidTarget: // which is said of a parent that is accepted
+	case err == nil, wantsConsent(again.body), code == fault.InvalidScope, code == fault.InvalidTarget: // which is said of a parent that is accepted
 		return again, p.refusals.remember(asked, now, invalid("the provider refuses what was asked for (invalid_grant), although it takes the parent refresh token: ask for other scopes or targets, or let whoever consented to the token consent to these at the provider").Because(refusal))
 	}
 	return again, p.refusals.remember(asked, now, unavailable("the provider refuses the request (invalid_grant), and it could not be found out whether it still takes the parent refresh token: try again in a minute, and see the provider's check path").Because(err))

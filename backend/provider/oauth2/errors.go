@@ -22,9 +22,7 @@ const (
 	codeInvalidScope       = "invalid_scope"
 	codeInvalidTarget      = "invalid_target"
 	codeInvalidDetails     = "invalid_authorization_details"
-
-	codeInvalidToken         = "invalid_token"
-	codeUnsupportedTokenType = "unsupported_token_type"
+	codeInvalidToken       = "invalid_token"
 )
 
 // errorCode is the error member of an answer, or "". Only what looks like a code
@@ -61,6 +59,12 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 	if code == codeInvalidGrant && p.settings.DPoP && p.settings.Grant == grantClientCredentials {
 		return p.proofRefused(resp, code) // there is no other grant to be invalid
 	}
+	switch {
+	case wantsConsent(resp.Body):
+		return invalid("the provider refuses what was asked for (invalid_grant, consent_required): ask for other scopes or targets, or let whoever consented to the token consent to these at the provider")
+	case p.settings.Grant == grantRefreshToken && refusesParent(resp.Body) != "":
+		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(retryAfter(resp))
+	}
 	switch code {
 	case "":
 		return p.failure(resp, sent...)
@@ -77,7 +81,9 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 			return invalid("the provider calls the request invalid (invalid_request): often an audience or resource that the client may not have there; or the client's key is not registered there: compare client_jwks, which a read of the provider shows")
 		}
 		return invalid("the provider calls the request invalid (invalid_request): often an audience or resource that the client may not have there, or another audience_parameter is needed")
-	case codeInvalidClient, codeUnauthorizedClient, codeInvalidGrant:
+	case codeInvalidClient:
+		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works%s", code, p.basicHint()).Because(retryAfter(resp))
+	case codeUnauthorizedClient, codeInvalidGrant:
 		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(retryAfter(resp))
 	}
 	return unavailable("the provider answered HTTP %d with %s: try again, and see the provider's check path", resp.Status, p.discreet(code, sent...)).Because(retryAfter(resp))
@@ -92,7 +98,7 @@ func (p *Provider) failure(resp *httpclient.Response, sent ...secret.Text) *faul
 	case resp.Status >= 300 && resp.Status < 400:
 		return violation("the provider answered with a redirect (HTTP %d), which is never followed with a credential: write the final URL", resp.Status)
 	case resp.Status == http.StatusUnauthorized:
-		return unavailable("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works")
+		return unavailable("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works%s", p.basicHint())
 	case resp.Status == http.StatusTooManyRequests || (resp.Status == http.StatusServiceUnavailable && retryAfter(resp) != nil):
 		// Whoever says when to come back has not done the work. Any other 503 may be
 		// a gateway's that lost the answer of the server behind it.

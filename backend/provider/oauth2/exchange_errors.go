@@ -30,7 +30,11 @@ const (
 // fault and not the parent. sent are the tokens that were exchanged: no text that
 // repeats one of them is passed on.
 func (p *Provider) refuseExchange(resp *httpclient.Response, sent []secret.Text) error {
-	switch code := errorCode(resp.Body); code {
+	code := errorCode(resp.Body)
+	if wantsConsent(resp.Body) {
+		code = codeConsent // another subject token would not help
+	}
+	switch code {
 	case codeInvalidGrant:
 		return fault.New(fault.InvalidGrant, "the provider refuses the subject token (invalid_grant): get a new one, and see that the provider trusts its issuer and is in its audience")
 	case codeReplayed:

@@ -30,6 +30,8 @@ const (
 	fieldAssumedLifetime   = "assumed_lifetime"
 	fieldAssumedTokenType  = "assumed_token_type"
 	fieldExtraMembers      = "extra_members"
+	fieldCheckScopes       = "check_scopes"
+	fieldCheckAudiences    = "check_audiences"
 )
 
 // The values of the enumerated fields.
@@ -78,6 +80,8 @@ type settings struct {
 	AssumedLifetime   int64    `json:"assumed_lifetime"`
 	AssumedTokenType  string   `json:"assumed_token_type"`
 	ExtraMembers      []string `json:"extra_members"`
+	CheckScopes       []string `json:"check_scopes"`
+	CheckAudiences    []string `json:"check_audiences"`
 	clientSettings
 }
 
@@ -139,6 +143,16 @@ func fields() map[string]*framework.FieldSchema {
 			Type:         framework.TypeCommaStringSlice,
 			Description:  "Members of the server's answer that go to the caller beside the token, such as Salesforce's instance_url. A token or secret among them is left out, and so is what is longer than 4096 bytes.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Extra members"},
+		},
+		fieldCheckScopes: {
+			Type:         framework.TypeCommaStringSlice,
+			Description:  "The scopes that check and rotate ask for, at a server that grants nothing without one. Default: none, which is what the parent has by default. Roles are not bound by them.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Check scopes"},
+		},
+		fieldCheckAudiences: {
+			Type:         framework.TypeCommaStringSlice,
+			Description:  "The audiences that check and rotate ask for, in the form of audience_parameter, at a server that grants nothing without one.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Check audiences"},
 		},
 	}
 	maps.Copy(all, clientFields())

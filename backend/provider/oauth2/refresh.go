@@ -108,7 +108,7 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, de
 	// A proof is the caller's, and servers call also a bad one invalid_grant
 	// (oidc-provider does): that must not cost everybody the parent.
 	blame := !p.settings.DPoP || despite
-	if blame && asked != "" && grantRefused(got, err) {
+	if blame && asked != p.plainly().Encode() && grantRefused(got, err) {
 		return p.doubt(use, parent, asked, err)
 	}
 	if err == nil && despite {
@@ -145,9 +145,9 @@ func (p *Provider) loadParent(ctx context.Context) (provider.Parent, error) {
 	return parent, nil
 }
 
-// grantRefused reports whether the answer is an invalid_grant.
+// grantRefused reports whether the answer calls the refresh token no good any more.
 func grantRefused(got reply, failed error) bool {
-	return failed != nil && len(got.tokens.access) == 0 && got.status < 500 && errorCode(got.body) == codeInvalidGrant
+	return failed != nil && len(got.tokens.access) == 0 && got.status < 500 && refusesParent(got.body) != ""
 }
 
 // follow stores what a use of parent's refresh token led to: the next refresh
@@ -166,7 +166,7 @@ func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply
 		return p.saveParent(ctx, sent, parent)
 	}
 	if blame && grantRefused(got, failed) {
-		parent.Refused = codeInvalidGrant + " at " + p.deps.Now().UTC().Format(time.RFC3339)
+		parent.Refused = refusesParent(got.body) + " at " + p.deps.Now().UTC().Format(time.RFC3339)
 		return p.saveParent(ctx, sent, parent)
 	}
 	return nil

@@ -162,7 +162,7 @@ func (p *Provider) judgeRevocation(resp *httpclient.Response) error {
 	switch {
 	case code == codeInvalidToken && resp.Status == http.StatusBadRequest:
 		return nil // RFC 6750 3.1: expired, revoked or otherwise invalid
-	case code == codeUnsupportedTokenType && resp.Status != http.StatusUnauthorized && resp.Status < 500:
+	case code == codeUnsupportedType && resp.Status != http.StatusUnauthorized && resp.Status < 500:
 		return unavailable("the provider does not revoke tokens of this kind (%s), so they live until they expire: set revocation=expiry on the provider, or let it revoke access tokens", code).Because(provider.ErrCannotRevoke)
 	case (resp.Status == http.StatusOK || resp.Status == http.StatusNoContent) && !failed:
 		return nil
@@ -203,7 +203,7 @@ func failureIn(body []byte) (code string, failed bool) {
 func (p *Provider) revocationRefusal(status int, code string) *fault.Error {
 	switch {
 	case code == codeInvalidClient || status == 401:
-		return unavailable("the revocation endpoint refuses the parent credential: write one that works")
+		return unavailable("the revocation endpoint refuses the parent credential: write one that works%s", p.basicHint())
 	case code != "":
 		return unavailable("the revocation endpoint answered HTTP %d with %s", status, p.discreet(code))
 	}

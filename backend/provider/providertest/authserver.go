@@ -74,6 +74,8 @@ type Options struct {
 	MutualTLS bool
 	// RefuseCertificates ends every handshake in which one comes.
 	RefuseCertificates bool
+	// NeedsScope grants nothing to a request without a scope (RFC 6749 3.3).
+	NeedsScope bool
 	// DPoPNonce wants a nonce in every proof (RFC 9449 8).
 	DPoPNonce bool
 	// Now is the clock, time.Now by default.

@@ -182,6 +182,8 @@ func (s *AuthServer) grant(client *Client, t Token, form url.Values) reply {
 			}
 		}
 		t.Scopes = asked
+	} else if s.options.NeedsScope {
+		return oauthError(http.StatusBadRequest, "invalid_scope")
 	}
 	t.Audience = append(slices.Clone(form["audience"]), form["resource"]...)
 	for _, audience := range t.Audience {
