@@ -1,6 +1,7 @@
 package oauth2
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -24,7 +25,7 @@ func (p *Provider) assertion(ctx context.Context, c credential) (secret.Text, er
 	now := p.deps.Now()
 	claims := map[string]any{
 		"sub": p.settings.ClientID,
-		"aud": p.settings.assertionAudience(),
+		"aud": cmp.Or(c.audience, p.settings.assertionAudience()),
 		"jti": rand.Text(),
 		"iat": now.Unix(),
 		"exp": now.Add(assertionLife).Unix(),

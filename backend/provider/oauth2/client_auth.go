@@ -37,7 +37,7 @@ func (p *Provider) sending(proof *dpopProof) sender {
 // other way round calls it used (RFC 9449 11.1), which the caller answers with a
 // new proof; the credential that was tried last then goes first.
 func (p *Provider) postWith(ctx context.Context, endpoint string, form url.Values, proof *dpopProof) (*httpclient.Response, error) {
-	candidates := p.candidates()
+	candidates := p.candidatesAt(endpoint)
 	var resp *httpclient.Response
 	var err error
 	for i, candidate := range candidates {
@@ -51,6 +51,7 @@ func (p *Provider) postWith(ctx context.Context, endpoint string, form url.Value
 		case !p.clientRefused(resp):
 			if len(candidates) > 1 {
 				p.remember(candidate)
+				p.audiences.remember(endpoint, candidate.audience, resp.Status)
 			}
 			return resp, nil
 		case last || len(seeTokens(resp).access) > 0:

@@ -102,7 +102,7 @@ func clientFields() map[string]*framework.FieldSchema {
 		fieldCertificateKeyNext: secretText("The private key of client_certificate_next in PEM. It is tried when the server refuses client_certificate, and the rotate path makes the two the current ones. Write-only."),
 		fieldClientKeyAlgorithm: choice("The kind of key that the broker makes for private_key_jwt and self_signed_tls_client_auth. Default ES256.",
 			keyES256, keyRS256, keyEdDSA),
-		fieldAssertionAudience: text("The aud of client assertions. Default: issuer, or token_url where no issuer is written. Hydra and other servers on fosite want their token endpoint here."),
+		fieldAssertionAudience: text("The aud of client assertions. Default: issuer, or token_url where no issuer is written. Hydra and other servers on fosite want their token endpoint here. The revocation and introspection endpoints get it too, and if they refuse the client, assertions for their own URL, the issuer and the token endpoint."),
 		fieldAssertionSigner: choice("Who signs client assertions: client (the default, with private_key) or broker, which then signs as its own issuer (config issuer), so that nothing is stored here: the server must trust that issuer.",
 			signerClient, signerBroker),
 		fieldAssertionSubject: text("The sub of assertions with assertion_signer=broker. Default: client_id."),

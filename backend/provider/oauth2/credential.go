@@ -19,6 +19,8 @@ type credential struct {
 	key    *clientKey
 	pair   *tls.Certificate
 	client *httpclient.Client // presents pair
+	// audience is whom an assertion is for in this one request, "" for the usual one.
+	audience string
 }
 
 // credentialsOf makes ready what parent holds: the current credential, and the

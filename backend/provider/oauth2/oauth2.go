@@ -53,6 +53,8 @@ type Provider struct {
 	keys     *jwks.Set // nil unless the server has a JWKS
 	refusals refusals
 	sight    sight
+	// audiences are what other endpoints than the token endpoint want in assertions.
+	audiences audiences
 
 	mu      sync.Mutex // guards what follows; never held across a call
 	parent  provider.Parent

@@ -105,6 +105,9 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, de
 	for _, token := range got.tokens.refresh {
 		got.own = append(got.own, secret.New(token))
 	}
+	if err != nil && wantsConsent(got.body) {
+		err = p.refusals.remember(asked, p.deps.Now(), err)
+	}
 	// A proof is the caller's, and servers call also a bad one invalid_grant
 	// (oidc-provider does): that must not cost everybody the parent.
 	blame := !p.settings.DPoP || despite

@@ -334,7 +334,7 @@ func TestARefreshTokenIsNeverSentToBeRevoked(t *testing.T) {
 // it, with the code that it has for a dead refresh token.
 func noConsent() providertest.Fault {
 	return providertest.If(func(form url.Values) bool { return strings.Contains(form.Get("scope"), "write") },
-		providertest.Answer(400, "application/json", `{"error":"invalid_grant","suberror":"consent_required"}`))
+		providertest.Answer(400, "application/json", `{"error":"invalid_grant"}`))
 }
 
 func TestARefusedScopeIsNotTheParents(t *testing.T) {

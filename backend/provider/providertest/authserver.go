@@ -74,6 +74,9 @@ type Options struct {
 	MutualTLS bool
 	// RefuseCertificates ends every handshake in which one comes.
 	RefuseCertificates bool
+	// AnyAudience takes assertions for any endpoint of the server, not only for the
+	// issuer and the token endpoint.
+	AnyAudience bool
 	// NeedsScope grants nothing to a request without a scope (RFC 6749 3.3).
 	NeedsScope bool
 	// DPoPNonce wants a nonce in every proof (RFC 9449 8).

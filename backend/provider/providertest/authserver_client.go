@@ -71,6 +71,9 @@ func (s *AuthServer) assertionHolds(client *Client, assertion string) bool {
 	}
 	now := s.options.Now()
 	audience := len(claims.Audience) == 1 && (claims.Audience[0] == s.URL || claims.Audience[0] == s.Endpoint(EndpointToken))
+	if s.options.AnyAudience {
+		audience = len(claims.Audience) == 1 && strings.HasPrefix(claims.Audience[0], s.URL)
+	}
 	inTime := !claims.IssuedAt.Time().After(now) && now.Before(claims.Expiry.Time()) &&
 		claims.Expiry.Time().Sub(claims.IssuedAt.Time()) <= time.Minute
 	return claims.Issuer == client.ID && claims.Subject == client.ID && audience && inTime && s.useOnce(claims.ID)

@@ -1,0 +1,67 @@
+package oauth2
+
+import (
+	"context"
+	"net/url"
+	"testing"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+)
+
+// wants refuses each assertion for another audience.
+func wants(t *testing.T, audience string) providertest.Fault {
+	return providertest.If(func(form url.Values) bool {
+		token, err := jwt.ParseSigned(form.Get("client_assertion"), providertest.AssertionAlgorithms)
+		require.NoError(t, err)
+		var claims jwt.Claims
+		require.NoError(t, token.UnsafeClaimsWithoutVerification(&claims))
+		return !claims.Audience.Contains(audience)
+	}, providertest.Answer(401, "application/json", `{"error":"invalid_client"}`))
+}
+
+// A server may want another audience at each endpoint (RFC 7523 3): a child that could
+// be minted can be killed.
+func TestAKillAuthenticatesAsWellAsTheMint(t *testing.T) {
+	for name, at := range map[string]func(f *fixture, e providertest.Endpoint) string{
+		"the issuer":         func(f *fixture, _ providertest.Endpoint) string { return f.server.URL },
+		"its own URL":        func(f *fixture, e providertest.Endpoint) string { return f.server.Endpoint(e) },
+		"the token endpoint": func(f *fixture, _ providertest.Endpoint) string { return f.server.Endpoint(providertest.EndpointToken) },
+	} {
+		for _, written := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				server := providertest.NewAuthServer(t, providertest.Options{AnyAudience: true}, registered())
+				fields := with{"auth_method": authPrivateKeyJWT, "client_secret": "", "verify": "introspect"}
+				if written {
+					fields["assertion_audience"] = server.Endpoint(providertest.EndpointToken)
+				}
+				f := newFixtureOn(t, server, fields)
+				f.register(f.jwks())
+				for _, e := range []providertest.Endpoint{providertest.EndpointRevoke, providertest.EndpointIntrospect} {
+					f.server.Break(e, wants(t, at(f, e)))
+				}
+				child := f.mustMint(scopes("read"))
+				require.NoError(t, f.Revoke(context.Background(), child.Handle))
+				require.Empty(t, f.server.Live())
+
+				asked := f.requests(providertest.EndpointRevoke)
+				require.NoError(t, f.Revoke(context.Background(), f.mustMint(scopes("read")).Handle))
+				require.Equal(t, asked+1, f.requests(providertest.EndpointRevoke), "what has worked goes first")
+			})
+		}
+	}
+}
+
+// A client that is refused whatever the audience is refused, after a few tries.
+func TestAKillThatIsRefusedForEveryAudience(t *testing.T) {
+	f := keyed(t, providertest.Options{}, with{})
+	child := f.mustMint(scopes("read"))
+	f.server.Break(providertest.EndpointRevoke, wants(t, "https://elsewhere.test"))
+	requireCode(t, f.Revoke(context.Background(), child.Handle), fault.TemporarilyUnavailable, "parent credential")
+	require.Equal(t, 3, f.requests(providertest.EndpointRevoke))
+	f.server.Break(providertest.EndpointRevoke, nil)
+	require.NoError(t, f.Revoke(context.Background(), child.Handle))
+}
