@@ -93,7 +93,7 @@ func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (pro
 		health.Detail, err = "the provider accepts the parent credential, for exchanges alone: the client may not have tokens of its own", nil
 	}
 	if code := fault.CodeOf(err); child == nil && (code == fault.InvalidScope || code == fault.InvalidTarget) {
-		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target: set check_scopes or check_audiences on the provider to see it issue a token", nil
+		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target; set check_scopes or check_audiences on the provider to see it issue a token", nil
 	}
 	if child == nil && fault.CodeOf(err) == fault.InvalidRequest && len(p.plainly()) == 0 {
 		err = invalid("%s; at a server that grants nothing without a scope or an audience, set check_scopes or check_audiences", message(err)).Because(err)
