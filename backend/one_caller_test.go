@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -133,7 +134,10 @@ func TestACallerWhoGoesOnFailingTakesNobodysTrial(t *testing.T) {
 	worked, release := make(chan struct{}, 1), make(chan struct{})
 	m.server.Break(providertest.EndpointToken, providertest.Hold(worked, release))
 	var hers sync.WaitGroup
-	hers.Go(func() { _, _ = m.credsBy(call{entity: alice}) })
+	hers.Go(func() {
+		_, err := m.credsBy(call{entity: alice})
+		assert.NoError(t, err, "her own trial, in the end")
+	})
 	<-worked
 	m.server.Break(providertest.EndpointToken, nil)
 	m.mustServe(bob, "other", nil)
