@@ -7,14 +7,14 @@ import (
 	"unicode/utf8"
 )
 
-// Says reports whether the error's text has the part in it as words of its own, behind
-// the code: "iss" is not said by "issuer", and not by a code that happens to hold it. An empty part is said by nothing: who asks
-// for it asks nothing.
+// Says reports whether the text has the part in it as words of its own, behind the code
+// if it begins with one: "iss" is not said by "issuer", and not by a code that happens
+// to hold it. An empty part is said by nothing: who asks for it asks nothing.
 func Says(text, part string) bool {
 	if part == "" {
 		return false
 	}
-	if _, message, ok := strings.Cut(text, ": "); ok && !strings.Contains(part, ": ") {
+	if code, message, ok := strings.Cut(text, ": "); ok && isCode(code) && !strings.Contains(part, ": ") {
 		text = message
 	}
 	for at := 0; ; {
@@ -32,6 +32,11 @@ func Says(text, part string) bool {
 		}
 		at++
 	}
+}
+
+// isCode tells an error's code, such as invalid_grant, from the beginning of a sentence.
+func isCode(text string) bool {
+	return strings.Trim(text, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
 func inWord(r rune) bool {

@@ -15,6 +15,7 @@ func TestSays(t *testing.T) {
 		{"invalid_request: the max_limit", "limit", false},
 		{"invalid_request: limit=3", "limit=", true},
 		{"plain iss", "iss", true},
+		{"the issuer a: write b", "a", true},
 		{"plain iss", "", false},
 		{"x: \u00e4iss", "iss", false},
 	} {
