@@ -56,6 +56,21 @@ func TestAKeyIsMadeKeptAndNeverShown(t *testing.T) {
 	m.mustCreds(nil)
 }
 
+// Assertions are made out to the issuer, too, beside another assertion_audience: with
+// one of another server they would be good there, wherever they are sent.
+func TestAnotherIssuerIsAnotherAudience(t *testing.T) {
+	m := newMount(t, setup{})
+	at := m.server.Endpoint
+	m.must(m.write("providers/oauth2/p", map[string]any{
+		"auth_method": "private_key_jwt", "client_secret": "", "assertion_audience": at(providertest.EndpointToken),
+		"token_url": at(providertest.EndpointToken), "revocation_url": at(providertest.EndpointRevoke), "introspection_url": at(providertest.EndpointIntrospect),
+	}))
+	other := providertest.NewAuthServer(t, providertest.Options{})
+	_, err := m.write("providers/oauth2/p", map[string]any{"issuer": other.URL})
+	requireCode(t, err, fault.InvalidRequest, "write private_key again")
+	m.must(m.write("providers/oauth2/p", map[string]any{"timeout": 9}))
+}
+
 func TestAKeyRotatesInTwoCalls(t *testing.T) {
 	m := newMount(t, setup{})
 	m.must(m.write("providers/oauth2/p", map[string]any{"auth_method": "private_key_jwt", "client_secret": ""}))

@@ -12,8 +12,8 @@ import (
 // else they may want. A kill must not fail where the mint did not.
 //
 // Each of these audiences is one of the server's own to which the operator has the
-// client authenticate anyway, and nothing that is signed for a caller is for one of them
-// (rule 10 of the contract).
+// client authenticate anyway, and pinned: who changes one brings the key again. Nothing
+// that is signed for a caller is for one of them (rule 10 of the contract).
 
 // candidatesAt are the credentials to try at endpoint: with assertions, each for every
 // audience that the endpoint may want.
@@ -35,7 +35,11 @@ func (p *Provider) candidatesAt(endpoint string) []credential {
 // audiencesAt are those audiences, the one that last worked first.
 func (p *Provider) audiencesAt(endpoint string) []string {
 	var found []string
-	for _, audience := range []string{p.audiences.of(endpoint), p.settings.assertionAudience(), endpoint, p.settings.Issuer, p.at.Token} {
+	issuer := p.settings.Issuer
+	if !slices.Contains(p.pinned.Destinations, assertionFor+issuer) {
+		issuer = "" // of a provider of an earlier build (keepUnpinned)
+	}
+	for _, audience := range []string{p.audiences.of(endpoint), p.settings.assertionAudience(), endpoint, issuer, p.at.Token} {
 		if audience != "" && !slices.Contains(found, audience) {
 			found = append(found, audience)
 		}

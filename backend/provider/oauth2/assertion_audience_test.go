@@ -2,13 +2,16 @@ package oauth2
 
 import (
 	"context"
+	"encoding/json"
 	"net/url"
+	"slices"
 	"testing"
 
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
 
@@ -53,6 +56,36 @@ func TestAKillAuthenticatesAsWellAsTheMint(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A provider of a build that pinned the assertion_audience alone can be written without
+// its key, and makes no assertion out to what is not pinned.
+func TestAnIssuerThatIsNotPinnedIsNoAudience(t *testing.T) {
+	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	token := server.Endpoint(providertest.EndpointToken)
+	f := newFixtureOn(t, server, with{"auth_method": authPrivateKeyJWT, "client_secret": "", "assertion_audience": token})
+	issuer := assertionFor + server.URL
+	require.Contains(t, f.pinned.Destinations, issuer)
+	require.Contains(t, f.audiencesAt(f.at.Revocation), server.URL)
+
+	before := f.pinned
+	before.Destinations = slices.DeleteFunc(slices.Clone(before.Destinations), func(d string) bool { return d == issuer })
+	fields, err := json.Marshal(with{"issuer": server.URL, "client_id": testClient, "auth_method": authPrivateKeyJWT, "assertion_audience": token})
+	require.NoError(t, err)
+	change := provider.Change{
+		Config: provider.Config{Fields: fields, Pinned: before}, Parent: f.store.Parent(),
+		Written: map[string]bool{}, Client: f.deps.Client,
+	}
+	kept, err := Type{}.Configure(context.Background(), change)
+	require.NoError(t, err)
+	require.Equal(t, before.Destinations, kept.Destinations)
+	f.pinned = *kept
+	require.NotContains(t, f.audiencesAt(f.at.Revocation), server.URL)
+
+	change.Written["private_key"] = true
+	brought, err := Type{}.Configure(context.Background(), change)
+	require.NoError(t, err)
+	require.Contains(t, brought.Destinations, issuer)
 }
 
 // A client that is refused whatever the audience is refused, after a few tries.

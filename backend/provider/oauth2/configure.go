@@ -67,7 +67,12 @@ func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pi
 	if err := s.checkTransport(at); err != nil {
 		return nil, err
 	}
-	return s.pin(at)
+	pinned, err := s.pin(at)
+	if err != nil {
+		return nil, err
+	}
+	pinned.Destinations = s.keepUnpinned(pinned.Destinations, change)
+	return pinned, nil
 }
 
 // checkValues judges the fields one by one.

@@ -1,6 +1,7 @@
 package oauth2
 
 import (
+	"encoding/json"
 	"net/url"
 	"slices"
 	"strings"
@@ -121,7 +122,30 @@ func (s settings) secretDestinations(at endpoints) []string {
 	all := at.destinations()
 	if s.AuthMethod == authPrivateKeyJWT {
 		all = append(all, assertionFor+s.assertionAudience())
+		if s.Issuer != "" {
+			all = append(all, assertionFor+s.Issuer) // see audiencesAt
+		}
 		slices.Sort(all)
 	}
-	return all
+	return slices.Compact(all)
+}
+
+// keepUnpinned is for a provider of a build that made no assertions out to the issuer
+// beside another assertion_audience: the issuer is pinned once every secret is brought
+// again, or the issuer is another one. Until then no assertion is made out to it.
+func (s settings) keepUnpinned(destinations []string, change provider.Change) []string {
+	before, issuer := change.Config.Pinned, assertionFor+s.Issuer
+	brought := true
+	for name, value := range change.Parent.Secrets {
+		brought = brought && (value.Empty() || change.Written[name])
+	}
+	signed := slices.ContainsFunc(before.Destinations, func(d string) bool { return strings.HasPrefix(d, assertionFor) })
+	var was endpoints
+	switch {
+	case brought, !signed, slices.Contains(before.Destinations, issuer), s.assertionAudience() == s.Issuer:
+		return destinations
+	case json.Unmarshal(before.Data, &was) != nil || was.Issuer != s.Issuer:
+		return destinations
+	}
+	return slices.DeleteFunc(destinations, func(d string) bool { return d == issuer })
 }

@@ -140,8 +140,8 @@ func holds(text, own string) bool {
 	if own == "" || text == "" {
 		return false
 	}
-	if strings.Contains(own, text) && 2*len(text) >= len(own) {
-		return true
+	if len(text) < len(own) { // which is shorter than all its spellings: no work for a server to cause
+		return 2*len(text) >= len(own) && strings.Contains(own, text)
 	}
 	for _, spelling := range []string{
 		own, url.QueryEscape(own), url.PathEscape(own), base64.RawStdEncoding.EncodeToString([]byte(own)), base64.RawURLEncoding.EncodeToString([]byte(own)),

@@ -179,13 +179,12 @@ func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply
 // 6). It is taken also from a success that broke off or is otherwise unusable:
 // the server has forgotten the old one all the same.
 func (p *Provider) successor(got reply) (secret.Text, bool) {
-	tokens := got.tokens.refresh
-	if !succeeded(got.status) || errorCode(got.body) != "" || len(tokens) == 0 {
+	given := got.tokens.next
+	if _, failed := failureIn(got.body); failed || !succeeded(got.status) || given == "" {
 		return secret.Text{}, false
 	}
-	last := tokens[len(tokens)-1]
-	next := secret.New(last)
-	if len(last) > maxToken || !printable(last) {
+	next := secret.New(given)
+	if len(given) > maxToken || !printable(given) {
 		return secret.Text{}, false
 	}
 	p.mu.Lock()

@@ -142,7 +142,7 @@ func (p *Provider) confirmDeath(ctx context.Context, h handle, d doomed, failure
 	}
 	got, err := p.introspect(ctx, endpoint, d.Token, d.Hint)
 	switch {
-	case err == nil && !got.active && (failure == nil || errors.Is(failure, errAccepted) || p.sees(ctx, endpoint, h)):
+	case err == nil && !got.active && (failure == nil || p.sees(ctx, endpoint, h)):
 		return nil
 	case failure != nil:
 		return failure
@@ -151,9 +151,6 @@ func (p *Provider) confirmDeath(ctx context.Context, h handle, d doomed, failure
 	}
 	return unavailable("the provider answered the revocation with success, but the token is still active: is it this client's, and does the revocation endpoint belong to this server?")
 }
-
-// errAccepted is that the server has taken a revocation on, and not that it is done.
-var errAccepted = errors.New("accepted")
 
 // judgeRevocation is nil if the token is dead by the revocation endpoint's answer.
 // RFC 7009 2.2 knows 200 alone, and 204 is that without a body.
@@ -167,7 +164,7 @@ func (p *Provider) judgeRevocation(resp *httpclient.Response) error {
 	case (resp.Status == http.StatusOK || resp.Status == http.StatusNoContent) && !failed:
 		return nil
 	case resp.Status == http.StatusAccepted && !failed:
-		return unavailable("the provider has taken the revocation on (HTTP 202), and does not say that it is done: it is asked again").Because(errors.Join(errAccepted, retryAfter(resp)))
+		return unavailable("the provider has taken the revocation on (HTTP 202), and does not say that it is done: it is asked again").Because(retryAfter(resp))
 	}
 	if failed && code == "" {
 		return unavailable("the revocation endpoint answered HTTP %d with a failure in its body: the kill will be retried", resp.Status).Because(retryAfter(resp))

@@ -17,6 +17,11 @@ import (
 type seen struct {
 	access  []string
 	refresh []string
+	// next is the refresh token that the answer gives, "" if it only mentions some. A
+	// gateway's page may repeat the request, and a complaint name its members: what
+	// stands anywhere else than at the top of an object is given only beside an access
+	// token.
+	next string
 }
 
 // maxSeen bounds how many tokens of one answer are kept.
@@ -33,15 +38,23 @@ func seeTokens(resp *httpclient.Response) seen {
 	if len(s.access) > 0 || len(s.refresh) > 0 {
 		return s
 	}
-	// A form, whatever it calls itself: a token in it lives as well.
-	if form, err := url.ParseQuery(string(httpclient.Document(resp.Body))); err == nil {
-		for _, member := range []string{memberAccess, memberRefresh} {
-			for _, token := range form[member] {
-				s.add(member, token)
-			}
+	// A form, whatever it calls itself, and however the rest of it is spoiled: a token in
+	// it lives as well.
+	form, _ := url.ParseQuery(string(httpclient.Document(resp.Body)))
+	for _, member := range []string{memberAccess, memberRefresh} {
+		for _, token := range form[member] {
+			s.add(member, token)
 		}
 	}
+	s.settleNext()
 	return s
+}
+
+// settleNext is for what was found elsewhere than at the top of an object.
+func (s *seen) settleNext() {
+	if s.next == "" && len(s.access) > 0 && len(s.refresh) > 0 {
+		s.next = s.refresh[len(s.refresh)-1]
+	}
 }
 
 // seeTokensIn reads the members of a JSON object one after the other up to where
@@ -54,6 +67,7 @@ func seeTokensIn(body []byte) seen {
 		s.search(body, memberAccess)
 		s.search(body, memberRefresh)
 	}
+	s.settleNext()
 	return s
 }
 
@@ -101,6 +115,9 @@ func (s *seen) readMembers(body []byte) {
 		var token string
 		if json.Unmarshal(value, &token) == nil {
 			s.add(name, token)
+			if name == memberRefresh && token != "" {
+				s.next = token
+			}
 		}
 	}
 }
