@@ -60,7 +60,11 @@ func run(latest bool) error {
 	if len(failures) > 0 {
 		return fmt.Errorf("the plugin calls what is known to be vulnerable:\n%s", strings.Join(failures, "\n"))
 	}
-	fmt.Printf("vulns: nothing known to be vulnerable is called, %s %s\n", database, pinned.Version)
+	beside := ""
+	if len(warnings) > 0 {
+		beside = " beside what this Go itself brings"
+	}
+	fmt.Printf("vulns: nothing known to be vulnerable is called%s, %s %s\n", beside, database, pinned.Version)
 	return nil
 }
 
