@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
@@ -167,4 +168,59 @@ func TestAGrantOfANewerFormIsNotGone(t *testing.T) {
 	s.putBack(renewed)
 	s.sweep()
 	s.isKilledByGrant()
+}
+
+// storeNewer puts what a newer build has stored there.
+func (m *mount) storeNewer(key string) string {
+	value := `{"form":2,"form_plugin":"` + newerVersion + `"}`
+	require.NoError(m.t, m.storage.Put(m.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}))
+	return value
+}
+
+// What only helps must not keep those who are gone from losing their tokens.
+func TestNewerFirstLooksEndNoOffboarding(t *testing.T) {
+	m := newCrowdedMount(t)
+	entities, _ := m.crowd(1)
+	newer := m.storeNewer(firstLooksKey)
+	m.start()
+	m.vanish(entities...)
+	m.clock.advance(10 * time.Minute)
+	require.NoError(t, m.periodic())
+	m.waitForKills()
+	m.must(m.write("sweep", nil))
+	m.waitForKills()
+	require.Empty(t, m.server.Live())
+	entry, err := m.storage.Get(t.Context(), firstLooksKey)
+	require.NoError(t, err)
+	require.NotNil(t, entry)
+	require.Equal(t, newer, string(entry.Value))
+}
+
+func TestWhatANewerBuildHasFrozenCanBeKilled(t *testing.T) {
+	m := newMount(t, setup{})
+	l, err := m.credsBy(call{entity: alice})
+	require.NoError(t, err)
+	newer := m.storeNewer(freezePrefix + placeOf("entity/"+alice))
+	m.start()
+	m.must(m.write("revoke/entity/"+alice, map[string]any{"freeze": true}))
+	m.waitForKills()
+	require.False(t, m.server.Active(l.token))
+	_, err = m.credsBy(call{entity: alice})
+	require.Error(t, err, "it is frozen")
+	entry, err := m.storage.Get(t.Context(), freezePrefix+placeOf("entity/"+alice))
+	require.NoError(t, err)
+	require.NotNil(t, entry)
+	require.Equal(t, newer, string(entry.Value))
+}
+
+func TestANewerUsedTokenKeepsNoOtherOnRecord(t *testing.T) {
+	m := withSubject(t)
+	m.storeNewer(usedPrefix + "!")
+	_, err := m.creds(map[string]any{"subject_token": m.subjectToken("one", nil)})
+	require.NoError(t, err)
+	m.clock.advance(48 * time.Hour)
+	require.NoError(t, m.periodic())
+	keys, err := m.storage.List(t.Context(), usedPrefix)
+	require.NoError(t, err)
+	require.Equal(t, []string{"!"}, keys)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 const (
@@ -294,10 +296,11 @@ func (f *freezer) change(ctx context.Context, name string, to *freeze) error {
 func (f *freezer) store(ctx context.Context, name string, item freeze) error {
 	place := placeOf(name)
 	stored, err := f.readAt(ctx, place)
-	if err != nil {
+	newer := errors.Is(err, form.ErrNewer) // then it is frozen, whatever else is said there
+	if err != nil && !newer {
 		return err
 	}
-	if stored == nil {
+	if stored == nil && !newer {
 		f.mu.RLock()
 		if old, ok := f.old[name]; ok {
 			item = old

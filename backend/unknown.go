@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // A holder whom Vault does not know has been deleted, or Vault has lost sight of its
@@ -42,6 +44,9 @@ type firstLooks struct {
 	// lately are all of unknownWindow; judged is how many holders were, by minute.
 	lately map[string]time.Time
 	judged map[int64]int
+	// newer is true if a newer build's first looks are in storage, which stay there:
+	// our own are then in memory alone.
+	newer bool
 }
 
 // looks is what one slice of a sweep has found out about whom Vault knows. unsaid are
@@ -171,9 +176,12 @@ func (f *firstLooks) load(ctx context.Context, storage logical.Storage) error {
 		return storageFault(err)
 	}
 	var stored storedLooks
+	f.newer = false
 	if raw != nil {
+		// It only helps: what cannot be read of it must not end the offboarding of
+		// those who are gone, so the looks begin anew.
 		if err := looksForm.Decode(raw.Value, &stored); err != nil {
-			return storageFault(err)
+			stored, f.newer = storedLooks{}, errors.Is(err, form.ErrNewer)
 		}
 	}
 	f.loaded, f.at = true, stored.At
@@ -185,6 +193,9 @@ func (f *firstLooks) load(ctx context.Context, storage logical.Storage) error {
 
 // save remembers the oldest of the first looks.
 func (f *firstLooks) save(ctx context.Context, storage logical.Storage) error {
+	if f.newer {
+		return nil
+	}
 	if len(f.at) == 0 {
 		if err := storage.Delete(ctx, firstLooksKey); err != nil {
 			return storageFault(err)

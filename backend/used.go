@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
@@ -122,6 +124,7 @@ func (u *usedTokens) sweep(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return storageFault(err)
 	}
+	var newer error
 	for _, key := range keys {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the slice is over, the next sweep goes on
@@ -129,11 +132,16 @@ func (u *usedTokens) sweep(ctx context.Context, now time.Time) error {
 		if until, seen := u.seen(key); seen && !now.After(until) {
 			continue
 		}
-		if err := u.forgetExpired(ctx, key, now); err != nil {
+		err := u.forgetExpired(ctx, key, now)
+		if errors.Is(err, form.ErrNewer) {
+			newer = err // that one's to forget, and no reason to keep the others
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return newer
 }
 
 // seen is what this process has read or written of the key.

@@ -284,7 +284,8 @@ func (s *Set) beginLocked(ctx context.Context, wait time.Duration) <-chan struct
 	return s.flight
 }
 
-// load fetches and parses once; what it cannot use leaves the old keys standing.
+// load fetches and parses once. What it cannot use leaves the old keys standing, but for
+// a key set without keys: the issuer has withdrawn them.
 func (s *Set) load(ctx context.Context) {
 	document, err := s.fetch(ctx)
 	var keys []key
@@ -295,7 +296,7 @@ func (s *Set) load(ctx context.Context) {
 	defer s.mu.Unlock()
 	s.attempted, s.lastErr = s.now(), err
 	s.ended++
-	if err == nil {
+	if err == nil || errors.Is(err, errNoKeys) && !s.fetched.IsZero() {
 		s.keys, s.fetched = keys, s.attempted
 	}
 	close(s.flight)

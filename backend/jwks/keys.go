@@ -91,7 +91,7 @@ func parseDocument(document []byte, strict bool) (keys []key, err error) {
 		return nil, err
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("the key set holds no usable signature key")
+		return nil, errors.New("the document holds no usable signature key")
 	}
 	return keys, nil
 }
@@ -116,8 +116,15 @@ func parseJWKS(document []byte) ([]key, error) {
 			keys = append(keys, k)
 		}
 	}
+	if len(keys) == 0 {
+		return nil, errNoKeys
+	}
 	return keys, nil
 }
+
+// errNoKeys is an issuer's word that none of its keys may be trusted: a key set that
+// is well-formed and holds no key that signs, not a page that stands in its place.
+var errNoKeys = errors.New("the key set holds no usable signature key")
 
 // parseNamedPEM reads an object of certificates or public keys by key id, as Google
 // publishes them beside its key set.

@@ -212,7 +212,7 @@ func TestOldKeysServeWhileTheIssuerIsDown(t *testing.T) {
 		return err
 	}
 	require.NoError(t, verify(token))
-	for name, bad := range map[string][]byte{"down": nil, "HTML": []byte("<html>"), "empty": []byte(`{"keys":[]}`)} {
+	for name, bad := range map[string][]byte{"down": nil, "HTML": []byte("<html>"), "an error": []byte(`{"error":"maintenance"}`)} {
 		if name == "down" {
 			i.set(nil, errDown)
 		} else {
@@ -232,6 +232,27 @@ func TestOldKeysServeWhileTheIssuerIsDown(t *testing.T) {
 	i.set(document(t, public(t, p256(), m{"kid": "a"})), nil)
 	i.pass(RefreshEvery)
 	require.NoError(t, verify(token))
+}
+
+// An issuer that answers without a key has withdrawn those of before, and is not taken
+// for one that is down.
+func TestKeysAreWithdrawnByASetWithoutAny(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "a"})))
+	s := New(i.fetch, i.clock)
+	token := sign(t, jwa.ES256, p256(), m{"kid": "a"})
+	verify := func() error {
+		_, _, err := s.Verify(context.Background(), token, everything)
+		return err
+	}
+	for _, none := range []string{`{"keys":[]}`, `{"keys":[{"kty":"oct","k":"AAAA","kid":"a"}]}`} {
+		i.set(document(t, public(t, p256(), m{"kid": "a"})), nil)
+		i.pass(StaleAfter)
+		require.Eventually(t, func() bool { return verify() == nil }, 10*time.Second, time.Millisecond)
+		i.set([]byte(none), nil)
+		i.pass(StaleAfter)
+		s.KeepFresh(context.Background())
+		require.Eventually(t, func() bool { return errors.Is(verify(), ErrUnavailable) }, 10*time.Second, time.Millisecond, none)
+	}
 }
 
 func TestTheFirstFetchIsRetriedSoon(t *testing.T) {
