@@ -223,4 +223,7 @@ func TestANewerUsedTokenKeepsNoOtherOnRecord(t *testing.T) {
 	keys, err := m.storage.List(t.Context(), usedPrefix)
 	require.NoError(t, err)
 	require.Equal(t, []string{"!"}, keys)
+	_, err = m.write("sweep", nil)
+	require.ErrorContains(t, err, newerVersion)
+	require.NoError(t, m.storage.Delete(t.Context(), usedPrefix+"!")) // the mount ends without complaint
 }

@@ -150,6 +150,9 @@ func parseNamedPEM(document []byte) ([]key, error) {
 			k.id = id
 			keys = append(keys, k)
 		}
+		if len(keys) > MaxKeys {
+			return nil, fmt.Errorf("the key set holds more than %d keys", MaxKeys)
+		}
 	}
 	return keys, nil
 }
@@ -222,7 +225,7 @@ func parsePEM(document []byte, strict bool) ([]key, error) {
 			return keys, nil
 		}
 		document = rest
-		public, err := publicOf(block)
+		public, err := publicOf(block, strict)
 		if err == nil {
 			public, err = checkMaterial(public)
 		}
@@ -239,7 +242,10 @@ func parsePEM(document []byte, strict bool) ([]key, error) {
 	}
 }
 
-func publicOf(block *pem.Block) (any, error) {
+// publicOf is the key in a block. What an operator has written (strict) is meant for
+// signatures; of what a server publishes, a certificate for another use, such as
+// that of the authority in its chain, is passed over, as a JWK of another use is.
+func publicOf(block *pem.Block, strict bool) (any, error) {
 	switch block.Type {
 	case "PUBLIC KEY":
 		return x509.ParsePKIXPublicKey(block.Bytes)
@@ -249,6 +255,10 @@ func publicOf(block *pem.Block) (any, error) {
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil, err
+		}
+		signs := cert.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) != 0
+		if !strict && cert.KeyUsage != 0 && !signs {
+			return nil, errors.New("the certificate is for another use than signatures (RFC 5280 4.2.1.3)")
 		}
 		return cert.PublicKey, nil
 	}

@@ -176,3 +176,27 @@ func freshRSA(t *testing.T) *rsa.PublicKey {
 	require.NoError(t, err)
 	return &key.PublicKey
 }
+
+// A certificate says what its key is for. A server may publish the whole chain.
+func TestACertificateForAnotherUseVouchesForNothing(t *testing.T) {
+	published := func(usage x509.KeyUsage) []byte {
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), KeyUsage: usage, BasicConstraintsValid: true, IsCA: usage == x509.KeyUsageCertSign}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, p256().Public(), p256())
+		require.NoError(t, err)
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	for usage, signs := range map[x509.KeyUsage]bool{
+		0: true, x509.KeyUsageDigitalSignature: true, x509.KeyUsageContentCommitment: true,
+		x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment: true,
+		x509.KeyUsageKeyEncipherment:                                 false, x509.KeyUsageCertSign: false,
+	} {
+		_, _, err := New(newIssuer(published(usage)).fetch, newIssuer(nil).clock).Verify(context.Background(), sign(t, jwa.ES256, p256(), nil), everything)
+		require.Equal(t, signs, err == nil, "usage %b: %v", usage, err)
+	}
+	many := map[string]string{}
+	for _, id := range []string{"a", "b", "c"} {
+		many[id] = strings.Repeat(string(published(0)), MaxKeys/2)
+	}
+	_, err := parseDocument(encoded(t, many), false)
+	require.ErrorContains(t, err, "more than")
+}

@@ -124,6 +124,9 @@ func newToken(claims map[string]any) (*Token, *fault.Error) {
 	t.Scopes, t.OtherScopes, t.HasScopes = r.scopes()
 	t.Details = r.details()
 	_, t.KeyBound = claims["cnf"]
+	if _, told := claims["events"]; told {
+		r.fail("the token tells of events (RFC 8417, OpenID Connect Back-Channel Logout) and stands for nobody")
+	}
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -137,8 +140,12 @@ type reader struct {
 }
 
 func (r *reader) malformed(claim, what string) {
+	r.fail("the token's claim %s is not %s", claim, what)
+}
+
+func (r *reader) fail(format string, args ...any) {
 	if r.err == nil {
-		r.err = refuse("the token's claim %s is not %s", claim, what)
+		r.err = refuse(format, args...)
 	}
 }
 
