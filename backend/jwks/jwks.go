@@ -200,12 +200,17 @@ func (s *Set) renewed(ctx context.Context, verifyErr error) ([]key, error) {
 	return keys, nil
 }
 
-// renewedPatiently is renewed, but that it waits for a fetch where renewed says that it
-// is too soon: for one that begins now or, if one has just ended, in a moment.
-func (s *Set) renewedPatiently(ctx context.Context, verifyErr error) ([]key, error) {
-	keys, err := s.renewed(ctx, verifyErr)
+// renewedPatiently is renewed, but that it waits for a fetch where it is too soon for
+// another one, whatever came of the last: for one that begins now or, if one has just
+// ended, in a moment.
+func (s *Set) renewedPatiently(ctx context.Context, _ error) ([]key, error) {
+	err := s.refresh(ctx)
+	if err == nil {
+		keys, _ := s.trusted()
+		return keys, nil
+	}
 	if !errors.Is(err, ErrTooSoon) {
-		return keys, err
+		return nil, unavailable(err)
 	}
 	s.mu.Lock()
 	before, flight := s.ended, s.beginLocked(ctx, PatientEvery)
@@ -228,7 +233,7 @@ func (s *Set) renewedPatiently(ctx context.Context, verifyErr error) ([]key, err
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	keys, _ = s.trusted()
+	keys, _ := s.trusted()
 	return keys, nil
 }
 

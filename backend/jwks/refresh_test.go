@@ -365,3 +365,21 @@ func TestThePatientShareOneFetch(t *testing.T) {
 	all.Wait()
 	require.Equal(t, 2, i.count())
 }
+
+func TestPatienceAsksAgainAfterAFailedFetch(t *testing.T) {
+	i := newIssuer(document(t, public(t, p256(), m{"kid": "old"})))
+	s := New(i.fetch, i.clock)
+	s.pause = func(context.Context, time.Duration) error { return nil }
+	verify := func(token string) error {
+		_, _, err := s.VerifyPatiently(context.Background(), token, everything)
+		return err
+	}
+	require.NoError(t, verify(sign(t, jwa.ES256, p256(), m{"kid": "old"})))
+	i.pass(RefreshEvery)
+	i.set(nil, errDown)
+	rotated := sign(t, jwa.ES384, p384(), m{"kid": "new"})
+	require.ErrorIs(t, verify(rotated), errDown)
+	i.set(document(t, public(t, p384(), m{"kid": "new"})), nil)
+	i.pass(10 * PatientEvery)
+	require.NoError(t, verify(rotated), "the issuer answers again")
+}
