@@ -88,7 +88,7 @@ func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (pro
 	if child != nil {
 		health.Children = append(health.Children, p.assumeEnd(child, got.started))
 	}
-	if p.settings.Exchange != "" && errorCode(got.body) == codeUnauthorizedClient {
+	if p.settings.Exchange != "" && errorCode(got.body) == codeUnauthorizedClient && refusesParent(got.body) == "" {
 		// RFC 6749 5.2: this is said of a client that has authenticated.
 		health.Detail, err = "the provider accepts the parent credential, for exchanges alone: the client may not have tokens of its own", nil
 	}

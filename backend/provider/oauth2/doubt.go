@@ -14,9 +14,9 @@ import (
 // RFC 6749 5.2 has invalid_grant for a refresh token that is no good any more, and
 // servers say it also of what was asked for with a good one: a scope to which nobody
 // has consented (Entra), a session that must be renewed first. One caller's request
-// must not cost all others the parent. So before the parent is taken for refused, it is
-// used once more, for nothing in particular, or what the operator has named for that
-// (check_scopes, check_audiences).
+// must not cost all others the parent, nor may one answer that was an accident. So before
+// the parent is taken for refused, it is used once more, for nothing in particular, or
+// what the operator has named for that (check_scopes, check_audiences).
 
 const (
 	// refusedFor is how long a refusal is believed of what was asked for.
@@ -25,9 +25,9 @@ const (
 	maxRefusals = 64
 )
 
-// doubt is for an invalid_grant to a request that asked for something, in the parent's
-// turn. It returns the reply of its own use of the parent, if there was one: its token
-// is nobody's and must be killed.
+// doubt is for an invalid_grant, in the parent's turn. It returns the reply of its own use
+// of the parent, if there was one. Where the same was asked for before, that is the
+// answer; else its token is nobody's and must be killed.
 func (p *Provider) doubt(ctx context.Context, parent provider.Parent, asked string, refusal error) (reply, error) {
 	now := p.deps.Now()
 	sent := parent.Secrets[fieldRefreshToken]
@@ -45,6 +45,8 @@ func (p *Provider) doubt(ctx context.Context, parent provider.Parent, asked stri
 		return again, refusal
 	case saveErr != nil:
 		return again, saveErr
+	case err == nil && asked == p.plainly().Encode():
+		return again, nil
 	case err == nil, wantsConsent(again.body), code == fault.InvalidScope, code == fault.InvalidTarget: // which is said of a parent that is accepted
 		return again, p.refusals.remember(asked, now, invalid("the provider refuses what was asked for (invalid_grant), although it takes the parent refresh token: ask for other scopes or targets, or let whoever consented to the token consent to these at the provider").Because(refusal))
 	}

@@ -88,6 +88,10 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, de
 	if err := ctx.Err(); err != nil {
 		return reply{}, unavailable("the request was given up before the provider was asked").Because(err)
 	}
+	// Whoever was before us in the queue may have found it out.
+	if err := p.refusals.recent(asked, p.deps.Now()); err != nil && !despite {
+		return reply{}, err
+	}
 	parent, err := p.loadParent(ctx)
 	if err != nil {
 		return reply{}, err
@@ -111,7 +115,7 @@ func (p *Provider) refresh(ctx context.Context, form url.Values, send sender, de
 	// A proof is the caller's, and servers call also a bad one invalid_grant
 	// (oidc-provider does): that must not cost everybody the parent.
 	blame := !p.settings.DPoP || despite
-	if blame && asked != p.plainly().Encode() && grantRefused(got, err) {
+	if blame && grantRefused(got, err) {
 		return p.doubt(use, parent, asked, err)
 	}
 	if err == nil && despite {

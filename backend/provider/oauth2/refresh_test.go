@@ -159,7 +159,7 @@ func TestARefusedRefreshTokenIsRemembered(t *testing.T) {
 	require.Equal(t, asked, f.requests(providertest.EndpointToken))
 	_, err = f.Check(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
-	require.Equal(t, asked+1, f.requests(providertest.EndpointToken), "a check asks")
+	require.Equal(t, asked+2, f.requests(providertest.EndpointToken), "a check asks, and makes sure")
 
 	f.store.Write(map[string]string{"client_secret": testSecret, "refresh_token": f.server.IssueRefreshToken(testClient)})
 	f.mustMint(scopes("read"))
