@@ -96,7 +96,7 @@ fuzz: ## every fuzz target with FUZZINPUTS inputs
 
 # They wait for servers more than they compute, so all four packages run at once.
 acceptance: counterparts bench-tools ## the built plugin in a real Vault against real servers, also under fire
-	$(GOTEST) -passed -- -count=1 -p 4 -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./backend/chaos ./scripts/bench
+	$(GOTEST) -passed -- -count=1 -p 4 -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./scripts/chaos ./scripts/bench
 
 bench-tools: ## what the benchmark measures against: an engine that only leases, a server that answers at once
 	$(GOBUILD) -ldflags "-s -w" -o bin/vault-plugin-secrets-floor ./bootstrap/floor
@@ -125,7 +125,7 @@ busy: counterparts bench-tools ## acceptance and unit tests beside SPIN processe
 	scripts/spin $(SPIN) $(MAKE) --no-print-directory unit acceptance
 
 chaos: build vault servers toxiproxy ## the long fault run: SEED= DURATION= CLIENTS= NODES=
-	go test -count=1 -v -timeout 0 ./backend/chaos -run '^TestFaultRun$$' \
+	go test -count=1 -v -timeout 0 ./scripts/chaos -run '^TestFaultRun$$' \
 		-args -seed=$(SEED) -duration=$(DURATION) -clients=$(CLIENTS) -storage=$(STORAGE) -nodes=$(NODES)
 
 golden: ## rewrite the golden files under testdata from what the code does now

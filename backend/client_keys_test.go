@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // registerKeys tells the server what a read of the provider shows.
@@ -15,7 +15,7 @@ func (m *mount) registerKeys() {
 	m.t.Helper()
 	raw, err := json.Marshal(m.must(m.read("providers/oauth2/p")).Data["client_jwks"])
 	require.NoError(m.t, err)
-	m.server.SetClient(providertest.Client{ID: parentClient, JWKS: string(raw), Scopes: []string{"read", "write", "admin"}})
+	m.server.SetClient(authserver.Client{ID: parentClient, JWKS: string(raw), Scopes: []string{"read", "write", "admin"}})
 }
 
 func TestAKeyIsMadeKeptAndNeverShown(t *testing.T) {
@@ -34,8 +34,8 @@ func TestAKeyIsMadeKeptAndNeverShown(t *testing.T) {
 	m.mustCreds(nil)
 
 	// Where it is sent, and what it is good for, changes with a key that is new there.
-	other := providertest.NewAuthServer(t, providertest.Options{})
-	for field, value := range map[string]string{"assertion_audience": "https://elsewhere.test", "token_url": other.Endpoint(providertest.EndpointToken)} {
+	other := authserver.New(t, authserver.Options{})
+	for field, value := range map[string]string{"assertion_audience": "https://elsewhere.test", "token_url": other.Endpoint(authserver.EndpointToken)} {
 		_, err := m.write("providers/oauth2/p", map[string]any{field: value})
 		requireCode(t, err, fault.InvalidRequest, "write private_key again")
 	}
@@ -62,10 +62,10 @@ func TestAnotherIssuerIsAnotherAudience(t *testing.T) {
 	m := newMount(t, setup{})
 	at := m.server.Endpoint
 	m.must(m.write("providers/oauth2/p", map[string]any{
-		"auth_method": "private_key_jwt", "client_secret": "", "assertion_audience": at(providertest.EndpointToken),
-		"token_url": at(providertest.EndpointToken), "revocation_url": at(providertest.EndpointRevoke), "introspection_url": at(providertest.EndpointIntrospect),
+		"auth_method": "private_key_jwt", "client_secret": "", "assertion_audience": at(authserver.EndpointToken),
+		"token_url": at(authserver.EndpointToken), "revocation_url": at(authserver.EndpointRevoke), "introspection_url": at(authserver.EndpointIntrospect),
 	}))
-	other := providertest.NewAuthServer(t, providertest.Options{})
+	other := authserver.New(t, authserver.Options{})
 	_, err := m.write("providers/oauth2/p", map[string]any{"issuer": other.URL})
 	requireCode(t, err, fault.InvalidRequest, "write private_key again")
 	m.must(m.write("providers/oauth2/p", map[string]any{"timeout": 9}))
@@ -95,9 +95,9 @@ func TestAProofIsWantedWhereTokensAreBound(t *testing.T) {
 	requireCode(t, err, fault.InvalidRequest, "dpop_proof", "leave it out")
 	m.must(m.write("providers/oauth2/p", map[string]any{"dpop": true}))
 	_, err = m.creds(nil)
-	requireCode(t, err, fault.InvalidRequest, "dpop_proof is missing", "htm=POST", "htu="+m.server.Endpoint(providertest.EndpointToken))
+	requireCode(t, err, fault.InvalidRequest, "dpop_proof is missing", "htm=POST", "htu="+m.server.Endpoint(authserver.EndpointToken))
 	_, err = m.creds(map[string]any{"dpop_proof": "a.b.c"})
 	requireCode(t, err, fault.InvalidRequest, "dpop_proof")
 	require.Empty(t, m.server.Live())
-	require.Zero(t, m.server.Counts().Requests[providertest.EndpointToken])
+	require.Zero(t, m.server.Counts().Requests[authserver.EndpointToken])
 }

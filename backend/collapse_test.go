@@ -15,7 +15,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // bringDown lets calls fail until the provider is spared.
@@ -28,19 +28,19 @@ func (m *mount) bringDown() {
 }
 
 func (m *mount) tokenRequests() int {
-	return m.server.Counts().Requests[providertest.EndpointToken]
+	return m.server.Counts().Requests[authserver.EndpointToken]
 }
 
 // failing answers 500 without having minted, so that nothing is left over.
-var failing = providertest.Answer(500, "text/plain", "")
+var failing = authserver.Answer(500, "text/plain", "")
 
 // silent breaks the connection without having minted.
-var silent = providertest.Silent()
+var silent = authserver.Silent()
 
 func TestAProviderThatDoesNotAnswerIsSpared(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)
-	m.server.Break(providertest.EndpointToken, silent)
+	m.server.Break(authserver.EndpointToken, silent)
 	m.bringDown()
 	before := m.tokenRequests()
 	for range 20 {
@@ -57,7 +57,7 @@ func TestAProviderThatDoesNotAnswerIsSpared(t *testing.T) {
 	requireCode(t, err, fault.TemporarilyUnavailable, "not answering")
 	require.Equal(t, before+1, m.tokenRequests(), "one is let through after a rest")
 
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	m.clock.advance(longestRest)
 	m.mustCreds(nil)
 	m.mustCreds(nil)
@@ -65,11 +65,11 @@ func TestAProviderThatDoesNotAnswerIsSpared(t *testing.T) {
 
 func TestOneCallAloneFindsOutWhetherTheProviderIsBack(t *testing.T) {
 	m := newMount(t, setup{provider: patient.provider})
-	m.server.Break(providertest.EndpointToken, failing)
+	m.server.Break(authserver.EndpointToken, failing)
 	m.bringDown()
 	m.clock.advance(longestRest)
 	worked, release := make(chan struct{}, 1), make(chan struct{})
-	m.server.Break(providertest.EndpointToken, providertest.Hold(worked, release))
+	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
 	var trial sync.WaitGroup
 	trial.Go(func() { m.mustCreds(nil) })
 	<-worked
@@ -77,31 +77,31 @@ func TestOneCallAloneFindsOutWhetherTheProviderIsBack(t *testing.T) {
 		_, err := m.creds(nil)
 		requireCode(t, err, fault.TemporarilyUnavailable, "being tried at this moment")
 	}
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	close(release)
 	trial.Wait()
 	m.mustCreds(nil)
 }
 
 func TestWhatTheProviderAnswersIsNoReasonToSpareIt(t *testing.T) {
-	answers := map[string]providertest.Fault{
-		"401":             providertest.Answer(401, "application/json", `{"error":"invalid_client"}`),
-		"429":             providertest.Answer(429, "text/plain", ""),
-		"400":             providertest.Answer(400, "application/json", `{"error":"invalid_scope"}`),
-		"a violation":     providertest.Lie(),
-		"a captive page":  providertest.HTML(),
-		"an endless body": providertest.Endless(),
+	answers := map[string]authserver.Fault{
+		"401":             authserver.Answer(401, "application/json", `{"error":"invalid_client"}`),
+		"429":             authserver.Answer(429, "text/plain", ""),
+		"400":             authserver.Answer(400, "application/json", `{"error":"invalid_scope"}`),
+		"a violation":     authserver.Lie(),
+		"a captive page":  authserver.HTML(),
+		"an endless body": authserver.Endless(),
 	}
 	for name, answer := range answers {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, setup{})
-			m.server.Break(providertest.EndpointToken, answer)
+			m.server.Break(authserver.EndpointToken, answer)
 			for range 2 * maxFailures {
 				_, err := m.creds(nil)
 				require.Error(t, err)
 			}
 			require.Equal(t, 2*maxFailures, m.tokenRequests())
-			m.server.Break(providertest.EndpointToken, nil)
+			m.server.Break(authserver.EndpointToken, nil)
 			m.mustCreds(nil)
 		})
 	}
@@ -127,7 +127,7 @@ func TestARequestThatNeverLeftIsNoAnswer(t *testing.T) {
 
 func TestARefusalToCallCostsNoQuota(t *testing.T) {
 	m := newMount(t, setup{role: map[string]any{"max_issue_rate": maxFailures + 1}})
-	m.server.Break(providertest.EndpointToken, failing)
+	m.server.Break(authserver.EndpointToken, failing)
 	for range maxFailures {
 		_, err := m.credsBy(call{entity: alice})
 		requireCode(t, err, fault.TemporarilyUnavailable)
@@ -136,7 +136,7 @@ func TestARefusalToCallCostsNoQuota(t *testing.T) {
 		_, err := m.credsBy(call{entity: alice})
 		requireCode(t, err, fault.TemporarilyUnavailable, "not answering")
 	}
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	m.clock.advance(shortestRest)
 	_, err := m.credsBy(call{entity: alice})
 	require.NoError(t, err)
@@ -153,13 +153,13 @@ func TestAnOperatorWhoMendsAProviderNeedNotWait(t *testing.T) {
 	for name, do := range mend {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, setup{})
-			m.server.Break(providertest.EndpointToken, silent)
+			m.server.Break(authserver.EndpointToken, silent)
 			m.bringDown()
 			shown := m.must(m.read("providers/oauth2/p")).Data
 			require.Equal(t, "unreachable", shown["health"])
 			require.Contains(t, shown["health_detail"], "not answering")
 			require.Contains(t, m.metrics(), `broker_breaker_open{provider="oauth2/p"} 1`)
-			m.server.Break(providertest.EndpointToken, nil)
+			m.server.Break(authserver.EndpointToken, nil)
 			require.NoError(t, do(m))
 			m.mustCreds(nil)
 			require.Equal(t, "ok", m.must(m.read("providers/oauth2/p")).Data["health"])
@@ -170,7 +170,7 @@ func TestAnOperatorWhoMendsAProviderNeedNotWait(t *testing.T) {
 
 func TestACheckThatFailsMendsNothing(t *testing.T) {
 	m := newMount(t, setup{})
-	m.server.Break(providertest.EndpointToken, failing)
+	m.server.Break(authserver.EndpointToken, failing)
 	m.bringDown()
 	_, err := m.write("providers/oauth2/p/check", nil)
 	require.Error(t, err)
@@ -361,7 +361,7 @@ func TestRevocationsGoThroughWhileMintsQueue(t *testing.T) {
 	}
 	const crowd = 500
 	worked, release := make(chan struct{}, crowd), make(chan struct{})
-	m.server.Break(providertest.EndpointToken, providertest.Hold(worked, release))
+	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
 	var mints sync.WaitGroup
 	for range crowd {
 		mints.Go(func() { m.mustCreds(nil) })
@@ -377,7 +377,7 @@ func TestRevocationsGoThroughWhileMintsQueue(t *testing.T) {
 		}
 	})
 	require.LessOrEqual(t, len(worked), maxAlone, "no more than have a place are at the provider")
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	close(release)
 	mints.Wait()
 }
@@ -385,8 +385,8 @@ func TestRevocationsGoThroughWhileMintsQueue(t *testing.T) {
 func TestASlowProviderDoesNotSlowAnother(t *testing.T) {
 	m := newMount(t, patient)
 	worked, release := make(chan struct{}, maxMinting), make(chan struct{})
-	m.server.Break(providertest.EndpointToken, providertest.Hold(worked, release))
-	quick := providertest.NewAuthServer(t, providertest.Options{Now: m.clock.Now}, providertest.Client{ID: parentClient, Secrets: []string{parentSecret}, Scopes: []string{"read"}})
+	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
+	quick := authserver.New(t, authserver.Options{Now: m.clock.Now}, authserver.Client{ID: parentClient, Secrets: []string{parentSecret}, Scopes: []string{"read"}})
 	m.must(m.write("providers/oauth2/quick", m.providerFields(map[string]any{"issuer": quick.URL})))
 	m.must(m.write("roles/quick", map[string]any{"provider": "oauth2/quick", "scopes": "read"}))
 	var mints sync.WaitGroup
@@ -402,7 +402,7 @@ func TestASlowProviderDoesNotSlowAnother(t *testing.T) {
 		}
 	})
 	m.must(m.write("revoke/provider/oauth2/quick", nil))
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	close(release)
 	mints.Wait()
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // workers and rounds are how much goes on at once.
@@ -26,37 +26,37 @@ const (
 // which a token can get lost or come back broken, revocation, and storage.
 func (m *mount) storm() {
 	var lost atomic.Int64
-	// Like providertest.Hangup, but a request that is refused loses no token.
-	hangup := providertest.Verbatim("", func(answer map[string]any) string {
+	// Like authserver.Hangup, but a request that is refused loses no token.
+	hangup := authserver.Verbatim("", func(answer map[string]any) string {
 		if answer["access_token"] != nil {
 			lost.Add(1)
 		}
 		panic(http.ErrAbortHandler)
 	})
 	chance := func(percent int) bool { return rand.IntN(100) < percent }
-	m.server.Break(providertest.EndpointToken, providertest.Choose(func() providertest.Fault {
+	m.server.Break(authserver.EndpointToken, authserver.Choose(func() authserver.Fault {
 		switch {
 		case chance(5):
 			return hangup
 		case chance(5):
-			return providertest.Cut(-1)
+			return authserver.Cut(-1)
 		case chance(5):
-			return providertest.Set("scope", "read write admin")
+			return authserver.Set("scope", "read write admin")
 		case chance(3):
-			return providertest.Set("expires_in", -1)
+			return authserver.Set("expires_in", -1)
 		case chance(3):
-			return providertest.WithStatus(500)
+			return authserver.WithStatus(500)
 		case chance(3):
-			return providertest.HTML()
+			return authserver.HTML()
 		}
 		return nil
 	}))
-	m.server.Break(providertest.EndpointRevoke, providertest.Choose(func() providertest.Fault {
+	m.server.Break(authserver.EndpointRevoke, authserver.Choose(func() authserver.Fault {
 		switch {
 		case chance(15):
-			return providertest.Answer(500, "text/plain", "")
+			return authserver.Answer(500, "text/plain", "")
 		case chance(5):
-			return providertest.Hangup()
+			return authserver.Hangup()
 		}
 		return nil
 	}))
@@ -168,9 +168,9 @@ func TestManyAtOnceWhileOperatorsWork(t *testing.T) {
 
 func TestManyAtOnceWhileTheProviderIsDeletedAndWritten(t *testing.T) {
 	m := newMount(t, patient)
-	m.server.Break(providertest.EndpointRevoke, providertest.Choose(func() providertest.Fault {
+	m.server.Break(authserver.EndpointRevoke, authserver.Choose(func() authserver.Fault {
 		if rand.IntN(4) == 0 {
-			return providertest.Answer(500, "text/plain", "")
+			return authserver.Answer(500, "text/plain", "")
 		}
 		return nil
 	}))
@@ -196,7 +196,7 @@ func TestManyAtOnceWhileTheProviderIsDeletedAndWritten(t *testing.T) {
 }
 
 func TestRefreshesOfOneParentStandInAQueue(t *testing.T) {
-	m := newEmptyMount(t, setup{server: providertest.Options{RotateRefresh: true}})
+	m := newEmptyMount(t, setup{server: authserver.Options{RotateRefresh: true}})
 	parent := m.server.IssueRefreshToken(parentClient)
 	m.must(m.write("providers/oauth2/p", m.providerFields(map[string]any{"grant": "refresh_token", "refresh_token": parent, "revocation": "token", "timeout": 20})))
 	m.must(m.write("roles/r", map[string]any{"provider": "oauth2/p", "scopes": "read"}))

@@ -10,13 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // badAnswer is a provider that misbehaves when it is asked for a child.
 type badAnswer struct {
-	at    providertest.Endpoint // the token endpoint by default
-	fault providertest.Fault
+	at    authserver.Endpoint // the token endpoint by default
+	fault authserver.Fault
 	code  fault.Code // "" if the child is handed out all the same
 	// lost is true if the server minted and nothing of the token came over.
 	lost bool
@@ -26,15 +26,15 @@ type badAnswer struct {
 }
 
 // endOfAnswer is a fault that replaces what follows the token.
-func verbatim(contentType, format string) providertest.Fault {
-	return providertest.Verbatim(contentType, func(body map[string]any) string {
+func verbatim(contentType, format string) authserver.Fault {
+	return authserver.Verbatim(contentType, func(body map[string]any) string {
 		token, _ := json.Marshal(body["access_token"])
 		return strings.ReplaceAll(format, "TOKEN", string(token))
 	})
 }
 
-func introspecting(f providertest.Fault, code fault.Code) badAnswer {
-	return badAnswer{at: providertest.EndpointIntrospect, fault: f, code: code, setup: setup{provider: map[string]any{"verify": "introspect", "timeout": 3}}}
+func introspecting(f authserver.Fault, code fault.Code) badAnswer {
+	return badAnswer{at: authserver.EndpointIntrospect, fault: f, code: code, setup: setup{provider: map[string]any{"verify": "introspect", "timeout": 3}}}
 }
 
 func signed(o badAnswer) badAnswer {
@@ -47,15 +47,15 @@ func signed(o badAnswer) badAnswer {
 func badAnswers() map[string]badAnswer {
 	const violation, unavailable = fault.ProviderViolation, fault.TemporarilyUnavailable
 	all := map[string]badAnswer{
-		"HTML":                                {fault: providertest.HTML(), code: violation, unminted: true},
-		"an endless body":                     {fault: providertest.Endless(), code: violation, unminted: true},
-		"an endless body with a token":        {fault: providertest.EndlessAfterToken(), code: violation},
-		"a redirect":                          {fault: providertest.Redirect("https://evil.example.com/"), code: violation, unminted: true},
-		"a slow server":                       {fault: providertest.Slow(time.Minute), code: unavailable, lost: true, setup: setup{provider: map[string]any{"timeout": 3}}},
-		"a broken connection":                 {fault: providertest.Hangup(), code: unavailable, lost: true},
-		"a body that breaks off early":        {fault: providertest.Cut(5), code: unavailable, lost: true},
-		"a body that breaks off in the token": {fault: providertest.Cut(25), code: unavailable, lost: true},
-		"a body that breaks off late":         {fault: providertest.Cut(-1), code: unavailable},
+		"HTML":                                {fault: authserver.HTML(), code: violation, unminted: true},
+		"an endless body":                     {fault: authserver.Endless(), code: violation, unminted: true},
+		"an endless body with a token":        {fault: authserver.EndlessAfterToken(), code: violation},
+		"a redirect":                          {fault: authserver.Redirect("https://evil.example.com/"), code: violation, unminted: true},
+		"a slow server":                       {fault: authserver.Slow(time.Minute), code: unavailable, lost: true, setup: setup{provider: map[string]any{"timeout": 3}}},
+		"a broken connection":                 {fault: authserver.Hangup(), code: unavailable, lost: true},
+		"a body that breaks off early":        {fault: authserver.Cut(5), code: unavailable, lost: true},
+		"a body that breaks off in the token": {fault: authserver.Cut(25), code: unavailable, lost: true},
+		"a body that breaks off late":         {fault: authserver.Cut(-1), code: unavailable},
 		"an empty body":                       {fault: verbatim("application/json", ``), code: violation, lost: true},
 		"null":                                {fault: verbatim("application/json", `null`), code: violation, lost: true},
 		"a list":                              {fault: verbatim("application/json", `[]`), code: violation, lost: true},
@@ -65,66 +65,66 @@ func badAnswers() map[string]badAnswer {
 		"a token in an object":                {fault: verbatim("application/json", `{"data":{"access_token":TOKEN,"token_type":"Bearer"}}`), code: violation},
 		"something after the object":          {fault: verbatim("application/json", `{"access_token":TOKEN,"token_type":"Bearer","expires_in":60}{"a":1}`), code: violation},
 		"two tokens":                          {fault: verbatim("application/json", `{"access_token":"at-0-000000000000000000000000","access_token":TOKEN,"token_type":"Bearer","expires_in":60}`), code: violation},
-		"a refusal with status 200":           {fault: providertest.Answer(200, "application/json", `{"error":"server_error"}`), code: unavailable, unminted: true},
-		"a refused scope with status 200":     {fault: providertest.Answer(200, "application/json", `{"error":"invalid_scope"}`), code: fault.InvalidScope, unminted: true},
-		"a refused target":                    {fault: providertest.Answer(400, "application/json", `{"error":"invalid_target"}`), code: fault.InvalidTarget, unminted: true},
-		"an error that echoes the secret":     {fault: providertest.Answer(400, "application/json", `{"error":"%s","error_description":"%s"}`), code: unavailable, unminted: true},
-		"a page that echoes the secret":       {fault: providertest.Answer(500, "text/html", `your secret is %s`), code: unavailable, unminted: true},
-		"an error and a token":                {fault: providertest.Set("error", "invalid_request"), code: violation},
-		"a token with status 500":             {fault: providertest.WithStatus(500), code: violation},
-		"a token with status 401":             {fault: providertest.WithStatus(401), code: violation},
-		"a token with status 302":             {fault: providertest.WithStatus(302), code: violation},
-		"an overloaded server":                {fault: providertest.Busy(time.Second), code: unavailable, unminted: true},
-		"too many requests":                   {fault: providertest.Answer(429, "text/plain", ""), code: unavailable, unminted: true},
-		"a refused client":                    {fault: providertest.Answer(401, "application/json", `{"error":"invalid_client"}`), code: unavailable, unminted: true},
-		"the parent's own secret":             {fault: providertest.Set("access_token", parentSecret), code: violation, lost: true},
-		"no token":                            {fault: providertest.Drop("access_token"), code: violation, lost: true},
-		"a token that is null":                {fault: providertest.Set("access_token", nil), code: violation, lost: true},
-		"a token that is a number":            {fault: providertest.Set("access_token", 7), code: violation, lost: true},
-		"an empty token":                      {fault: providertest.Set("access_token", ""), code: violation, lost: true},
-		"a token with a control character":    {fault: providertest.Set("access_token", "a\nb"), code: violation, lost: true},
-		"a token beyond any use":              {fault: providertest.Set("access_token", strings.Repeat("a", 20000)), code: violation, lost: true},
-		"more scopes than asked":              {fault: providertest.Set("scope", "read write admin"), code: violation},
-		"other scopes than asked":             {fault: providertest.Set("scope", "admin"), code: violation},
-		"fewer scopes than asked":             {fault: providertest.Set("scope", "read")},
-		"a scope of no form":                  {fault: providertest.Set("scope", map[string]any{"a": 1}), code: violation},
-		"a scope with a control character":    {fault: providertest.Set("scope", "read\x01"), code: violation},
-		"no scope at all":                     {fault: providertest.Drop("scope")},
-		"no token type":                       {fault: providertest.Drop("token_type"), code: violation},
-		"a token bound to a key":              {fault: providertest.Set("token_type", "DPoP"), code: violation},
-		"a refresh token beside it":           {fault: providertest.Set("refresh_token", "rt-0-000000000000000000000000")},
-		"details that nobody asked for":       {fault: providertest.Set("authorization_details", []any{map[string]any{"type": "payment"}}), code: violation},
-		"details of no form":                  {fault: providertest.Set("authorization_details", "x"), code: violation},
+		"a refusal with status 200":           {fault: authserver.Answer(200, "application/json", `{"error":"server_error"}`), code: unavailable, unminted: true},
+		"a refused scope with status 200":     {fault: authserver.Answer(200, "application/json", `{"error":"invalid_scope"}`), code: fault.InvalidScope, unminted: true},
+		"a refused target":                    {fault: authserver.Answer(400, "application/json", `{"error":"invalid_target"}`), code: fault.InvalidTarget, unminted: true},
+		"an error that echoes the secret":     {fault: authserver.Answer(400, "application/json", `{"error":"%s","error_description":"%s"}`), code: unavailable, unminted: true},
+		"a page that echoes the secret":       {fault: authserver.Answer(500, "text/html", `your secret is %s`), code: unavailable, unminted: true},
+		"an error and a token":                {fault: authserver.Set("error", "invalid_request"), code: violation},
+		"a token with status 500":             {fault: authserver.WithStatus(500), code: violation},
+		"a token with status 401":             {fault: authserver.WithStatus(401), code: violation},
+		"a token with status 302":             {fault: authserver.WithStatus(302), code: violation},
+		"an overloaded server":                {fault: authserver.Busy(time.Second), code: unavailable, unminted: true},
+		"too many requests":                   {fault: authserver.Answer(429, "text/plain", ""), code: unavailable, unminted: true},
+		"a refused client":                    {fault: authserver.Answer(401, "application/json", `{"error":"invalid_client"}`), code: unavailable, unminted: true},
+		"the parent's own secret":             {fault: authserver.Set("access_token", parentSecret), code: violation, lost: true},
+		"no token":                            {fault: authserver.Drop("access_token"), code: violation, lost: true},
+		"a token that is null":                {fault: authserver.Set("access_token", nil), code: violation, lost: true},
+		"a token that is a number":            {fault: authserver.Set("access_token", 7), code: violation, lost: true},
+		"an empty token":                      {fault: authserver.Set("access_token", ""), code: violation, lost: true},
+		"a token with a control character":    {fault: authserver.Set("access_token", "a\nb"), code: violation, lost: true},
+		"a token beyond any use":              {fault: authserver.Set("access_token", strings.Repeat("a", 20000)), code: violation, lost: true},
+		"more scopes than asked":              {fault: authserver.Set("scope", "read write admin"), code: violation},
+		"other scopes than asked":             {fault: authserver.Set("scope", "admin"), code: violation},
+		"fewer scopes than asked":             {fault: authserver.Set("scope", "read")},
+		"a scope of no form":                  {fault: authserver.Set("scope", map[string]any{"a": 1}), code: violation},
+		"a scope with a control character":    {fault: authserver.Set("scope", "read\x01"), code: violation},
+		"no scope at all":                     {fault: authserver.Drop("scope")},
+		"no token type":                       {fault: authserver.Drop("token_type"), code: violation},
+		"a token bound to a key":              {fault: authserver.Set("token_type", "DPoP"), code: violation},
+		"a refresh token beside it":           {fault: authserver.Set("refresh_token", "rt-0-000000000000000000000000")},
+		"details that nobody asked for":       {fault: authserver.Set("authorization_details", []any{map[string]any{"type": "payment"}}), code: violation},
+		"details of no form":                  {fault: authserver.Set("authorization_details", "x"), code: violation},
 
-		"introspection: inactive":      introspecting(providertest.Set("active", false), violation),
-		"introspection: active is 1":   introspecting(providertest.Set("active", 1), violation),
-		"introspection: HTML":          introspecting(providertest.HTML(), violation),
-		"introspection: endless":       introspecting(providertest.Endless(), unavailable),
-		"introspection: slow":          introspecting(providertest.Slow(time.Minute), unavailable),
-		"introspection: broken":        introspecting(providertest.Hangup(), unavailable),
-		"introspection: busy":          introspecting(providertest.Busy(time.Second), unavailable),
-		"introspection: redirect":      introspecting(providertest.Redirect("https://evil.example.com/"), unavailable),
-		"introspection: other client":  introspecting(providertest.Set("client_id", "other"), violation),
-		"introspection: expired":       introspecting(providertest.Set("exp", 1000), violation),
-		"introspection: ends later":    introspecting(providertest.Set("exp", 99999999999), violation),
-		"introspection: more scopes":   introspecting(providertest.Set("scope", "read write admin"), violation),
-		"introspection: the audience?": introspecting(providertest.Set("aud", []any{1}), violation),
-		"jwt: keys cannot be had":      signed(badAnswer{at: providertest.EndpointJWKS, fault: providertest.Busy(time.Second), code: unavailable}),
-		"jwt: keys are HTML":           signed(badAnswer{at: providertest.EndpointJWKS, fault: providertest.HTML(), code: unavailable}),
+		"introspection: inactive":      introspecting(authserver.Set("active", false), violation),
+		"introspection: active is 1":   introspecting(authserver.Set("active", 1), violation),
+		"introspection: HTML":          introspecting(authserver.HTML(), violation),
+		"introspection: endless":       introspecting(authserver.Endless(), unavailable),
+		"introspection: slow":          introspecting(authserver.Slow(time.Minute), unavailable),
+		"introspection: broken":        introspecting(authserver.Hangup(), unavailable),
+		"introspection: busy":          introspecting(authserver.Busy(time.Second), unavailable),
+		"introspection: redirect":      introspecting(authserver.Redirect("https://evil.example.com/"), unavailable),
+		"introspection: other client":  introspecting(authserver.Set("client_id", "other"), violation),
+		"introspection: expired":       introspecting(authserver.Set("exp", 1000), violation),
+		"introspection: ends later":    introspecting(authserver.Set("exp", 99999999999), violation),
+		"introspection: more scopes":   introspecting(authserver.Set("scope", "read write admin"), violation),
+		"introspection: the audience?": introspecting(authserver.Set("aud", []any{1}), violation),
+		"jwt: keys cannot be had":      signed(badAnswer{at: authserver.EndpointJWKS, fault: authserver.Busy(time.Second), code: unavailable}),
+		"jwt: keys are HTML":           signed(badAnswer{at: authserver.EndpointJWKS, fault: authserver.HTML(), code: unavailable}),
 		"jwt: no JWT":                  {fault: nil, code: violation, setup: setup{provider: map[string]any{"verify": "jwt"}}},
 	}
 	for _, v := range []any{0, -1, 1e12, 0.5, "soon", "", true, []any{60}, map[string]any{}, "0x10", "-1", 1e300, json.Number("99999999999999999999")} {
-		all[fmt.Sprintf("expires_in %v (%T)", v, v)] = badAnswer{fault: providertest.Set("expires_in", v), code: violation}
+		all[fmt.Sprintf("expires_in %v (%T)", v, v)] = badAnswer{fault: authserver.Set("expires_in", v), code: violation}
 	}
 	return all
 }
 
 // revocations are how the server may be when what it answered has to be killed.
-var revocations = map[string]providertest.Fault{
+var revocations = map[string]authserver.Fault{
 	"revocation works":        nil,
-	"revocation is busy":      providertest.Busy(time.Second),
-	"revocation breaks":       providertest.Hangup(),
-	"revocation answers HTML": providertest.Answer(500, "text/html", "<h1>no</h1>"),
+	"revocation is busy":      authserver.Busy(time.Second),
+	"revocation breaks":       authserver.Hangup(),
+	"revocation answers HTML": authserver.Answer(500, "text/html", "<h1>no</h1>"),
 }
 
 // TestBadAnswers holds the books against each other after each (newMount does):
@@ -139,7 +139,7 @@ func TestBadAnswers(t *testing.T) {
 				t.Parallel()
 				m := newMount(t, c.setup)
 				c.breakServer(m)
-				m.server.Break(providertest.EndpointRevoke, revoke)
+				m.server.Break(authserver.EndpointRevoke, revoke)
 				c.ask(t, m)
 				if state == "revocation works" && c.code != "" {
 					require.Len(t, m.server.Live(), m.lost, "killed at once")
@@ -182,7 +182,7 @@ func (m *mount) requireForgottenAfterTheEnd() {
 
 func (c badAnswer) breakServer(m *mount) {
 	if c.at == "" {
-		c.at = providertest.EndpointToken
+		c.at = authserver.EndpointToken
 	}
 	m.server.Break(c.at, c.fault)
 }
@@ -206,15 +206,15 @@ func (c badAnswer) ask(t *testing.T, m *mount) {
 		m.lost++
 	}
 	for _, r := range m.server.Requests() {
-		if r.Path == string(providertest.EndpointRevoke) {
+		if r.Path == string(authserver.EndpointRevoke) {
 			require.NotContains(t, r.Body, parentSecret, "the parent is never sent as a token to be revoked")
 		}
 	}
 }
 
 func TestExpiredTLSAtTheTokenEndpoint(t *testing.T) {
-	m := newMount(t, setup{server: providertest.Options{ExpiredTLS: true}, provider: map[string]any{"issuer": nil, "token_url": "https://127.0.0.1:1/"}})
-	m.must(m.write("providers/oauth2/p", map[string]any{"client_secret": parentSecret, "token_url": m.server.Endpoint(providertest.EndpointToken), "revocation_url": m.server.Endpoint(providertest.EndpointRevoke)}))
+	m := newMount(t, setup{server: authserver.Options{ExpiredTLS: true}, provider: map[string]any{"issuer": nil, "token_url": "https://127.0.0.1:1/"}})
+	m.must(m.write("providers/oauth2/p", map[string]any{"client_secret": parentSecret, "token_url": m.server.Endpoint(authserver.EndpointToken), "revocation_url": m.server.Endpoint(authserver.EndpointRevoke)}))
 	within(t, func() {
 		_, err := m.creds(nil)
 		requireCode(t, err, fault.TemporarilyUnavailable)
@@ -232,30 +232,30 @@ func TestAnUnreachableServer(t *testing.T) {
 
 func TestTheParentRefreshTokenIsNeverHandedOut(t *testing.T) {
 	for _, revocation := range []string{"token", "expiry"} {
-		m := newEmptyMount(t, setup{server: providertest.Options{RotateRefresh: true}})
+		m := newEmptyMount(t, setup{server: authserver.Options{RotateRefresh: true}})
 		parent := m.server.IssueRefreshToken(parentClient)
 		m.must(m.write("providers/oauth2/p", m.providerFields(map[string]any{"grant": "refresh_token", "refresh_token": parent, "revocation": revocation})))
 		m.must(m.write("roles/r", map[string]any{"provider": "oauth2/p", "scopes": "read"}))
-		m.server.Break(providertest.EndpointToken, providertest.Set("access_token", parent))
+		m.server.Break(authserver.EndpointToken, authserver.Set("access_token", parent))
 		_, err := m.creds(nil)
 		requireCode(t, err, fault.ProviderViolation)
 		m.lost++
 
 		// The next one, under the name of an access token too.
-		m.server.Break(providertest.EndpointToken, verbatimRefresh())
+		m.server.Break(authserver.EndpointToken, verbatimRefresh())
 		_, err = m.creds(nil)
 		requireCode(t, err, fault.ProviderViolation)
 		m.lost++
-		require.Zero(t, m.server.Counts().Requests[providertest.EndpointRevoke], "a parent is never revoked in a child's place")
+		require.Zero(t, m.server.Counts().Requests[authserver.EndpointRevoke], "a parent is never revoked in a child's place")
 
-		m.server.Break(providertest.EndpointToken, nil)
+		m.server.Break(authserver.EndpointToken, nil)
 		m.mustCreds(nil)
 	}
 }
 
 // verbatimRefresh answers with the next refresh token in both places.
-func verbatimRefresh() providertest.Fault {
-	return providertest.Verbatim("application/json", func(body map[string]any) string {
+func verbatimRefresh() authserver.Fault {
+	return authserver.Verbatim("application/json", func(body map[string]any) string {
 		body["access_token"] = body["refresh_token"]
 		raw, _ := json.Marshal(body)
 		return string(raw)
@@ -265,7 +265,7 @@ func verbatimRefresh() providertest.Fault {
 func TestARefreshTokenBesideTheChildDiesWithIt(t *testing.T) {
 	m := newMount(t, setup{})
 	stray := m.server.IssueRefreshToken(parentClient)
-	m.server.Break(providertest.EndpointToken, providertest.Set("refresh_token", stray))
+	m.server.Break(authserver.EndpointToken, authserver.Set("refresh_token", stray))
 	l := m.mustCreds(nil)
 	require.NotContains(t, l.data, "refresh_token")
 	require.True(t, m.server.Active(stray))
@@ -284,14 +284,14 @@ func TestARefusedParentIsRememberedNotRetried(t *testing.T) {
 		_, err := m.creds(nil)
 		requireCode(t, err, fault.TemporarilyUnavailable, "the parent")
 	}
-	require.Equal(t, 2, m.server.Counts().Requests[providertest.EndpointToken], "what was asked for, and nothing in particular")
+	require.Equal(t, 2, m.server.Counts().Requests[authserver.EndpointToken], "what was asked for, and nothing in particular")
 	require.Equal(t, "refused", m.must(m.read("providers/oauth2/p")).Data["health"])
 	info, _ := m.must(m.list("providers", nil)).Data["key_info"].(map[string]any)
 	require.Equal(t, "refused", info["oauth2/p"].(map[string]any)["health"])
 	m.start()
 	_, err := m.creds(nil)
 	requireCode(t, err, fault.TemporarilyUnavailable)
-	require.Equal(t, 2, m.server.Counts().Requests[providertest.EndpointToken], "remembered across a restart")
+	require.Equal(t, 2, m.server.Counts().Requests[authserver.EndpointToken], "remembered across a restart")
 	_, err = m.write("providers/oauth2/p/check", nil)
 	requireCode(t, err, fault.TemporarilyUnavailable)
 
@@ -304,7 +304,7 @@ func TestACallerWhoHangsUpDuringTheMint(t *testing.T) {
 	for state, revoke := range revocations {
 		t.Run(state, func(t *testing.T) {
 			m := newMount(t, setup{})
-			m.server.Break(providertest.EndpointRevoke, revoke)
+			m.server.Break(authserver.EndpointRevoke, revoke)
 			_, err := m.hangUpDuring(call{op: "update", path: "creds/r"})
 			requireCode(t, err, fault.TemporarilyUnavailable, "hung up")
 			if revoke == nil {
@@ -349,9 +349,9 @@ func TestAProviderThatChangesDuringTheMint(t *testing.T) {
 		for state, revoke := range revocations {
 			t.Run(name+"/"+state, func(t *testing.T) {
 				m := newMount(t, setup{})
-				m.server.Break(providertest.EndpointRevoke, revoke)
+				m.server.Break(authserver.EndpointRevoke, revoke)
 				worked, release := make(chan struct{}, 1), make(chan struct{})
-				m.server.Break(providertest.EndpointToken, providertest.Hold(worked, release))
+				m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
 				answered := make(chan error)
 				go func() {
 					_, err := m.creds(nil)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // flight is a mint at the provider, whose token is there and whose answer is not.
@@ -24,7 +24,7 @@ func (m *mount) mintInFlight() *flight {
 	m.t.Helper()
 	worked := make(chan struct{}, 1)
 	f := &flight{m: m, release: make(chan struct{}), done: make(chan error, 1)}
-	m.server.Break(providertest.EndpointToken, providertest.Hold(worked, f.release))
+	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, f.release))
 	go func() { _, err := m.creds(nil); f.done <- err }()
 	<-worked
 	return f
@@ -32,7 +32,7 @@ func (m *mount) mintInFlight() *flight {
 
 // land lets the answer come, and returns what the caller got.
 func (f *flight) land() error {
-	f.m.server.Break(providertest.EndpointToken, nil)
+	f.m.server.Break(authserver.EndpointToken, nil)
 	close(f.release)
 	return <-f.done
 }
@@ -108,7 +108,7 @@ func TestAMintThatOutlastsTheWaitKeepsTheMountWhereALeaseCan(t *testing.T) {
 
 // The mount's records are gone by then, and storage is closed.
 func TestAMintThatEndsAfterTheMountIsKilled(t *testing.T) {
-	for name, revoke := range map[string]providertest.Fault{"at once": nil, "at the second try": providertest.Once(providertest.Answer(500, "text/plain", ""))} {
+	for name, revoke := range map[string]authserver.Fault{"at once": nil, "at the second try": authserver.Once(authserver.Answer(500, "text/plain", ""))} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, patient)
 			m.b.drain, m.b.latePause = time.Millisecond, time.Millisecond
@@ -117,7 +117,7 @@ func TestAMintThatEndsAfterTheMountIsKilled(t *testing.T) {
 			require.NoError(t, m.cleanUp())
 			require.Contains(t, m.log.String(), "tokens are still being minted")
 			m.storage.fail("get", "put", "delete", "list")
-			m.server.Break(providertest.EndpointRevoke, revoke)
+			m.server.Break(authserver.EndpointRevoke, revoke)
 			require.Error(t, f.land())
 			require.Eventually(t, func() bool { return len(m.server.Live()) == 0 }, promptly, time.Millisecond)
 		})
@@ -131,7 +131,7 @@ func TestWhatCannotBeKilledAfterTheEndIsLoggedWithItsProviderAndEnd(t *testing.T
 	m.taint(true)
 	require.NoError(t, m.cleanUp())
 	m.storage.fail("get", "put", "delete", "list")
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", ""))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", ""))
 	require.Error(t, f.land())
 	require.Eventually(t, func() bool {
 		return logged(m.log.String(), "a token lives on", "provider=oauth2/p", `lives="until 20`)
@@ -141,15 +141,15 @@ func TestWhatCannotBeKilledAfterTheEndIsLoggedWithItsProviderAndEnd(t *testing.T
 // A token that has no lease cannot keep the mount, so the end tries once more.
 func TestTheEndKillsWhatTheLastRunCouldNot(t *testing.T) {
 	m := newMount(t, setup{})
-	m.server.Break(providertest.EndpointToken, providertest.Set("scope", "read write admin"))
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", ""))
+	m.server.Break(authserver.EndpointToken, authserver.Set("scope", "read write admin"))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", ""))
 	_, err := m.creds(nil)
 	requireCode(t, err, fault.ProviderViolation)
 	m.taint(true)
 	require.Error(t, m.periodic())
 	require.NoError(t, m.cleanUp())
 	require.True(t, logged(m.log.String(), "a token lives on", "provider=oauth2/p", `lives="until 20`))
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	require.NoError(t, m.cleanUp())
 	require.Empty(t, m.server.Live())
 }

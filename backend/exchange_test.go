@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // exchanging is a mount whose role r exchanges tokens of the issuer i, which is the
@@ -18,7 +18,7 @@ func exchanging(t *testing.T, role map[string]any) *mount {
 	t.Helper()
 	m := newMount(t, setup{})
 	m.must(m.write("issuers/i", map[string]any{
-		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
+		"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
 	}))
 	fields := map[string]any{"mode": "exchange", "subject_issuers": "i"}
 	for name, value := range role {
@@ -31,7 +31,7 @@ func exchanging(t *testing.T, role map[string]any) *mount {
 // trustedToken is a subject token that the server takes, too.
 func (m *mount) trustedToken(jti string) string {
 	token := m.subjectToken(jti, nil)
-	m.server.Trust(token, providertest.Bearer{Subject: "user-1"})
+	m.server.Trust(token, authserver.Bearer{Subject: "user-1"})
 	return token
 }
 
@@ -54,8 +54,8 @@ func TestAnExchangeIsAGrant(t *testing.T) {
 func TestAnActorThatTheTokenDoesNotShowIsUnverified(t *testing.T) {
 	m := exchanging(t, map[string]any{"actor": "entity"})
 	m.must(m.write("config", map[string]any{"issuer": ownURL}))
-	m.server.AddToken(providertest.Token{Value: "a-child-of-the-subject", Client: parentClient, Expires: m.clock.Now().Add(time.Minute)})
-	m.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+	m.server.AddToken(authserver.Token{Value: "a-child-of-the-subject", Client: parentClient, Expires: m.clock.Now().Add(time.Minute)})
+	m.server.Break(authserver.EndpointToken, authserver.Answer(http.StatusOK, "application/json",
 		`{"access_token":"a-child-of-the-subject","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
 	l, err := m.credsBy(call{path: "creds/r", entity: alice, data: map[string]any{"subject_token": m.trustedToken("one"), "scopes": "read"}})
 	require.NoError(t, err)
@@ -67,23 +67,23 @@ func TestAnActorThatTheTokenDoesNotShowIsUnverified(t *testing.T) {
 func TestAnExchangeGoneWrong(t *testing.T) {
 	m := exchanging(t, map[string]any{"subject_single_use": true})
 	token := m.trustedToken("one")
-	m.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusBadRequest, "application/json", `{"error":"invalid_grant"}`))
+	m.server.Break(authserver.EndpointToken, authserver.Answer(http.StatusBadRequest, "application/json", `{"error":"invalid_grant"}`))
 	_, err := m.creds(map[string]any{"subject_token": token})
 	requireCode(t, err, fault.InvalidGrant, "subject token")
 
 	itself := m.trustedToken("two")
-	m.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+	m.server.Break(authserver.EndpointToken, authserver.Answer(http.StatusOK, "application/json",
 		`{"access_token":"`+itself+`","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
 	_, err = m.creds(map[string]any{"subject_token": itself})
 	requireCode(t, err, fault.ProviderViolation, "the very token")
-	require.Zero(t, m.server.Counts().Requests[providertest.EndpointRevoke], "it is the caller's")
+	require.Zero(t, m.server.Counts().Requests[authserver.EndpointRevoke], "it is the caller's")
 
-	m.server.Break(providertest.EndpointToken, providertest.Set("scope", "read write admin"))
+	m.server.Break(authserver.EndpointToken, authserver.Set("scope", "read write admin"))
 	_, err = m.creds(map[string]any{"subject_token": m.trustedToken("three")})
 	requireCode(t, err, fault.ProviderViolation, "scope:admin")
 	require.Empty(t, m.server.Live(), "what is too wide is killed")
 
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	l, err := m.creds(map[string]any{"subject_token": token})
 	require.NoError(t, err, "the first refusal had used nothing up")
 	require.NoError(t, m.revoke(l))
@@ -125,7 +125,7 @@ func TestWhatCannotBeKilledIsNotForwardedWhereItMustBe(t *testing.T) {
 	require.Empty(t, m.allGrants())
 
 	ours := token(parentClient)
-	m.server.AddToken(providertest.Token{Value: ours, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
+	m.server.AddToken(authserver.Token{Value: ours, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
 	resp := m.must(m.do(call{op: logical.UpdateOperation, path: "creds/r", data: map[string]any{"subject_token": ours}}))
 	require.Equal(t, ours, resp.Data["access_token"])
 	require.NotNil(t, resp.WrapInfo, "for one pair of hands")
@@ -137,10 +137,10 @@ func TestWhatCannotBeKilledIsNotForwardedWhereItMustBe(t *testing.T) {
 // that was is deleted.
 func TestOnlyTheProvidersOwnTokensAreForwarded(t *testing.T) {
 	m := exchanging(t, nil)
-	m.must(m.write("issuers/loose", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_audiences": "broker"}))
+	m.must(m.write("issuers/loose", map[string]any{"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_audiences": "broker"}))
 	m.must(m.write("roles/r", map[string]any{"mode": "forward", "audiences": "broker", "subject_issuers": "i,loose"}))
 	token := m.subjectToken("one", map[string]any{"scope": "read", "client_id": parentClient})
-	m.server.AddToken(providertest.Token{Value: token, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
+	m.server.AddToken(authserver.Token{Value: token, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
 	forward := func() error {
 		_, err := m.creds(map[string]any{"subject_token": token})
 		return err
@@ -157,9 +157,9 @@ func TestNoTokenIsTakenForANameOfWhatWasGranted(t *testing.T) {
 	m.must(m.write("providers/oauth2/p", map[string]any{"verify": "introspect", "client_secret": parentSecret}))
 	subject := m.trustedToken("one")
 	for _, echoed := range []string{subject, child} {
-		m.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+		m.server.Break(authserver.EndpointToken, authserver.Answer(http.StatusOK, "application/json",
 			`{"access_token":"`+child+`","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
-		m.server.Break(providertest.EndpointIntrospect, providertest.Answer(http.StatusOK, "application/json",
+		m.server.Break(authserver.EndpointIntrospect, authserver.Answer(http.StatusOK, "application/json",
 			`{"active":true,"scope":"read","aud":"x-`+echoed+`"}`))
 		_, err := m.creds(map[string]any{"subject_token": subject, "scopes": "read"})
 		requireCode(t, err, fault.ProviderViolation, "repeats")

@@ -25,16 +25,15 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
-
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // explainLab is an engine with two providers at one authorization server, on a
 // clock that stands still, so that explain and creds see the same moment.
 type explainLab struct {
 	*broker
-	server *providertest.AuthServer
+	server *authserver.Server
 	store  *countingStorage
 	vault  *explainVault
 	key    *ecdsa.PrivateKey
@@ -82,8 +81,8 @@ func newExplainLab(t *testing.T) *explainLab {
 	t.Helper()
 	now := func() time.Time { return explainNoon }
 	l := &explainLab{store: &countingStorage{Storage: &logical.InmemStorage{}}}
-	l.server = providertest.NewAuthServer(t, providertest.Options{Lifetime: 1000 * time.Hour, Now: now},
-		providertest.Client{ID: "broker", Secrets: []string{"parent-secret"}, Scopes: explainScopes, Audiences: explainTargets})
+	l.server = authserver.New(t, authserver.Options{Lifetime: 1000 * time.Hour, Now: now},
+		authserver.Client{ID: "broker", Secrets: []string{"parent-secret"}, Scopes: explainScopes, Audiences: explainTargets})
 	l.vault = &explainVault{
 		StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour},
 		entities:         map[string]*logical.Entity{}, groups: map[string][]*logical.Group{},
@@ -309,9 +308,9 @@ func TestExplainAndCredsAgree(t *testing.T) {
 		}
 		// A server that adds its default scopes to a role that bounds none would
 		// be refused after the decision.
-		l.server.Break(providertest.EndpointToken, nil)
+		l.server.Break(authserver.EndpointToken, nil)
 		if role["scopes"] == nil {
-			l.server.Break(providertest.EndpointToken, providertest.Drop("scope"))
+			l.server.Break(authserver.EndpointToken, authserver.Drop("scope"))
 		}
 		caller := l.drawIdentity(t)
 		request := l.drawRequest(t, role)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // What an operator has named of the server's answer reaches the caller, and shows in a
@@ -24,7 +24,7 @@ func TestNamedMembersReachTheCaller(t *testing.T) {
 	require.Equal(t, []any{"instance_url", "issued_at"}, shown["extra_members"])
 	require.Equal(t, "bot", shown["assumed_token_type"])
 
-	m.server.Break(providertest.EndpointToken, providertest.Verbatim("application/json", func(body map[string]any) string {
+	m.server.Break(authserver.EndpointToken, authserver.Verbatim("application/json", func(body map[string]any) string {
 		delete(body, "expires_in")
 		maps.Copy(body, map[string]any{"token_type": "bot", "instance_url": "https://mycompany.test", "issued_at": "1278448832702", "signature": "x"})
 		raw, err := json.Marshal(body)

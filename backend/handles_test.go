@@ -7,7 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // A record holds of secrets only what the kill needs, and is not seal-wrapped.
@@ -28,7 +28,7 @@ func TestARecordHoldsNoMoreThanTheKillNeeds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, setup{provider: c.provider})
-			m.server.Break(providertest.EndpointToken, providertest.Set("id_token", m.hide(idToken)))
+			m.server.Break(authserver.EndpointToken, authserver.Set("id_token", m.hide(idToken)))
 			l := m.mustCreds(nil)
 			record, handle := m.record(l.grantID)
 			if c.handle == nil {
@@ -38,8 +38,8 @@ func TestARecordHoldsNoMoreThanTheKillNeeds(t *testing.T) {
 			}
 			var got map[string]any
 			handle = strings.ReplaceAll(handle, l.token, "token")
-			handle = strings.ReplaceAll(handle, m.server.Endpoint(providertest.EndpointRevoke), "revoke")
-			handle = strings.ReplaceAll(handle, m.server.Endpoint(providertest.EndpointIntrospect), "introspect")
+			handle = strings.ReplaceAll(handle, m.server.Endpoint(authserver.EndpointRevoke), "revoke")
+			handle = strings.ReplaceAll(handle, m.server.Endpoint(authserver.EndpointIntrospect), "introspect")
 			require.NoError(t, json.Unmarshal([]byte(handle), &got))
 			require.Equal(t, c.handle, got)
 			require.Equal(t, 1, strings.Count(record, l.token), "and nowhere else in the record")

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // canary stands in every value that is given to a secret field.
@@ -31,7 +31,7 @@ func newInputMount(t testing.TB) *mount {
 	m := newMount(t, setup{})
 	m.must(m.write("roles/p", map[string]any{"provider": "oauth2/p", "scopes": "read"}))
 	m.must(m.write("issuers/p", map[string]any{
-		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
+		"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
 	}))
 	m.must(m.write("config", map[string]any{"issuer": ownURL}))
 	m.must(m.write("providers/jwt/p", map[string]any{"max_ttl": "1h"}))

@@ -12,7 +12,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // newTrustingMount is a JWT mount with three issuers of the same keys, idp, agents and
@@ -22,7 +22,7 @@ func newTrustingMount(t testing.TB) *mount {
 	t.Helper()
 	m := newJWTMount(t, nil)
 	m.must(m.write("issuers/agents", map[string]any{
-		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": "https://agents.test", "bound_audiences": "broker",
+		"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": "https://agents.test", "bound_audiences": "broker",
 	}))
 	m.must(m.write("issuers/pem", map[string]any{"jwks_pem": m.serverKeys(), "bound_issuer": "https://pem.test", "bound_audiences": "broker"}))
 	m.must(m.write("roles/s", map[string]any{"provider": "oauth2/p", "scopes": "read", "subject_issuers": "idp,pem", "ttl": "1m", "max_ttl": "10m"}))
@@ -36,7 +36,7 @@ func newTrustingMount(t testing.TB) *mount {
 // serverKeys are the keys of the test's server, as an operator writes them down.
 func (m *mount) serverKeys() string {
 	m.t.Helper()
-	req, err := http.NewRequestWithContext(m.t.Context(), http.MethodGet, m.server.Endpoint(providertest.EndpointJWKS), nil)
+	req, err := http.NewRequestWithContext(m.t.Context(), http.MethodGet, m.server.Endpoint(authserver.EndpointJWKS), nil)
 	require.NoError(m.t, err)
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(m.t, err)
@@ -102,7 +102,7 @@ func TestARenewalWantsTheSameIssuer(t *testing.T) {
 func (m *mount) recreate(name, iss string) {
 	m.must(m.delete("issuers/"+name, nil))
 	m.must(m.write("issuers/"+name, map[string]any{
-		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": iss, "bound_audiences": "broker",
+		"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": iss, "bound_audiences": "broker",
 	}))
 }
 
@@ -241,14 +241,14 @@ func TestAFrozenIssuerVouchesForNothingNew(t *testing.T) {
 
 	live := len(m.server.Live())
 	for _, thawed := range []bool{false, true} {
-		m.server.Break(providertest.EndpointToken, providertest.Before(func() {
+		m.server.Break(authserver.EndpointToken, authserver.Before(func() {
 			m.must(m.write("revoke/issuer/idp", map[string]any{"freeze": true}))
 			if thawed {
 				m.must(m.write("revoke/issuer/idp", map[string]any{"freeze": false}))
 			}
 		}))
 		requireCode(t, ask("s"), fault.AccessDenied, "frozen")
-		m.server.Break(providertest.EndpointToken, nil)
+		m.server.Break(authserver.EndpointToken, nil)
 		require.LessOrEqual(t, len(m.server.Live()), live, "the mint in flight left nothing alive")
 		m.must(m.write("revoke/issuer/idp", map[string]any{"freeze": false}))
 	}
@@ -292,7 +292,7 @@ func TestASharedTokenIsJoinedWhileItsIssuerIsTheSame(t *testing.T) {
 	ask := map[string]any{"subject_token": m.of("https://pem.test", "user-1")}
 	first, second := m.signedTo(alice, "s", ask), m.signedTo(alice, "s", ask)
 	require.Equal(t, first.grantID, second.grantID)
-	m.must(m.write("issuers/pem", map[string]any{"jwks_pem": "", "jwks_url": m.server.Endpoint(providertest.EndpointJWKS)}))
+	m.must(m.write("issuers/pem", map[string]any{"jwks_pem": "", "jwks_url": m.server.Endpoint(authserver.EndpointJWKS)}))
 	third := m.signedTo(alice, "s", ask)
 	require.NotEqual(t, first.grantID, third.grantID)
 	_, err := m.renew(second, time.Minute)
@@ -304,14 +304,14 @@ func TestASharedTokenIsJoinedWhileItsIssuerIsTheSame(t *testing.T) {
 // A key that the issuer has published a moment after we looked is no forgery.
 func TestATokenOfAKeyThatIsNewIsAskedForAgain(t *testing.T) {
 	m := withSubject(t)
-	m.server.Break(providertest.EndpointJWKS, providertest.Answer(http.StatusOK, "application/json",
+	m.server.Break(authserver.EndpointJWKS, authserver.Answer(http.StatusOK, "application/json",
 		`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"old","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`))
 	creds := func() error {
 		_, err := m.creds(map[string]any{"subject_token": m.subjectToken("one", nil)})
 		return err
 	}
 	requireCode(t, creds(), fault.InvalidGrant, "not among those")
-	m.server.Break(providertest.EndpointJWKS, nil)
+	m.server.Break(authserver.EndpointJWKS, nil)
 	requireCode(t, creds(), fault.TemporarilyUnavailable, "issuer i", "try again")
 	m.clock.advance(time.Minute)
 	require.NoError(t, creds())

@@ -13,7 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func TestALeaseIsRevokedOnceAndForAll(t *testing.T) {
@@ -21,7 +21,7 @@ func TestALeaseIsRevokedOnceAndForAll(t *testing.T) {
 	l := m.mustCreds(nil)
 	require.NoError(t, m.revoke(l))
 	require.NoError(t, m.revoke(l), "already gone counts as revoked")
-	require.Equal(t, 1, m.server.Counts().Requests[providertest.EndpointRevoke])
+	require.Equal(t, 1, m.server.Counts().Requests[authserver.EndpointRevoke])
 
 	gone := m.mustCreds(nil)
 	m.server.Kill(gone.token)
@@ -59,7 +59,7 @@ func TestAForeignLeaseIsRefused(t *testing.T) {
 func TestAFailedRevocationIsRetriedUntilItSucceeds(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", "no"))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", "no"))
 	requireCode(t, m.revoke(l), fault.TemporarilyUnavailable, l.grantID, "not dead yet")
 	g := m.must(m.read("grants/" + l.grantID)).Data
 	require.Equal(t, true, g["pending"])
@@ -79,7 +79,7 @@ func TestAFailedRevocationIsRetriedUntilItSucceeds(t *testing.T) {
 	require.EqualValues(t, 4, m.must(m.read("grants/" + l.grantID)).Data["attempts"], "a sweep by hand ignores the backoff")
 
 	m.start() // and it survives a restart
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	m.clock.advance(2 * time.Minute)
 	m.periodicallyUntil(func() bool { return len(m.server.Live()) == 0 })
 	require.NoError(t, m.revoke(l), "Vault's own retry finds it done")
@@ -109,9 +109,9 @@ func TestTheBackoffGrowsAndHasAnEnd(t *testing.T) {
 func TestTheServersRetryAfterIsHeeded(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)
-	m.server.Break(providertest.EndpointRevoke, providertest.Busy(30*time.Minute))
+	m.server.Break(authserver.EndpointRevoke, authserver.Busy(30*time.Minute))
 	requireCode(t, m.revoke(l), fault.TemporarilyUnavailable)
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	m.clock.advance(maxPause - time.Second)
 	require.NoError(t, m.periodic())
 	require.True(t, m.server.Active(l.token))
@@ -120,9 +120,9 @@ func TestTheServersRetryAfterIsHeeded(t *testing.T) {
 }
 
 func TestADoomedTokenIsForgottenOnceItHasExpired(t *testing.T) {
-	m := newMount(t, setup{server: providertest.Options{WithoutIntrospection: true}})
+	m := newMount(t, setup{server: authserver.Options{WithoutIntrospection: true}})
 	l := m.mustCreds(nil)
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", "no"))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", "no"))
 	requireCode(t, m.revoke(l), fault.TemporarilyUnavailable)
 	m.clock.advance(time.Hour + 30*time.Second)
 	m.sweep()
@@ -162,15 +162,15 @@ func TestRenewalEndsWhereTheGrantEnds(t *testing.T) {
 		"the role's max_ttl":          {setup{role: map[string]any{"ttl": "10m", "max_ttl": "30m"}}, 10 * time.Minute, 30 * time.Minute, 25 * time.Minute, time.Hour, 5 * time.Minute},
 		"after the role's max_ttl":    {setup{role: map[string]any{"ttl": "10m", "max_ttl": "30m"}}, 10 * time.Minute, 30 * time.Minute, 30 * time.Minute, time.Hour, 0},
 		"the provider's max_ttl":      {setup{provider: map[string]any{"max_ttl": "20m"}}, 20 * time.Minute, 20 * time.Minute, 15 * time.Minute, time.Hour, 5 * time.Minute},
-		"the mount's limit":           {setup{server: providertest.Options{Lifetime: 100 * time.Hour}}, time.Hour, 24 * time.Hour, 23*time.Hour + 30*time.Minute, time.Hour, 30 * time.Minute},
-		"after the mount's limit":     {setup{server: providertest.Options{Lifetime: 100 * time.Hour}}, time.Hour, 24 * time.Hour, 24 * time.Hour, time.Hour, 0},
-		"no end that anybody told":    {setup{server: providertest.Options{Lifetime: 100 * time.Hour}}, time.Hour, 24 * time.Hour, 23 * time.Hour, 9 * time.Hour, time.Hour},
+		"the mount's limit":           {setup{server: authserver.Options{Lifetime: 100 * time.Hour}}, time.Hour, 24 * time.Hour, 23*time.Hour + 30*time.Minute, time.Hour, 30 * time.Minute},
+		"after the mount's limit":     {setup{server: authserver.Options{Lifetime: 100 * time.Hour}}, time.Hour, 24 * time.Hour, 24 * time.Hour, time.Hour, 0},
+		"no end that anybody told":    {setup{server: authserver.Options{Lifetime: 100 * time.Hour}}, time.Hour, 24 * time.Hour, 23 * time.Hour, 9 * time.Hour, time.Hour},
 		"a role that is only one ttl": {setup{role: map[string]any{"ttl": "10m"}}, 10 * time.Minute, 10 * time.Minute, 9 * time.Minute, time.Hour, time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, c.setup)
 			if name == "no end that anybody told" {
-				m.server.Break(providertest.EndpointToken, providertest.Drop("expires_in"))
+				m.server.Break(authserver.EndpointToken, authserver.Drop("expires_in"))
 			}
 			l := m.mustCreds(nil)
 			require.Equal(t, c.ttl, l.secret.TTL)
@@ -294,7 +294,7 @@ func TestTheSweepKillsForHoldersWhoAreNot(t *testing.T) {
 }
 
 func TestClassExpiry(t *testing.T) {
-	m := newMount(t, setup{server: providertest.Options{WithoutRevocation: true}})
+	m := newMount(t, setup{server: authserver.Options{WithoutRevocation: true}})
 	l := m.mustCreds(nil)
 	require.Equal(t, "expiry", l.data["revocation"])
 	require.NoError(t, m.revoke(l), "no retry would do more")
@@ -315,7 +315,7 @@ func TestClassExpiry(t *testing.T) {
 }
 
 func TestRenewalNeverBringsBackWhatWasKilled(t *testing.T) {
-	m := newMount(t, setup{server: providertest.Options{Lifetime: 10 * time.Hour}})
+	m := newMount(t, setup{server: authserver.Options{Lifetime: 10 * time.Hour}})
 	for range 20 {
 		l := m.mustCreds(nil)
 		var wg sync.WaitGroup
@@ -398,7 +398,7 @@ func TestAnOrderSurvivesACrash(t *testing.T) {
 		for range 5 {
 			m.mustCreds(nil)
 		}
-		m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", "no"))
+		m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", "no"))
 		m.storage.on(func(op, key string) error {
 			if op == "put" && len(key) > 6 && key[:6] == grant.StoragePrefix {
 				return errStorage // the outbox
@@ -424,10 +424,10 @@ func TestATaintedMountKillsWhatLives(t *testing.T) {
 		leases = append(leases, m.mustCreds(nil))
 	}
 	m.vault.change(func(v *vaultView) { v.tainted = true })
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", "no"))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", "no"))
 	require.ErrorContains(t, m.periodic(), "3 grants still live")
 	requireCode(t, m.revoke(leases[0]), fault.TemporarilyUnavailable, "3 grants still live", leases[0].grantID)
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	require.NoError(t, m.periodic())
 	require.Empty(t, m.server.Live())
 	for _, l := range leases {
@@ -441,7 +441,7 @@ func withSubject(t testing.TB) *mount {
 	t.Helper()
 	m := newMount(t, setup{})
 	m.must(m.write("issuers/i", map[string]any{
-		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
+		"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
 	}))
 	m.must(m.write("roles/r", map[string]any{"subject_issuers": "i", "subject_single_use": true}))
 	return m
@@ -511,28 +511,28 @@ func TestOneOfManyWinsASubjectToken(t *testing.T) {
 
 func TestASubjectTokenIsGivenBackOnlyIfNothingWasMinted(t *testing.T) {
 	for name, c := range map[string]struct {
-		fault providertest.Fault
+		fault authserver.Fault
 		again bool
 		lost  int
 	}{
-		"refused":         {providertest.Answer(400, "application/json", `{"error":"invalid_scope"}`), true, 0},
-		"overloaded":      {providertest.Answer(429, "text/plain", ""), true, 0},
-		"who knows":       {providertest.Answer(503, "text/plain", ""), false, 0},
-		"answer lost":     {providertest.Hangup(), false, 1},
-		"half an answer":  {providertest.Cut(5), false, 1},
-		"granted more":    {providertest.Set("scope", "admin"), false, 0},
-		"something else":  {providertest.HTML(), false, 0},
-		"an expired one":  {providertest.Set("expires_in", 0), false, 0},
-		"gateway timeout": {providertest.Answer(504, "text/html", ""), false, 0},
+		"refused":         {authserver.Answer(400, "application/json", `{"error":"invalid_scope"}`), true, 0},
+		"overloaded":      {authserver.Answer(429, "text/plain", ""), true, 0},
+		"who knows":       {authserver.Answer(503, "text/plain", ""), false, 0},
+		"answer lost":     {authserver.Hangup(), false, 1},
+		"half an answer":  {authserver.Cut(5), false, 1},
+		"granted more":    {authserver.Set("scope", "admin"), false, 0},
+		"something else":  {authserver.HTML(), false, 0},
+		"an expired one":  {authserver.Set("expires_in", 0), false, 0},
+		"gateway timeout": {authserver.Answer(504, "text/html", ""), false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := withSubject(t)
 			token := m.subjectToken("x", nil)
-			m.server.Break(providertest.EndpointToken, c.fault)
+			m.server.Break(authserver.EndpointToken, c.fault)
 			_, err := m.creds(map[string]any{"subject_token": token})
 			require.Error(t, err)
 			m.lost = c.lost
-			m.server.Break(providertest.EndpointToken, nil)
+			m.server.Break(authserver.EndpointToken, nil)
 			_, err = m.creds(map[string]any{"subject_token": token})
 			if c.again {
 				require.NoError(t, err)

@@ -14,7 +14,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // haltScan keeps the ledger from getting to know its holders, until release.
@@ -82,9 +82,9 @@ func TestTheOutboxGoesOnBeforeEverythingIsRead(t *testing.T) {
 	l := m.mustCreds(nil)
 	m.start()
 	release := m.haltScan()
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", "no"))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", "no"))
 	require.Error(t, m.revoke(l))
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	m.clock.advance(10 * time.Second)
 	require.NoError(t, m.periodic())
 	require.False(t, m.server.Active(l.token))

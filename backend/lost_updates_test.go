@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // during runs other when storage is about to do op on key for the first time from
@@ -69,14 +69,14 @@ func TestConcurrentWritesOfAnIssuerLoseNothing(t *testing.T) {
 		"a deletion and another of that name": func() {
 			_, err := m.delete("issuers/i", nil)
 			assert.NoError(t, err)
-			_, err = m.write("issuers/i", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": "https://other.test", "bound_audiences": "other"})
+			_, err = m.write("issuers/i", map[string]any{"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": "https://other.test", "bound_audiences": "other"})
 			assert.NoError(t, err)
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			m.must(m.delete("issuers/i", nil))
 			m.must(m.write("issuers/i", fields))
-			m.server.Break(providertest.EndpointOIDC, providertest.Once(providertest.Before(other)))
+			m.server.Break(authserver.EndpointOIDC, authserver.Once(authserver.Before(other)))
 			_, err := m.write("issuers/i", map[string]any{"oidc_discovery_url": m.server.URL, "clock_skew": "7s"})
 			requireCode(t, err, fault.InvalidRequest, "changed by somebody else")
 			after := m.must(m.read("issuers/i"))
@@ -94,8 +94,8 @@ func TestConcurrentWritesOfAnIssuerLoseNothing(t *testing.T) {
 // endpoints of the other.
 func TestAWriteDoesNotMixTwoProvidersOfOneName(t *testing.T) {
 	m := newMount(t, setup{})
-	other := providertest.NewAuthServer(t, providertest.Options{Now: m.clock.Now}, providertest.Client{ID: "other", Secrets: []string{nextSecret}, Scopes: []string{"read"}})
-	m.server.Break(providertest.EndpointMetadata, providertest.Once(providertest.Before(func() {
+	other := authserver.New(t, authserver.Options{Now: m.clock.Now}, authserver.Client{ID: "other", Secrets: []string{nextSecret}, Scopes: []string{"read"}})
+	m.server.Break(authserver.EndpointMetadata, authserver.Once(authserver.Before(func() {
 		_, err := m.delete("providers/oauth2/p", nil)
 		assert.NoError(t, err)
 		_, err = m.write("providers/oauth2/p", map[string]any{"issuer": other.URL, "client_id": "other", "client_secret": nextSecret})
@@ -114,7 +114,7 @@ func TestAWriteDoesNotMixTwoProvidersOfOneName(t *testing.T) {
 func TestADeletionTakesNoLaterWriteAlong(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)
-	m.server.Break(providertest.EndpointRevoke, providertest.Once(providertest.Before(func() {
+	m.server.Break(authserver.EndpointRevoke, authserver.Once(authserver.Before(func() {
 		// It is being killed, and somebody wants the provider back.
 		_, err := m.write("providers/oauth2/p", map[string]any{"disabled": false, "timeout": 21})
 		assert.NoError(t, err)
@@ -130,7 +130,7 @@ func TestADeletionTakesNoLaterWriteAlong(t *testing.T) {
 func TestAWriteThatFailedIsNotForgotten(t *testing.T) {
 	m := newMount(t, setup{})
 	require.NoError(t, m.revoke(m.mustCreds(nil)))
-	m.must(m.write("issuers/i", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker"}))
+	m.must(m.write("issuers/i", map[string]any{"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker"}))
 	_, err := m.b.issuer(t.Context(), "i")
 	require.NoError(t, err)
 	for _, c := range []call{

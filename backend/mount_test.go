@@ -25,7 +25,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // The parent's secrets, which nothing may ever repeat.
@@ -57,7 +57,7 @@ type mount struct {
 	storage *flakyStorage
 	clock   *clock
 	vault   *vaultView
-	server  *providertest.AuthServer
+	server  *authserver.Server
 	log     *lockedBuffer
 
 	mu      sync.Mutex
@@ -71,8 +71,8 @@ type mount struct {
 
 // setup is what a test wants to be different.
 type setup struct {
-	server providertest.Options
-	client providertest.Client
+	server authserver.Options
+	client authserver.Client
 	// provider are fields beside issuer, client_id, client_secret and timeout;
 	// nil removes one.
 	provider map[string]any
@@ -98,9 +98,9 @@ func newEmptyMount(t testing.TB, s setup) *mount {
 	m.vault = newVaultView()
 	s.server.Now = m.clock.Now
 	if s.client.ID == "" {
-		s.client = providertest.Client{ID: parentClient, Secrets: []string{parentSecret}, Scopes: []string{"read", "write", "admin"}, Audiences: []string{"https://api.test"}}
+		s.client = authserver.Client{ID: parentClient, Secrets: []string{parentSecret}, Scopes: []string{"read", "write", "admin"}, Audiences: []string{"https://api.test"}}
 	}
-	m.server = providertest.NewAuthServer(t, s.server, s.client)
+	m.server = authserver.New(t, s.server, s.client)
 	m.start()
 	t.Cleanup(m.end)
 	return m
@@ -353,9 +353,9 @@ func (m *mount) periodic() error {
 // heal lifts every fault, and lets the time pass that a busy server asked for.
 func (m *mount) heal() {
 	m.clock.advance(2 * time.Second)
-	for _, e := range []providertest.Endpoint{
-		providertest.EndpointToken, providertest.EndpointRevoke, providertest.EndpointIntrospect,
-		providertest.EndpointJWKS, providertest.EndpointMetadata, providertest.EndpointOIDC,
+	for _, e := range []authserver.Endpoint{
+		authserver.EndpointToken, authserver.EndpointRevoke, authserver.EndpointIntrospect,
+		authserver.EndpointJWKS, authserver.EndpointMetadata, authserver.EndpointOIDC,
 	} {
 		m.server.Break(e, nil)
 	}
@@ -818,7 +818,7 @@ func (m *mount) hangUpDuring(c call) (*logical.Response, error) {
 	ctx, hangUp := context.WithCancel(context.Background())
 	c.ctx = ctx
 	worked, release := make(chan struct{}, 1), make(chan struct{})
-	m.server.Break(providertest.EndpointToken, providertest.Hold(worked, release))
+	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
 	done := make(chan struct{})
 	var resp *logical.Response
 	var err error
@@ -829,7 +829,7 @@ func (m *mount) hangUpDuring(c call) (*logical.Response, error) {
 	<-worked
 	hangUp()
 	close(release)
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	<-done
 	return resp, err
 }

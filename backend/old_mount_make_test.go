@@ -15,7 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // A mount from before is what a build had in storage, with the server at which its
@@ -30,11 +30,11 @@ const mountsDir = "../testdata/mounts"
 
 // oldMount is one such file.
 type oldMount struct {
-	Build   string                `json:"build"`
-	At      time.Time             `json:"at"`
-	Server  providertest.Snapshot `json:"server"`
-	Storage map[string]string     `json:"storage"`
-	Leases  []oldLease            `json:"leases"`
+	Build   string              `json:"build"`
+	At      time.Time           `json:"at"`
+	Server  authserver.Snapshot `json:"server"`
+	Storage map[string]string   `json:"storage"`
+	Leases  []oldLease          `json:"leases"`
 	// Asks are creds requests that were served, Refused those that must not be, and
 	// Reads what the paths that show something showed.
 	Asks    []oldAsk                  `json:"asks"`
@@ -76,7 +76,7 @@ func TestMakeAnOldMount(t *testing.T) {
 	if *makeMount == "" {
 		t.Skip("only with -make-mount=<name>")
 	}
-	m := &mountMaker{mount: newEmptyMount(t, setup{server: providertest.Options{TLS: true, MutualTLS: true, RotateRefresh: true}})}
+	m := &mountMaker{mount: newEmptyMount(t, setup{server: authserver.Options{TLS: true, MutualTLS: true, RotateRefresh: true}})}
 	m.clock.mu.Lock()
 	m.clock.at = time.Date(2026, 11, 28, 4, 0, 0, 0, time.UTC)
 	m.clock.mu.Unlock()
@@ -102,11 +102,11 @@ func TestMakeAnOldMount(t *testing.T) {
 	_, err = os.Stat(file)
 	require.ErrorIs(t, err, os.ErrNotExist, "what a build has stored is never made again")
 	require.NoError(t, os.WriteFile(file, append(raw, '\n'), 0o600))
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 }
 
 // client registers a client with the server, as a peer of the first one.
-func (m *mountMaker) client(c providertest.Client) {
+func (m *mountMaker) client(c authserver.Client) {
 	c.Scopes, c.Audiences = []string{"read", "write", "admin"}, []string{jwtAPI}
 	m.server.SetClient(c)
 }
@@ -120,7 +120,7 @@ func (m *mountMaker) signed(jti string, more map[string]any) string {
 	}
 	maps.Copy(claims, more)
 	token := m.hide(m.server.SignClaims("JWT", claims))
-	m.server.Trust(token, providertest.Bearer{Subject: claims["sub"].(string)})
+	m.server.Trust(token, authserver.Bearer{Subject: claims["sub"].(string)})
 	return token
 }
 
@@ -128,7 +128,7 @@ func (m *mountMaker) makeConfiguration() {
 	m.must(m.write("config", map[string]any{"issuer": ownURL}))
 	m.must(m.write("issuers/idp", map[string]any{"jwks_pem": m.server.KeyPEM(m.t), "bound_issuer": "https://idp.test", "bound_audiences": "broker", "max_subject_lifetime": "24h"}))
 	m.must(m.write("issuers/server", map[string]any{
-		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "ca_pem": m.server.CAPEM, "bound_issuer": m.server.URL, "bound_audiences": "broker",
+		"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "ca_pem": m.server.CAPEM, "bound_issuer": m.server.URL, "bound_audiences": "broker",
 	}))
 	m.makeProviders()
 	for name, fields := range map[string]map[string]any{
@@ -162,10 +162,10 @@ func (m *mountMaker) makeConfiguration() {
 
 func (m *mountMaker) makeProviders() {
 	for _, name := range []string{"confirmed", "expiring", "leaving", "stopped"} {
-		m.client(providertest.Client{ID: name, Secrets: []string{parentSecret}})
+		m.client(authserver.Client{ID: name, Secrets: []string{parentSecret}})
 	}
-	m.client(providertest.Client{ID: parentClient, Secrets: []string{parentSecret}})
-	m.client(providertest.Client{ID: "refresh", Secrets: []string{parentSecret}})
+	m.client(authserver.Client{ID: parentClient, Secrets: []string{parentSecret}})
+	m.client(authserver.Client{ID: "refresh", Secrets: []string{parentSecret}})
 	for name, fields := range map[string]map[string]any{
 		"p":         {"client_id": parentClient, "rate_limit": 10000, "allowed_roles": "*"},
 		"confirmed": {"verify": "introspect", "confirm_revocation": true, "max_ttl": "2h"},
@@ -182,7 +182,7 @@ func (m *mountMaker) makeProviders() {
 		if keys := m.must(m.read("providers/oauth2/" + name)).Data["client_jwks"]; keys != nil {
 			raw, err := json.Marshal(keys)
 			require.NoError(m.t, err)
-			m.client(providertest.Client{ID: name, JWKS: string(raw), CertificateBound: name == "certified"})
+			m.client(authserver.Client{ID: name, JWKS: string(raw), CertificateBound: name == "certified"})
 		}
 	}
 	m.must(m.write("providers/jwt/p", map[string]any{"claims": map[string]any{"team": "{{identity.entity.metadata.team}}"}}))
@@ -251,7 +251,7 @@ func (m *mountMaker) makeGrants() {
 // forwardable is a token of the server's own.
 func (m *mount) forwardable(jti string) string {
 	token := m.subjectToken(jti, map[string]any{"scope": "read", "client_id": parentClient})
-	m.server.AddToken(providertest.Token{Value: token, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
+	m.server.AddToken(authserver.Token{Value: token, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
 	return token
 }
 
@@ -311,16 +311,16 @@ func (m *mountMaker) makeOutbox() {
 	before := m.server.Live()
 	twice := m.lease("doomed", "plain", alice, nil)
 	m.lease("of a provider that goes", "leaving", alice, nil)
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(http.StatusServiceUnavailable, "text/plain", "later"))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(http.StatusServiceUnavailable, "text/plain", "later"))
 	for range 2 {
 		require.Error(m.t, m.revoke(twice))
 	}
-	m.server.Break(providertest.EndpointToken, providertest.Set("scope", "read write admin"))
+	m.server.Break(authserver.EndpointToken, authserver.Set("scope", "read write admin"))
 	for _, role := range []string{"plain", "expiring"} {
 		_, err := m.credsBy(call{path: "creds/" + role, entity: alice})
 		require.Error(m.t, err)
 	}
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	_, _ = m.delete("providers/oauth2/leaving", map[string]any{"force": true})
 	m.waitForKills()
 	for _, token := range m.server.Live() {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // oldScene is a mount that this build has found in storage.
@@ -39,7 +39,7 @@ func openOldMount(t *testing.T, file string) *oldScene {
 	m := &mount{t: t, storage: &flakyStorage{}, clock: &clock{at: old.At}, log: &lockedBuffer{}, vault: newVaultView()}
 	m.secrets = []string{parentSecret}
 	m.vault.change(func(v *vaultView) { v.entities[namespaced] = &logical.Entity{ID: namespaced, Name: "carol"} })
-	m.server = providertest.Resume(t, old.Server, providertest.Options{Now: m.clock.Now})
+	m.server = authserver.Resume(t, old.Server, authserver.Options{Now: m.clock.Now})
 	move := func(text string) string {
 		return strings.NewReplacer(old.Server.URL, m.server.URL, inJSON(t, old.Server.CAPEM), inJSON(t, m.server.CAPEM)).Replace(text)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // What one caller, one role or one hostile answer does to all others: nothing.
@@ -31,17 +31,17 @@ func (m *mount) mustServe(entity, role string, data map[string]any) {
 }
 
 // suffer lets somebody's request meet the fault, alone.
-func (m *mount) suffer(f providertest.Fault, entity, role string, data map[string]any) error {
+func (m *mount) suffer(f authserver.Fault, entity, role string, data map[string]any) error {
 	m.t.Helper()
-	m.server.Break(providertest.EndpointToken, f)
-	defer m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, f)
+	defer m.server.Break(authserver.EndpointToken, nil)
 	_, err := m.credsBy(call{entity: entity, path: "creds/" + role, data: data})
 	return err
 }
 
 func TestAWishToBeLeftAloneIsOfTheKindOfRequestThatMetIt(t *testing.T) {
 	m := newShared(t, setup{})
-	requireCode(t, m.suffer(providertest.Busy(time.Hour), alice, "r", nil), fault.TemporarilyUnavailable)
+	requireCode(t, m.suffer(authserver.Busy(time.Hour), alice, "r", nil), fault.TemporarilyUnavailable)
 	before := m.tokenRequests()
 	_, err := m.credsBy(call{entity: alice})
 	requireCode(t, err, fault.TemporarilyUnavailable, "left alone for 1m0s")
@@ -60,8 +60,8 @@ func TestAWishToBeLeftAloneIsOfTheKindOfRequestThatMetIt(t *testing.T) {
 
 func TestAWishToBeLeftAloneIsHeededByAllOnceOthersHaveMetIt(t *testing.T) {
 	m := newShared(t, setup{})
-	require.Error(t, m.suffer(providertest.Busy(time.Hour), alice, "r", nil))
-	require.Error(t, m.suffer(providertest.Busy(time.Hour), bob, "other", nil))
+	require.Error(t, m.suffer(authserver.Busy(time.Hour), alice, "r", nil))
+	require.Error(t, m.suffer(authserver.Busy(time.Hour), bob, "other", nil))
 	before := m.tokenRequests()
 	_, err := m.creds(nil)
 	requireCode(t, err, fault.TemporarilyUnavailable, "left alone")
@@ -85,7 +85,7 @@ func TestAnOperatorEndsAWishToBeLeftAlone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, setup{})
-			require.Error(t, m.suffer(providertest.Busy(time.Hour), alice, "r", nil))
+			require.Error(t, m.suffer(authserver.Busy(time.Hour), alice, "r", nil))
 			require.NoError(t, do(m))
 			m.mustServe(alice, "r", nil)
 		})
@@ -132,14 +132,14 @@ func TestACallerWhoGoesOnFailingTakesNobodysTrial(t *testing.T) {
 	requireCode(t, err, fault.TemporarilyUnavailable, "not answering") // the transport is everybody's
 	m.clock.advance(shortestRest)
 	worked, release := make(chan struct{}, 1), make(chan struct{})
-	m.server.Break(providertest.EndpointToken, providertest.Hold(worked, release))
+	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
 	var hers sync.WaitGroup
 	hers.Go(func() {
 		_, err := m.credsBy(call{entity: alice})
 		assert.NoError(t, err, "her own trial, in the end")
 	})
 	<-worked
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	m.mustServe(bob, "other", nil)
 	m.mustCreds(nil)
 	close(release)
@@ -190,8 +190,8 @@ func TestACallerOfTwoNamesKeepsNobodyOut(t *testing.T) {
 }
 
 func TestATokenWithoutAnEndStopsRequestsOfItsKindAlone(t *testing.T) {
-	m := newShared(t, setup{server: providertest.Options{WithoutRevocation: true, Lifetime: 10 * time.Hour}})
-	requireCode(t, m.suffer(providertest.Drop("expires_in"), alice, "r", nil), fault.ProviderViolation, "assumed_lifetime")
+	m := newShared(t, setup{server: authserver.Options{WithoutRevocation: true, Lifetime: 10 * time.Hour}})
+	requireCode(t, m.suffer(authserver.Drop("expires_in"), alice, "r", nil), fault.ProviderViolation, "assumed_lifetime")
 	before := m.tokenRequests()
 	_, err := m.credsBy(call{entity: alice})
 	requireCode(t, err, fault.ProviderViolation, "assumed_lifetime")
@@ -202,7 +202,7 @@ func TestATokenWithoutAnEndStopsRequestsOfItsKindAlone(t *testing.T) {
 	m.must(m.write("providers/oauth2/p/check", nil))
 	m.mustServe(alice, "r", nil)
 
-	require.Error(t, m.suffer(providertest.Drop("expires_in"), alice, "r", nil))
+	require.Error(t, m.suffer(authserver.Drop("expires_in"), alice, "r", nil))
 	m.clock.advance(maxMoot)
 	m.mustServe(alice, "r", nil)
 }
@@ -211,7 +211,7 @@ func TestTheQueueIsNobodysOwn(t *testing.T) {
 	m := newShared(t, patient)
 	const crowd = 400
 	worked, release := make(chan struct{}, crowd), make(chan struct{})
-	m.server.Break(providertest.EndpointToken, providertest.Hold(worked, release))
+	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
 	var mints sync.WaitGroup
 	for range crowd {
 		mints.Go(func() { m.mustServe(alice, "r", nil) })
@@ -225,7 +225,7 @@ func TestTheQueueIsNobodysOwn(t *testing.T) {
 		mints.Go(func() { m.mustServe(other.entity, other.path[len("creds/"):], nil) })
 		reach(maxAlone + n + 1)
 	}
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	close(release)
 	mints.Wait()
 }

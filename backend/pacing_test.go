@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func TestAMintKeepsChangesOutAndNobodyWaits(t *testing.T) {
@@ -128,14 +128,14 @@ func TestTheRateLimitHoldsForAllThatIsSent(t *testing.T) {
 func TestAnOverloadedTokenEndpointIsLeftAlone(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)
-	m.server.Break(providertest.EndpointToken, providertest.Busy(time.Minute))
+	m.server.Break(authserver.EndpointToken, authserver.Busy(time.Minute))
 	_, err := m.creds(nil)
 	requireCode(t, err, fault.TemporarilyUnavailable)
-	m.server.Break(providertest.EndpointToken, nil)
-	before := m.server.Counts().Requests[providertest.EndpointToken]
+	m.server.Break(authserver.EndpointToken, nil)
+	before := m.server.Counts().Requests[authserver.EndpointToken]
 	_, err = m.creds(nil)
 	requireCode(t, err, fault.TemporarilyUnavailable, "left alone")
-	require.Equal(t, before, m.server.Counts().Requests[providertest.EndpointToken])
+	require.Equal(t, before, m.server.Counts().Requests[authserver.EndpointToken])
 	require.NoError(t, m.revoke(l), "that does not hold up revocations")
 	m.clock.advance(61 * time.Second)
 	m.mustCreds(nil)

@@ -6,14 +6,14 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // newRefreshMount is a mount whose parent is a refresh token that the server
 // replaces at each use, and whose children can be killed.
 func newRefreshMount(t testing.TB) *mount {
 	t.Helper()
-	m := newEmptyMount(t, setup{server: providertest.Options{RotateRefresh: true}})
+	m := newEmptyMount(t, setup{server: authserver.Options{RotateRefresh: true}})
 	m.must(m.write("providers/oauth2/p", m.providerFields(map[string]any{
 		"grant": "refresh_token", "refresh_token": m.server.IssueRefreshToken(parentClient), "revocation": "token",
 	})))
@@ -54,14 +54,14 @@ func TestARotatedParentSurvives(t *testing.T) {
 
 func TestARotatedParentSurvivesABrokenAnswer(t *testing.T) {
 	for name, c := range map[string]struct {
-		fault providertest.Fault
+		fault authserver.Fault
 		code  fault.Code
 	}{
-		"cut at the end":       {providertest.Cut(-1), fault.TemporarilyUnavailable},
-		"granted more":         {providertest.Set("scope", "read write admin"), fault.ProviderViolation},
-		"no end that is one":   {providertest.Set("expires_in", "soon"), fault.ProviderViolation},
-		"no token type":        {providertest.Drop("token_type"), fault.ProviderViolation},
-		"an endless body":      {providertest.EndlessAfterToken(), fault.ProviderViolation},
+		"cut at the end":       {authserver.Cut(-1), fault.TemporarilyUnavailable},
+		"granted more":         {authserver.Set("scope", "read write admin"), fault.ProviderViolation},
+		"no end that is one":   {authserver.Set("expires_in", "soon"), fault.ProviderViolation},
+		"no token type":        {authserver.Drop("token_type"), fault.ProviderViolation},
+		"an endless body":      {authserver.EndlessAfterToken(), fault.ProviderViolation},
 		"the caller hangs up":  {nil, fault.TemporarilyUnavailable},
 		"a token in an object": {verbatim("application/json", `{"access_token":TOKEN}`), fault.ProviderViolation},
 	} {
@@ -71,9 +71,9 @@ func TestARotatedParentSurvivesABrokenAnswer(t *testing.T) {
 			if c.fault == nil {
 				_, err = m.hangUpDuring(call{op: "update", path: "creds/r"})
 			} else {
-				m.server.Break(providertest.EndpointToken, c.fault)
+				m.server.Break(authserver.EndpointToken, c.fault)
 				_, err = m.creds(nil)
-				m.server.Break(providertest.EndpointToken, nil)
+				m.server.Break(authserver.EndpointToken, nil)
 			}
 			requireCode(t, err, c.code)
 			if name == "a token in an object" { // and no new refresh token: the server's mistake ends the parent

@@ -10,7 +10,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // exchange asks the role x for a child, as bob.
@@ -55,7 +55,7 @@ func TestABoundTokenIsNoBearerToken(t *testing.T) {
 		"null": nil,
 	} {
 		bound := m.subjectToken(name, map[string]any{"cnf": cnf})
-		m.server.Trust(bound, providertest.Bearer{Subject: "user-1"})
+		m.server.Trust(bound, authserver.Bearer{Subject: "user-1"})
 		for role, tokens := range map[string]map[string]any{
 			"evidence": {"subject_token": bound},
 			"theirs":   {"subject_token": bound},
@@ -76,7 +76,7 @@ func TestABoundTokenIsNoBearerToken(t *testing.T) {
 // bound to could sign any name.
 func TestTheBrokerSignsNoNameThatNobodyVouchesFor(t *testing.T) {
 	m := newJWTMount(t, nil)
-	loose := map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_audiences": "broker"}
+	loose := map[string]any{"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_audiences": "broker"}
 	resp := m.must(m.write("issuers/loose", loose))
 	require.Contains(t, strings.Join(resp.Warnings, " "), "bound_issuer")
 	exchange := map[string]any{"provider": "jwt/p", "mode": "exchange", "audiences": jwtAPI, "scopes": "read"}
@@ -189,7 +189,7 @@ func TestThePeriodicCallKeepsKeysFresh(t *testing.T) {
 	m := withSubject(t)
 	_, err := m.creds(map[string]any{"subject_token": m.subjectToken("one", nil)})
 	require.NoError(t, err)
-	fetched := func() int { return m.server.Counts().Requests[providertest.EndpointJWKS] }
+	fetched := func() int { return m.server.Counts().Requests[authserver.EndpointJWKS] }
 	before := fetched()
 	m.clock.advance(jwks.StaleAfter)
 	require.NoError(t, m.periodic())

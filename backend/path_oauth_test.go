@@ -17,7 +17,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 const jwtAPI = "https://api.test"
@@ -30,7 +30,7 @@ func newJWTMount(t testing.TB, fields map[string]any) *mount {
 	m.must(m.write("providers/jwt/p", fields))
 	m.must(m.write("roles/j", map[string]any{"provider": "jwt/p", "audiences": jwtAPI + ",https://next.test", "scopes": "read,write", "default_scopes": "read", "ttl": "10m", "max_ttl": "1h"}))
 	m.must(m.write("issuers/idp", map[string]any{
-		"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
+		"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
 	}))
 	m.must(m.write("roles/x", map[string]any{
 		"provider": "jwt/p", "mode": "exchange", "audiences": jwtAPI, "scopes": "read", "ttl": "10m", "subject_issuers": "idp",
@@ -345,7 +345,7 @@ func TestMayActIsNotLostOnTheWay(t *testing.T) {
 func TestOnlyOurOwnChildrenSpeakForUs(t *testing.T) {
 	m := newJWTMount(t, nil)
 	m.trustOurselves()
-	m.must(m.write("issuers/loose", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "bound_issuer": "https://loose.test", "bound_audiences": "broker"}))
+	m.must(m.write("issuers/loose", map[string]any{"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": "https://loose.test", "bound_audiences": "broker"}))
 	m.must(m.write("roles/x", map[string]any{"subject_issuers": "loose"}))
 	m.must(m.write("issuers/loose", map[string]any{"bound_issuer": ""}))
 	forged := m.subjectToken("one", map[string]any{"iss": ownURL, "sub": bob})

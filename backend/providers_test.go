@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // badURLs are none to which a secret may be sent.
@@ -88,32 +88,32 @@ func TestPlainHTTPBeyondLoopbackIsTheOperatorsWord(t *testing.T) {
 // discoveryFaults are servers whose metadata cannot be trusted.
 func TestDiscoveryIsNotTrusted(t *testing.T) {
 	for name, c := range map[string]struct {
-		fault providertest.Fault
+		fault authserver.Fault
 		code  fault.Code
 	}{
-		"another issuer":           {providertest.Set("issuer", "https://evil.example.com"), fault.InvalidRequest},
-		"no issuer":                {providertest.Drop("issuer"), fault.InvalidRequest},
-		"an issuer that is a list": {providertest.Set("issuer", []string{"a"}), fault.InvalidRequest},
-		"HTML":                     {providertest.HTML(), fault.InvalidRequest},
-		"an endless body":          {providertest.Endless(), fault.InvalidRequest},
-		"a redirect":               {providertest.Redirect("https://evil.example.com/"), fault.InvalidRequest},
-		"a slow server":            {providertest.Slow(time.Minute), fault.TemporarilyUnavailable},
-		"a broken connection":      {providertest.Hangup(), fault.TemporarilyUnavailable},
-		"half an answer":           {providertest.Cut(-10), fault.TemporarilyUnavailable},
-		"an overloaded server":     {providertest.Busy(time.Minute), fault.TemporarilyUnavailable},
-		"no document":              {providertest.Answer(404, "text/plain", "no"), fault.InvalidRequest},
-		"an empty document":        {providertest.Answer(200, "application/json", ""), fault.InvalidRequest},
-		"null":                     {providertest.Answer(200, "application/json", "null"), fault.InvalidRequest},
-		"a plain token endpoint":   {providertest.Set("token_endpoint", "http://auth.example.com/token"), fault.InvalidRequest},
-		"a link-local endpoint":    {providertest.Set("revocation_endpoint", "https://169.254.169.254/"), fault.InvalidRequest},
-		"an endpoint with a user":  {providertest.Set("introspection_endpoint", "https://u:p@auth.example.com/"), fault.InvalidRequest},
-		"an endpoint of no form":   {providertest.Set("token_endpoint", 7), fault.InvalidRequest},
-		"no token endpoint":        {providertest.Drop("token_endpoint"), fault.InvalidRequest},
+		"another issuer":           {authserver.Set("issuer", "https://evil.example.com"), fault.InvalidRequest},
+		"no issuer":                {authserver.Drop("issuer"), fault.InvalidRequest},
+		"an issuer that is a list": {authserver.Set("issuer", []string{"a"}), fault.InvalidRequest},
+		"HTML":                     {authserver.HTML(), fault.InvalidRequest},
+		"an endless body":          {authserver.Endless(), fault.InvalidRequest},
+		"a redirect":               {authserver.Redirect("https://evil.example.com/"), fault.InvalidRequest},
+		"a slow server":            {authserver.Slow(time.Minute), fault.TemporarilyUnavailable},
+		"a broken connection":      {authserver.Hangup(), fault.TemporarilyUnavailable},
+		"half an answer":           {authserver.Cut(-10), fault.TemporarilyUnavailable},
+		"an overloaded server":     {authserver.Busy(time.Minute), fault.TemporarilyUnavailable},
+		"no document":              {authserver.Answer(404, "text/plain", "no"), fault.InvalidRequest},
+		"an empty document":        {authserver.Answer(200, "application/json", ""), fault.InvalidRequest},
+		"null":                     {authserver.Answer(200, "application/json", "null"), fault.InvalidRequest},
+		"a plain token endpoint":   {authserver.Set("token_endpoint", "http://auth.example.com/token"), fault.InvalidRequest},
+		"a link-local endpoint":    {authserver.Set("revocation_endpoint", "https://169.254.169.254/"), fault.InvalidRequest},
+		"an endpoint with a user":  {authserver.Set("introspection_endpoint", "https://u:p@auth.example.com/"), fault.InvalidRequest},
+		"an endpoint of no form":   {authserver.Set("token_endpoint", 7), fault.InvalidRequest},
+		"no token endpoint":        {authserver.Drop("token_endpoint"), fault.InvalidRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newEmptyMount(t, setup{})
-			m.server.Break(providertest.EndpointMetadata, c.fault)
-			m.server.Break(providertest.EndpointOIDC, c.fault)
+			m.server.Break(authserver.EndpointMetadata, c.fault)
+			m.server.Break(authserver.EndpointOIDC, c.fault)
 			within(t, func() {
 				_, err := m.write("providers/oauth2/p", m.providerFields(map[string]any{"timeout": 2}))
 				requireCode(t, err, c.code)
@@ -125,7 +125,7 @@ func TestDiscoveryIsNotTrusted(t *testing.T) {
 }
 
 func TestExpiredTLSAtDiscovery(t *testing.T) {
-	m := newEmptyMount(t, setup{server: providertest.Options{ExpiredTLS: true}})
+	m := newEmptyMount(t, setup{server: authserver.Options{ExpiredTLS: true}})
 	_, err := m.write("providers/oauth2/p", m.providerFields(nil))
 	requireCode(t, err, fault.TemporarilyUnavailable)
 	require.Empty(t, m.server.Requests())
@@ -141,9 +141,9 @@ func (m *mount) requireNothingSecretSent() {
 
 func TestSecretsGoNowhereElseUnnoticed(t *testing.T) {
 	for _, next := range []string{"", nextSecret} {
-		m := newMount(t, setup{server: providertest.Options{TLS: true}, provider: map[string]any{"introspection_url": "https://127.0.0.1:1/introspect", "revocation_url": "https://127.0.0.1:1/revoke"}})
-		other := providertest.NewAuthServer(t, providertest.Options{TLS: true})
-		expired := providertest.NewAuthServer(t, providertest.Options{ExpiredTLS: true})
+		m := newMount(t, setup{server: authserver.Options{TLS: true}, provider: map[string]any{"introspection_url": "https://127.0.0.1:1/introspect", "revocation_url": "https://127.0.0.1:1/revoke"}})
+		other := authserver.New(t, authserver.Options{TLS: true})
+		expired := authserver.New(t, authserver.Options{ExpiredTLS: true})
 		secrets := map[string]any{"client_secret": parentSecret}
 		if next != "" {
 			m.must(m.write("providers/oauth2/p", map[string]any{"client_secret_next": next}))
@@ -180,7 +180,7 @@ func TestSecretsGoNowhereElseUnnoticed(t *testing.T) {
 			maps.Copy(restored, secrets)
 			m.must(m.write("providers/oauth2/p", restored))
 		}
-		require.Empty(t, other.LastRequest(providertest.EndpointToken).Path)
+		require.Empty(t, other.LastRequest(authserver.EndpointToken).Path)
 	}
 }
 
@@ -209,7 +209,7 @@ func TestUpdatesArePartial(t *testing.T) {
 	_, err := m.write("providers/oauth2/p", map[string]any{"client_secret": ""})
 	requireCode(t, err, fault.InvalidRequest, "client_secret")
 	m.mustCreds(nil)
-	require.Equal(t, 1, m.server.Counts().Requests[providertest.EndpointMetadata], "only a write that names an endpoint discovers again")
+	require.Equal(t, 1, m.server.Counts().Requests[authserver.EndpointMetadata], "only a write that names an endpoint discovers again")
 }
 
 func TestPrivateKeysArePastedNowhere(t *testing.T) {
@@ -219,12 +219,12 @@ func TestPrivateKeysArePastedNowhere(t *testing.T) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	require.NoError(t, err)
 	private := m.hide(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
-	bundle := providertest.NewAuthServer(t, providertest.Options{TLS: true}).CAPEM + private
+	bundle := authserver.New(t, authserver.Options{TLS: true}).CAPEM + private
 	_, err = m.write("providers/oauth2/p", map[string]any{"ca_pem": bundle, "client_secret": parentSecret})
 	requireCode(t, err, fault.InvalidRequest, "ca_pem", "private key")
 	_, err = m.write("issuers/i", map[string]any{"jwks_pem": private, "bound_audiences": "broker"})
 	requireCode(t, err, fault.InvalidRequest)
-	_, err = m.write("issuers/i", map[string]any{"jwks_url": m.server.Endpoint(providertest.EndpointJWKS), "ca_pem": bundle, "bound_audiences": "broker", "bound_issuer": m.server.URL})
+	_, err = m.write("issuers/i", map[string]any{"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "ca_pem": bundle, "bound_audiences": "broker", "bound_issuer": m.server.URL})
 	requireCode(t, err, fault.InvalidRequest, "ca_pem", "private key")
 }
 
@@ -293,7 +293,7 @@ func TestLongDurations(t *testing.T) {
 
 func TestSettingsThatWouldLoseGrantsWaitForTheirEnd(t *testing.T) {
 	m := newMount(t, setup{})
-	other := providertest.NewAuthServer(t, providertest.Options{}, providertest.Client{ID: "other", Secrets: []string{parentSecret}, Scopes: []string{"read", "write"}})
+	other := authserver.New(t, authserver.Options{}, authserver.Client{ID: "other", Secrets: []string{parentSecret}, Scopes: []string{"read", "write"}})
 	l := m.mustCreds(nil)
 	for _, change := range []map[string]any{
 		{"client_id": "other"},
@@ -326,7 +326,7 @@ func TestDeletingAProvider(t *testing.T) {
 	_, err = m.delete("providers/oauth2/p", map[string]any{"force": "false"})
 	requireCode(t, err, fault.InvalidRequest)
 
-	m.server.Break(providertest.EndpointRevoke, providertest.Busy(time.Second))
+	m.server.Break(authserver.EndpointRevoke, authserver.Busy(time.Second))
 	resp := m.must(m.delete("providers/oauth2/p", map[string]any{"force": "true"}))
 	require.EqualValues(t, 1, resp.Data["pending"])
 	require.NotEmpty(t, resp.Warnings)
@@ -338,7 +338,7 @@ func TestDeletingAProvider(t *testing.T) {
 	m.sweep()
 	require.Equal(t, []string{"oauth2/p"}, m.keys("providers", nil), "it stays until none is pending")
 	m.start()
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	m.clock.advance(time.Minute)
 	m.sweep()
 	require.Empty(t, m.server.Live())
@@ -407,7 +407,7 @@ func TestConcurrentCreationOfAProvider(t *testing.T) {
 func TestAWriteDoesNotUndoARotation(t *testing.T) {
 	// The server replaces the refresh token while an operator's write of another
 	// secret is between reading the provider and storing it.
-	m := newEmptyMount(t, setup{server: providertest.Options{RotateRefresh: true}})
+	m := newEmptyMount(t, setup{server: authserver.Options{RotateRefresh: true}})
 	first := m.hide(m.server.IssueRefreshToken(parentClient))
 	m.must(m.write("providers/oauth2/p", m.providerFields(map[string]any{"grant": "refresh_token", "refresh_token": first})))
 	m.must(m.write("roles/r", map[string]any{"provider": "oauth2/p", "scopes": "read"}))
@@ -436,7 +436,7 @@ func (m *mount) rotateBehindTheBack(t *testing.T) {
 	t.Helper()
 	entry, err := m.b.providers.read(t.Context(), "oauth2/p")
 	require.NoError(t, err)
-	resp, err := http.PostForm(m.server.Endpoint(providertest.EndpointToken), map[string][]string{
+	resp, err := http.PostForm(m.server.Endpoint(authserver.EndpointToken), map[string][]string{
 		"grant_type": {"refresh_token"}, "refresh_token": {entry.Secrets["refresh_token"]}, "client_id": {parentClient}, "client_secret": {parentSecret},
 	})
 	require.NoError(t, err)
@@ -458,9 +458,9 @@ func TestRotatingTheClientSecret(t *testing.T) {
 	requireCode(t, err, fault.TemporarilyUnavailable, "client_secret stays")
 	m.mustCreds(nil)
 
-	m.server.SetClient(providertest.Client{ID: parentClient, Secrets: []string{parentSecret, nextSecret}, Scopes: []string{"read", "write"}})
+	m.server.SetClient(authserver.Client{ID: parentClient, Secrets: []string{parentSecret, nextSecret}, Scopes: []string{"read", "write"}})
 	m.must(m.write("providers/oauth2/p/rotate", nil))
-	m.server.SetClient(providertest.Client{ID: parentClient, Secrets: []string{nextSecret}, Scopes: []string{"read", "write"}})
+	m.server.SetClient(authserver.Client{ID: parentClient, Secrets: []string{nextSecret}, Scopes: []string{"read", "write"}})
 	l := m.mustCreds(nil)
 	require.NoError(t, m.revoke(l))
 	require.NotContains(t, m.must(m.read("providers/oauth2/p")).Data, "client_secret_next_sha256")
@@ -471,9 +471,9 @@ func TestCheckLeavesNothingAlive(t *testing.T) {
 	m.must(m.write("providers/oauth2/p/check", nil))
 	require.Empty(t, m.server.Live())
 
-	m.server.Break(providertest.EndpointRevoke, providertest.Hangup())
+	m.server.Break(authserver.EndpointRevoke, authserver.Hangup())
 	m.must(m.write("providers/oauth2/p/check", nil))
-	m.server.Break(providertest.EndpointRevoke, providertest.Busy(time.Second))
+	m.server.Break(authserver.EndpointRevoke, authserver.Busy(time.Second))
 	m.must(m.write("providers/oauth2/p/check", nil))
 	require.Len(t, m.allGrants(), 2, "one is dead without the broker's knowing it")
 	require.Len(t, m.server.Live(), 1)
@@ -482,17 +482,17 @@ func TestCheckLeavesNothingAlive(t *testing.T) {
 	m.sweep()
 	require.Empty(t, m.server.Live())
 
-	m.server.SetClient(providertest.Client{ID: parentClient, Secrets: []string{"another"}})
+	m.server.SetClient(authserver.Client{ID: parentClient, Secrets: []string{"another"}})
 	_, err := m.write("providers/oauth2/p/check", nil)
 	requireCode(t, err, fault.TemporarilyUnavailable, "refuses the parent credential")
-	m.server.Break(providertest.EndpointToken, providertest.HTML())
+	m.server.Break(authserver.EndpointToken, authserver.HTML())
 	_, err = m.write("providers/oauth2/p/check", nil)
 	requireCode(t, err, fault.ProviderViolation)
 }
 
 func TestCheckByACallerWhoHangsUp(t *testing.T) {
 	for _, path := range []string{"providers/oauth2/p/check", "providers/oauth2/p/rotate"} {
-		m := newMount(t, setup{provider: map[string]any{"client_secret_next": parentSecret + "-2"}, client: providertest.Client{
+		m := newMount(t, setup{provider: map[string]any{"client_secret_next": parentSecret + "-2"}, client: authserver.Client{
 			ID: parentClient, Secrets: []string{parentSecret, parentSecret + "-2"}, Scopes: []string{"read", "write"},
 		}})
 		m.hangUpDuring(call{op: logical.UpdateOperation, path: path})

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // TestEveryAnswerKeepsToItsSchema calls each operation of each path so that it
@@ -30,9 +30,9 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		"subject_single_use": true, "max_grants_per_entity": 9, "max_issue_rate": 9, "require_revocable": true,
 	}))
 	doomed := m.mustCreds(nil)
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", ""))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", ""))
 	require.Error(t, m.revoke(doomed))
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	m.must(m.write("revoke/role/other", map[string]any{"freeze": true}))
 
 	subject := func() string {
@@ -113,7 +113,7 @@ func TestTheCredsResponse(t *testing.T) {
 	always := []string{"access_token", "expires_at", "grant_id", "granted", "provider", "revocation", "scopes", "self_contained", "token_type"}
 	for name, c := range map[string]struct {
 		setup  setup
-		fault  providertest.Fault
+		fault  authserver.Fault
 		data   map[string]any
 		more   []string // members beside those that are always there
 		less   []string
@@ -127,18 +127,18 @@ func TestTheCredsResponse(t *testing.T) {
 		"stripped":   {data: map[string]any{"scopes": "read,admin"}, more: []string{"stripped"}, values: map[string]any{"stripped": []string{"scope:admin"}}},
 		"unverified": {setup: setup{provider: map[string]any{"audience_parameter": "audience"}, role: map[string]any{"audiences": "https://api.test"}}, more: []string{"audiences", "unverified"}, values: map[string]any{"unverified": []string{"audiences"}, "audiences": []string{"https://api.test"}}},
 		"verified":   {setup: setup{provider: map[string]any{"audience_parameter": "audience", "verify": "introspect"}, role: map[string]any{"audiences": "https://api.test"}}, more: []string{"audiences"}, values: map[string]any{"audiences": []string{"https://api.test"}}},
-		"a JWT":      {setup: setup{server: providertest.Options{JWT: true}}, values: map[string]any{"self_contained": true}},
+		"a JWT":      {setup: setup{server: authserver.Options{JWT: true}}, values: map[string]any{"self_contained": true}},
 		"details": {
 			setup: setup{role: map[string]any{"authorization_details": []any{map[string]any{"type": "t"}}}}, more: []string{"authorization_details"},
 			values: map[string]any{"authorization_details": []any{map[string]any{"type": "t"}}},
 		},
-		"no scopes":    {setup: setup{role: map[string]any{"scopes": ""}}, fault: providertest.Drop("scope"), less: []string{"scopes", "granted"}, more: []string{"unverified"}},
-		"fewer":        {fault: providertest.Set("scope", "write"), values: map[string]any{"scopes": []string{"write"}}},
-		"class expiry": {setup: setup{server: providertest.Options{WithoutRevocation: true}}, values: map[string]any{"revocation": "expiry"}},
+		"no scopes":    {setup: setup{role: map[string]any{"scopes": ""}}, fault: authserver.Drop("scope"), less: []string{"scopes", "granted"}, more: []string{"unverified"}},
+		"fewer":        {fault: authserver.Set("scope", "write"), values: map[string]any{"scopes": []string{"write"}}},
+		"class expiry": {setup: setup{server: authserver.Options{WithoutRevocation: true}}, values: map[string]any{"revocation": "expiry"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, c.setup)
-			m.server.Break(providertest.EndpointToken, c.fault)
+			m.server.Break(authserver.EndpointToken, c.fault)
 			l := m.mustCreds(c.data)
 			want := slices.DeleteFunc(append(slices.Clone(always), c.more...), func(n string) bool { return slices.Contains(c.less, n) })
 			var got []string

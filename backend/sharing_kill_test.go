@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // betweenRecordAndShare runs act once with the id of the next grant, when it is on
@@ -64,7 +64,7 @@ func TestAKillBeforeTheFirstLeaseIsNotUndone(t *testing.T) {
 			killed := ""
 			m.betweenRecordAndShare(func(id string) {
 				killed = id
-				m.server.Break(providertest.EndpointRevoke, providertest.Answer(503, "text/plain", ""))
+				m.server.Break(authserver.EndpointRevoke, authserver.Answer(503, "text/plain", ""))
 				kill(m, id)
 				m.waitForKills()
 			})
@@ -74,7 +74,7 @@ func TestAKillBeforeTheFirstLeaseIsNotUndone(t *testing.T) {
 			g, err := m.b.ledger.Get(t.Context(), killed)
 			require.NoError(t, err)
 			require.NotNil(t, g.Doom, "the kill was decided")
-			m.server.Break(providertest.EndpointRevoke, nil)
+			m.server.Break(authserver.EndpointRevoke, nil)
 			m.sweep()
 			m.waitForKills()
 			require.Equal(t, []string{l.grantID}, m.allGrants())

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func newSharingMount(t *testing.T, role map[string]any) *mount {
@@ -24,7 +24,7 @@ func newSharingMount(t *testing.T, role map[string]any) *mount {
 	return m
 }
 
-func (m *mount) minted() int { return m.server.Counts().Requests[providertest.EndpointToken] }
+func (m *mount) minted() int { return m.server.Counts().Requests[authserver.EndpointToken] }
 
 // together is n requests of alice's that come at the same time.
 func (m *mount) together(n int) []*lease {
@@ -100,7 +100,7 @@ func TestASharedTokenThatEndsTooSoonIsNotJoined(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, second.token, third.token)
 
-	m = newMount(t, setup{server: providertest.Options{Lifetime: 5 * time.Minute}, role: map[string]any{"sharing": "entity", "ttl": "10m"}})
+	m = newMount(t, setup{server: authserver.Options{Lifetime: 5 * time.Minute}, role: map[string]any{"sharing": "entity", "ttl": "10m"}})
 	leases := m.together(20)
 	require.LessOrEqual(t, m.minted(), 20)
 	for _, l := range leases {
@@ -209,12 +209,12 @@ func TestQuotasCountASharedTokenOnce(t *testing.T) {
 
 func TestAFailedMintFailsForAllWhoWaitForIt(t *testing.T) {
 	m := newSharingMount(t, nil)
-	m.server.Break(providertest.EndpointToken, providertest.Answer(503, "text/plain", "down"))
+	m.server.Break(authserver.EndpointToken, authserver.Answer(503, "text/plain", "down"))
 	for range 3 {
 		_, err := m.credsBy(call{entity: alice})
 		requireCode(t, err, fault.TemporarilyUnavailable)
 	}
-	m.server.Break(providertest.EndpointToken, nil)
+	m.server.Break(authserver.EndpointToken, nil)
 	m.together(2)
 }
 

@@ -12,7 +12,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // newSharingIssuer is an issuing mount whose role j shares tokens that say the caller's
@@ -129,7 +129,7 @@ func TestATokenOfAParentOfBeforeIsNotJoined(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, setup{
-				client: providertest.Client{ID: parentClient, Secrets: []string{parentSecret, nextSecret}, Scopes: []string{"read", "write"}},
+				client: authserver.Client{ID: parentClient, Secrets: []string{parentSecret, nextSecret}, Scopes: []string{"read", "write"}},
 				role:   map[string]any{"sharing": "entity", "ttl": "10m"},
 			})
 			first := m.together(2)

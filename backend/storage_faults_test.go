@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // moment is something that writes to storage: prepare runs while storage works,
@@ -32,12 +32,12 @@ func issueThree(m *mount) []*lease {
 func doomThree(m *mount) []*lease {
 	m.t.Helper()
 	leases := issueThree(m)
-	m.server.Break(providertest.EndpointRevoke, providertest.Answer(500, "text/plain", ""))
+	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", ""))
 	for _, l := range leases {
 		require.Error(m.t, m.revoke(l))
 	}
 	m.clock.advance(time.Minute)
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	return leases
 }
 
@@ -65,7 +65,7 @@ var moments = map[string]moment{
 	},
 	"issue and refuse": {
 		prepare: func(m *mount) []*lease {
-			m.server.Break(providertest.EndpointToken, providertest.Set("scope", "admin"))
+			m.server.Break(authserver.EndpointToken, authserver.Set("scope", "admin"))
 			return nil
 		},
 		act: func(m *mount, _ []*lease) error { _, err := m.creds(nil); return err },
@@ -177,7 +177,7 @@ func (c moment) failAt(t *testing.T, revoke string, first, last int64, kinds []s
 	t.Run(fmt.Sprintf("%d to %d", first, last), func(t *testing.T) {
 		m := newMount(t, c.setup)
 		leases := c.prepare(m)
-		m.server.Break(providertest.EndpointRevoke, revocations[revoke])
+		m.server.Break(authserver.EndpointRevoke, revocations[revoke])
 		var seen atomic.Int64
 		m.storage.on(func(op, _ string) error {
 			if n := seen.Add(1); !slices.Contains(kinds, op) {

@@ -7,19 +7,19 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // neverRevoked is RFC 7009 2.2.1's answer of a server that revokes no access tokens.
-func neverRevoked() providertest.Fault {
-	return providertest.Answer(400, "application/json", `{"error":"unsupported_token_type"}`)
+func neverRevoked() authserver.Fault {
+	return authserver.Answer(400, "application/json", `{"error":"unsupported_token_type"}`)
 }
 
 // A server that says that it revokes no access tokens is not asked for ever: what it
 // refuses for good counts as what it is.
 func TestATokenThatNothingCanRevokeIsNotTriedForEver(t *testing.T) {
 	m := newMount(t, setup{})
-	m.server.Break(providertest.EndpointRevoke, neverRevoked())
+	m.server.Break(authserver.EndpointRevoke, neverRevoked())
 	l := m.mustCreds(nil)
 	require.NoError(t, m.revoke(l), "no retry of Vault's would do more")
 	g := m.must(m.read("grants/" + l.grantID)).Data
@@ -29,7 +29,7 @@ func TestATokenThatNothingCanRevokeIsNotTriedForEver(t *testing.T) {
 	_, err := m.renew(l, time.Hour)
 	require.Error(t, err)
 
-	asked := func() int { return m.server.Counts().Requests[providertest.EndpointRevoke] }
+	asked := func() int { return m.server.Counts().Requests[authserver.EndpointRevoke] }
 	m.start()
 	m.periodicallyUntil(m.b.ledger.Loaded)
 	m.clock.advance(20 * time.Minute)
@@ -45,7 +45,7 @@ func TestATokenThatNothingCanRevokeIsNotTriedForEver(t *testing.T) {
 	require.Positive(t, counts["residual_exposure_seconds"])
 	require.Equal(t, 3, asked(), "an operator's kill tries also what was given up")
 
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	require.EqualValues(t, 1, m.must(m.write("revoke/grant/"+other.grantID, nil)).Data["revoked"], "a server that has been mended")
 	require.False(t, m.server.Active(other.token))
 }
@@ -53,7 +53,7 @@ func TestATokenThatNothingCanRevokeIsNotTriedForEver(t *testing.T) {
 // What is given up keeps nobody from giving up the provider.
 func TestATokenThatNothingCanRevokeKeepsNoProvider(t *testing.T) {
 	m := newMount(t, setup{})
-	m.server.Break(providertest.EndpointRevoke, neverRevoked())
+	m.server.Break(authserver.EndpointRevoke, neverRevoked())
 	l := m.mustCreds(nil)
 	resp := m.must(m.delete("providers/oauth2/p", map[string]any{"force": true}))
 	require.EqualValues(t, 1, resp.Data["expiry_only"])
@@ -69,12 +69,12 @@ func TestATokenThatNothingCanRevokeKeepsNoProvider(t *testing.T) {
 // A check kills what it mints, so it knows what the kill is worth.
 func TestACheckSaysThatWhatItMintsCannotBeRevoked(t *testing.T) {
 	m := newMount(t, setup{})
-	m.server.Break(providertest.EndpointRevoke, neverRevoked())
+	m.server.Break(authserver.EndpointRevoke, neverRevoked())
 	resp := m.must(m.write("providers/oauth2/p/check", nil))
 	require.Equal(t, true, resp.Data["healthy"])
 	require.Contains(t, strings.Join(resp.Warnings, "\n"), "revocation=expiry")
 	require.EqualValues(t, 0, m.sweep()["pending"])
 
-	m.server.Break(providertest.EndpointRevoke, nil)
+	m.server.Break(authserver.EndpointRevoke, nil)
 	require.Empty(t, m.must(m.write("providers/oauth2/p/check", nil)).Warnings)
 }

@@ -8,15 +8,15 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // A token that nobody got, that nothing can revoke and of which nobody knows an end
 // leaves a record with an end of its own, however often somebody tries.
 func TestRecordsOfTokensThatNobodyGotEnd(t *testing.T) {
 	m := newMount(t, setup{provider: map[string]any{"revocation": "expiry", "verify": "introspect"}})
-	m.server.Break(providertest.EndpointToken, providertest.Drop("expires_in"))
-	m.server.Break(providertest.EndpointIntrospect, providertest.Answer(500, "text/plain", "down"))
+	m.server.Break(authserver.EndpointToken, authserver.Drop("expires_in"))
+	m.server.Break(authserver.EndpointIntrospect, authserver.Answer(500, "text/plain", "down"))
 	for range 3 {
 		_, err := m.creds(nil)
 		requireCode(t, err, fault.TemporarilyUnavailable)

@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func TestCheckURL(t *testing.T) {
@@ -151,10 +151,10 @@ func TestBodiesAreBounded(t *testing.T) {
 }
 
 func TestAnEndlessBodyEnds(t *testing.T) {
-	s := providertest.NewAuthServer(t, providertest.Options{})
-	s.Break(providertest.EndpointToken, providertest.Endless())
+	s := authserver.New(t, authserver.Options{})
+	s.Break(authserver.EndpointToken, authserver.Endless())
 	start := time.Now()
-	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.Endpoint(providertest.EndpointToken)))
+	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.Endpoint(authserver.EndpointToken)))
 	require.ErrorIs(t, err, httpclient.ErrBodyTooLarge)
 	require.Less(t, time.Since(start), time.Minute)
 }
@@ -225,8 +225,8 @@ func TestACutBodyIsSeen(t *testing.T) {
 func TestNotSent(t *testing.T) {
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
-	expired := providertest.NewAuthServer(t, providertest.Options{ExpiredTLS: true})
-	unknown := providertest.NewAuthServer(t, providertest.Options{TLS: true})
+	expired := authserver.New(t, authserver.Options{ExpiredTLS: true})
+	unknown := authserver.New(t, authserver.Options{TLS: true})
 	for name, test := range map[string]struct{ url, ca string }{
 		"nobody listens":       {closed.URL, ""},
 		"expired certificate":  {expired.URL, expired.CAPEM},
@@ -247,11 +247,11 @@ func TestNotSent(t *testing.T) {
 }
 
 func TestAHangupIsSent(t *testing.T) {
-	s := providertest.NewAuthServer(t, providertest.Options{})
-	s.Break(providertest.EndpointToken, providertest.Hangup())
-	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.Endpoint(providertest.EndpointToken)))
+	s := authserver.New(t, authserver.Options{})
+	s.Break(authserver.EndpointToken, authserver.Hangup())
+	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.Endpoint(authserver.EndpointToken)))
 	require.True(t, failed(t, err).Sent)
-	require.Equal(t, 1, s.Counts().Requests[providertest.EndpointToken], "a POST is not repeated")
+	require.Equal(t, 1, s.Counts().Requests[authserver.EndpointToken], "a POST is not repeated")
 }
 
 // A name that resolves to a metadata service is caught when its address is
@@ -326,7 +326,7 @@ func bomb(t *testing.T, n int) []byte {
 // A certificate is shown by the client that has it, over TLS, to whoever asks, and
 // the client that it was made of goes on without.
 func TestACertificateIsOneClientsOwn(t *testing.T) {
-	s := providertest.NewAuthServer(t, providertest.Options{TLS: true, MutualTLS: true})
+	s := authserver.New(t, authserver.Options{TLS: true, MutualTLS: true})
 	plain := newClient(t, httpclient.Options{CAPEM: s.CAPEM})
 	certified, err := plain.WithCertificate(selfSigned(t))
 	require.NoError(t, err)
@@ -343,7 +343,7 @@ func TestACertificateIsOneClientsOwn(t *testing.T) {
 }
 
 func TestARefusedCertificateIsNotSent(t *testing.T) {
-	s := providertest.NewAuthServer(t, providertest.Options{TLS: true, MutualTLS: true, RefuseCertificates: true})
+	s := authserver.New(t, authserver.Options{TLS: true, MutualTLS: true, RefuseCertificates: true})
 	certified, err := newClient(t, httpclient.Options{CAPEM: s.CAPEM}).WithCertificate(selfSigned(t))
 	require.NoError(t, err)
 	_, err = certified.Do(request(t, s.URL))

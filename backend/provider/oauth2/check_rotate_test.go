@@ -10,7 +10,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // killAll ends the children of a check as its caller does.
@@ -23,7 +23,7 @@ func (f *fixture) killAll(health provider.Health) {
 }
 
 func TestCheckOfClientCredentials(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"client_secret_next": nextSecret})
+	f := newFixture(t, authserver.Options{}, with{"client_secret_next": nextSecret})
 	health, err := f.Check(context.Background())
 	require.NoError(t, err)
 	require.Len(t, health.Children, 1)
@@ -46,14 +46,14 @@ func TestCheckOfClientCredentials(t *testing.T) {
 
 func TestCheckWhereAScopeIsWanted(t *testing.T) {
 	for _, code := range []string{"invalid_scope", "invalid_target"} {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"`+code+`"}`))
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"`+code+`"}`))
 		health, err := f.Check(context.Background())
 		require.NoError(t, err)
 		require.Contains(t, health.Detail, "accepts the parent credential")
 
-		f = newFixture(t, providertest.Options{}, with{"client_secret_next": nextSecret})
-		f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"`+code+`"}`))
+		f = newFixture(t, authserver.Options{}, with{"client_secret_next": nextSecret})
+		f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"`+code+`"}`))
 		_, err = f.Rotate(context.Background())
 		require.NoError(t, err)
 		require.Equal(t, nextSecret, f.store.Parent().Secrets["client_secret"].Reveal())
@@ -61,18 +61,18 @@ func TestCheckWhereAScopeIsWanted(t *testing.T) {
 }
 
 func TestCheckHandsOverWhateverItSaw(t *testing.T) {
-	for name, broken := range map[string]providertest.Fault{
-		"expires_in -1": providertest.Set("expires_in", -1), "an error too": providertest.Set("error", "x"), "cut": providertest.Cut(-1),
+	for name, broken := range map[string]authserver.Fault{
+		"expires_in -1": authserver.Set("expires_in", -1), "an error too": authserver.Set("error", "x"), "cut": authserver.Cut(-1),
 	} {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, broken)
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, broken)
 		health, err := f.Check(context.Background())
 		require.Error(t, err, name)
 		require.Len(t, health.Children, 1, name)
 		f.killAll(health)
 	}
-	f := newFixture(t, providertest.Options{}, with{})
-	f.server.Break(providertest.EndpointToken, providertest.Set("access_token", testSecret))
+	f := newFixture(t, authserver.Options{}, with{})
+	f.server.Break(authserver.EndpointToken, authserver.Set("access_token", testSecret))
 	health, err := f.Check(context.Background())
 	requireCode(t, err, fault.ProviderViolation, "parent credential")
 	require.Empty(t, health.Children)
@@ -86,16 +86,16 @@ func TestCheckOfARefreshToken(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, health.Children)
 		require.Contains(t, health.Grants, "scope:read")
-		require.Zero(t, f.requests(providertest.EndpointToken))
+		require.Zero(t, f.requests(authserver.EndpointToken))
 		require.Equal(t, first, f.stored())
-		require.Equal(t, "refresh_token", f.server.LastRequest(providertest.EndpointIntrospect).Form().Get("token_type_hint"))
+		require.Equal(t, "refresh_token", f.server.LastRequest(authserver.EndpointIntrospect).Form().Get("token_type_hint"))
 	})
 	t.Run("by a refresh where introspection proves nothing", func(t *testing.T) {
-		for _, broken := range []providertest.Fault{
-			providertest.Answer(200, "application/json", `{"active":false}`), providertest.HTML(), providertest.Answer(401, "text/plain", ""),
+		for _, broken := range []authserver.Fault{
+			authserver.Answer(200, "application/json", `{"active":false}`), authserver.HTML(), authserver.Answer(401, "text/plain", ""),
 		} {
 			f := rotating(t, with{"revocation": "token"})
-			f.server.Break(providertest.EndpointIntrospect, broken)
+			f.server.Break(authserver.EndpointIntrospect, broken)
 			health, err := f.Check(context.Background())
 			require.NoError(t, err)
 			require.Len(t, health.Children, 1)
@@ -104,7 +104,7 @@ func TestCheckOfARefreshToken(t *testing.T) {
 		}
 	})
 	t.Run("by a refresh where there is no introspection", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{WithoutIntrospection: true, RotateRefresh: true}, with{"grant": "refresh_token"})
+		f := newFixture(t, authserver.Options{WithoutIntrospection: true, RotateRefresh: true}, with{"grant": "refresh_token"})
 		health, err := f.Check(context.Background())
 		require.NoError(t, err)
 		require.Len(t, health.Children, 1)
@@ -126,7 +126,7 @@ func TestRotate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			fields["client_secret_next"] = nextSecret
-			f := newFixture(t, providertest.Options{RotateRefresh: true}, fields)
+			f := newFixture(t, authserver.Options{RotateRefresh: true}, fields)
 			f.accept(testSecret, nextSecret)
 			before := f.mustMint(scopes("read"))
 
@@ -141,9 +141,9 @@ func TestRotate(t *testing.T) {
 
 			// The former secret is withdrawn, and all goes on with one request each.
 			f.accept(nextSecret)
-			asked := f.requests(providertest.EndpointToken)
+			asked := f.requests(authserver.EndpointToken)
 			f.mustMint(scopes("read"))
-			require.Equal(t, asked+1, f.requests(providertest.EndpointToken))
+			require.Equal(t, asked+1, f.requests(authserver.EndpointToken))
 			require.NoError(t, f.Revoke(context.Background(), before.Handle))
 			require.NoError(t, f.Revoke(context.Background(), health.Children[0].Handle))
 
@@ -154,7 +154,7 @@ func TestRotate(t *testing.T) {
 }
 
 func TestRotateProvesFirst(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"client_secret_next": nextSecret})
+	f := newFixture(t, authserver.Options{}, with{"client_secret_next": nextSecret})
 	health, err := f.Rotate(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "client_secret stays")
 	require.Equal(t, 1, strings.Count(err.Error(), "temporarily_unavailable"))
@@ -166,7 +166,7 @@ func TestRotateProvesFirst(t *testing.T) {
 }
 
 func TestRotateThatCannotBeStored(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"client_secret_next": nextSecret})
+	f := newFixture(t, authserver.Options{}, with{"client_secret_next": nextSecret})
 	f.accept(testSecret, nextSecret)
 	f.store.FailSaves(errors.New("storage is sealed"))
 	health, err := f.Rotate(context.Background())
@@ -179,9 +179,9 @@ func TestRotateThatCannotBeStored(t *testing.T) {
 }
 
 func TestRotateAgainstAnOperatorsWrite(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"client_secret_next": nextSecret})
+	f := newFixture(t, authserver.Options{}, with{"client_secret_next": nextSecret})
 	f.accept(testSecret, nextSecret)
-	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+	f.server.Break(authserver.EndpointToken, f.meanwhile(func() {
 		f.store.Write(map[string]string{"client_secret": testSecret, "client_secret_next": "a third"})
 	}))
 	_, err := f.Rotate(context.Background())

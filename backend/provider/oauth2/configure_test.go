@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func TestFieldsAreDescribed(t *testing.T) {
@@ -36,15 +37,15 @@ func TestFieldsAreDescribed(t *testing.T) {
 }
 
 func TestMistakesAreNamed(t *testing.T) {
-	full := providertest.NewAuthServer(t, providertest.Options{}, registered())
-	bare := providertest.NewAuthServer(t, providertest.Options{WithoutRevocation: true, WithoutIntrospection: true}, registered())
-	none := providertest.NewAuthServer(t, providertest.Options{WithoutDiscovery: true}, registered())
+	full := authserver.New(t, authserver.Options{}, registered())
+	bare := authserver.New(t, authserver.Options{WithoutRevocation: true, WithoutIntrospection: true}, registered())
+	none := authserver.New(t, authserver.Options{WithoutDiscovery: true}, registered())
 	urls := func(f with) with {
-		f["issuer"], f["token_url"] = "", bare.Endpoint(providertest.EndpointToken)
+		f["issuer"], f["token_url"] = "", bare.Endpoint(authserver.EndpointToken)
 		return f
 	}
 	for name, test := range map[string]struct {
-		server *providertest.AuthServer
+		server *authserver.Server
 		fields with
 		words  []string
 	}{
@@ -88,10 +89,10 @@ func TestMistakesAreNamed(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	full := providertest.NewAuthServer(t, providertest.Options{}, registered())
-	bare := providertest.NewAuthServer(t, providertest.Options{WithoutRevocation: true}, registered())
+	full := authserver.New(t, authserver.Options{}, registered())
+	bare := authserver.New(t, authserver.Options{WithoutRevocation: true}, registered())
 	for name, test := range map[string]struct {
-		server  *providertest.AuthServer
+		server  *authserver.Server
 		fields  with
 		class   provider.Class
 		endless bool
@@ -117,7 +118,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestTraits(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	server := authserver.New(t, authserver.Options{}, registered())
 	for _, audience := range []string{"none", "audience", "resource"} {
 		for _, verify := range []string{"response", "introspect", "jwt"} {
 			traits := newFixtureOn(t, server, with{"audience_parameter": audience, "verify": verify}).Traits()
@@ -148,23 +149,23 @@ func TestStoredConfigurationsThatCannotBeRead(t *testing.T) {
 }
 
 func TestDiscovery(t *testing.T) {
-	for name, o := range map[string]providertest.Options{
+	for name, o := range map[string]authserver.Options{
 		"RFC 8414":       {},
 		"OpenID Connect": {OIDCOnly: true},
 		"https":          {TLS: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := providertest.NewAuthServer(t, o, registered())
+			server := authserver.New(t, o, registered())
 			pinned, err := setupFor(server, with{}).Configure(context.Background())
 			require.NoError(t, err)
 			var at endpoints
 			require.NoError(t, json.Unmarshal(pinned.Data, &at))
 			require.Equal(t, endpoints{
 				Issuer:        server.URL,
-				Token:         server.Endpoint(providertest.EndpointToken),
-				Revocation:    server.Endpoint(providertest.EndpointRevoke),
-				Introspection: server.Endpoint(providertest.EndpointIntrospect),
-				JWKS:          server.Endpoint(providertest.EndpointJWKS),
+				Token:         server.Endpoint(authserver.EndpointToken),
+				Revocation:    server.Endpoint(authserver.EndpointRevoke),
+				Introspection: server.Endpoint(authserver.EndpointIntrospect),
+				JWKS:          server.Endpoint(authserver.EndpointJWKS),
 			}, at)
 			require.Equal(t, []string{at.Introspection, at.Revocation, at.Token}, pinned.Destinations, "sorted, and no secret goes to the keys")
 			for _, r := range server.Requests() {
@@ -189,37 +190,37 @@ func TestMetadataURLs(t *testing.T) {
 }
 
 // bothMetadata breaks RFC 8414's and OpenID Connect's document alike.
-func bothMetadata(s *providertest.AuthServer, f providertest.Fault) {
-	s.Break(providertest.EndpointMetadata, f)
-	s.Break(providertest.EndpointOIDC, f)
+func bothMetadata(s *authserver.Server, f authserver.Fault) {
+	s.Break(authserver.EndpointMetadata, f)
+	s.Break(authserver.EndpointOIDC, f)
 }
 
 func TestDiscoveryDistrusts(t *testing.T) {
 	for name, test := range map[string]struct {
-		fault providertest.Fault
+		fault authserver.Fault
 		code  fault.Code
 		words []string
 	}{
-		"another issuer":              {providertest.Set("issuer", "https://other.test"), fault.InvalidRequest, []string{"another issuer", "https://other.test"}},
-		"another issuer, unprintable": {providertest.Set("issuer", "https://a\nb"), fault.InvalidRequest, []string{"another issuer"}},
-		"the issuer with a slash":     {providertest.Set("issuer", "https://other.test/"), fault.InvalidRequest, []string{"another issuer"}},
-		"no issuer":                   {providertest.Drop("issuer"), fault.InvalidRequest, []string{"another issuer"}},
-		"no token endpoint":           {providertest.Drop("token_endpoint"), fault.InvalidRequest, []string{"token_url"}},
-		"plain http elsewhere":        {providertest.Set("token_endpoint", "http://as.example.com/token"), fault.InvalidRequest, []string{"token endpoint", "https"}},
-		"link-local":                  {providertest.Set("revocation_endpoint", "https://169.254.169.254/"), fault.InvalidRequest, []string{"revocation endpoint"}},
-		"javascript":                  {providertest.Set("introspection_endpoint", "javascript:alert(1)"), fault.InvalidRequest, []string{"introspection endpoint"}},
-		"file for the keys":           {providertest.Set("jwks_uri", "file:///etc/passwd"), fault.InvalidRequest, []string{"jwks endpoint"}},
-		"an endpoint of another type": {providertest.Set("token_endpoint", 7), fault.InvalidRequest, []string{"metadata"}},
-		"HTML":                        {providertest.HTML(), fault.InvalidRequest, []string{"metadata"}},
-		"a redirect":                  {providertest.Redirect("https://elsewhere.test/"), fault.InvalidRequest, []string{"HTTP 307"}},
-		"no end":                      {providertest.Endless(), fault.InvalidRequest, []string{"larger"}},
-		"slow":                        {providertest.Slow(time.Minute), fault.TemporarilyUnavailable, []string{"reached"}},
-		"broken":                      {providertest.Cut(20), fault.TemporarilyUnavailable, []string{"reached"}},
-		"failing":                     {providertest.Answer(502, "text/html", "bad gateway"), fault.TemporarilyUnavailable, []string{"HTTP 502"}},
-		"busy":                        {providertest.Answer(429, "text/plain", ""), fault.TemporarilyUnavailable, []string{"HTTP 429"}},
+		"another issuer":              {authserver.Set("issuer", "https://other.test"), fault.InvalidRequest, []string{"another issuer", "https://other.test"}},
+		"another issuer, unprintable": {authserver.Set("issuer", "https://a\nb"), fault.InvalidRequest, []string{"another issuer"}},
+		"the issuer with a slash":     {authserver.Set("issuer", "https://other.test/"), fault.InvalidRequest, []string{"another issuer"}},
+		"no issuer":                   {authserver.Drop("issuer"), fault.InvalidRequest, []string{"another issuer"}},
+		"no token endpoint":           {authserver.Drop("token_endpoint"), fault.InvalidRequest, []string{"token_url"}},
+		"plain http elsewhere":        {authserver.Set("token_endpoint", "http://as.example.com/token"), fault.InvalidRequest, []string{"token endpoint", "https"}},
+		"link-local":                  {authserver.Set("revocation_endpoint", "https://169.254.169.254/"), fault.InvalidRequest, []string{"revocation endpoint"}},
+		"javascript":                  {authserver.Set("introspection_endpoint", "javascript:alert(1)"), fault.InvalidRequest, []string{"introspection endpoint"}},
+		"file for the keys":           {authserver.Set("jwks_uri", "file:///etc/passwd"), fault.InvalidRequest, []string{"jwks endpoint"}},
+		"an endpoint of another type": {authserver.Set("token_endpoint", 7), fault.InvalidRequest, []string{"metadata"}},
+		"HTML":                        {authserver.HTML(), fault.InvalidRequest, []string{"metadata"}},
+		"a redirect":                  {authserver.Redirect("https://elsewhere.test/"), fault.InvalidRequest, []string{"HTTP 307"}},
+		"no end":                      {authserver.Endless(), fault.InvalidRequest, []string{"larger"}},
+		"slow":                        {authserver.Slow(time.Minute), fault.TemporarilyUnavailable, []string{"reached"}},
+		"broken":                      {authserver.Cut(20), fault.TemporarilyUnavailable, []string{"reached"}},
+		"failing":                     {authserver.Answer(502, "text/html", "bad gateway"), fault.TemporarilyUnavailable, []string{"HTTP 502"}},
+		"busy":                        {authserver.Answer(429, "text/plain", ""), fault.TemporarilyUnavailable, []string{"HTTP 429"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+			server := authserver.New(t, authserver.Options{}, registered())
 			bothMetadata(server, test.fault)
 			setup := setupFor(server, with{})
 			if name == "slow" {
@@ -235,16 +236,16 @@ func TestDiscoveryDistrusts(t *testing.T) {
 }
 
 func TestDiscoveryTriesTheOtherDocument(t *testing.T) {
-	for name, f := range map[string]providertest.Fault{
-		"down": providertest.Answer(503, "text/plain", ""), "cut off": providertest.Hangup(), "HTML": providertest.HTML(), "not found": providertest.Answer(404, "text/plain", ""), "another issuer": providertest.Set("issuer", "https://other.test"),
+	for name, f := range map[string]authserver.Fault{
+		"down": authserver.Answer(503, "text/plain", ""), "cut off": authserver.Hangup(), "HTML": authserver.HTML(), "not found": authserver.Answer(404, "text/plain", ""), "another issuer": authserver.Set("issuer", "https://other.test"),
 	} {
-		server := providertest.NewAuthServer(t, providertest.Options{}, registered())
-		server.Break(providertest.EndpointMetadata, f)
+		server := authserver.New(t, authserver.Options{}, registered())
+		server.Break(authserver.EndpointMetadata, f)
 		pinned, err := setupFor(server, with{}).Configure(context.Background())
 		require.NoError(t, err, name)
-		require.Contains(t, pinned.Destinations, server.Endpoint(providertest.EndpointToken), name)
-		require.Positive(t, server.Counts().Requests[providertest.EndpointMetadata], "the broken one was asked: %s", name)
-		require.Positive(t, server.Counts().Requests[providertest.EndpointOIDC], name)
+		require.Contains(t, pinned.Destinations, server.Endpoint(authserver.EndpointToken), name)
+		require.Positive(t, server.Counts().Requests[authserver.EndpointMetadata], "the broken one was asked: %s", name)
+		require.Positive(t, server.Counts().Requests[authserver.EndpointOIDC], name)
 	}
 }
 
@@ -258,7 +259,7 @@ func TestARemoteIssuerCannotPointToThisMachine(t *testing.T) {
 }
 
 func TestWrittenEndpointsWinAndAccountTellsWhoseChildrenTheseAre(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	server := authserver.New(t, authserver.Options{}, registered())
 	configure := func(f with) *provider.Pinned {
 		pinned, err := setupFor(server, f).Configure(context.Background())
 		require.NoError(t, err)
@@ -272,7 +273,7 @@ func TestWrittenEndpointsWinAndAccountTellsWhoseChildrenTheseAre(t *testing.T) {
 	for name, f := range map[string]with{
 		"revocation_url": {"revocation_url": "https://as.example.com/revoke"},
 		"client_id":      {"client_id": "another"},
-		"issuer":         {"issuer": "", "token_url": server.Endpoint(providertest.EndpointToken), "revocation_url": server.Endpoint(providertest.EndpointRevoke)},
+		"issuer":         {"issuer": "", "token_url": server.Endpoint(authserver.EndpointToken), "revocation_url": server.Endpoint(authserver.EndpointRevoke)},
 	} {
 		require.NotEqual(t, base.Account, configure(f).Account, name)
 	}
@@ -281,11 +282,11 @@ func TestWrittenEndpointsWinAndAccountTellsWhoseChildrenTheseAre(t *testing.T) {
 }
 
 func TestEndpointsStayPinned(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	server := authserver.New(t, authserver.Options{}, registered())
 	setup := setupFor(server, with{})
 	first, err := setup.Configure(context.Background())
 	require.NoError(t, err)
-	discoveries := server.Counts().Requests[providertest.EndpointMetadata]
+	discoveries := server.Counts().Requests[authserver.EndpointMetadata]
 
 	client, err := httpclient.New(httpclient.Options{})
 	require.NoError(t, err)
@@ -302,12 +303,12 @@ func TestEndpointsStayPinned(t *testing.T) {
 			Written: names, Client: client,
 		})
 	}
-	bothMetadata(server, providertest.Set("token_endpoint", server.URL+"/moved"))
+	bothMetadata(server, authserver.Set("token_endpoint", server.URL+"/moved"))
 
 	pinned, err := update(with{"verify": "introspect"}, "verify", "client_secret", "timeout")
 	require.NoError(t, err)
 	require.Equal(t, first.Data, pinned.Data)
-	require.Equal(t, discoveries, server.Counts().Requests[providertest.EndpointMetadata])
+	require.Equal(t, discoveries, server.Counts().Requests[authserver.EndpointMetadata])
 
 	pinned, err = update(with{}, "issuer")
 	require.NoError(t, err)

@@ -8,22 +8,23 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func TestConformance(t *testing.T) {
 	scope := access.Exactly("read", "write")
 	api := access.Exactly("https://api.test/")
 	for name, test := range map[string]struct {
-		options providertest.Options
+		options authserver.Options
 		fields  with
 		asked   access.Access
 	}{
-		"client credentials":             {providertest.Options{}, with{}, access.Access{Scopes: scope}},
-		"post, introspected":             {providertest.Options{}, with{"auth_method": "client_secret_post", "verify": "introspect", "audience_parameter": "audience", "confirm_revocation": true}, access.Access{Scopes: scope, Audiences: api}},
-		"JWTs":                           {providertest.Options{JWT: true, TLS: true}, with{"verify": "jwt", "audience_parameter": "resource"}, access.Access{Scopes: scope, Resources: api}},
-		"nothing to revoke with":         {providertest.Options{WithoutRevocation: true}, with{}, access.Access{Scopes: scope}},
-		"rotating refresh token":         {providertest.Options{RotateRefresh: true}, with{"grant": "refresh_token"}, access.Access{Scopes: scope}},
-		"rotating refresh token, killed": {providertest.Options{RotateRefresh: true, WithoutIntrospection: true}, with{"grant": "refresh_token", "revocation": "token"}, access.Access{Scopes: scope}},
+		"client credentials":             {authserver.Options{}, with{}, access.Access{Scopes: scope}},
+		"post, introspected":             {authserver.Options{}, with{"auth_method": "client_secret_post", "verify": "introspect", "audience_parameter": "audience", "confirm_revocation": true}, access.Access{Scopes: scope, Audiences: api}},
+		"JWTs":                           {authserver.Options{JWT: true, TLS: true}, with{"verify": "jwt", "audience_parameter": "resource"}, access.Access{Scopes: scope, Resources: api}},
+		"nothing to revoke with":         {authserver.Options{WithoutRevocation: true}, with{}, access.Access{Scopes: scope}},
+		"rotating refresh token":         {authserver.Options{RotateRefresh: true}, with{"grant": "refresh_token"}, access.Access{Scopes: scope}},
+		"rotating refresh token, killed": {authserver.Options{RotateRefresh: true, WithoutIntrospection: true}, with{"grant": "refresh_token", "revocation": "token"}, access.Access{Scopes: scope}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			providertest.Run(t, func(t *testing.T) providertest.Subject {
@@ -39,14 +40,14 @@ func TestConformance(t *testing.T) {
 func TestExchangeConformance(t *testing.T) {
 	asked := access.Access{Scopes: access.Exactly("read", "write"), Audiences: access.Exactly("https://api.test/")}
 	for name, test := range map[string]struct {
-		options providertest.Options
+		options authserver.Options
 		fields  with
 	}{
-		"token exchange":                        {providertest.Options{}, with{"audience_parameter": "audience"}},
-		"token exchange, JWTs":                  {providertest.Options{JWT: true, TLS: true}, with{"verify": "jwt", "audience_parameter": "resource"}},
-		"jwt-bearer, introspected":              {providertest.Options{}, with{"exchange": "jwt-bearer", "verify": "introspect", "audience_parameter": "audience", "confirm_revocation": true}},
-		"on-behalf-of, nothing to revoke with":  {providertest.Options{WithoutRevocation: true}, with{"exchange": "on-behalf-of", "audience_parameter": "audience"}},
-		"beside a refresh token, which is idle": {providertest.Options{RotateRefresh: true}, with{"grant": "refresh_token", "audience_parameter": "audience"}},
+		"token exchange":                        {authserver.Options{}, with{"audience_parameter": "audience"}},
+		"token exchange, JWTs":                  {authserver.Options{JWT: true, TLS: true}, with{"verify": "jwt", "audience_parameter": "resource"}},
+		"jwt-bearer, introspected":              {authserver.Options{}, with{"exchange": "jwt-bearer", "verify": "introspect", "audience_parameter": "audience", "confirm_revocation": true}},
+		"on-behalf-of, nothing to revoke with":  {authserver.Options{WithoutRevocation: true}, with{"exchange": "on-behalf-of", "audience_parameter": "audience"}},
+		"beside a refresh token, which is idle": {authserver.Options{RotateRefresh: true}, with{"grant": "refresh_token", "audience_parameter": "audience"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			providertest.Run(t, func(t *testing.T) providertest.Subject {
@@ -69,8 +70,8 @@ func (p forWhom) Mint(ctx context.Context, r provider.Request) (*provider.Child,
 }
 
 func (f *fixture) subject(asked access.Access) providertest.Subject {
-	all := []providertest.Endpoint{providertest.EndpointToken, providertest.EndpointRevoke, providertest.EndpointIntrospect}
-	breakAll := func(fault providertest.Fault) func() {
+	all := []authserver.Endpoint{authserver.EndpointToken, authserver.EndpointRevoke, authserver.EndpointIntrospect}
+	breakAll := func(fault authserver.Fault) func() {
 		return func() {
 			for _, e := range all {
 				f.server.Break(e, fault)
@@ -83,8 +84,8 @@ func (f *fixture) subject(asked access.Access) providertest.Subject {
 		Store:          f.store,
 		Alive:          f.server.Active,
 		Minted:         func() int { return f.server.Counts().Minted },
-		Echo:           breakAll(providertest.Echo()),
-		Stall:          breakAll(providertest.Slow(time.Minute)),
+		Echo:           breakAll(authserver.Echo()),
+		Stall:          breakAll(authserver.Slow(time.Minute)),
 		OutlivesCaller: f.settings.Grant == grantRefreshToken,
 	}
 }

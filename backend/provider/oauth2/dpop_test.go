@@ -19,8 +19,8 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // agentKey is a key that only the caller holds.
@@ -52,11 +52,11 @@ func (f *fixture) mintWith(proof string, asked access.Access) (*provider.Child, 
 
 func TestAChildIsBoundToTheCallersKey(t *testing.T) {
 	for name, f := range map[string]*fixture{
-		"response":   newFixture(t, providertest.Options{}, with{"dpop": true}),
-		"introspect": newFixture(t, providertest.Options{}, with{"dpop": true, "verify": "introspect", "confirm_revocation": true}),
-		"jwt":        newFixture(t, providertest.Options{JWT: true}, with{"dpop": true, "verify": "jwt"}),
+		"response":   newFixture(t, authserver.Options{}, with{"dpop": true}),
+		"introspect": newFixture(t, authserver.Options{}, with{"dpop": true, "verify": "introspect", "confirm_revocation": true}),
+		"jwt":        newFixture(t, authserver.Options{JWT: true}, with{"dpop": true, "verify": "jwt"}),
 		"certified":  certified(t, mutual, with{"dpop": true, "verify": "introspect"}),
-		"asserted":   keyed(t, providertest.Options{}, with{"dpop": true, "verify": "introspect"}),
+		"asserted":   keyed(t, authserver.Options{}, with{"dpop": true, "verify": "introspect"}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f.t = t
@@ -83,7 +83,7 @@ func TestAChildIsBoundToTheCallersKey(t *testing.T) {
 }
 
 func TestAProofIsUsedOnce(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"dpop": true})
+	f := newFixture(t, authserver.Options{}, with{"dpop": true})
 	proof := f.proof(agentKey(t), "")
 	_, err := f.mintWith(proof, scopes("read"))
 	require.NoError(t, err)
@@ -93,7 +93,7 @@ func TestAProofIsUsedOnce(t *testing.T) {
 }
 
 func TestANonceIsRelayed(t *testing.T) {
-	f := newFixture(t, providertest.Options{DPoPNonce: true}, with{"dpop": true, "verify": "introspect"})
+	f := newFixture(t, authserver.Options{DPoPNonce: true}, with{"dpop": true, "verify": "introspect"})
 	key := agentKey(t)
 	child, err := f.mintWith(f.proof(key, ""), scopes("read"))
 	requireCode(t, err, fault.InvalidRequest, "use_dpop_nonce", `nonce="nonce-of-`)
@@ -115,14 +115,14 @@ func TestANonceIsRelayed(t *testing.T) {
 // Some servers call a bad proof invalid_grant: no caller can so have the parent
 // marked as refused, but a check, whose proof is good, can.
 func TestABadProofDoesNotCostTheParent(t *testing.T) {
-	refuse := providertest.Answer(400, "application/json", `{"error":"invalid_grant"}`)
-	f := newFixture(t, providertest.Options{}, with{"dpop": true})
-	f.server.Break(providertest.EndpointToken, refuse)
+	refuse := authserver.Answer(400, "application/json", `{"error":"invalid_grant"}`)
+	f := newFixture(t, authserver.Options{}, with{"dpop": true})
+	f.server.Break(authserver.EndpointToken, refuse)
 	_, err := f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
 	requireCode(t, err, fault.InvalidRequest, "DPoP proof", "invalid_grant")
 
-	f = newFixture(t, providertest.Options{WithoutIntrospection: true}, with{"dpop": true, "grant": "refresh_token"})
-	f.server.Break(providertest.EndpointToken, refuse)
+	f = newFixture(t, authserver.Options{WithoutIntrospection: true}, with{"dpop": true, "grant": "refresh_token"})
+	f.server.Break(authserver.EndpointToken, refuse)
 	_, err = f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
 	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
 	require.Empty(t, f.store.Parent().Refused)
@@ -133,7 +133,7 @@ func TestABadProofDoesNotCostTheParent(t *testing.T) {
 
 // A refresh token that rotates is not used up by a server that wants a nonce.
 func TestANonceIsRelayedWithARefreshToken(t *testing.T) {
-	f := newFixture(t, providertest.Options{DPoPNonce: true, RotateRefresh: true}, with{"dpop": true, "grant": "refresh_token"})
+	f := newFixture(t, authserver.Options{DPoPNonce: true, RotateRefresh: true}, with{"dpop": true, "grant": "refresh_token"})
 	key := agentKey(t)
 	_, err := f.mintWith(f.proof(key, ""), scopes("read"))
 	var wanted challenge
@@ -146,20 +146,20 @@ func TestANonceIsRelayedWithARefreshToken(t *testing.T) {
 }
 
 func TestTheNextSecretIsTriedWithTheSameProof(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"dpop": true, "client_secret_next": nextSecret})
+	f := newFixture(t, authserver.Options{}, with{"dpop": true, "client_secret_next": nextSecret})
 	f.accept(nextSecret)
 	_, err := f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
 	require.NoError(t, err)
 
 	// One that remembers a proof before it looks at the client calls it used. The
 	// caller's next proof is then seen with the next secret first.
-	f = newFixture(t, providertest.Options{}, with{"dpop": true, "client_secret_next": nextSecret})
+	f = newFixture(t, authserver.Options{}, with{"dpop": true, "client_secret_next": nextSecret})
 	f.accept(nextSecret)
-	answers := []providertest.Fault{
-		providertest.Answer(401, "application/json", `{"error":"invalid_client"}`),
-		providertest.Answer(400, "application/json", `{"error":"invalid_dpop_proof"}`),
+	answers := []authserver.Fault{
+		authserver.Answer(401, "application/json", `{"error":"invalid_client"}`),
+		authserver.Answer(400, "application/json", `{"error":"invalid_dpop_proof"}`),
 	}
-	f.server.Break(providertest.EndpointToken, providertest.Choose(func() providertest.Fault {
+	f.server.Break(authserver.EndpointToken, authserver.Choose(func() authserver.Fault {
 		if len(answers) == 0 {
 			return nil
 		}
@@ -171,19 +171,19 @@ func TestTheNextSecretIsTriedWithTheSameProof(t *testing.T) {
 	requireCode(t, err, fault.InvalidRequest, "invalid_dpop_proof")
 	_, err = f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
 	require.NoError(t, err)
-	require.Equal(t, 3, f.requests(providertest.EndpointToken))
+	require.Equal(t, 3, f.requests(authserver.EndpointToken))
 }
 
 func TestAnswersThatAreNotBoundAsTheyShould(t *testing.T) {
 	const token = `{"access_token":"child-of-a-fault","expires_in":60,"token_type":`
-	cnf := func(cnf string) providertest.Fault {
-		return providertest.Answer(200, "application/json", `{"active":true,"client_id":"`+testClient+`","scope":"read","cnf":`+cnf+`}`)
+	cnf := func(cnf string) authserver.Fault {
+		return authserver.Answer(200, "application/json", `{"active":true,"client_id":"`+testClient+`","scope":"read","cnf":`+cnf+`}`)
 	}
 	for name, test := range map[string]struct {
 		dpop       bool
 		verify     string
 		answer     string
-		introspect providertest.Fault
+		introspect authserver.Fault
 		words      []string
 	}{
 		"a Bearer token for a proof":      {true, verifyResponse, token + `"Bearer"}`, nil, []string{"Bearer token although a DPoP proof"}},
@@ -197,9 +197,9 @@ func TestAnswersThatAreNotBoundAsTheyShould(t *testing.T) {
 		"a Bearer token bound to the TLS": {false, verifyIntrospect, token + `"Bearer"}`, cnf(`{"x5t#S256":"x"}`), []string{"tls_client_certificate_bound_access_tokens"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{"dpop": test.dpop, "verify": test.verify})
-			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", test.answer))
-			f.server.Break(providertest.EndpointIntrospect, test.introspect)
+			f := newFixture(t, authserver.Options{}, with{"dpop": test.dpop, "verify": test.verify})
+			f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json", test.answer))
+			f.server.Break(authserver.EndpointIntrospect, test.introspect)
 			child, err := f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
 			requireCode(t, err, fault.ProviderViolation, test.words...)
 			require.Equal(t, "child-of-a-fault", child.Token.Reveal(), "it must be killed")
@@ -209,16 +209,16 @@ func TestAnswersThatAreNotBoundAsTheyShould(t *testing.T) {
 }
 
 func TestNoncesAreShownOnlyIfTheyCanBe(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"dpop": true})
+	f := newFixture(t, authserver.Options{}, with{"dpop": true})
 	for _, header := range [][]string{{}, {""}, {"a b"}, {`a"b`}, {`a\b`}, {"é"}, {strings.Repeat("a", 257)}, {"a", "b"}, {testSecret}, {"x" + testSecret}} {
 		require.Empty(t, f.nonceIn(map[string][]string{"Dpop-Nonce": header}), "%q", header)
 	}
 	require.Equal(t, "eyJ7S_zG.eyJH0-Z.HX4w-7v", f.nonceIn(map[string][]string{"Dpop-Nonce": {"eyJ7S_zG.eyJH0-Z.HX4w-7v"}}))
-	f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"use_dpop_nonce"}`))
+	f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"use_dpop_nonce"}`))
 	_, err := f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
 	requireCode(t, err, fault.ProviderViolation, "use_dpop_nonce")
-	f = newFixture(t, providertest.Options{}, with{})
-	f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"use_dpop_nonce"}`))
+	f = newFixture(t, authserver.Options{}, with{})
+	f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"use_dpop_nonce"}`))
 	_, err = f.mint(scopes("read"))
 	requireCode(t, err, fault.TemporarilyUnavailable, "dpop=true")
 }
@@ -238,7 +238,7 @@ func forge(t testing.TB, key *clientKey, header, claims map[string]any) string {
 }
 
 func TestProofsAreJudgedBeforeTheyAreSent(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"dpop": true})
+	f := newFixture(t, authserver.Options{}, with{"dpop": true})
 	key, other := agentKey(t), agentKey(t)
 	public, err := jwk.FromRaw(key.private.Public())
 	require.NoError(t, err)
@@ -300,7 +300,7 @@ func TestProofsAreJudgedBeforeTheyAreSent(t *testing.T) {
 	}
 	_, err = f.mint(scopes("read"))
 	requireCode(t, err, fault.InvalidRequest, "dpop_proof is missing", "htm=POST", "htu="+f.at.Token)
-	require.Zero(t, f.requests(providertest.EndpointToken), "nothing was sent")
+	require.Zero(t, f.requests(authserver.EndpointToken), "nothing was sent")
 	_, err = f.mintWith(good, scopes("read"))
 	require.NoError(t, err)
 }

@@ -12,42 +12,42 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // Whatever the answer, a token that was seen comes back to be killed, and none of
 // the caller's is ever among what is killed.
 func TestExchangeAnswersThatMustNotBeHandedOut(t *testing.T) {
 	for name, test := range map[string]struct {
-		fault providertest.Fault
+		fault authserver.Fault
 		words []string
 		lost  bool // nothing of the server's can be killed
 	}{
-		"no issued_token_type":        {providertest.Drop("issued_token_type"), []string{"issued_token_type"}, false},
-		"another issued_token_type":   {providertest.Set("issued_token_type", typeJWT), []string{"requested_token_type"}, false},
-		"issued_token_type no string": {providertest.Set("issued_token_type", 7), []string{"issued_token_type"}, false},
-		"a refresh token":             {providertest.Set("issued_token_type", typeRefreshToken), []string{"refresh token"}, false},
-		"N_A for an access token":     {providertest.Set("token_type", "N_A"), []string{"N_A"}, false},
-		"another token_type":          {providertest.Set("token_type", "mac"), []string{"token_type"}, false},
-		"expires_in of nothing":       {providertest.Set("expires_in", 0), []string{"expires_in"}, false},
-		"a scope that is none":        {providertest.Set("scope", "a\x01"), []string{"scope"}, false},
-		"an error with a token":       {providertest.Set("error", "invalid_grant"), []string{"an error and a token"}, false},
-		"the subject token":           {providertest.Set("access_token", janesToken), []string{"the very token"}, true},
-		"the actor token":             {providertest.Set("access_token", agentsToken), []string{"the very token"}, true},
-		"it, signed otherwise":        {providertest.Set("access_token", janesToken+"A"), []string{"the very token"}, true},
-		"it, another signature":       {providertest.Set("access_token", unsigned(janesToken)+"dHdpbg"), []string{"the very token"}, true},
-		"the subject token inside":    {providertest.Set("access_token", "x."+janesToken), []string{"the very token"}, true},
-		"it as a refresh token":       {providertest.Set("refresh_token", janesToken), []string{"refresh token"}, false},
-		"the client secret":           {providertest.Set("access_token", testSecret), []string{"parent credential"}, true},
-		"cut short":                   {providertest.Answer(200, "application/json", `{"access_token":"abc`), []string{"not whole"}, true},
-		"no token":                    {providertest.Drop("access_token"), []string{"no access_token"}, true},
+		"no issued_token_type":        {authserver.Drop("issued_token_type"), []string{"issued_token_type"}, false},
+		"another issued_token_type":   {authserver.Set("issued_token_type", typeJWT), []string{"requested_token_type"}, false},
+		"issued_token_type no string": {authserver.Set("issued_token_type", 7), []string{"issued_token_type"}, false},
+		"a refresh token":             {authserver.Set("issued_token_type", typeRefreshToken), []string{"refresh token"}, false},
+		"N_A for an access token":     {authserver.Set("token_type", "N_A"), []string{"N_A"}, false},
+		"another token_type":          {authserver.Set("token_type", "mac"), []string{"token_type"}, false},
+		"expires_in of nothing":       {authserver.Set("expires_in", 0), []string{"expires_in"}, false},
+		"a scope that is none":        {authserver.Set("scope", "a\x01"), []string{"scope"}, false},
+		"an error with a token":       {authserver.Set("error", "invalid_grant"), []string{"an error and a token"}, false},
+		"the subject token":           {authserver.Set("access_token", janesToken), []string{"the very token"}, true},
+		"the actor token":             {authserver.Set("access_token", agentsToken), []string{"the very token"}, true},
+		"it, signed otherwise":        {authserver.Set("access_token", janesToken+"A"), []string{"the very token"}, true},
+		"it, another signature":       {authserver.Set("access_token", unsigned(janesToken)+"dHdpbg"), []string{"the very token"}, true},
+		"the subject token inside":    {authserver.Set("access_token", "x."+janesToken), []string{"the very token"}, true},
+		"it as a refresh token":       {authserver.Set("refresh_token", janesToken), []string{"refresh token"}, false},
+		"the client secret":           {authserver.Set("access_token", testSecret), []string{"parent credential"}, true},
+		"cut short":                   {authserver.Answer(200, "application/json", `{"access_token":"abc`), []string{"not whole"}, true},
+		"no token":                    {authserver.Drop("access_token"), []string{"no access_token"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := exchangeFixture(t, providertest.Options{}, with{})
-			f.server.AddToken(providertest.Token{Value: janesToken, Client: testClient, Subject: "jane", Expires: time.Now().Add(time.Hour)})
-			f.server.AddToken(providertest.Token{Value: agentsToken, Client: testClient, Subject: "agent", Expires: time.Now().Add(time.Hour)})
-			f.server.Break(providertest.EndpointToken, test.fault)
+			f := exchangeFixture(t, authserver.Options{}, with{})
+			f.server.AddToken(authserver.Token{Value: janesToken, Client: testClient, Subject: "jane", Expires: time.Now().Add(time.Hour)})
+			f.server.AddToken(authserver.Token{Value: agentsToken, Client: testClient, Subject: "agent", Expires: time.Now().Add(time.Hour)})
+			f.server.Break(authserver.EndpointToken, test.fault)
 			r := forJane(scopes("read"))
 			r.Actor = agent()
 			child, err := f.exchange(r)
@@ -76,17 +76,17 @@ func TestAnEndlessExchangeEndsNothingElse(t *testing.T) {
 		"N_A, which nobody kills": {with{}, typeJWT, "N_A"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := exchangeFixture(t, providertest.Options{}, test.fields)
+			f := exchangeFixture(t, authserver.Options{}, test.fields)
 			r := forJane(scopes("read"))
 			r.Parameters = map[string]string{parameterRequestedType: test.wanted}
-			f.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusOK, "application/json",
+			f.server.Break(authserver.EndpointToken, authserver.Answer(http.StatusOK, "application/json",
 				`{"access_token":"for-ever-and-ever","token_type":"`+test.typ+`","issued_token_type":"`+test.wanted+`"}`))
 			_, err := f.exchange(r)
 			requireCode(t, err, fault.ProviderViolation, "expire")
 			var lasts provider.Lasting
 			require.ErrorAs(t, err, &lasts, "each further one would live for ever")
 			require.Positive(t, lasts.LastsFor())
-			f.server.Break(providertest.EndpointToken, nil)
+			f.server.Break(authserver.EndpointToken, nil)
 			_, err = f.Mint(context.Background(), provider.Request{Access: scopes("read")})
 			require.NoError(t, err)
 		})
@@ -95,9 +95,9 @@ func TestAnEndlessExchangeEndsNothingElse(t *testing.T) {
 
 func TestARefreshTokenBesideDiesWithTheChild(t *testing.T) {
 	for _, grant := range []string{grantClientCredentials, grantRefreshToken} {
-		f := exchangeFixture(t, providertest.Options{}, with{"grant": grant, "revocation": "token"})
+		f := exchangeFixture(t, authserver.Options{}, with{"grant": grant, "revocation": "token"})
 		beside := f.server.IssueRefreshToken(testClient)
-		f.server.Break(providertest.EndpointToken, providertest.Set("refresh_token", beside))
+		f.server.Break(authserver.EndpointToken, authserver.Set("refresh_token", beside))
 		child, err := f.exchange(forJane(scopes("read")))
 		require.NoError(t, err)
 		require.NoError(t, f.Revoke(context.Background(), child.Handle))
@@ -115,15 +115,15 @@ func TestATokenThatIsNoAccessToken(t *testing.T) {
 	r.Parameters = map[string]string{"requested_token_type": idToken}
 	body := `{"access_token":"an.id.token","issued_token_type":"` + idToken + `","token_type":"n_a","expires_in":60`
 
-	f := exchangeFixture(t, providertest.Options{}, with{})
-	f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", body+"}"))
+	f := exchangeFixture(t, authserver.Options{}, with{})
+	f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json", body+"}"))
 	child, err := f.exchange(r)
 	require.NoError(t, err)
 	require.Equal(t, "N_A", child.TokenType)
 	require.Equal(t, idToken, child.IssuedTokenType)
 	require.True(t, child.Handle.Empty())
 
-	f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", body+`,"refresh_token":"r"}`))
+	f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json", body+`,"refresh_token":"r"}`))
 	child, err = f.exchange(r)
 	requireCode(t, err, fault.ProviderViolation, "refresh token")
 	require.False(t, child.Handle.Empty(), "which is killed")
@@ -158,10 +158,10 @@ func TestOthersTokensAreRefused(t *testing.T) {
 		"broader than what was wanted": {exchangeToken, map[string]any{"scope": "read admin"}, nil}, // and told so, below
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := exchangeFixture(t, providertest.Options{}, with{"verify": "jwt", "exchange": test.form})
+			f := exchangeFixture(t, authserver.Options{}, with{"verify": "jwt", "exchange": test.form})
 			token := claims(f, test.claims)
-			f.server.AddToken(providertest.Token{Value: token, Client: testClient, Expires: time.Now().Add(time.Hour)})
-			f.server.Break(providertest.EndpointToken, providertest.Set("access_token", token))
+			f.server.AddToken(authserver.Token{Value: token, Client: testClient, Expires: time.Now().Add(time.Hour)})
+			f.server.Break(authserver.EndpointToken, authserver.Set("access_token", token))
 			r := forJane(scopes("read"))
 			if test.form == exchangeToken {
 				r.Actor = agent()
@@ -208,8 +208,8 @@ func TestErrorsOfAnExchange(t *testing.T) {
 		"max_age as a string":    {401, `{"error":"insufficient_user_authentication","max_age":"300"}`, fault.StepUp, []string{"max_age=300"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := exchangeFixture(t, providertest.Options{}, with{"grant": "refresh_token"})
-			f.server.Break(providertest.EndpointToken, providertest.Answer(test.status, "application/json", test.body))
+			f := exchangeFixture(t, authserver.Options{}, with{"grant": "refresh_token"})
+			f.server.Break(authserver.EndpointToken, authserver.Answer(test.status, "application/json", test.body))
 			child, err := f.exchange(forJane(scopes("read")))
 			require.Nil(t, child)
 			requireCode(t, err, test.code, test.words...)
@@ -240,42 +240,42 @@ func TestTextsThatAreNotPassedOn(t *testing.T) {
 		"max_age with a unit":        `"max_age":"5NEVER"`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := exchangeFixture(t, providertest.Options{}, with{})
-			f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"interaction_required",`+members+`}`))
+			f := exchangeFixture(t, authserver.Options{}, with{})
+			f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"interaction_required",`+members+`}`))
 			_, err := f.exchange(forJane(scopes("read")))
 			requireCode(t, err, fault.StepUp)
 			require.NotContains(t, err.Error(), "NEVER")
 		})
 	}
-	f := exchangeFixture(t, providertest.Options{}, with{})
+	f := exchangeFixture(t, authserver.Options{}, with{})
 	short := forJane(scopes("read"))
 	short.Subject.Token = secret.New("opaque-subject-token")
 	for _, code := range []string{"opaque-subject-token", "subject-token", "x.opaque-subject-token"} {
-		f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"`+code+`"}`))
+		f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"`+code+`"}`))
 		_, err := f.exchange(short)
 		requireCode(t, err, fault.TemporarilyUnavailable, codeUnreadable)
 		require.NotContains(t, err.Error(), "subject-token")
 	}
-	f.server.Break(providertest.EndpointToken, providertest.Echo())
+	f.server.Break(authserver.EndpointToken, authserver.Echo())
 	_, err := f.exchange(forJane(scopes("read")))
 	require.Error(t, err)
 }
 
 func TestAnExchangeWhoseAnswerIsLost(t *testing.T) {
-	f := exchangeFixture(t, providertest.Options{}, with{})
-	f.server.Break(providertest.EndpointToken, providertest.Cut(5))
+	f := exchangeFixture(t, authserver.Options{}, with{})
+	f.server.Break(authserver.EndpointToken, authserver.Cut(5))
 	child, err := f.exchange(forJane(scopes("read")))
 	require.Nil(t, child)
 	require.ErrorIs(t, err, provider.ErrAnswerLost)
-	require.Equal(t, 1, f.server.Counts().Requests[providertest.EndpointToken], "it is not repeated")
+	require.Equal(t, 1, f.server.Counts().Requests[authserver.EndpointToken], "it is not repeated")
 
-	f.server.Break(providertest.EndpointToken, providertest.Cut(-3))
+	f.server.Break(authserver.EndpointToken, authserver.Cut(-3))
 	child, err = f.exchange(forJane(scopes("read")))
 	require.Error(t, err)
 	require.NotNil(t, child, "the token was in what did arrive")
 	require.NoError(t, f.Revoke(context.Background(), child.Handle))
 
-	f.server.Break(providertest.EndpointToken, providertest.Answer(http.StatusServiceUnavailable, "text/plain", "x"))
+	f.server.Break(authserver.EndpointToken, authserver.Answer(http.StatusServiceUnavailable, "text/plain", "x"))
 	_, err = f.exchange(forJane(scopes("read")))
 	require.ErrorIs(t, err, provider.ErrAnswerLost)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // The tokens of these tests: what looks like a JWT to whoever reads its header.
@@ -30,7 +31,7 @@ func unsignedJWT(typ, payload string) string {
 }
 
 // exchangeFixture is a fixture whose server knows Jane and the agents.
-func exchangeFixture(t *testing.T, o providertest.Options, f with) *fixture {
+func exchangeFixture(t *testing.T, o authserver.Options, f with) *fixture {
 	t.Helper()
 	x := newFixture(t, o, f)
 	x.trustAll()
@@ -38,10 +39,10 @@ func exchangeFixture(t *testing.T, o providertest.Options, f with) *fixture {
 }
 
 func (f *fixture) trustAll() {
-	f.server.Trust(janesToken, providertest.Bearer{Subject: "jane", Scopes: []string{"read", "write"}})
-	f.server.Trust(janesAccess, providertest.Bearer{Subject: "jane"})
-	f.server.Trust(agentsToken, providertest.Bearer{Subject: "agent"})
-	f.server.Trust(brokersToken, providertest.Bearer{Subject: "entity-1"})
+	f.server.Trust(janesToken, authserver.Bearer{Subject: "jane", Scopes: []string{"read", "write"}})
+	f.server.Trust(janesAccess, authserver.Bearer{Subject: "jane"})
+	f.server.Trust(agentsToken, authserver.Bearer{Subject: "agent"})
+	f.server.Trust(brokersToken, authserver.Bearer{Subject: "entity-1"})
 }
 
 func jane() *provider.Party {
@@ -73,7 +74,7 @@ func TestExchange(t *testing.T) {
 	for _, form := range []string{exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf} {
 		for _, verify := range []string{verifyResponse, verifyIntrospect, verifyJWT} {
 			t.Run(form+" "+verify, func(t *testing.T) {
-				f := exchangeFixture(t, providertest.Options{JWT: verify == verifyJWT}, with{"exchange": form, "verify": verify, "audience_parameter": "audience"})
+				f := exchangeFixture(t, authserver.Options{JWT: verify == verifyJWT}, with{"exchange": form, "verify": verify, "audience_parameter": "audience"})
 				child, err := f.exchange(forJane(asked))
 				require.NoError(t, err)
 				require.Equal(t, typeAccessToken, child.IssuedTokenType)
@@ -91,13 +92,13 @@ func TestExchange(t *testing.T) {
 }
 
 func TestExchangeIsForTheSubjectOnly(t *testing.T) {
-	f := exchangeFixture(t, providertest.Options{}, with{"grant": "refresh_token", "revocation": "token"})
+	f := exchangeFixture(t, authserver.Options{}, with{"grant": "refresh_token", "revocation": "token"})
 	parent := f.store.Parent()
 	child, err := f.exchange(forJane(scopes("read")))
 	require.NoError(t, err)
 	require.True(t, f.server.Active(child.Token.Reveal()))
 	require.Equal(t, parent, f.store.Parent(), "no refresh token was used")
-	require.NotContains(t, f.server.LastRequest(providertest.EndpointToken).Body, "refresh_token=")
+	require.NotContains(t, f.server.LastRequest(authserver.EndpointToken).Body, "refresh_token=")
 
 	_, err = f.exchange(provider.Request{Access: scopes("read")})
 	requireCode(t, err, fault.InvalidRequest, "subject_token")
@@ -108,7 +109,7 @@ func TestExchangeIsForTheSubjectOnly(t *testing.T) {
 func TestActors(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	signer := &providertest.Signer{URL: "https://broker.test", Token: brokersToken}
-	f := exchangeFixture(t, providertest.Options{JWT: true}, with{"verify": "jwt", "signer": signer})
+	f := exchangeFixture(t, authserver.Options{JWT: true}, with{"verify": "jwt", "signer": signer})
 	r := forJane(scopes("read"))
 
 	r.Actor = agent()
@@ -122,7 +123,7 @@ func TestActors(t *testing.T) {
 	r.Actor = &provider.Party{Issuer: "https://broker.test", ID: "entity-1"}
 	_, err = f.exchange(r)
 	requireCode(t, err, fault.ProviderViolation, "expired") // by the clock of this test, whose token was signed all the same
-	form := f.server.LastRequest(providertest.EndpointToken).Form()
+	form := f.server.LastRequest(authserver.EndpointToken).Form()
 	require.Equal(t, brokersToken, form.Get("actor_token"))
 	require.Equal(t, typeJWT, form.Get("actor_token_type"))
 	require.Len(t, signer.Signed(), 1)
@@ -132,14 +133,14 @@ func TestActors(t *testing.T) {
 	delete(signed.Claims, "jti")
 	require.Equal(t, map[string]any{"sub": "entity-1", "aud": f.server.URL, "iat": now.Unix(), "exp": now.Unix() + 90}, signed.Claims)
 
-	unconfigured := exchangeFixture(t, providertest.Options{}, with{})
+	unconfigured := exchangeFixture(t, authserver.Options{}, with{})
 	_, err = unconfigured.exchange(r)
 	requireCode(t, err, fault.TemporarilyUnavailable, "config issuer")
-	require.Zero(t, unconfigured.server.Counts().Requests[providertest.EndpointToken])
+	require.Zero(t, unconfigured.server.Counts().Requests[authserver.EndpointToken])
 }
 
 func TestExchangeTraits(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered(), providertest.Client{ID: "public", Scopes: []string{"read"}})
+	server := authserver.New(t, authserver.Options{}, registered(), authserver.Client{ID: "public", Scopes: []string{"read"}})
 	all := []provider.Mode{provider.ModeMint, provider.ModeExchange, provider.ModeForward}
 	for name, test := range map[string]struct {
 		fields with
@@ -151,7 +152,7 @@ func TestExchangeTraits(t *testing.T) {
 		"on-behalf-of":  {with{"exchange": "on-behalf-of"}, all, false},
 		"refresh token": {with{"grant": "refresh_token"}, all, true},
 		"issuer unknown": {
-			with{"issuer": "", "token_url": server.Endpoint(providertest.EndpointToken)},
+			with{"issuer": "", "token_url": server.Endpoint(authserver.EndpointToken)},
 			[]provider.Mode{provider.ModeMint, provider.ModeExchange}, true,
 		},
 		"public client": {
@@ -178,20 +179,20 @@ func TestExchangeTraits(t *testing.T) {
 }
 
 func TestCheckOfAClientThatOnlyExchanges(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"exchange": "jwt-bearer"})
-	f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"unauthorized_client"}`))
+	f := newFixture(t, authserver.Options{}, with{"exchange": "jwt-bearer"})
+	f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"unauthorized_client"}`))
 	health, err := f.Check(context.Background())
 	require.NoError(t, err)
 	require.Contains(t, health.Detail, "exchanges alone")
 
-	mints := newFixture(t, providertest.Options{}, with{})
-	mints.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"unauthorized_client"}`))
+	mints := newFixture(t, authserver.Options{}, with{})
+	mints.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"unauthorized_client"}`))
 	_, err = mints.Check(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "unauthorized_client")
 }
 
 func TestParametersOfARole(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	server := authserver.New(t, authserver.Options{}, registered())
 	exchange, bearer := newFixtureOn(t, server, with{}), newFixtureOn(t, server, with{"exchange": "jwt-bearer"})
 	require.Len(t, Type{}.Parameters(), 3)
 	require.NoError(t, exchange.CheckParameters(provider.ModeExchange, map[string]string{"requested_token_type": typeJWT, "subject_token_type": "https://types.test/x"}))

@@ -15,7 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // What happened to the token that the server minted, if it minted.
@@ -28,54 +28,54 @@ const (
 )
 
 func TestFaultsOfTheTokenEndpoint(t *testing.T) {
-	echo := func(status int, code string) providertest.Fault {
-		return providertest.Answer(status, "application/json", fmt.Sprintf(`{"error":%q,"error_description":"you sent %%s"}`, code))
+	echo := func(status int, code string) authserver.Fault {
+		return authserver.Answer(status, "application/json", fmt.Sprintf(`{"error":%q,"error_description":"you sent %%s"}`, code))
 	}
 	for name, test := range map[string]struct {
-		fault providertest.Fault
+		fault authserver.Fault
 		code  fault.Code
 		fate  fate
 		words []string
 	}{
-		"HTML":                          {providertest.HTML(), fault.ProviderViolation, unminted, []string{"JSON"}},
-		"an array":                      {providertest.Answer(200, "application/json", `[]`), fault.ProviderViolation, unminted, []string{"JSON"}},
-		"null":                          {providertest.Answer(200, "application/json", `null`), fault.ProviderViolation, unminted, []string{"JSON"}},
-		"an empty object":               {providertest.Lie(), fault.ProviderViolation, unminted, []string{"access_token"}},
-		"nothing":                       {providertest.Answer(200, "application/json", ""), fault.ProviderViolation, lostly, nil},
-		"half an object":                {providertest.Answer(200, "application/json", `{"token_type":"Bea`), fault.ProviderViolation, lostly, nil},
-		"a body without end":            {providertest.Endless(), fault.ProviderViolation, lostly, []string{"larger"}},
-		"a token, then no end":          {providertest.EndlessAfterToken(), fault.ProviderViolation, killable, []string{"larger"}},
-		"a redirect":                    {providertest.Redirect("https://elsewhere.test/"), fault.ProviderViolation, unminted, []string{"redirect"}},
-		"slow":                          {providertest.Slow(time.Minute), fault.TemporarilyUnavailable, lostly, []string{"in time"}},
-		"no answer":                     {providertest.Hangup(), fault.TemporarilyUnavailable, lostly, nil},
-		"cut behind the token":          {providertest.Cut(-3), fault.TemporarilyUnavailable, killable, nil},
-		"cut inside the token":          {providertest.Cut(24), fault.TemporarilyUnavailable, lostly, nil},
-		"200 with an error":             {providertest.Answer(200, "application/json", `{"error":"slow"}`), fault.TemporarilyUnavailable, unminted, []string{"slow"}},
-		"200 with an error and a token": {providertest.Set("error", "slow"), fault.ProviderViolation, killable, []string{"error and a token"}},
-		"400 with a token":              {providertest.WithStatus(400), fault.ProviderViolation, killable, nil},
-		"401 with a token":              {providertest.WithStatus(401), fault.ProviderViolation, killable, nil},
-		"500 with a token":              {providertest.WithStatus(500), fault.ProviderViolation, killable, nil},
+		"HTML":                          {authserver.HTML(), fault.ProviderViolation, unminted, []string{"JSON"}},
+		"an array":                      {authserver.Answer(200, "application/json", `[]`), fault.ProviderViolation, unminted, []string{"JSON"}},
+		"null":                          {authserver.Answer(200, "application/json", `null`), fault.ProviderViolation, unminted, []string{"JSON"}},
+		"an empty object":               {authserver.Lie(), fault.ProviderViolation, unminted, []string{"access_token"}},
+		"nothing":                       {authserver.Answer(200, "application/json", ""), fault.ProviderViolation, lostly, nil},
+		"half an object":                {authserver.Answer(200, "application/json", `{"token_type":"Bea`), fault.ProviderViolation, lostly, nil},
+		"a body without end":            {authserver.Endless(), fault.ProviderViolation, lostly, []string{"larger"}},
+		"a token, then no end":          {authserver.EndlessAfterToken(), fault.ProviderViolation, killable, []string{"larger"}},
+		"a redirect":                    {authserver.Redirect("https://elsewhere.test/"), fault.ProviderViolation, unminted, []string{"redirect"}},
+		"slow":                          {authserver.Slow(time.Minute), fault.TemporarilyUnavailable, lostly, []string{"in time"}},
+		"no answer":                     {authserver.Hangup(), fault.TemporarilyUnavailable, lostly, nil},
+		"cut behind the token":          {authserver.Cut(-3), fault.TemporarilyUnavailable, killable, nil},
+		"cut inside the token":          {authserver.Cut(24), fault.TemporarilyUnavailable, lostly, nil},
+		"200 with an error":             {authserver.Answer(200, "application/json", `{"error":"slow"}`), fault.TemporarilyUnavailable, unminted, []string{"slow"}},
+		"200 with an error and a token": {authserver.Set("error", "slow"), fault.ProviderViolation, killable, []string{"error and a token"}},
+		"400 with a token":              {authserver.WithStatus(400), fault.ProviderViolation, killable, nil},
+		"401 with a token":              {authserver.WithStatus(401), fault.ProviderViolation, killable, nil},
+		"500 with a token":              {authserver.WithStatus(500), fault.ProviderViolation, killable, nil},
 
-		"no token_type":         {providertest.Drop("token_type"), fault.ProviderViolation, killable, []string{"token_type"}},
-		"token_type mac":        {providertest.Set("token_type", "mac"), fault.ProviderViolation, killable, []string{"token_type"}},
-		"token_type DPoP":       {providertest.Set("token_type", "DPoP"), fault.ProviderViolation, killable, []string{"token_type"}},
-		"token_type 7":          {providertest.Set("token_type", 7), fault.ProviderViolation, killable, []string{"token_type"}},
-		"expires_in 0":          {providertest.Set("expires_in", 0), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in -1":         {providertest.Set("expires_in", -1), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in 10^12":      {providertest.Set("expires_in", 1e12), fault.ProviderViolation, killable, []string{"10 years"}},
-		"expires_in 10^30":      {providertest.Set("expires_in", 1e30), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in a fraction": {providertest.Set("expires_in", 0.5), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in a word":     {providertest.Set("expires_in", "soon"), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in empty":      {providertest.Set("expires_in", ""), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in \"0\"":      {providertest.Set("expires_in", "0"), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in \"-1\"":     {providertest.Set("expires_in", "-1"), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in true":       {providertest.Set("expires_in", true), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in a list":     {providertest.Set("expires_in", []int{60}), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"scope 7":               {providertest.Set("scope", 7), fault.ProviderViolation, killable, []string{"scope"}},
-		"scope with a control":  {providertest.Set("scope", "read\x00write"), fault.ProviderViolation, killable, []string{"scope"}},
-		"scope with a quote":    {providertest.Set("scope", `re"ad`), fault.ProviderViolation, killable, []string{"scope"}},
-		"scope beyond ASCII":    {providertest.Set("scope", "réad"), fault.ProviderViolation, killable, []string{"scope"}},
-		"odd details":           {providertest.Set("authorization_details", []any{7}), fault.ProviderViolation, killable, []string{"authorization_details"}},
+		"no token_type":         {authserver.Drop("token_type"), fault.ProviderViolation, killable, []string{"token_type"}},
+		"token_type mac":        {authserver.Set("token_type", "mac"), fault.ProviderViolation, killable, []string{"token_type"}},
+		"token_type DPoP":       {authserver.Set("token_type", "DPoP"), fault.ProviderViolation, killable, []string{"token_type"}},
+		"token_type 7":          {authserver.Set("token_type", 7), fault.ProviderViolation, killable, []string{"token_type"}},
+		"expires_in 0":          {authserver.Set("expires_in", 0), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in -1":         {authserver.Set("expires_in", -1), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in 10^12":      {authserver.Set("expires_in", 1e12), fault.ProviderViolation, killable, []string{"10 years"}},
+		"expires_in 10^30":      {authserver.Set("expires_in", 1e30), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in a fraction": {authserver.Set("expires_in", 0.5), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in a word":     {authserver.Set("expires_in", "soon"), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in empty":      {authserver.Set("expires_in", ""), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in \"0\"":      {authserver.Set("expires_in", "0"), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in \"-1\"":     {authserver.Set("expires_in", "-1"), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in true":       {authserver.Set("expires_in", true), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"expires_in a list":     {authserver.Set("expires_in", []int{60}), fault.ProviderViolation, killable, []string{"expires_in"}},
+		"scope 7":               {authserver.Set("scope", 7), fault.ProviderViolation, killable, []string{"scope"}},
+		"scope with a control":  {authserver.Set("scope", "read\x00write"), fault.ProviderViolation, killable, []string{"scope"}},
+		"scope with a quote":    {authserver.Set("scope", `re"ad`), fault.ProviderViolation, killable, []string{"scope"}},
+		"scope beyond ASCII":    {authserver.Set("scope", "réad"), fault.ProviderViolation, killable, []string{"scope"}},
+		"odd details":           {authserver.Set("authorization_details", []any{7}), fault.ProviderViolation, killable, []string{"authorization_details"}},
 
 		"invalid_scope":                 {echo(400, "invalid_scope"), fault.InvalidScope, unminted, nil},
 		"invalid_target":                {echo(400, "invalid_target"), fault.InvalidTarget, unminted, nil},
@@ -90,24 +90,24 @@ func TestFaultsOfTheTokenEndpoint(t *testing.T) {
 		"an error code with markup":     {echo(400, "<b>no</b>"), fault.TemporarilyUnavailable, unminted, []string{"unreadable"}},
 		"an error code without end":     {echo(400, strings.Repeat("a", 65)), fault.TemporarilyUnavailable, unminted, []string{"unreadable"}},
 		"an error code that is ours":    {echo(400, "%s"), fault.TemporarilyUnavailable, unminted, []string{"unreadable"}},
-		"an error that is an object":    {providertest.Answer(400, "application/json", `{"error":{"code":1}}`), fault.TemporarilyUnavailable, unminted, []string{"HTTP 400"}},
-		"401 without a word":            {providertest.Answer(401, "text/plain", ""), fault.TemporarilyUnavailable, unminted, []string{"parent credential"}},
-		"403 with HTML":                 {providertest.Answer(403, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"HTTP 403"}},
-		"404":                           {providertest.Answer(404, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"HTTP 404"}},
-		"429":                           {providertest.Answer(429, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"later"}},
-		"503":                           {providertest.Busy(7 * time.Second), fault.TemporarilyUnavailable, unminted, []string{"later"}},
-		"502 of a gateway":              {providertest.Answer(502, "text/html", "<html>"), fault.TemporarilyUnavailable, lostly, []string{"HTTP 502"}},
-		"504 of a gateway":              {providertest.Answer(504, "text/html", "<html>"), fault.TemporarilyUnavailable, lostly, []string{"HTTP 504"}},
+		"an error that is an object":    {authserver.Answer(400, "application/json", `{"error":{"code":1}}`), fault.TemporarilyUnavailable, unminted, []string{"HTTP 400"}},
+		"401 without a word":            {authserver.Answer(401, "text/plain", ""), fault.TemporarilyUnavailable, unminted, []string{"parent credential"}},
+		"403 with HTML":                 {authserver.Answer(403, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"HTTP 403"}},
+		"404":                           {authserver.Answer(404, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"HTTP 404"}},
+		"429":                           {authserver.Answer(429, "text/html", "<html>"), fault.TemporarilyUnavailable, unminted, []string{"later"}},
+		"503":                           {authserver.Busy(7 * time.Second), fault.TemporarilyUnavailable, unminted, []string{"later"}},
+		"502 of a gateway":              {authserver.Answer(502, "text/html", "<html>"), fault.TemporarilyUnavailable, lostly, []string{"HTTP 502"}},
+		"504 of a gateway":              {authserver.Answer(504, "text/html", "<html>"), fault.TemporarilyUnavailable, lostly, []string{"HTTP 504"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{})
+			f := newFixture(t, authserver.Options{}, with{})
 			f.beImpatient(name)
-			f.server.Break(providertest.EndpointToken, test.fault)
+			f.server.Break(authserver.EndpointToken, test.fault)
 			start := time.Now()
 			child, err := f.mint(scopes("read"))
 			require.Less(t, time.Since(start), time.Minute, "promptly")
 			requireCode(t, err, test.code, test.words...)
-			require.Equal(t, 1, f.server.Counts().Requests[providertest.EndpointToken], "a mint is never repeated")
+			require.Equal(t, 1, f.server.Counts().Requests[authserver.EndpointToken], "a mint is never repeated")
 			require.Equal(t, test.fate == lostly, errors.Is(err, provider.ErrAnswerLost), "%v", err)
 			f.requireFate(child, test.fate)
 		})
@@ -131,11 +131,11 @@ func (f *fixture) requireFate(child *provider.Child, want fate) {
 
 func TestAnErrorCodeThatRepeatsASecretIsNotShown(t *testing.T) {
 	for _, code := range []string{"plain-client-secret", "x-plain-client-secret-x", "plain-client"} {
-		f := newFixture(t, providertest.Options{}, with{})
+		f := newFixture(t, authserver.Options{}, with{})
 		f.accept("plain-client-secret")
 		f.store.Write(map[string]string{"client_secret": "plain-client-secret"})
 		f.parent = f.store.Parent()
-		f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", marshal(map[string]any{"error": code})))
+		f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", marshal(map[string]any{"error": code})))
 		_, err := f.mint(scopes("read"))
 		requireCode(t, err, fault.TemporarilyUnavailable, "unreadable")
 		require.NotContains(t, err.Error(), "plain")
@@ -144,24 +144,24 @@ func TestAnErrorCodeThatRepeatsASecretIsNotShown(t *testing.T) {
 
 func TestAnswersOfSloppyServersAreUnderstood(t *testing.T) {
 	for name, test := range map[string]struct {
-		fault providertest.Fault
+		fault authserver.Fault
 		life  time.Duration
 	}{
-		"expires_in as a string":  {providertest.Set("expires_in", "3600"), time.Hour},
-		"expires_in with .0":      {providertest.Verbatim("application/json", swap(`"expires_in":3600`, `"expires_in":3600.0`)), time.Hour},
-		"expires_in 10 years":     {providertest.Set("expires_in", 10*365*86400), maxLifetime},
-		"token_type in lowercase": {providertest.Set("token_type", "bearer"), time.Hour},
-		"no scope":                {providertest.Drop("scope"), time.Hour},
-		"scope null":              {providertest.Set("scope", nil), time.Hour},
-		"scope as a list":         {providertest.Set("scope", []string{"read"}), time.Hour},
-		"scope with more spaces":  {providertest.Set("scope", "  read  "), time.Hour},
-		"another content type":    {providertest.Verbatim("text/plain", swap("", "")), time.Hour},
-		"unknown members":         {providertest.Set("id_token", "a.b.c"), time.Hour},
-		"error null":              {providertest.Set("error", nil), time.Hour},
+		"expires_in as a string":  {authserver.Set("expires_in", "3600"), time.Hour},
+		"expires_in with .0":      {authserver.Verbatim("application/json", swap(`"expires_in":3600`, `"expires_in":3600.0`)), time.Hour},
+		"expires_in 10 years":     {authserver.Set("expires_in", 10*365*86400), maxLifetime},
+		"token_type in lowercase": {authserver.Set("token_type", "bearer"), time.Hour},
+		"no scope":                {authserver.Drop("scope"), time.Hour},
+		"scope null":              {authserver.Set("scope", nil), time.Hour},
+		"scope as a list":         {authserver.Set("scope", []string{"read"}), time.Hour},
+		"scope with more spaces":  {authserver.Set("scope", "  read  "), time.Hour},
+		"another content type":    {authserver.Verbatim("text/plain", swap("", "")), time.Hour},
+		"unknown members":         {authserver.Set("id_token", "a.b.c"), time.Hour},
+		"error null":              {authserver.Set("error", nil), time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{})
-			f.server.Break(providertest.EndpointToken, test.fault)
+			f := newFixture(t, authserver.Options{}, with{})
+			f.server.Break(authserver.EndpointToken, test.fault)
 			child := f.mustMint(scopes("read"))
 			require.Equal(t, "Bearer", child.TokenType)
 			require.True(t, child.Granted.Equal(scopes("read")))
@@ -183,8 +183,8 @@ func TestWhatWasGrantedIsReportedAndNotWhatWasAsked(t *testing.T) {
 		"read,write":       scopes("read,write"),
 		"":                 scopes(),
 	} {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Set("scope", scope))
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Set("scope", scope))
 		child := f.mustMint(scopes("read"))
 		require.True(t, child.Granted.Equal(want), "%q: %v", scope, child.Granted.Flat())
 		require.True(t, child.Confirmed[access.DimScopes])
@@ -192,12 +192,12 @@ func TestWhatWasGrantedIsReportedAndNotWhatWasAsked(t *testing.T) {
 }
 
 func TestSilenceAboutAScopeThatNobodyAskedForConfirmsNothing(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{})
+	f := newFixture(t, authserver.Options{}, with{})
 	child := f.mustMint(access.Access{})
 	require.True(t, child.Granted.Equal(scopes("read", "write", "admin")), "the server says what its default is")
 	require.True(t, child.Confirmed[access.DimScopes])
 
-	f.server.Break(providertest.EndpointToken, providertest.Drop("scope"))
+	f.server.Break(authserver.EndpointToken, authserver.Drop("scope"))
 	child = f.mustMint(access.Access{})
 	require.False(t, child.Confirmed[access.DimScopes])
 }
@@ -210,18 +210,18 @@ func TestTokensThatMustNotBeHandedOut(t *testing.T) {
 		"longer than the bound": strings.Repeat("a", maxToken+1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{})
-			f.server.Break(providertest.EndpointToken, providertest.Set("access_token", token))
+			f := newFixture(t, authserver.Options{}, with{})
+			f.server.Break(authserver.EndpointToken, authserver.Set("access_token", token))
 			child, err := f.mint(scopes("read"))
 			requireCode(t, err, fault.ProviderViolation)
 			require.NotNil(t, child, "it was seen, so it must be killed")
 			require.Equal(t, token, child.Token.Reveal())
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
-			require.Equal(t, token, f.server.LastRequest(providertest.EndpointRevoke).Form().Get("token"))
+			require.Equal(t, token, f.server.LastRequest(authserver.EndpointRevoke).Form().Get("token"))
 		})
 	}
-	f := newFixture(t, providertest.Options{}, with{})
-	f.server.Break(providertest.EndpointToken, providertest.Set("access_token", strings.Repeat("a", maxToken)))
+	f := newFixture(t, authserver.Options{}, with{})
+	f.server.Break(authserver.EndpointToken, authserver.Set("access_token", strings.Repeat("a", maxToken)))
 	require.Len(t, f.mustMint(scopes("read")).Token.Reveal(), maxToken)
 }
 
@@ -234,8 +234,8 @@ func TestTheParentIsNeverAChild(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			own := map[string]string{"client_secret": testSecret, "client_secret_next": nextSecret, "refresh_token": parentToken}[name]
-			f := newFixture(t, providertest.Options{}, fields)
-			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json",
+			f := newFixture(t, authserver.Options{}, fields)
+			f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json",
 				marshal(map[string]any{"access_token": own, "token_type": "Bearer", "expires_in": 60})))
 			child, err := f.mint(scopes("read"))
 			requireCode(t, err, fault.ProviderViolation, "parent credential")
@@ -243,8 +243,8 @@ func TestTheParentIsNeverAChild(t *testing.T) {
 		})
 	}
 	t.Run("the next refresh token as the access token", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{"grant": "refresh_token", "revocation": "token"})
-		f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json",
+		f := newFixture(t, authserver.Options{}, with{"grant": "refresh_token", "revocation": "token"})
+		f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json",
 			`{"access_token":"both","refresh_token":"both","token_type":"Bearer","expires_in":60}`))
 		child, err := f.mint(scopes("read"))
 		requireCode(t, err, fault.ProviderViolation, "parent credential")
@@ -252,9 +252,9 @@ func TestTheParentIsNeverAChild(t *testing.T) {
 		require.Equal(t, "both", f.store.Parent().Secrets["refresh_token"].Reveal(), "the server's word about the parent holds")
 	})
 	t.Run("the used refresh token as the access token", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{"grant": "refresh_token", "revocation": "token"})
+		f := newFixture(t, authserver.Options{}, with{"grant": "refresh_token", "revocation": "token"})
 		used := f.stored()
-		f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json",
+		f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json",
 			marshal(map[string]any{"access_token": used, "refresh_token": "next", "token_type": "Bearer", "expires_in": 60})))
 		child, err := f.mint(scopes("read"))
 		requireCode(t, err, fault.ProviderViolation, "parent credential")
@@ -262,8 +262,8 @@ func TestTheParentIsNeverAChild(t *testing.T) {
 		require.Equal(t, "next", f.stored())
 	})
 	t.Run("the client secret as a refresh token", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Set("refresh_token", testSecret))
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Set("refresh_token", testSecret))
 		child, err := f.mint(scopes("read"))
 		requireCode(t, err, fault.ProviderViolation)
 		require.NotNil(t, child)
@@ -285,16 +285,16 @@ func TestATokenIsFoundWhereverItStands(t *testing.T) {
 		"spaces":             func(b map[string]any) string { return fmt.Sprintf(`x "access_token"  : %q`, b["access_token"]) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{})
-			f.server.Break(providertest.EndpointToken, providertest.Verbatim("application/json", text))
+			f := newFixture(t, authserver.Options{}, with{})
+			f.server.Break(authserver.EndpointToken, authserver.Verbatim("application/json", text))
 			child, err := f.mint(scopes("read"))
 			requireCode(t, err, fault.ProviderViolation)
 			f.requireFate(child, killable)
 		})
 	}
 	t.Run("a form that does not say so", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Verbatim("text/plain",
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Verbatim("text/plain",
 			func(b map[string]any) string {
 				return fmt.Sprintf("access_token=%s&token_type=bearer", b["access_token"])
 			}))
@@ -303,15 +303,15 @@ func TestATokenIsFoundWhereverItStands(t *testing.T) {
 		f.requireFate(child, killable)
 	})
 	t.Run("two of them", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Verbatim("application/json", func(b map[string]any) string {
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Verbatim("application/json", func(b map[string]any) string {
 			return fmt.Sprintf(`{"access_token":"first","access_token":%q,"token_type":"Bearer"}`, b["access_token"])
 		}))
 		child, err := f.mint(scopes("read"))
 		requireCode(t, err, fault.ProviderViolation, "more than one")
 		require.NoError(t, f.Revoke(context.Background(), child.Handle))
 		require.Empty(t, f.server.Live())
-		require.Equal(t, 2, f.server.Counts().Requests[providertest.EndpointRevoke])
+		require.Equal(t, 2, f.server.Counts().Requests[authserver.EndpointRevoke])
 	})
 }
 
@@ -333,9 +333,9 @@ func TestReadingAnAnswerIsLinear(t *testing.T) {
 }
 
 func TestARefreshTokenThatNobodyAskedForDiesToo(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{})
+	f := newFixture(t, authserver.Options{}, with{})
 	extra := f.server.IssueRefreshToken(testClient)
-	f.server.Break(providertest.EndpointToken, providertest.Set("refresh_token", extra))
+	f.server.Break(authserver.EndpointToken, authserver.Set("refresh_token", extra))
 	child := f.mustMint(scopes("read"))
 	require.True(t, f.server.Active(extra))
 	require.NoError(t, f.Revoke(context.Background(), child.Handle))
@@ -345,22 +345,22 @@ func TestARefreshTokenThatNobodyAskedForDiesToo(t *testing.T) {
 
 func TestTokensWithoutAnEnd(t *testing.T) {
 	for name, test := range map[string]struct {
-		options providertest.Options
+		options authserver.Options
 		fields  with
 		ok      bool
 		life    time.Duration
 	}{
-		"that can be revoked":                 {providertest.Options{}, with{}, true, 0},
-		"that cannot be revoked":              {providertest.Options{WithoutRevocation: true}, with{}, false, 0},
-		"of a refresh token":                  {providertest.Options{}, with{"grant": "refresh_token"}, false, 0},
-		"whose end is the operator's word":    {providertest.Options{}, with{"assumed_lifetime": 600}, true, 10 * time.Minute},
-		"whose end introspection tells":       {providertest.Options{}, with{"verify": "introspect", "revocation": "expiry"}, true, time.Hour},
-		"whose end the JWT tells":             {providertest.Options{JWT: true}, with{"verify": "jwt", "revocation": "expiry"}, true, time.Hour},
-		"whose checked end beats the assumed": {providertest.Options{JWT: true}, with{"verify": "jwt", "assumed_lifetime": 600}, true, time.Hour},
+		"that can be revoked":                 {authserver.Options{}, with{}, true, 0},
+		"that cannot be revoked":              {authserver.Options{WithoutRevocation: true}, with{}, false, 0},
+		"of a refresh token":                  {authserver.Options{}, with{"grant": "refresh_token"}, false, 0},
+		"whose end is the operator's word":    {authserver.Options{}, with{"assumed_lifetime": 600}, true, 10 * time.Minute},
+		"whose end introspection tells":       {authserver.Options{}, with{"verify": "introspect", "revocation": "expiry"}, true, time.Hour},
+		"whose end the JWT tells":             {authserver.Options{JWT: true}, with{"verify": "jwt", "revocation": "expiry"}, true, time.Hour},
+		"whose checked end beats the assumed": {authserver.Options{JWT: true}, with{"verify": "jwt", "assumed_lifetime": 600}, true, time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, test.options, test.fields)
-			f.server.Break(providertest.EndpointToken, providertest.Drop("expires_in"))
+			f.server.Break(authserver.EndpointToken, authserver.Drop("expires_in"))
 			child, err := f.mint(scopes("read"))
 			require.NotNil(t, child)
 			switch {
@@ -379,15 +379,15 @@ func TestTokensWithoutAnEnd(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	t.Run("nobody listens", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{"token_url": "http://127.0.0.1:1/token"})
+		f := newFixture(t, authserver.Options{}, with{"token_url": "http://127.0.0.1:1/token"})
 		child, err := f.mint(scopes("read"))
 		requireCode(t, err, fault.TemporarilyUnavailable, "reached")
 		require.Nil(t, child)
 		require.NotErrorIs(t, err, provider.ErrAnswerLost)
 	})
 	t.Run("expired certificate", func(t *testing.T) {
-		expired := providertest.NewAuthServer(t, providertest.Options{ExpiredTLS: true}, registered())
-		f := newFixtureOn(t, expired, with{"issuer": "", "token_url": expired.Endpoint(providertest.EndpointToken)})
+		expired := authserver.New(t, authserver.Options{ExpiredTLS: true}, registered())
+		f := newFixtureOn(t, expired, with{"issuer": "", "token_url": expired.Endpoint(authserver.EndpointToken)})
 		child, err := f.mint(scopes("read"))
 		requireCode(t, err, fault.TemporarilyUnavailable, "ca_pem")
 		require.Nil(t, child)
@@ -401,16 +401,16 @@ func TestRetryAfter(t *testing.T) {
 	for header, want := range map[string]time.Duration{
 		"7": 7 * time.Second, "0": 0, soon: 90 * time.Second, "99999999": maxRetryAfter, "1e9": maxRetryAfter, "99999999999999999999": maxRetryAfter, "119.5": 2 * time.Minute, "Mon, 02 Jan 2006 15:04:05 GMT": 0,
 	} {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Header("Retry-After", header, providertest.Answer(503, "text/plain", "")))
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Header("Retry-After", header, authserver.Answer(503, "text/plain", "")))
 		_, err := f.mint(scopes("read"))
 		var wait interface{ RetryAfter() time.Duration }
 		require.ErrorAs(t, err, &wait, header)
 		require.InDelta(t, want.Seconds(), wait.RetryAfter().Seconds(), 5, header)
 	}
 	for _, header := range []string{"", "soon", "-1", "7s"} {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Header("Retry-After", header, providertest.Answer(503, "text/plain", "")))
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Header("Retry-After", header, authserver.Answer(503, "text/plain", "")))
 		_, err := f.mint(scopes("read"))
 		var wait *RetryLater
 		require.False(t, errors.As(err, &wait), header)

@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 const (
@@ -27,8 +28,8 @@ const (
 // with is one provider's configuration beside issuer and client_id.
 type with map[string]any
 
-func registered() providertest.Client {
-	return providertest.Client{
+func registered() authserver.Client {
+	return authserver.Client{
 		ID:        testClient,
 		Secrets:   []string{testSecret},
 		Scopes:    []string{"read", "write", "admin"},
@@ -39,18 +40,18 @@ func registered() providertest.Client {
 // fixture is a server of our own and a provider opened on it.
 type fixture struct {
 	t      *testing.T
-	server *providertest.AuthServer
+	server *authserver.Server
 	setup  providertest.Setup
 	*Provider
 	store *providertest.ParentStore
 }
 
-func newFixture(t *testing.T, o providertest.Options, f with) *fixture {
+func newFixture(t *testing.T, o authserver.Options, f with) *fixture {
 	t.Helper()
-	return newFixtureOn(t, providertest.NewAuthServer(t, o, registered()), f)
+	return newFixtureOn(t, authserver.New(t, o, registered()), f)
 }
 
-func newFixtureOn(t *testing.T, server *providertest.AuthServer, f with) *fixture {
+func newFixtureOn(t *testing.T, server *authserver.Server, f with) *fixture {
 	t.Helper()
 	setup := setupFor(server, f)
 	p, store := setup.Open(t)
@@ -59,7 +60,7 @@ func newFixtureOn(t *testing.T, server *providertest.AuthServer, f with) *fixtur
 
 // setupFor fills in what every provider needs. Names of secret fields in f are
 // taken for secrets, signer for the broker as an issuer; with grant=refresh_token the server issues the parent.
-func setupFor(server *providertest.AuthServer, f with) providertest.Setup {
+func setupFor(server *authserver.Server, f with) providertest.Setup {
 	all := with{"issuer": server.URL, "client_id": testClient}
 	secrets := map[string]string{"client_secret": testSecret}
 	maps.Copy(all, f)

@@ -12,12 +12,12 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // forwarding is a request to hand on janesAccess, which the server knows as issued.
-func (f *fixture) forwarding(issued providertest.Token, claims map[string]any) provider.Request {
+func (f *fixture) forwarding(issued authserver.Token, claims map[string]any) provider.Request {
 	issued.Value, issued.Subject = janesAccess, "jane"
 	f.server.AddToken(issued)
 	all := map[string]any{"sub": "jane", "client_id": issued.Client}
@@ -30,8 +30,8 @@ func (f *fixture) forwarding(issued providertest.Token, claims map[string]any) p
 	}
 }
 
-func issuedTo(client string) providertest.Token {
-	return providertest.Token{
+func issuedTo(client string) authserver.Token {
+	return authserver.Token{
 		Client: client, Scopes: []string{"read"}, Audience: []string{"https://api.test/"},
 		Expires: time.Now().Add(time.Hour).Truncate(time.Second),
 	}
@@ -56,7 +56,7 @@ func TestForward(t *testing.T) {
 			t.Run(verify+" "+name, func(t *testing.T) {
 				fields := with{"verify": verify}
 				maps.Copy(fields, test.fields)
-				f := newFixture(t, providertest.Options{}, fields)
+				f := newFixture(t, authserver.Options{}, fields)
 				r := f.forwarding(issuedTo(test.client), test.claims)
 				child, err := f.Forward(context.Background(), r)
 				require.NoError(t, err)
@@ -67,7 +67,7 @@ func TestForward(t *testing.T) {
 				require.True(t, child.Confirmed[access.DimScopes] && child.Confirmed[access.DimAudiences])
 				require.True(t, child.ExpiresAt.Equal(r.Subject.ExpiresAt))
 				require.Equal(t, test.revocable, !child.Handle.Empty())
-				require.Zero(t, f.server.Counts().Requests[providertest.EndpointToken])
+				require.Zero(t, f.server.Counts().Requests[authserver.EndpointToken])
 				if test.revocable {
 					require.NoError(t, f.Revoke(context.Background(), child.Handle))
 					require.False(t, f.server.Active(janesAccess))
@@ -78,7 +78,7 @@ func TestForward(t *testing.T) {
 }
 
 func TestForwardBelievesIntrospection(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"verify": "introspect"})
+	f := newFixture(t, authserver.Options{}, with{"verify": "introspect"})
 	wider := issuedTo(testClient)
 	wider.Scopes = []string{"read", "admin"}
 	r := f.forwarding(wider, nil)
@@ -92,7 +92,7 @@ func TestForwardBelievesIntrospection(t *testing.T) {
 	_, err = f.Forward(context.Background(), r)
 	requireCode(t, err, fault.InvalidGrant, "inactive")
 
-	f.server.Break(providertest.EndpointIntrospect, providertest.Answer(200, "application/json",
+	f.server.Break(authserver.EndpointIntrospect, authserver.Answer(200, "application/json",
 		`{"active":true,"scope":"read","authorization_details":[{"type":"payment"}]}`))
 	child, err = f.Forward(context.Background(), r)
 	require.NoError(t, err)
@@ -100,11 +100,11 @@ func TestForwardBelievesIntrospection(t *testing.T) {
 	require.True(t, child.Confirmed[access.DimDetails])
 
 	for _, body := range []string{`{"active":true,"sub":"joe"}`, `{"active":true,"exp":1}`, `{"active":true,"aud":["\u0000"]}`, `{"active":true,"authorization_details":"all"}`} {
-		f.server.Break(providertest.EndpointIntrospect, providertest.Answer(200, "application/json", body))
+		f.server.Break(authserver.EndpointIntrospect, authserver.Answer(200, "application/json", body))
 		_, err = f.Forward(context.Background(), r)
 		requireCode(t, err, fault.ProviderViolation)
 	}
-	f.server.Break(providertest.EndpointIntrospect, providertest.HTML())
+	f.server.Break(authserver.EndpointIntrospect, authserver.HTML())
 	_, err = f.Forward(context.Background(), r)
 	requireCode(t, err, fault.ProviderViolation)
 	require.NotContains(t, err.Error(), janesAccess)
@@ -112,7 +112,7 @@ func TestForwardBelievesIntrospection(t *testing.T) {
 }
 
 func TestOnlyAccessTokensAreForwarded(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{})
+	f := newFixture(t, authserver.Options{}, with{})
 	for _, claims := range []map[string]any{{"at_hash": "x"}, {"c_hash": "x"}, {"typ": "ID"}, {"token_use": "refresh"}} {
 		_, err := f.Forward(context.Background(), f.forwarding(issuedTo(testClient), claims))
 		requireCode(t, err, fault.InvalidGrant, "access token")
@@ -155,14 +155,14 @@ func TestABoundTokenIsForwardedWithItsProof(t *testing.T) {
 		"otherwise than the server is": {with{"dpop": true, "verify": "introspect"}, jkt, `{"jkt":"x"}`, func(f *fixture) string { return f.proof(key, "") }, "bring a token that is not bound"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, test.fields)
+			f := newFixture(t, authserver.Options{}, test.fields)
 			claims := map[string]any{"cnf": test.cnf}
 			if test.cnf == false {
 				claims = nil
 			}
 			r := f.forwarding(issuedTo(testClient), claims)
 			if test.says != "" {
-				f.server.Break(providertest.EndpointIntrospect, providertest.Answer(200, "application/json", `{"active":true,"scope":"read","cnf":`+test.says+`}`))
+				f.server.Break(authserver.EndpointIntrospect, authserver.Answer(200, "application/json", `{"active":true,"scope":"read","cnf":`+test.says+`}`))
 			}
 			if test.proof != nil {
 				r.Proofs = map[provider.ProofKind]secret.Text{provider.ProofDPoP: secret.New(test.proof(f))}

@@ -8,13 +8,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func TestMintAndRevoke(t *testing.T) {
 	for _, method := range []string{authBasic, authPost} {
 		t.Run(method, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{"auth_method": method})
+			f := newFixture(t, authserver.Options{}, with{"auth_method": method})
 			child := f.mustMint(scopes("read"))
 
 			require.True(t, f.server.Active(child.Token.Reveal()))
@@ -41,7 +41,7 @@ func TestVerifyLearnsWhatWasGranted(t *testing.T) {
 	}
 	for _, verify := range []string{verifyIntrospect, verifyJWT} {
 		t.Run(verify, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{JWT: verify == verifyJWT}, with{
+			f := newFixture(t, authserver.Options{JWT: verify == verifyJWT}, with{
 				"verify": verify, "audience_parameter": "resource", "confirm_revocation": true,
 			})
 			child := f.mustMint(asked)
@@ -57,7 +57,7 @@ func TestVerifyLearnsWhatWasGranted(t *testing.T) {
 }
 
 func TestRefreshRotates(t *testing.T) {
-	f := newFixture(t, providertest.Options{RotateRefresh: true}, with{"grant": "refresh_token"})
+	f := newFixture(t, authserver.Options{RotateRefresh: true}, with{"grant": "refresh_token"})
 	first := f.store.Parent().Secrets["refresh_token"]
 	for range 3 {
 		child := f.mustMint(scopes("read"))

@@ -18,13 +18,13 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
-var mutual = providertest.Options{TLS: true, MutualTLS: true}
+var mutual = authserver.Options{TLS: true, MutualTLS: true}
 
 // certified is a fixture whose client has a self-signed certificate.
-func certified(t *testing.T, o providertest.Options, f with) *fixture {
+func certified(t *testing.T, o authserver.Options, f with) *fixture {
 	t.Helper()
 	all := with{"auth_method": authSelfSignedTLS, "client_secret": ""}
 	maps.Copy(all, f)
@@ -77,9 +77,9 @@ func TestCertificatesRotateWithoutDowntime(t *testing.T) {
 	f.reopen()
 	require.Equal(t, next, f.Public()[fieldCertificate])
 	require.Nil(t, f.Public()[fieldCertificateNext])
-	sent := f.requests(providertest.EndpointToken)
+	sent := f.requests(authserver.EndpointToken)
 	f.mustMint(scopes("read"))
-	require.Equal(t, sent+1, f.requests(providertest.EndpointToken))
+	require.Equal(t, sent+1, f.requests(authserver.EndpointToken))
 }
 
 // authority issues client certificates.
@@ -126,7 +126,7 @@ func TestAnIssuedCertificateAuthenticates(t *testing.T) {
 	other, othersKey := a.issue("somebody else")
 	client := registered()
 	client.Secrets, client.AuthorityPEM, client.Subject = nil, a.PEM, "CN=broker"
-	server := providertest.NewAuthServer(t, mutual, client)
+	server := authserver.New(t, mutual, client)
 	fields := func(certificate, key string) with {
 		return with{"auth_method": authTLS, "client_secret": "", "client_certificate": certificate, "client_certificate_key": key}
 	}
@@ -156,7 +156,7 @@ func TestTheCertificateIsShownToTheClientsEndpointsOnly(t *testing.T) {
 	o.JWT = true
 	f := certified(t, o, with{"verify": "jwt"})
 	f.mustMint(scopes("read"))
-	require.NotZero(t, f.requests(providertest.EndpointJWKS))
+	require.NotZero(t, f.requests(authserver.EndpointJWKS))
 	shown := f.server.Certified()
 	require.Equal(t, map[string]bool{"/mtls/token": true}, shown)
 }
@@ -179,12 +179,12 @@ func TestATokenBoundToTheBrokerIsOfNoUse(t *testing.T) {
 // A server that ends the handshake has not read the request: nothing is lost, and
 // the next certificate is tried.
 func TestAHandshakeThatIsRefused(t *testing.T) {
-	f := certified(t, providertest.Options{TLS: true, MutualTLS: true, RefuseCertificates: true}, with{})
+	f := certified(t, authserver.Options{TLS: true, MutualTLS: true, RefuseCertificates: true}, with{})
 	_, err := f.Rotate(context.Background())
 	require.NoError(t, err)
 	child, err := f.mint(scopes("read"))
 	requireCode(t, err, fault.TemporarilyUnavailable, "client certificate")
 	require.Nil(t, child)
 	require.NotErrorIs(t, err, provider.ErrAnswerLost)
-	require.Zero(t, f.requests(providertest.EndpointToken))
+	require.Zero(t, f.requests(authserver.EndpointToken))
 }

@@ -14,11 +14,12 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // keyed is a fixture whose client has a key instead of a secret, registered at the
 // server as a read of the provider shows it.
-func keyed(t *testing.T, o providertest.Options, f with) *fixture {
+func keyed(t *testing.T, o authserver.Options, f with) *fixture {
 	t.Helper()
 	all := with{"auth_method": authPrivateKeyJWT, "client_secret": ""}
 	maps.Copy(all, f)
@@ -47,12 +48,12 @@ func (f *fixture) reopen() {
 	f.Provider = f.setup.OpenOn(f.t, f.store).(*Provider)
 }
 
-func (f *fixture) assertionClaims(e providertest.Endpoint) (map[string]any, string) {
+func (f *fixture) assertionClaims(e authserver.Endpoint) (map[string]any, string) {
 	f.t.Helper()
 	form := f.server.LastRequest(e).Form()
 	require.Equal(f.t, assertionType, form.Get("client_assertion_type"))
 	require.False(f.t, form.Has("client_secret"))
-	token, err := jwt.ParseSigned(form.Get("client_assertion"), providertest.AssertionAlgorithms)
+	token, err := jwt.ParseSigned(form.Get("client_assertion"), authserver.AssertionAlgorithms)
 	require.NoError(f.t, err)
 	claims := map[string]any{}
 	require.NoError(f.t, token.UnsafeClaimsWithoutVerification(&claims))
@@ -62,12 +63,12 @@ func (f *fixture) assertionClaims(e providertest.Endpoint) (map[string]any, stri
 func TestAssertionsAuthenticateEveryRequest(t *testing.T) {
 	for _, algorithm := range []string{"", keyES256, keyRS256, keyEdDSA} {
 		t.Run("by a key of kind "+algorithm, func(t *testing.T) {
-			f := keyed(t, providertest.Options{}, with{"client_key_algorithm": algorithm, "verify": "introspect", "confirm_revocation": true})
+			f := keyed(t, authserver.Options{}, with{"client_key_algorithm": algorithm, "verify": "introspect", "confirm_revocation": true})
 			child := f.mustMint(scopes("read"))
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
 			require.Empty(t, f.server.Live())
 			ids := map[any]bool{}
-			for _, e := range []providertest.Endpoint{providertest.EndpointToken, providertest.EndpointIntrospect, providertest.EndpointRevoke} {
+			for _, e := range []authserver.Endpoint{authserver.EndpointToken, authserver.EndpointIntrospect, authserver.EndpointRevoke} {
 				claims, kid := f.assertionClaims(e)
 				require.Equal(t, f.server.URL, claims["aud"])
 				require.Equal(t, testClient, claims["iss"])
@@ -83,8 +84,8 @@ func TestAssertionsAuthenticateEveryRequest(t *testing.T) {
 }
 
 func TestTheAssertionIsForTheAudienceOfTheOperator(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
-	endpoint := server.Endpoint(providertest.EndpointToken)
+	server := authserver.New(t, authserver.Options{}, registered())
+	endpoint := server.Endpoint(authserver.EndpointToken)
 	for name, test := range map[string]struct {
 		fields with
 		want   string
@@ -99,7 +100,7 @@ func TestTheAssertionIsForTheAudienceOfTheOperator(t *testing.T) {
 			f := newFixtureOn(t, server, all)
 			f.register(f.jwks())
 			f.mustMint(scopes("read"))
-			claims, _ := f.assertionClaims(providertest.EndpointToken)
+			claims, _ := f.assertionClaims(authserver.EndpointToken)
 			require.Equal(t, test.want, claims["aud"])
 			require.Contains(t, f.pinned.Destinations, "assertion for "+test.want, "changing it must demand the key anew")
 		})
@@ -107,12 +108,12 @@ func TestTheAssertionIsForTheAudienceOfTheOperator(t *testing.T) {
 }
 
 func TestKeysRotateWithoutDowntime(t *testing.T) {
-	f := keyed(t, providertest.Options{}, with{})
+	f := keyed(t, authserver.Options{}, with{})
 	first := f.jwks()
 	health, err := f.Rotate(context.Background())
 	require.NoError(t, err)
 	require.Contains(t, health.Detail, "client_jwks")
-	require.Zero(t, f.requests(providertest.EndpointToken))
+	require.Zero(t, f.requests(authserver.EndpointToken))
 	both := f.jwks()
 	require.NotEqual(t, first, both)
 	require.Len(t, f.Public()[publicJWKS].(map[string]any)["keys"], 2)
@@ -129,7 +130,7 @@ func TestKeysRotateWithoutDowntime(t *testing.T) {
 	// Registered, and the old one withdrawn too soon: the next one is tried.
 	f.register(both)
 	f.mustMint(scopes("read"))
-	_, kid := f.assertionClaims(providertest.EndpointToken)
+	_, kid := f.assertionClaims(authserver.EndpointToken)
 	require.Contains(t, first, kid)
 	f.register(marshal(map[string]any{"keys": f.Public()[publicJWKS].(map[string]any)["keys"].([]any)[1:]}))
 	f.mustMint(scopes("read"))
@@ -144,13 +145,13 @@ func TestKeysRotateWithoutDowntime(t *testing.T) {
 	require.NotContains(t, f.store.Parent().Secrets, fieldPrivateKeyNext)
 	f.reopen()
 	require.NotContains(t, f.jwks(), kid)
-	sent := f.requests(providertest.EndpointToken)
+	sent := f.requests(authserver.EndpointToken)
 	f.mustMint(scopes("read"))
-	require.Equal(t, sent+1, f.requests(providertest.EndpointToken))
+	require.Equal(t, sent+1, f.requests(authserver.EndpointToken))
 }
 
 func TestPreparingThatCannotBeStored(t *testing.T) {
-	f := keyed(t, providertest.Options{}, with{})
+	f := keyed(t, authserver.Options{}, with{})
 	f.store.FailSaves(context.DeadlineExceeded)
 	_, err := f.Rotate(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "could not be stored")
@@ -163,22 +164,22 @@ func TestPreparingThatCannotBeStored(t *testing.T) {
 
 // Hydra says invalid_request of a key that it does not know.
 func TestAKeyThatIsCalledAnInvalidRequest(t *testing.T) {
-	f := keyed(t, providertest.Options{}, with{})
-	unknown := providertest.Answer(400, "application/json", `{"error":"invalid_request"}`)
-	f.server.Break(providertest.EndpointToken, unknown)
+	f := keyed(t, authserver.Options{}, with{})
+	unknown := authserver.Answer(400, "application/json", `{"error":"invalid_request"}`)
+	f.server.Break(authserver.EndpointToken, unknown)
 	_, err := f.mint(scopes("read"))
 	requireCode(t, err, fault.InvalidRequest, "client_jwks")
-	require.Equal(t, 1, f.requests(providertest.EndpointToken))
+	require.Equal(t, 1, f.requests(authserver.EndpointToken))
 	_, err = f.Rotate(context.Background())
 	require.NoError(t, err)
 	_, err = f.Rotate(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "registered")
 	f.register(f.jwks())
-	f.server.Break(providertest.EndpointToken, providertest.Once(unknown))
+	f.server.Break(authserver.EndpointToken, authserver.Once(unknown))
 	f.mustMint(scopes("read"))
-	require.Equal(t, 4, f.requests(providertest.EndpointToken))
+	require.Equal(t, 4, f.requests(authserver.EndpointToken))
 	f.mustMint(scopes("read"))
-	require.Equal(t, 5, f.requests(providertest.EndpointToken), "the one that worked goes first")
+	require.Equal(t, 5, f.requests(authserver.EndpointToken), "the one that worked goes first")
 }
 
 // An operator's own key is used as it is, and what was written is never replaced.
@@ -229,7 +230,7 @@ func (s *brokerSigner) Sign(_ context.Context, purpose provider.Purpose, claims 
 }
 
 func TestTheBrokerSignsAndNothingIsStored(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	server := authserver.New(t, authserver.Options{}, registered())
 	signer := &brokerSigner{}
 	setup := setupFor(server, with{"auth_method": authPrivateKeyJWT, "client_secret": "", "assertion_signer": signerBroker, "assertion_subject": "workload"})
 	setup.Signer = signer
@@ -237,10 +238,10 @@ func TestTheBrokerSignsAndNothingIsStored(t *testing.T) {
 	p := opened.(*Provider)
 	require.Empty(t, store.Parent().Secrets[fieldPrivateKey].Reveal())
 	require.Empty(t, p.Public())
-	server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", `{"access_token":"child","token_type":"Bearer","expires_in":60}`))
+	server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json", `{"access_token":"child","token_type":"Bearer","expires_in":60}`))
 	_, err := p.Mint(context.Background(), provider.Request{Access: scopes("read")})
 	require.NoError(t, err)
-	form := server.LastRequest(providertest.EndpointToken).Form()
+	form := server.LastRequest(authserver.EndpointToken).Form()
 	require.Equal(t, "signed.by.broker", form.Get("client_assertion"))
 	require.Equal(t, testClient, form.Get("client_id"))
 	claims := signer.signed[0]
@@ -252,15 +253,15 @@ func TestTheBrokerSignsAndNothingIsStored(t *testing.T) {
 	_, err = p.Rotate(context.Background())
 	requireCode(t, err, fault.InvalidRequest, "issuer/rotate")
 	signer.err = fault.New(fault.TemporarilyUnavailable, "config issuer is not set")
-	sent := server.Counts().Requests[providertest.EndpointToken]
+	sent := server.Counts().Requests[authserver.EndpointToken]
 	_, err = p.Mint(context.Background(), provider.Request{Access: scopes("read")})
 	requireCode(t, err, fault.TemporarilyUnavailable, "config issuer")
 	require.NotErrorIs(t, err, provider.ErrAnswerLost)
-	require.Equal(t, sent, server.Counts().Requests[providertest.EndpointToken])
+	require.Equal(t, sent, server.Counts().Requests[authserver.EndpointToken])
 }
 
 func TestMistakesOfClientAuthenticationAreNamed(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	server := authserver.New(t, authserver.Options{}, registered())
 	key, err := makeKey(keyES256)
 	require.NoError(t, err)
 	good := pemOf(t, "PRIVATE KEY", key)

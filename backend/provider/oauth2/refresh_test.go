@@ -14,8 +14,8 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func rotating(t *testing.T, more with) *fixture {
@@ -24,7 +24,7 @@ func rotating(t *testing.T, more with) *fixture {
 	for name, value := range more {
 		fields[name] = value
 	}
-	return newFixture(t, providertest.Options{RotateRefresh: true}, fields)
+	return newFixture(t, authserver.Options{RotateRefresh: true}, fields)
 }
 
 func (f *fixture) stored() string { return f.store.Parent().Secrets["refresh_token"].Reveal() }
@@ -61,13 +61,13 @@ func TestWaitingForTheTurnObeysTheContext(t *testing.T) {
 	defer cancel()
 	_, err = f.Mint(ctx, provider.Request{Access: scopes("read")})
 	requireCode(t, err, fault.TemporarilyUnavailable, "another request")
-	require.Zero(t, f.requests(providertest.EndpointToken))
+	require.Zero(t, f.requests(authserver.EndpointToken))
 }
 
 func TestACallerWhoGivesUpDoesNotLoseTheNextRefreshToken(t *testing.T) {
 	f := rotating(t, nil)
 	worked, release := make(chan struct{}), make(chan struct{})
-	f.server.Break(providertest.EndpointToken, providertest.Once(providertest.Hold(worked, release)))
+	f.server.Break(authserver.EndpointToken, authserver.Once(authserver.Hold(worked, release)))
 	ctx, giveUp := context.WithCancel(context.Background())
 	go func() {
 		<-worked
@@ -94,11 +94,11 @@ func TestTheNextRefreshTokenIsStoredBeforeTheChildIsAnswered(t *testing.T) {
 	require.Equal(t, first, f.stored())
 
 	// While storage fails nothing more is asked of the provider.
-	asked := f.requests(providertest.EndpointToken)
+	asked := f.requests(authserver.EndpointToken)
 	child, err = f.mint(scopes("read"))
 	requireCode(t, err, fault.TemporarilyUnavailable, "stored")
 	require.Nil(t, child)
-	require.Equal(t, asked, f.requests(providertest.EndpointToken))
+	require.Equal(t, asked, f.requests(authserver.EndpointToken))
 
 	// The configuration is edited, so the Provider is opened anew, and the token
 	// that only memory holds is not forgotten.
@@ -114,7 +114,7 @@ func TestTheNextRefreshTokenIsStoredBeforeTheChildIsAnswered(t *testing.T) {
 func TestAnOperatorsNewTokenStands(t *testing.T) {
 	f := rotating(t, nil)
 	mine := f.server.IssueRefreshToken(testClient)
-	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+	f.server.Break(authserver.EndpointToken, f.meanwhile(func() {
 		f.store.Write(map[string]string{"client_secret": testSecret, "refresh_token": mine})
 	}))
 	child, err := f.mint(scopes("read"))
@@ -129,7 +129,7 @@ func TestAnOperatorsNewTokenStands(t *testing.T) {
 func TestAnOperatorWhoWritesAnotherSecretDoesNotLoseTheRefreshToken(t *testing.T) {
 	f := rotating(t, nil)
 	first := f.stored()
-	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+	f.server.Break(authserver.EndpointToken, f.meanwhile(func() {
 		f.store.Write(map[string]string{"client_secret": testSecret, "client_secret_next": nextSecret, "refresh_token": first})
 	}))
 	f.mustMint(scopes("read"))
@@ -140,8 +140,8 @@ func TestAnOperatorWhoWritesAnotherSecretDoesNotLoseTheRefreshToken(t *testing.T
 }
 
 // meanwhile does something while a request is under way, the first time.
-func (f *fixture) meanwhile(do func()) providertest.Fault {
-	return providertest.Once(providertest.Before(do))
+func (f *fixture) meanwhile(do func()) authserver.Fault {
+	return authserver.Once(authserver.Before(do))
 }
 
 func TestARefusedRefreshTokenIsRemembered(t *testing.T) {
@@ -151,15 +151,15 @@ func TestARefusedRefreshTokenIsRemembered(t *testing.T) {
 	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
 	require.Contains(t, f.store.Parent().Refused, "invalid_grant")
 
-	asked := f.requests(providertest.EndpointToken)
+	asked := f.requests(authserver.EndpointToken)
 	for range 3 {
 		_, err = f.mint(scopes("read"))
 		requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
 	}
-	require.Equal(t, asked, f.requests(providertest.EndpointToken))
+	require.Equal(t, asked, f.requests(authserver.EndpointToken))
 	_, err = f.Check(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
-	require.Equal(t, asked+2, f.requests(providertest.EndpointToken), "a check asks, and makes sure")
+	require.Equal(t, asked+2, f.requests(authserver.EndpointToken), "a check asks, and makes sure")
 
 	f.store.Write(map[string]string{"client_secret": testSecret, "refresh_token": f.server.IssueRefreshToken(testClient)})
 	f.mustMint(scopes("read"))
@@ -170,10 +170,10 @@ func TestARefusedRefreshTokenIsRemembered(t *testing.T) {
 // that the token passes ends the refusal.
 func TestACheckEndsARefusalThatWasNone(t *testing.T) {
 	f := rotating(t, nil)
-	f.server.Break(providertest.EndpointToken, providertest.Answer(400, "application/json", `{"error":"invalid_grant"}`))
+	f.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"invalid_grant"}`))
 	_, err := f.mint(scopes("read"))
 	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
-	f.server.Break(providertest.EndpointToken, nil)
+	f.server.Break(authserver.EndpointToken, nil)
 	_, err = f.mint(scopes("read"))
 	requireCode(t, err, fault.TemporarilyUnavailable, "check")
 	_, err = f.Check(context.Background())
@@ -188,13 +188,13 @@ func TestARefusalThatCouldNotBeStoredIsRememberedToo(t *testing.T) {
 	f.store.FailSaves(errors.New("storage is sealed"))
 	_, err := f.mint(scopes("read"))
 	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
-	asked := f.requests(providertest.EndpointToken)
+	asked := f.requests(authserver.EndpointToken)
 	_, err = f.mint(scopes("read"))
 	require.Error(t, err)
 	f.store.FailSaves(nil)
 	_, err = f.mint(scopes("read"))
 	requireCode(t, err, fault.TemporarilyUnavailable, "write a new refresh_token")
-	require.Equal(t, asked, f.requests(providertest.EndpointToken))
+	require.Equal(t, asked, f.requests(authserver.EndpointToken))
 	require.Contains(t, f.store.Parent().Refused, "invalid_grant")
 }
 
@@ -205,12 +205,12 @@ func TestAParentThatCannotBeReadIsNotGuessed(t *testing.T) {
 	requireCode(t, err, fault.TemporarilyUnavailable, "could not be read")
 	_, err = f.Check(context.Background())
 	requireCode(t, err, fault.TemporarilyUnavailable, "could not be read")
-	require.Zero(t, f.requests(providertest.EndpointToken)+f.requests(providertest.EndpointIntrospect))
+	require.Zero(t, f.requests(authserver.EndpointToken)+f.requests(authserver.EndpointIntrospect))
 }
 
 func TestAProviderThatIsDeletedMeanwhile(t *testing.T) {
 	f := rotating(t, nil)
-	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+	f.server.Break(authserver.EndpointToken, f.meanwhile(func() {
 		f.store.Write(nil)
 		f.store.FailLoads(provider.ErrParentChanged)
 	}))
@@ -223,7 +223,7 @@ func TestAProviderThatIsDeletedMeanwhile(t *testing.T) {
 func TestAStorageThatFailsWhileAnOperatorWrites(t *testing.T) {
 	f := rotating(t, nil)
 	first := f.stored()
-	f.server.Break(providertest.EndpointToken, f.meanwhile(func() {
+	f.server.Break(authserver.EndpointToken, f.meanwhile(func() {
 		f.store.Write(map[string]string{"client_secret": testSecret, "refresh_token": first})
 		f.store.FailLoads(errors.New("storage is sealed"))
 	}))
@@ -235,56 +235,56 @@ func TestAStorageThatFailsWhileAnOperatorWrites(t *testing.T) {
 }
 
 func TestOtherRefusalsDoNotCondemnTheParent(t *testing.T) {
-	for name, answer := range map[string]providertest.Fault{
-		"invalid_client": providertest.Answer(401, "application/json", `{"error":"invalid_client"}`),
-		"invalid_scope":  providertest.Answer(400, "application/json", `{"error":"invalid_scope"}`),
-		"busy":           providertest.Busy(time.Second),
-		"502":            providertest.Answer(502, "text/html", ""),
-		"HTML":           providertest.HTML(),
+	for name, answer := range map[string]authserver.Fault{
+		"invalid_client": authserver.Answer(401, "application/json", `{"error":"invalid_client"}`),
+		"invalid_scope":  authserver.Answer(400, "application/json", `{"error":"invalid_scope"}`),
+		"busy":           authserver.Busy(time.Second),
+		"502":            authserver.Answer(502, "text/html", ""),
+		"HTML":           authserver.HTML(),
 	} {
 		f := rotating(t, nil)
-		f.server.Break(providertest.EndpointToken, answer)
+		f.server.Break(authserver.EndpointToken, answer)
 		_, err := f.mint(scopes("read"))
 		require.Error(t, err, name)
 		require.Empty(t, f.store.Parent().Refused, name)
-		f.server.Break(providertest.EndpointToken, nil)
+		f.server.Break(authserver.EndpointToken, nil)
 		f.mustMint(scopes("read"))
 	}
 }
 
 func TestTheNextRefreshTokenIsTakenFromABrokenAnswer(t *testing.T) {
-	for name, broken := range map[string]providertest.Fault{
-		"malformed lifetime":    providertest.Set("expires_in", -1),
-		"unknown type":          providertest.Set("token_type", "mac"),
-		"endless":               providertest.EndlessAfterToken(),
-		"cut at its end":        providertest.Cut(-1),
-		"no token in it at all": providertest.Drop("access_token"),
+	for name, broken := range map[string]authserver.Fault{
+		"malformed lifetime":    authserver.Set("expires_in", -1),
+		"unknown type":          authserver.Set("token_type", "mac"),
+		"endless":               authserver.EndlessAfterToken(),
+		"cut at its end":        authserver.Cut(-1),
+		"no token in it at all": authserver.Drop("access_token"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := rotating(t, nil)
 			first := f.stored()
-			f.server.Break(providertest.EndpointToken, broken)
+			f.server.Break(authserver.EndpointToken, broken)
 			_, err := f.mint(scopes("read"))
 			require.Error(t, err)
 			require.NotEqual(t, first, f.stored())
-			f.server.Break(providertest.EndpointToken, nil)
+			f.server.Break(authserver.EndpointToken, nil)
 			f.mustMint(scopes("read"))
 		})
 	}
 }
 
 func TestARefreshTokenFromAnErrorIsNotTaken(t *testing.T) {
-	for name, answer := range map[string]providertest.Fault{
-		"an error":         providertest.Answer(400, "application/json", `{"error":"invalid_scope","refresh_token":"x"}`),
-		"200 and an error": providertest.Answer(200, "application/json", `{"error":"invalid_scope","refresh_token":"x"}`),
-		"unprintable":      providertest.Set("refresh_token", "a\x00b"),
-		"our secret":       providertest.Set("refresh_token", testSecret),
-		"empty":            providertest.Set("refresh_token", ""),
-		"a number":         providertest.Set("refresh_token", 7),
+	for name, answer := range map[string]authserver.Fault{
+		"an error":         authserver.Answer(400, "application/json", `{"error":"invalid_scope","refresh_token":"x"}`),
+		"200 and an error": authserver.Answer(200, "application/json", `{"error":"invalid_scope","refresh_token":"x"}`),
+		"unprintable":      authserver.Set("refresh_token", "a\x00b"),
+		"our secret":       authserver.Set("refresh_token", testSecret),
+		"empty":            authserver.Set("refresh_token", ""),
+		"a number":         authserver.Set("refresh_token", 7),
 	} {
-		f := newFixture(t, providertest.Options{}, with{"grant": "refresh_token"})
+		f := newFixture(t, authserver.Options{}, with{"grant": "refresh_token"})
 		first := f.stored()
-		f.server.Break(providertest.EndpointToken, answer)
+		f.server.Break(authserver.EndpointToken, answer)
 		_, _ = f.mint(scopes("read"))
 		require.Equal(t, first, f.stored(), name)
 	}
@@ -293,7 +293,7 @@ func TestARefreshTokenFromAnErrorIsNotTaken(t *testing.T) {
 // Hydra and others kill a refresh token together with an access token of its
 // family. By default the end of a lease must not do that.
 func TestTheEndOfALeaseDoesNotKillTheParent(t *testing.T) {
-	options := providertest.Options{FamilyRevocation: true}
+	options := authserver.Options{FamilyRevocation: true}
 	f := newFixture(t, options, with{"grant": "refresh_token"})
 	child := f.mustMint(scopes("read"))
 	require.True(t, child.Handle.Empty())
@@ -315,7 +315,7 @@ func TestARefreshTokenIsNeverSentToBeRevoked(t *testing.T) {
 	}
 	revocations := 0
 	for _, r := range f.server.Requests() {
-		if r.Path == string(providertest.EndpointRevoke) {
+		if r.Path == string(authserver.EndpointRevoke) {
 			revocations++
 			kind, _ := f.server.Lookup(r.Form().Get("token"))
 			require.False(t, kind.Refresh)
@@ -332,14 +332,14 @@ func TestARefreshTokenIsNeverSentToBeRevoked(t *testing.T) {
 
 // noConsent refuses the scope write, as a server does to which nobody has consented to
 // it, with the code that it has for a dead refresh token.
-func noConsent() providertest.Fault {
-	return providertest.If(func(form url.Values) bool { return strings.Contains(form.Get("scope"), "write") },
-		providertest.Answer(400, "application/json", `{"error":"invalid_grant"}`))
+func noConsent() authserver.Fault {
+	return authserver.If(func(form url.Values) bool { return strings.Contains(form.Get("scope"), "write") },
+		authserver.Answer(400, "application/json", `{"error":"invalid_grant"}`))
 }
 
 func TestARefusedScopeIsNotTheParents(t *testing.T) {
 	f := rotating(t, with{"revocation": "token"})
-	f.server.Break(providertest.EndpointToken, noConsent())
+	f.server.Break(authserver.EndpointToken, noConsent())
 	child, err := f.mint(scopes("write"))
 	requireCode(t, err, fault.InvalidRequest, "although it takes the parent")
 	require.NotNil(t, child, "the parent was proven by a use, whose token must be killed")
@@ -349,10 +349,10 @@ func TestARefusedScopeIsNotTheParents(t *testing.T) {
 	require.Empty(t, f.store.Parent().Refused)
 	require.True(t, f.server.Active(f.stored()), "the next refresh token is stored")
 
-	asked := f.requests(providertest.EndpointToken)
+	asked := f.requests(authserver.EndpointToken)
 	_, err = f.mint(scopes("write"))
 	requireCode(t, err, fault.InvalidRequest, "although it takes the parent")
-	require.Equal(t, asked, f.requests(providertest.EndpointToken), "remembered")
+	require.Equal(t, asked, f.requests(authserver.EndpointToken), "remembered")
 	f.mustMint(scopes("read"))
 }
 
@@ -363,10 +363,10 @@ func TestARefusalOfWhatWasAskedForIsForgotten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := rotating(t, nil)
-			f.server.Break(providertest.EndpointToken, noConsent())
+			f.server.Break(authserver.EndpointToken, noConsent())
 			_, err := f.mint(scopes("write"))
 			requireCode(t, err, fault.InvalidRequest)
-			f.server.Break(providertest.EndpointToken, nil)
+			f.server.Break(authserver.EndpointToken, nil)
 			_, err = f.mint(scopes("write"))
 			requireCode(t, err, fault.InvalidRequest)
 			do(f)
@@ -376,24 +376,24 @@ func TestARefusalOfWhatWasAskedForIsForgotten(t *testing.T) {
 }
 
 func TestWhereNobodyKnowsWhetherItIsTheParentItStays(t *testing.T) {
-	for name, then := range map[string]providertest.Fault{
-		"it fails":  providertest.Answer(500, "text/plain", ""),
-		"no answer": providertest.Silent(),
-		"busy":      providertest.Busy(time.Second),
+	for name, then := range map[string]authserver.Fault{
+		"it fails":  authserver.Answer(500, "text/plain", ""),
+		"no answer": authserver.Silent(),
+		"busy":      authserver.Busy(time.Second),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := rotating(t, nil)
-			refuse := providertest.Answer(400, "application/json", `{"error":"invalid_grant"}`)
-			f.server.Break(providertest.EndpointToken, providertest.Choose(sequence(refuse, then)))
+			refuse := authserver.Answer(400, "application/json", `{"error":"invalid_grant"}`)
+			f.server.Break(authserver.EndpointToken, authserver.Choose(sequence(refuse, then)))
 			_, err := f.mint(scopes("read"))
 			requireCode(t, err, fault.TemporarilyUnavailable, "could not be found out")
 			require.Empty(t, f.store.Parent().Refused)
-			f.server.Break(providertest.EndpointToken, nil)
+			f.server.Break(authserver.EndpointToken, nil)
 			f.mustMint(scopes("write"))
-			asked := f.requests(providertest.EndpointToken)
+			asked := f.requests(authserver.EndpointToken)
 			_, err = f.mint(scopes("read"))
 			requireCode(t, err, fault.TemporarilyUnavailable, "could not be found out")
-			require.Equal(t, asked, f.requests(providertest.EndpointToken))
+			require.Equal(t, asked, f.requests(authserver.EndpointToken))
 			f.later(refusedFor)
 			f.mustMint(scopes("read"))
 		})
@@ -407,7 +407,7 @@ func (f *fixture) later(d time.Duration) {
 }
 
 // sequence picks one fault after the other.
-func sequence(faults ...providertest.Fault) func() providertest.Fault {
+func sequence(faults ...authserver.Fault) func() authserver.Fault {
 	var at atomic.Int64
-	return func() providertest.Fault { return faults[min(int(at.Add(1)), len(faults))-1] }
+	return func() authserver.Fault { return faults[min(int(at.Add(1)), len(faults))-1] }
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func TestReservedAudiences(t *testing.T) {
@@ -59,15 +59,15 @@ func TestReservedAudiences(t *testing.T) {
 // A server takes as audience what its metadata calls an endpoint for clients, also
 // what this client does not use, and what the operator's own word replaced.
 func TestEndpointsForOtherClientsAreRemembered(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
-	server.Break(providertest.EndpointMetadata, providertest.Set("pushed_authorization_request_endpoint", server.URL+"/par"))
+	server := authserver.New(t, authserver.Options{}, registered())
+	server.Break(authserver.EndpointMetadata, authserver.Set("pushed_authorization_request_endpoint", server.URL+"/par"))
 	pinned, err := setupFor(server, with{"token_url": server.URL + "/other/token"}).Configure(context.Background())
 	require.NoError(t, err)
 	var at endpoints
 	require.NoError(t, json.Unmarshal(pinned.Data, &at))
-	require.Equal(t, []string{server.URL + "/par", server.Endpoint(providertest.EndpointToken)}, at.Others)
+	require.Equal(t, []string{server.URL + "/par", server.Endpoint(authserver.EndpointToken)}, at.Others)
 	require.NotContains(t, pinned.Destinations, server.URL+"/par", "no secret goes there")
-	server.Break(providertest.EndpointMetadata, providertest.Set("pushed_authorization_request_endpoint", 1))
+	server.Break(authserver.EndpointMetadata, authserver.Set("pushed_authorization_request_endpoint", 1))
 	_, err = setupFor(server, with{}).Configure(context.Background())
 	require.NoError(t, err, "what is malformed and not used is passed over")
 }

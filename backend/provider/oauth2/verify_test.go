@@ -10,7 +10,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 func targets(audiences, resources []string) access.Access {
@@ -41,7 +41,7 @@ func (f *fixture) requireChecked(asked access.Access, w want) {
 	require.NotNil(f.t, child, "a token was seen in any case")
 	if w.code != "" {
 		requireCode(f.t, err, w.code, w.words...)
-		f.server.Break(providertest.EndpointIntrospect, nil)
+		f.server.Break(authserver.EndpointIntrospect, nil)
 		require.NoError(f.t, f.Revoke(context.Background(), child.Handle))
 		require.Empty(f.t, f.server.Live())
 		return
@@ -64,53 +64,53 @@ func TestIntrospection(t *testing.T) {
 	api := targets([]string{"https://api.test/"}, nil)
 	soon := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
 	for name, test := range map[string]struct {
-		fault providertest.Fault
+		fault authserver.Fault
 		want  want
 	}{
 		"true to its word":        {nil, want{granted: api, confirmed: checkedAll, life: hour}},
-		"ends earlier":            {providertest.Set("exp", soon(10*time.Minute)), want{granted: api, confirmed: checkedAll, life: 10 * time.Minute}},
-		"ends a little later":     {providertest.Set("exp", soon(hour+time.Minute)), want{granted: api, confirmed: checkedAll, life: hour}},
-		"a fraction":              {providertest.Set("exp", float64(soon(10*time.Minute))+0.5), want{granted: api, confirmed: checkedAll, life: 10 * time.Minute}},
-		"ends much later":         {providertest.Set("exp", soon(2*hour)), want{code: fault.ProviderViolation, words: []string{"later"}}},
-		"ends in a century":       {providertest.Set("exp", soon(100*365*24*hour)), want{code: fault.ProviderViolation}},
-		"has ended":               {providertest.Set("exp", soon(-time.Second)), want{code: fault.ProviderViolation, words: []string{"expired"}}},
-		"exp 0":                   {providertest.Set("exp", 0), want{code: fault.ProviderViolation}},
-		"exp -1":                  {providertest.Set("exp", -1), want{code: fault.ProviderViolation}},
-		"exp 10^300":              {providertest.Set("exp", 1e300), want{code: fault.ProviderViolation}},
-		"exp a word":              {providertest.Set("exp", "soon"), want{code: fault.ProviderViolation}},
-		"no exp":                  {providertest.Drop("exp"), want{granted: api, confirmed: checkedAll, life: hour}},
-		"no scope":                {providertest.Drop("scope"), want{granted: api, confirmed: checkedAll}},
-		"more scopes":             {providertest.Set("scope", "read admin"), want{granted: withScopes(api, "read", "admin"), confirmed: checkedAll}},
-		"no scope left":           {providertest.Set("scope", ""), want{granted: withScopes(api), confirmed: checkedAll}},
-		"a broken scope":          {providertest.Set("scope", "re\"ad"), want{code: fault.ProviderViolation, words: []string{"scope"}}},
-		"aud as a string":         {providertest.Set("aud", "https://api.test/"), want{granted: api, confirmed: checkedAll}},
-		"aud with the client":     {providertest.Set("aud", []string{"https://api.test/", testClient}), want{granted: api, confirmed: checkedAll}},
-		"another aud too":         {providertest.Set("aud", []string{"https://api.test/", "x"}), want{granted: targets([]string{"https://api.test/", "x"}, nil), confirmed: checkedAll}},
-		"another aud":             {providertest.Set("aud", "x"), want{granted: targets([]string{"x"}, nil), confirmed: checkedAll}},
-		"the client alone":        {providertest.Set("aud", testClient), want{granted: targets(nil, nil), confirmed: checkedAll}},
-		"no aud":                  {providertest.Drop("aud"), want{granted: api, confirmed: checkedAll[:1]}},
-		"an empty aud":            {providertest.Set("aud", []string{}), want{granted: api, confirmed: checkedAll[:1]}},
-		"aud 7":                   {providertest.Set("aud", 7), want{code: fault.ProviderViolation, words: []string{"audience"}}},
-		"aud with a control":      {providertest.Set("aud", "a\x00b"), want{code: fault.ProviderViolation, words: []string{"audience"}}},
-		"another client's":        {providertest.Set("client_id", "somebody"), want{code: fault.ProviderViolation, words: []string{"another client"}}},
-		"client_id 7":             {providertest.Set("client_id", 7), want{code: fault.ProviderViolation}},
-		"no client_id":            {providertest.Drop("client_id"), want{granted: api, confirmed: checkedAll}},
-		"inactive":                {providertest.Set("active", false), want{code: fault.ProviderViolation, words: []string{"inactive"}}},
-		"active, but as a string": {providertest.Set("active", "true"), want{code: fault.ProviderViolation, words: []string{"active"}}},
-		"active null":             {providertest.Set("active", nil), want{code: fault.ProviderViolation}},
-		"no active":               {providertest.Drop("active"), want{code: fault.ProviderViolation}},
-		"HTML":                    {providertest.HTML(), want{code: fault.ProviderViolation, words: []string{"JSON"}}},
-		"refused":                 {providertest.Answer(401, "text/plain", ""), want{code: fault.TemporarilyUnavailable, words: []string{"introspect"}}},
-		"a redirect":              {providertest.Redirect("https://elsewhere.test"), want{code: fault.TemporarilyUnavailable}},
-		"endless":                 {providertest.Endless(), want{code: fault.TemporarilyUnavailable}},
-		"slow":                    {providertest.Slow(time.Minute), want{code: fault.TemporarilyUnavailable}},
-		"failing":                 {providertest.Busy(time.Second), want{code: fault.TemporarilyUnavailable}},
-		"odd details":             {providertest.Set("authorization_details", "x"), want{code: fault.ProviderViolation}},
+		"ends earlier":            {authserver.Set("exp", soon(10*time.Minute)), want{granted: api, confirmed: checkedAll, life: 10 * time.Minute}},
+		"ends a little later":     {authserver.Set("exp", soon(hour+time.Minute)), want{granted: api, confirmed: checkedAll, life: hour}},
+		"a fraction":              {authserver.Set("exp", float64(soon(10*time.Minute))+0.5), want{granted: api, confirmed: checkedAll, life: 10 * time.Minute}},
+		"ends much later":         {authserver.Set("exp", soon(2*hour)), want{code: fault.ProviderViolation, words: []string{"later"}}},
+		"ends in a century":       {authserver.Set("exp", soon(100*365*24*hour)), want{code: fault.ProviderViolation}},
+		"has ended":               {authserver.Set("exp", soon(-time.Second)), want{code: fault.ProviderViolation, words: []string{"expired"}}},
+		"exp 0":                   {authserver.Set("exp", 0), want{code: fault.ProviderViolation}},
+		"exp -1":                  {authserver.Set("exp", -1), want{code: fault.ProviderViolation}},
+		"exp 10^300":              {authserver.Set("exp", 1e300), want{code: fault.ProviderViolation}},
+		"exp a word":              {authserver.Set("exp", "soon"), want{code: fault.ProviderViolation}},
+		"no exp":                  {authserver.Drop("exp"), want{granted: api, confirmed: checkedAll, life: hour}},
+		"no scope":                {authserver.Drop("scope"), want{granted: api, confirmed: checkedAll}},
+		"more scopes":             {authserver.Set("scope", "read admin"), want{granted: withScopes(api, "read", "admin"), confirmed: checkedAll}},
+		"no scope left":           {authserver.Set("scope", ""), want{granted: withScopes(api), confirmed: checkedAll}},
+		"a broken scope":          {authserver.Set("scope", "re\"ad"), want{code: fault.ProviderViolation, words: []string{"scope"}}},
+		"aud as a string":         {authserver.Set("aud", "https://api.test/"), want{granted: api, confirmed: checkedAll}},
+		"aud with the client":     {authserver.Set("aud", []string{"https://api.test/", testClient}), want{granted: api, confirmed: checkedAll}},
+		"another aud too":         {authserver.Set("aud", []string{"https://api.test/", "x"}), want{granted: targets([]string{"https://api.test/", "x"}, nil), confirmed: checkedAll}},
+		"another aud":             {authserver.Set("aud", "x"), want{granted: targets([]string{"x"}, nil), confirmed: checkedAll}},
+		"the client alone":        {authserver.Set("aud", testClient), want{granted: targets(nil, nil), confirmed: checkedAll}},
+		"no aud":                  {authserver.Drop("aud"), want{granted: api, confirmed: checkedAll[:1]}},
+		"an empty aud":            {authserver.Set("aud", []string{}), want{granted: api, confirmed: checkedAll[:1]}},
+		"aud 7":                   {authserver.Set("aud", 7), want{code: fault.ProviderViolation, words: []string{"audience"}}},
+		"aud with a control":      {authserver.Set("aud", "a\x00b"), want{code: fault.ProviderViolation, words: []string{"audience"}}},
+		"another client's":        {authserver.Set("client_id", "somebody"), want{code: fault.ProviderViolation, words: []string{"another client"}}},
+		"client_id 7":             {authserver.Set("client_id", 7), want{code: fault.ProviderViolation}},
+		"no client_id":            {authserver.Drop("client_id"), want{granted: api, confirmed: checkedAll}},
+		"inactive":                {authserver.Set("active", false), want{code: fault.ProviderViolation, words: []string{"inactive"}}},
+		"active, but as a string": {authserver.Set("active", "true"), want{code: fault.ProviderViolation, words: []string{"active"}}},
+		"active null":             {authserver.Set("active", nil), want{code: fault.ProviderViolation}},
+		"no active":               {authserver.Drop("active"), want{code: fault.ProviderViolation}},
+		"HTML":                    {authserver.HTML(), want{code: fault.ProviderViolation, words: []string{"JSON"}}},
+		"refused":                 {authserver.Answer(401, "text/plain", ""), want{code: fault.TemporarilyUnavailable, words: []string{"introspect"}}},
+		"a redirect":              {authserver.Redirect("https://elsewhere.test"), want{code: fault.TemporarilyUnavailable}},
+		"endless":                 {authserver.Endless(), want{code: fault.TemporarilyUnavailable}},
+		"slow":                    {authserver.Slow(time.Minute), want{code: fault.TemporarilyUnavailable}},
+		"failing":                 {authserver.Busy(time.Second), want{code: fault.TemporarilyUnavailable}},
+		"odd details":             {authserver.Set("authorization_details", "x"), want{code: fault.ProviderViolation}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{"verify": "introspect", "audience_parameter": "audience"})
+			f := newFixture(t, authserver.Options{}, with{"verify": "introspect", "audience_parameter": "audience"})
 			f.beImpatient(name)
-			f.server.Break(providertest.EndpointIntrospect, test.fault)
+			f.server.Break(authserver.EndpointIntrospect, test.fault)
 			f.requireChecked(api, test.want)
 		})
 	}
@@ -123,20 +123,20 @@ func withScopes(a access.Access, values ...string) access.Access {
 }
 
 func TestTheAnswersExcessIsKeptWhateverTheCheckSays(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"verify": "introspect"})
-	f.server.Break(providertest.EndpointToken, providertest.Set("scope", "read admin"))
-	f.server.Break(providertest.EndpointIntrospect, providertest.Set("scope", "read"))
+	f := newFixture(t, authserver.Options{}, with{"verify": "introspect"})
+	f.server.Break(authserver.EndpointToken, authserver.Set("scope", "read admin"))
+	f.server.Break(authserver.EndpointIntrospect, authserver.Set("scope", "read"))
 	child := f.mustMint(scopes("read"))
 	require.True(t, child.Granted.Equal(scopes("read", "admin")))
 
 	// What the answer merely repeats of the request is no excess.
-	f.server.Break(providertest.EndpointToken, providertest.Set("scope", "read write"))
+	f.server.Break(authserver.EndpointToken, authserver.Set("scope", "read write"))
 	child = f.mustMint(scopes("read", "write"))
 	require.True(t, child.Granted.Equal(scopes("read")))
 }
 
 // claimsOf is a good token's claims with changes; nil deletes.
-func claimsOf(s *providertest.AuthServer, changes map[string]any) map[string]any {
+func claimsOf(s *authserver.Server, changes map[string]any) map[string]any {
 	claims := map[string]any{
 		"iss": s.URL, "sub": testClient, "client_id": testClient, "aud": []string{"https://api.test/"},
 		"scope": "read", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(), "jti": "1",
@@ -196,10 +196,10 @@ func TestJWT(t *testing.T) {
 		"aud 7":                {"at+jwt", changes{"aud": 7}, bad("audience")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{"verify": "jwt", "audience_parameter": "audience"})
+			f := newFixture(t, authserver.Options{}, with{"verify": "jwt", "audience_parameter": "audience"})
 			token := f.server.SignClaims(test.typ, claimsOf(f.server, test.changes))
-			f.server.AddToken(providertest.Token{Value: token, Client: testClient})
-			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json",
+			f.server.AddToken(authserver.Token{Value: token, Client: testClient})
+			f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json",
 				marshal(map[string]any{"access_token": token, "token_type": "Bearer", "expires_in": 3600})))
 			f.requireChecked(api, test.want)
 		})
@@ -207,42 +207,42 @@ func TestJWT(t *testing.T) {
 }
 
 func TestJWTSignatures(t *testing.T) {
-	stranger := providertest.NewAuthServer(t, providertest.Options{})
-	for name, token := range map[string]func(*providertest.AuthServer) string{
-		"opaque":          func(*providertest.AuthServer) string { return "opaque" },
-		"a stranger's":    func(s *providertest.AuthServer) string { return stranger.SignClaims("at+jwt", claimsOf(s, nil)) },
-		"alg none":        func(*providertest.AuthServer) string { return "eyJhbGciOiJub25lIn0.e30." },
-		"payload changed": func(s *providertest.AuthServer) string { return s.SignClaims("at+jwt", claimsOf(s, nil))[1:] },
+	stranger := authserver.New(t, authserver.Options{})
+	for name, token := range map[string]func(*authserver.Server) string{
+		"opaque":          func(*authserver.Server) string { return "opaque" },
+		"a stranger's":    func(s *authserver.Server) string { return stranger.SignClaims("at+jwt", claimsOf(s, nil)) },
+		"alg none":        func(*authserver.Server) string { return "eyJhbGciOiJub25lIn0.e30." },
+		"payload changed": func(s *authserver.Server) string { return s.SignClaims("at+jwt", claimsOf(s, nil))[1:] },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{"verify": "jwt"})
+			f := newFixture(t, authserver.Options{}, with{"verify": "jwt"})
 			value := token(f.server)
-			f.server.AddToken(providertest.Token{Value: value, Client: testClient})
-			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json",
+			f.server.AddToken(authserver.Token{Value: value, Client: testClient})
+			f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json",
 				marshal(map[string]any{"access_token": value, "token_type": "Bearer", "expires_in": 3600})))
 			f.requireChecked(scopes("read"), want{code: fault.ProviderViolation, words: []string{"signed", "verify=introspect"}})
 		})
 	}
 	t.Run("no keys to be had", func(t *testing.T) {
-		for _, broken := range []providertest.Fault{providertest.HTML(), providertest.Busy(time.Second), providertest.Hangup(), providertest.Endless()} {
-			f := newFixture(t, providertest.Options{JWT: true}, with{"verify": "jwt"})
-			f.server.Break(providertest.EndpointJWKS, broken)
+		for _, broken := range []authserver.Fault{authserver.HTML(), authserver.Busy(time.Second), authserver.Hangup(), authserver.Endless()} {
+			f := newFixture(t, authserver.Options{JWT: true}, with{"verify": "jwt"})
+			f.server.Break(authserver.EndpointJWKS, broken)
 			f.requireChecked(scopes("read"), want{code: fault.TemporarilyUnavailable, words: []string{"jwks_url"}})
 		}
 	})
 	t.Run("keys are fetched once", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{JWT: true}, with{"verify": "jwt"})
+		f := newFixture(t, authserver.Options{JWT: true}, with{"verify": "jwt"})
 		for range 5 {
 			f.mustMint(scopes("read"))
 		}
-		require.Equal(t, 1, f.requests(providertest.EndpointJWKS))
-		require.Empty(t, f.server.LastRequest(providertest.EndpointJWKS).Header.Get("Authorization"))
+		require.Equal(t, 1, f.requests(authserver.EndpointJWKS))
+		require.Empty(t, f.server.LastRequest(authserver.EndpointJWKS).Header.Get("Authorization"))
 	})
 	t.Run("explicit endpoints know no issuer", func(t *testing.T) {
-		s := providertest.NewAuthServer(t, providertest.Options{JWT: true}, registered())
+		s := authserver.New(t, authserver.Options{JWT: true}, registered())
 		f := newFixtureOn(t, s, with{
-			"issuer": "", "verify": "jwt", "token_url": s.Endpoint(providertest.EndpointToken),
-			"jwks_url": s.Endpoint(providertest.EndpointJWKS), "revocation_url": s.Endpoint(providertest.EndpointRevoke),
+			"issuer": "", "verify": "jwt", "token_url": s.Endpoint(authserver.EndpointToken),
+			"jwks_url": s.Endpoint(authserver.EndpointJWKS), "revocation_url": s.Endpoint(authserver.EndpointRevoke),
 		})
 		require.True(t, f.mustMint(scopes("read")).SelfContained)
 	})
@@ -253,7 +253,7 @@ func TestJWTSignatures(t *testing.T) {
 func TestAnAudienceThatCouldNotBeAskedForMustBeThere(t *testing.T) {
 	for _, verify := range []string{"introspect", "jwt"} {
 		t.Run(verify, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{JWT: verify == "jwt"}, with{"verify": verify})
+			f := newFixture(t, authserver.Options{JWT: verify == "jwt"}, with{"verify": verify})
 			for _, asked := range []access.Access{
 				targets([]string{"https://api.test/"}, nil),
 				targets(nil, []string{"https://api.test/"}),
@@ -263,17 +263,17 @@ func TestAnAudienceThatCouldNotBeAskedForMustBeThere(t *testing.T) {
 			f.requireChecked(scopes("read"), want{granted: scopes("read"), confirmed: checkedAll[:1]})
 		})
 	}
-	f := newFixture(t, providertest.Options{}, with{"verify": "introspect"})
-	f.server.Break(providertest.EndpointIntrospect, providertest.Set("aud", []string{"https://api.test/", "https://files.test/"}))
+	f := newFixture(t, authserver.Options{}, with{"verify": "introspect"})
+	f.server.Break(authserver.EndpointIntrospect, authserver.Set("aud", []string{"https://api.test/", "https://files.test/"}))
 	asked := targets([]string{"https://api.test/"}, []string{"https://files.test/"})
 	f.requireChecked(asked, want{granted: asked, confirmed: checkedAll})
-	require.Empty(t, f.server.LastRequest(providertest.EndpointToken).Form()["audience"])
-	require.Empty(t, f.server.LastRequest(providertest.EndpointToken).Form()["resource"])
+	require.Empty(t, f.server.LastRequest(authserver.EndpointToken).Form()["audience"])
+	require.Empty(t, f.server.LastRequest(authserver.EndpointToken).Form()["resource"])
 }
 
 func TestAnExcessOfTargetsStandsInADimensionThatWasAskedFor(t *testing.T) {
-	f := newFixture(t, providertest.Options{}, with{"verify": "introspect", "audience_parameter": "resource"})
-	f.server.Break(providertest.EndpointIntrospect, providertest.Set("aud", []string{"https://api.test/", "x"}))
+	f := newFixture(t, authserver.Options{}, with{"verify": "introspect", "audience_parameter": "resource"})
+	f.server.Break(authserver.EndpointIntrospect, authserver.Set("aud", []string{"https://api.test/", "x"}))
 	for _, test := range []struct{ asked, granted access.Access }{
 		{targets([]string{"https://api.test/"}, nil), targets([]string{"https://api.test/", "x"}, nil)},
 		{targets(nil, []string{"https://api.test/"}), targets(nil, []string{"https://api.test/", "x"})},
@@ -301,14 +301,14 @@ func TestTargetsThatCannotBeAskedFor(t *testing.T) {
 		"a scope with a control":     {"none", scopes("re\nad"), []string{"scope"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{}, with{"audience_parameter": test.parameter})
+			f := newFixture(t, authserver.Options{}, with{"audience_parameter": test.parameter})
 			child, err := f.mint(test.asked)
 			requireCode(t, err, fault.InvalidRequest, test.words...)
 			require.Nil(t, child)
-			require.Zero(t, f.requests(providertest.EndpointToken))
+			require.Zero(t, f.requests(authserver.EndpointToken))
 		})
 	}
-	f := newFixture(t, providertest.Options{}, with{"audience_parameter": "audience"})
+	f := newFixture(t, authserver.Options{}, with{"audience_parameter": "audience"})
 	require.NotNil(t, f.mustMint(targets([]string{"plain-name", "https://api.test/"}, nil)))
 	_, err = f.mint(targets([]string{"https://unknown.test/"}, nil))
 	requireCode(t, err, fault.InvalidTarget)
@@ -325,35 +325,35 @@ func TestAuthorizationDetails(t *testing.T) {
 	raw := func(a access.Access) json.RawMessage { return a.Details.JSON() }
 
 	t.Run("the answer confirms them", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{})
+		f := newFixture(t, authserver.Options{}, with{})
 		child := f.mustMint(one)
-		require.JSONEq(t, string(raw(one)), f.server.LastRequest(providertest.EndpointToken).Form().Get("authorization_details"))
+		require.JSONEq(t, string(raw(one)), f.server.LastRequest(authserver.EndpointToken).Form().Get("authorization_details"))
 		require.True(t, child.Granted.Details.Equal(one.Details))
 		require.True(t, child.Confirmed[access.DimDetails])
 	})
 	t.Run("silence confirms nothing", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Drop("authorization_details"))
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Drop("authorization_details"))
 		child := f.mustMint(one)
 		require.True(t, child.Granted.Details.Equal(one.Details))
 		require.False(t, child.Confirmed[access.DimDetails])
 	})
 	t.Run("more than asked is shown", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{})
-		f.server.Break(providertest.EndpointToken, providertest.Set("authorization_details", raw(more)))
+		f := newFixture(t, authserver.Options{}, with{})
+		f.server.Break(authserver.EndpointToken, authserver.Set("authorization_details", raw(more)))
 		require.True(t, f.mustMint(one).Granted.Details.Equal(more.Details))
 		require.True(t, f.mustMint(scopes("read")).Granted.Details.Equal(more.Details))
 	})
 	t.Run("the check is believed first", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{}, with{"verify": "introspect"})
-		f.server.Break(providertest.EndpointIntrospect, providertest.Set("authorization_details", raw(one)))
+		f := newFixture(t, authserver.Options{}, with{"verify": "introspect"})
+		f.server.Break(authserver.EndpointIntrospect, authserver.Set("authorization_details", raw(one)))
 		require.True(t, f.mustMint(more).Granted.Details.Equal(one.Details))
-		f.server.Break(providertest.EndpointToken, providertest.Set("authorization_details", raw(more)))
+		f.server.Break(authserver.EndpointToken, authserver.Set("authorization_details", raw(more)))
 		require.True(t, f.mustMint(one).Granted.Details.Equal(more.Details), "but the answer's own excess stays")
 	})
 	t.Run("the JWT confirms them", func(t *testing.T) {
-		f := newFixture(t, providertest.Options{JWT: true}, with{"verify": "jwt"})
-		f.server.Break(providertest.EndpointToken, providertest.Drop("authorization_details"))
+		f := newFixture(t, authserver.Options{JWT: true}, with{"verify": "jwt"})
+		f.server.Break(authserver.EndpointToken, authserver.Drop("authorization_details"))
 		child := f.mustMint(one)
 		require.True(t, child.Confirmed[access.DimDetails])
 		require.True(t, child.Granted.Details.Equal(one.Details))
@@ -362,7 +362,7 @@ func TestAuthorizationDetails(t *testing.T) {
 
 func TestSelfContainedWhateverVerifies(t *testing.T) {
 	for _, verify := range []string{"response", "introspect", "jwt"} {
-		f := newFixture(t, providertest.Options{JWT: true}, with{"verify": verify})
+		f := newFixture(t, authserver.Options{JWT: true}, with{"verify": verify})
 		require.True(t, f.mustMint(scopes("read")).SelfContained, verify)
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // This file reads the tables testdata/wire/oauth2/*.yaml: what servers have been seen
@@ -97,9 +98,9 @@ type wireWant struct {
 }
 
 // wireEndpoints are the names of answers[].to.
-var wireEndpoints = map[string]providertest.Endpoint{
-	"token": providertest.EndpointToken, "revocation": providertest.EndpointRevoke, "introspection": providertest.EndpointIntrospect,
-	"jwks": providertest.EndpointJWKS, "discovery": providertest.EndpointMetadata, "openid": providertest.EndpointOIDC,
+var wireEndpoints = map[string]authserver.Endpoint{
+	"token": authserver.EndpointToken, "revocation": authserver.EndpointRevoke, "introspection": authserver.EndpointIntrospect,
+	"jwks": authserver.EndpointJWKS, "discovery": authserver.EndpointMetadata, "openid": authserver.EndpointOIDC,
 }
 
 // TestWireTables runs every row of every table.
@@ -150,7 +151,7 @@ func readWireTable(path string) ([]wireRow, error) {
 // wireRun is one row under way.
 type wireRun struct {
 	*wireRow
-	server *providertest.AuthServer
+	server *authserver.Server
 
 	mu     sync.Mutex
 	killed []string
@@ -161,12 +162,12 @@ var wireNow = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func (row wireRow) run(t *testing.T) {
 	now := func() time.Time { return wireNow }
-	o := providertest.Options{
+	o := authserver.Options{
 		Now: now, JWT: row.Server.JWT, RotateRefresh: row.Server.RotateRefresh,
 		WithoutRevocation: row.Server.WithoutRevocation, WithoutIntrospection: row.Server.WithoutIntrospection,
 		NeedsScope: row.Server.NeedsScope,
 	}
-	r := &wireRun{wireRow: &row, server: providertest.NewAuthServer(t, o, registered())}
+	r := &wireRun{wireRow: &row, server: authserver.New(t, o, registered())}
 	r.script()
 	fields, _ := r.filled(row.Provider).(map[string]any)
 	setup := setupFor(r.server, fields)
@@ -199,15 +200,15 @@ func (row wireRow) run(t *testing.T) {
 
 // script sets the row's answers up at the server, and notes what is to be killed.
 func (r *wireRun) script() {
-	byEndpoint := map[providertest.Endpoint][]providertest.Fault{providertest.EndpointRevoke: nil}
+	byEndpoint := map[authserver.Endpoint][]authserver.Fault{authserver.EndpointRevoke: nil}
 	for _, a := range r.Answers {
 		e := wireEndpoints[a.To]
 		byEndpoint[e] = append(byEndpoint[e], r.fault(a))
 	}
 	for e, faults := range byEndpoint {
-		given := providertest.InTurn(faults...)
-		if e == providertest.EndpointRevoke {
-			given = providertest.If(func(form url.Values) bool {
+		given := authserver.InTurn(faults...)
+		if e == authserver.EndpointRevoke {
+			given = authserver.If(func(form url.Values) bool {
 				r.mu.Lock()
 				defer r.mu.Unlock()
 				r.killed = append(r.killed, form.Get("token"))
@@ -218,7 +219,7 @@ func (r *wireRun) script() {
 	}
 }
 
-func (r *wireRun) fault(a wireAnswer) providertest.Fault {
+func (r *wireRun) fault(a wireAnswer) authserver.Fault {
 	if a.True {
 		return nil
 	}
@@ -234,9 +235,9 @@ func (r *wireRun) fault(a wireAnswer) providertest.Fault {
 	if given, ok := a.Headers["Content-Type"]; ok {
 		kind = given
 	}
-	f := providertest.Answer(status, kind, text)
+	f := authserver.Answer(status, kind, text)
 	for name, value := range a.Headers {
-		f = providertest.Header(name, r.filled(value).(string), f)
+		f = authserver.Header(name, r.filled(value).(string), f)
 	}
 	return f
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // TestWire compares every request that one child's life takes, byte for byte,
@@ -51,14 +52,14 @@ func TestWire(t *testing.T) {
 		"refresh_token_public":                        {with{"grant": "refresh_token", "refresh_token": "parent/token+1", "auth_method": "none", "client_secret": "", "revocation": "token"}, scopes("read")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, providertest.Options{TLS: test.fields["auth_method"] == authSelfSignedTLS, MutualTLS: true}, test.fields)
+			f := newFixture(t, authserver.Options{TLS: test.fields["auth_method"] == authSelfSignedTLS, MutualTLS: true}, test.fields)
 			tokenType := "Bearer"
 			if f.settings.DPoP {
 				tokenType = "DPoP"
 			}
-			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", `{"access_token":"child/token+1","token_type":"`+tokenType+`","expires_in":60}`))
-			f.server.Break(providertest.EndpointIntrospect, providertest.Once(providertest.Answer(200, "application/json", `{"active":true}`)))
-			f.server.Break(providertest.EndpointRevoke, providertest.Lie())
+			f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json", `{"access_token":"child/token+1","token_type":"`+tokenType+`","expires_in":60}`))
+			f.server.Break(authserver.EndpointIntrospect, authserver.Once(authserver.Answer(200, "application/json", `{"active":true}`)))
+			f.server.Break(authserver.EndpointRevoke, authserver.Lie())
 			child, err := f.mintWith(f.proof(agentKey(t), "the-nonce"), test.asked)
 			require.NoError(t, err)
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
@@ -98,13 +99,13 @@ func TestExchangeWire(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.fields["signer"] = &providertest.Signer{Token: brokersToken}
-			f := newFixture(t, providertest.Options{}, test.fields)
+			f := newFixture(t, authserver.Options{}, test.fields)
 			issued := typeAccessToken
 			if test.r.Parameters != nil {
 				issued = typeJWT
 			}
-			f.server.Break(providertest.EndpointToken, providertest.Answer(200, "application/json", `{"access_token":"child/token+1","issued_token_type":"`+issued+`","token_type":"Bearer","expires_in":60}`))
-			f.server.Break(providertest.EndpointRevoke, providertest.Lie())
+			f.server.Break(authserver.EndpointToken, authserver.Answer(200, "application/json", `{"access_token":"child/token+1","issued_token_type":"`+issued+`","token_type":"Bearer","expires_in":60}`))
+			f.server.Break(authserver.EndpointRevoke, authserver.Lie())
 			child, err := f.exchange(test.r)
 			require.NoError(t, err)
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
@@ -114,7 +115,7 @@ func TestExchangeWire(t *testing.T) {
 }
 
 // dump writes requests down as they came, without what Go's client adds.
-func dump(t *testing.T, requests []providertest.Request) string {
+func dump(t *testing.T, requests []authserver.Request) string {
 	t.Helper()
 	var b strings.Builder
 	for _, r := range requests {

@@ -1,3 +1,5 @@
+// Package providertest is the suite that every provider type passes, and what its tests
+// need to open one.
 package providertest
 
 import (

@@ -1,4 +1,4 @@
-package providertest
+package authserver
 
 import "net/http"
 

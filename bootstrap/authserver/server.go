@@ -1,8 +1,7 @@
-// Package providertest holds what tests of provider types share: servers with a
-// token table, real protocol behaviour and switchable faults, and the suite that
-// every type passes. Fakes rather than mocks: what is asked is whether a token
-// lives, not which call was made.
-package providertest
+// Package authserver is a server for tests, with a token table, real protocol
+// behaviour and switchable faults. A fake rather than a mock: what is asked is whether
+// a token lives, not which call was made.
+package authserver
 
 import (
 	"crypto/ecdsa"
@@ -24,11 +23,11 @@ import (
 	"time"
 )
 
-// AuthServer is an OAuth 2.0 authorization server of our own: RFC 6749 (client
+// Server is an OAuth 2.0 authorization server of our own: RFC 6749 (client
 // credentials and refresh), 7009, 7523 and 8693 (exchange), 7662, 8414, 8707 and 9396 as a careful server
 // would have them, and faults that no real server can be told to have. It is
 // safe for concurrent use.
-type AuthServer struct {
+type Server struct {
 	// URL is the issuer, without a slash at its end.
 	URL string
 	// CAPEM is the certificate to trust, if the server speaks TLS.
@@ -50,7 +49,7 @@ type AuthServer struct {
 	subjects  map[string]Bearer
 }
 
-// Options are an AuthServer's fixed properties; the zero value is a plain one.
+// Options are an Server's fixed properties; the zero value is a plain one.
 type Options struct {
 	// TLS serves https with a certificate of its own (CAPEM); ExpiredTLS with one
 	// that has expired.
@@ -157,8 +156,8 @@ func (r Request) Form() url.Values {
 	return form
 }
 
-// NewAuthServer starts a server that ends with the test.
-func NewAuthServer(t testing.TB, o Options, clients ...Client) *AuthServer {
+// New starts a server that ends with the test.
+func New(t testing.TB, o Options, clients ...Client) *Server {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -170,7 +169,7 @@ func NewAuthServer(t testing.TB, o Options, clients ...Client) *AuthServer {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &AuthServer{
+	s := &Server{
 		key:       key,
 		options:   o,
 		clients:   map[string]*Client{},
@@ -211,18 +210,18 @@ func NewAuthServer(t testing.TB, o Options, clients ...Client) *AuthServer {
 }
 
 // SetClient registers a client or changes it.
-func (s *AuthServer) SetClient(c Client) {
+func (s *Server) SetClient(c Client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clients[c.ID] = &c
 }
 
 // Endpoint is the URL of e.
-func (s *AuthServer) Endpoint(e Endpoint) string { return s.URL + string(e) }
+func (s *Server) Endpoint(e Endpoint) string { return s.URL + string(e) }
 
 // IssueRefreshToken gives client a refresh token with all of its scopes, as after
 // a user's consent.
-func (s *AuthServer) IssueRefreshToken(client string) string {
+func (s *Server) IssueRefreshToken(client string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serial++
@@ -230,21 +229,21 @@ func (s *AuthServer) IssueRefreshToken(client string) string {
 }
 
 // Certified are the paths to which a client certificate was shown.
-func (s *AuthServer) Certified() map[string]bool {
+func (s *Server) Certified() map[string]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.certified)
 }
 
 // Active reports whether token is alive, whoever asks.
-func (s *AuthServer) Active(token string) bool {
+func (s *Server) Active(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.alive(s.tokens[token])
 }
 
 // Live are the access tokens that are alive.
-func (s *AuthServer) Live() []string {
+func (s *Server) Live() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var live []string
@@ -258,7 +257,7 @@ func (s *AuthServer) Live() []string {
 }
 
 // Lookup is what the server remembers of token.
-func (s *AuthServer) Lookup(token string) (Token, bool) {
+func (s *Server) Lookup(token string) (Token, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tokens[token]
@@ -269,7 +268,7 @@ func (s *AuthServer) Lookup(token string) (Token, bool) {
 }
 
 // Kill ends token as an operator of the server would.
-func (s *AuthServer) Kill(token string) {
+func (s *Server) Kill(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.tokens[token]; t != nil {
@@ -278,7 +277,7 @@ func (s *AuthServer) Kill(token string) {
 }
 
 // Counts are how often things have happened so far.
-func (s *AuthServer) Counts() Counts {
+func (s *Server) Counts() Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.counts
@@ -290,14 +289,14 @@ func (s *AuthServer) Counts() Counts {
 }
 
 // Requests are all requests so far.
-func (s *AuthServer) Requests() []Request {
+func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.requests)
 }
 
 // LastRequest is the last one that e got.
-func (s *AuthServer) LastRequest(e Endpoint) Request {
+func (s *Server) LastRequest(e Endpoint) Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range slices.Backward(s.requests) {
@@ -308,12 +307,12 @@ func (s *AuthServer) LastRequest(e Endpoint) Request {
 	return Request{}
 }
 
-func (s *AuthServer) alive(t *Token) bool {
+func (s *Server) alive(t *Token) bool {
 	return t != nil && !t.Dead && (t.Expires.IsZero() || t.Expires.After(s.options.Now()))
 }
 
 // issue enters a token with a value of its own. The caller holds mu.
-func (s *AuthServer) issue(t Token) *Token {
+func (s *Server) issue(t Token) *Token {
 	s.serial++
 	kind := "at"
 	if t.Refresh {

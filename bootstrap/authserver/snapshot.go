@@ -1,4 +1,4 @@
-package providertest
+package authserver
 
 import (
 	"crypto/ecdsa"
@@ -23,7 +23,7 @@ type Snapshot struct {
 }
 
 // Snapshot is what the server remembers now.
-func (s *AuthServer) Snapshot(t testing.TB) Snapshot {
+func (s *Server) Snapshot(t testing.TB) Snapshot {
 	t.Helper()
 	key, err := x509.MarshalPKCS8PrivateKey(s.key)
 	if err != nil {
@@ -46,11 +46,11 @@ func (s *AuthServer) Snapshot(t testing.TB) Snapshot {
 
 // Resume starts a server that remembers what the snapshot holds. o has what a
 // snapshot cannot hold, the clock.
-func Resume(t testing.TB, from Snapshot, o Options) *AuthServer {
+func Resume(t testing.TB, from Snapshot, o Options) *Server {
 	t.Helper()
 	options := from.Options
 	options.Now = o.Now
-	s := NewAuthServer(t, options)
+	s := New(t, options)
 	parsed, err := x509.ParsePKCS8PrivateKey(from.Key)
 	if err != nil {
 		t.Fatal(err)

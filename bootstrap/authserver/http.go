@@ -1,4 +1,4 @@
-package providertest
+package authserver
 
 import (
 	"bytes"
@@ -22,7 +22,7 @@ func oauthError(status int, code string) reply {
 }
 
 // ServeHTTP implements http.Handler.
-func (s *AuthServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 	if err != nil {
 		return
@@ -63,7 +63,7 @@ func (a reply) send(w http.ResponseWriter) {
 	_, _ = w.Write(raw)
 }
 
-func (s *AuthServer) act(e Endpoint, r *http.Request, body string) reply {
+func (s *Server) act(e Endpoint, r *http.Request, body string) reply {
 	o := s.options
 	switch e {
 	case EndpointMetadata, EndpointOIDC:
@@ -95,7 +95,7 @@ func (s *AuthServer) act(e Endpoint, r *http.Request, body string) reply {
 	return oauthError(http.StatusNotFound, "not_found")
 }
 
-func (s *AuthServer) metadata() map[string]any {
+func (s *Server) metadata() map[string]any {
 	m := map[string]any{
 		"issuer":         s.URL,
 		"token_endpoint": s.Endpoint(EndpointToken),
@@ -115,7 +115,7 @@ func (s *AuthServer) metadata() map[string]any {
 
 // authenticate finds the client by RFC 6749 2.3.1: Basic with both parts
 // form-encoded, or both in the form; nil if it is none or its secret is wrong.
-func (s *AuthServer) authenticate(r *http.Request, form url.Values) *Client {
+func (s *Server) authenticate(r *http.Request, form url.Values) *Client {
 	if client := s.clients[form.Get("client_id")]; client != nil && client.hasKeys() {
 		return s.authenticateByKey(client, r, form)
 	}
@@ -137,7 +137,7 @@ func (s *AuthServer) authenticate(r *http.Request, form url.Values) *Client {
 	return client
 }
 
-func (s *AuthServer) token(client *Client, form url.Values) reply {
+func (s *Server) token(client *Client, form url.Values) reply {
 	switch form.Get("grant_type") {
 	case "client_credentials":
 		if len(client.Secrets) == 0 && !client.hasKeys() {
@@ -155,7 +155,7 @@ func (s *AuthServer) token(client *Client, form url.Values) reply {
 	return oauthError(http.StatusBadRequest, "unsupported_grant_type")
 }
 
-func (s *AuthServer) refresh(client *Client, form url.Values) reply {
+func (s *Server) refresh(client *Client, form url.Values) reply {
 	old := s.tokens[form.Get("refresh_token")]
 	switch {
 	case old == nil || !old.Refresh || old.Client != client.ID:
@@ -174,7 +174,7 @@ func (s *AuthServer) refresh(client *Client, form url.Values) reply {
 }
 
 // grant issues what was asked for within t.Scopes and the client's audiences.
-func (s *AuthServer) grant(client *Client, t Token, form url.Values) reply {
+func (s *Server) grant(client *Client, t Token, form url.Values) reply {
 	if asked := strings.Fields(form.Get("scope")); len(asked) > 0 {
 		for _, scope := range asked {
 			if !slices.Contains(t.Scopes, scope) {
@@ -213,7 +213,7 @@ func (s *AuthServer) grant(client *Client, t Token, form url.Values) reply {
 
 // revoke answers 200 whether or not there was something to revoke (RFC 7009
 // 2.2); another client's token stays alive.
-func (s *AuthServer) revoke(client *Client, token string) reply {
+func (s *Server) revoke(client *Client, token string) reply {
 	t := s.tokens[token]
 	if t != nil && t.Client == client.ID {
 		if s.alive(t) {
@@ -227,7 +227,7 @@ func (s *AuthServer) revoke(client *Client, token string) reply {
 	return reply{http.StatusOK, map[string]any{}}
 }
 
-func (s *AuthServer) killFamily(family int) {
+func (s *Server) killFamily(family int) {
 	for _, t := range s.tokens {
 		if t.Family == family {
 			t.Dead = true
@@ -235,7 +235,7 @@ func (s *AuthServer) killFamily(family int) {
 	}
 }
 
-func (s *AuthServer) introspect(token string) reply {
+func (s *Server) introspect(token string) reply {
 	t := s.tokens[token]
 	if !s.alive(t) {
 		return reply{http.StatusOK, map[string]any{"active": false}}
@@ -244,7 +244,7 @@ func (s *AuthServer) introspect(token string) reply {
 }
 
 // claims are a token's facts, for introspection or a JWT.
-func (s *AuthServer) claims(t Token, active bool) map[string]any {
+func (s *Server) claims(t Token, active bool) map[string]any {
 	c := map[string]any{
 		"iss":       s.URL,
 		"sub":       cmp.Or(t.Subject, t.Client),

@@ -1,4 +1,4 @@
-package providertest
+package authserver
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 type Fault func(w http.ResponseWriter, r *http.Request, act func() reply)
 
 // Break switches a fault on at an endpoint, nil switches it off.
-func (s *AuthServer) Break(e Endpoint, f Fault) {
+func (s *Server) Break(e Endpoint, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults[e] = f

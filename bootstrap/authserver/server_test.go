@@ -1,4 +1,4 @@
-package providertest_test
+package authserver_test
 
 import (
 	"context"
@@ -14,16 +14,16 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
-var client = providertest.Client{ID: "a client", Secrets: []string{"p/w+d"}, Scopes: []string{"read", "write"}}
+var client = authserver.Client{ID: "a client", Secrets: []string{"p/w+d"}, Scopes: []string{"read", "write"}}
 
 // A client that nobody here wrote understands the server, in both ways to
 // authenticate, also over TLS.
 func TestAnIndependentClientIsServed(t *testing.T) {
 	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleInHeader, oauth2.AuthStyleInParams} {
-		s := providertest.NewAuthServer(t, providertest.Options{TLS: true}, client)
+		s := authserver.New(t, authserver.Options{TLS: true}, client)
 		roots := x509.NewCertPool()
 		require.True(t, roots.AppendCertsFromPEM([]byte(s.CAPEM)))
 		ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{
@@ -31,7 +31,7 @@ func TestAnIndependentClientIsServed(t *testing.T) {
 		})
 		config := clientcredentials.Config{
 			ClientID: client.ID, ClientSecret: client.Secrets[0], Scopes: []string{"read"},
-			TokenURL: s.Endpoint(providertest.EndpointToken), AuthStyle: style,
+			TokenURL: s.Endpoint(authserver.EndpointToken), AuthStyle: style,
 		}
 		token, err := config.Token(ctx)
 		require.NoError(t, err)
@@ -47,10 +47,10 @@ func TestAnIndependentClientIsServed(t *testing.T) {
 }
 
 func TestAReusedRefreshTokenKillsItsFamily(t *testing.T) {
-	s := providertest.NewAuthServer(t, providertest.Options{RotateRefresh: true}, client)
+	s := authserver.New(t, authserver.Options{RotateRefresh: true}, client)
 	config := oauth2.Config{
 		ClientID: client.ID, ClientSecret: client.Secrets[0],
-		Endpoint: oauth2.Endpoint{TokenURL: s.Endpoint(providertest.EndpointToken), AuthStyle: oauth2.AuthStyleInHeader},
+		Endpoint: oauth2.Endpoint{TokenURL: s.Endpoint(authserver.EndpointToken), AuthStyle: oauth2.AuthStyleInHeader},
 	}
 	first := s.IssueRefreshToken(client.ID)
 	use := func(refreshToken string) (*oauth2.Token, error) {
@@ -68,8 +68,8 @@ func TestAReusedRefreshTokenKillsItsFamily(t *testing.T) {
 }
 
 func TestTheServersOwnKeysVerifyItsJWTs(t *testing.T) {
-	s := providertest.NewAuthServer(t, providertest.Options{JWT: true}, client)
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, s.Endpoint(providertest.EndpointJWKS), nil)
+	s := authserver.New(t, authserver.Options{JWT: true}, client)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, s.Endpoint(authserver.EndpointJWKS), nil)
 	require.NoError(t, err)
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)

@@ -1,4 +1,4 @@
-package providertest
+package authserver
 
 import (
 	"net/http"
@@ -21,14 +21,14 @@ type Bearer struct {
 }
 
 // Trust has the server take token for who's, as a subject or actor token.
-func (s *AuthServer) Trust(token string, who Bearer) {
+func (s *Server) Trust(token string, who Bearer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.subjects[token] = who
 }
 
 // exchange is RFC 8693 2.
-func (s *AuthServer) exchange(client *Client, form url.Values) reply {
+func (s *Server) exchange(client *Client, form url.Values) reply {
 	subject, known := s.subjects[form.Get("subject_token")]
 	actor, actorKnown := s.subjects[form.Get("actor_token")]
 	requested := form.Get("requested_token_type")
@@ -50,7 +50,7 @@ func (s *AuthServer) exchange(client *Client, form url.Values) reply {
 }
 
 // redeem is RFC 7523 2.1, and Entra's on-behalf-of.
-func (s *AuthServer) redeem(client *Client, form url.Values) reply {
+func (s *Server) redeem(client *Client, form url.Values) reply {
 	subject, known := s.subjects[form.Get("assertion")]
 	if !known {
 		return oauthError(http.StatusBadRequest, "invalid_grant")
@@ -58,7 +58,7 @@ func (s *AuthServer) redeem(client *Client, form url.Values) reply {
 	return s.grantFor(client, subject, Bearer{}, form)
 }
 
-func (s *AuthServer) grantFor(client *Client, subject, actor Bearer, form url.Values) reply {
+func (s *Server) grantFor(client *Client, subject, actor Bearer, form url.Values) reply {
 	s.serial++
 	t := Token{Client: client.ID, Subject: subject.Subject, Actor: actor.Subject, Scopes: client.Scopes, Family: s.serial}
 	if subject.Scopes != nil {

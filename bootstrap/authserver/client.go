@@ -1,4 +1,4 @@
-package providertest
+package authserver
 
 import (
 	"crypto/sha256"
@@ -26,7 +26,7 @@ const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 func (c *Client) hasKeys() bool { return c.JWKS != "" || c.AuthorityPEM != "" }
 
 // authenticateByKey is RFC 7523 2.2 where an assertion came, else RFC 8705 2.
-func (s *AuthServer) authenticateByKey(client *Client, r *http.Request, form url.Values) *Client {
+func (s *Server) authenticateByKey(client *Client, r *http.Request, form url.Values) *Client {
 	_, _, basic := r.BasicAuth()
 	certificate := s.certificateOf(r)
 	var known bool
@@ -46,7 +46,7 @@ func (s *AuthServer) authenticateByKey(client *Client, r *http.Request, form url
 }
 
 // certificateOf is the client's certificate, at the endpoints where one counts.
-func (s *AuthServer) certificateOf(r *http.Request) *x509.Certificate {
+func (s *Server) certificateOf(r *http.Request) *x509.Certificate {
 	if !strings.HasPrefix(r.URL.Path, mutualTLS+"/") || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return nil
 	}
@@ -55,7 +55,7 @@ func (s *AuthServer) certificateOf(r *http.Request) *x509.Certificate {
 
 // assertionHolds judges an assertion by RFC 7523 3: the issuer or the token endpoint
 // as its audience, a minute of life at most, and each jti once.
-func (s *AuthServer) assertionHolds(client *Client, assertion string) bool {
+func (s *Server) assertionHolds(client *Client, assertion string) bool {
 	token, err := jwt.ParseSigned(assertion, AssertionAlgorithms)
 	if err != nil || len(token.Headers) != 1 || token.Headers[0].ExtraHeaders[jose.HeaderType] != "JWT" {
 		return false
@@ -80,7 +80,7 @@ func (s *AuthServer) assertionHolds(client *Client, assertion string) bool {
 }
 
 // useOnce reports whether id is new. The caller holds mu.
-func (s *AuthServer) useOnce(id string) bool {
+func (s *Server) useOnce(id string) bool {
 	if id == "" || s.used[id] {
 		return false
 	}
@@ -106,7 +106,7 @@ func registered(certificate *x509.Certificate, text string) bool {
 	})
 }
 
-func (s *AuthServer) aliases(m map[string]any) map[string]any {
+func (s *Server) aliases(m map[string]any) map[string]any {
 	aliases := map[string]any{}
 	for name, value := range m {
 		if strings.HasSuffix(name, "_endpoint") {
@@ -118,7 +118,7 @@ func (s *AuthServer) aliases(m map[string]any) map[string]any {
 
 // bound answers a token request, whose token is bound to the key that came with it.
 // The caller holds mu.
-func (s *AuthServer) bound(client *Client, r *http.Request, form url.Values) reply {
+func (s *Server) bound(client *Client, r *http.Request, form url.Values) reply {
 	asked := *client
 	if certificate := s.certificateOf(r); certificate != nil && client.CertificateBound {
 		sum := sha256.Sum256(certificate.Raw)

@@ -1,4 +1,4 @@
-package providertest
+package authserver
 
 import (
 	"crypto"
@@ -12,7 +12,7 @@ import (
 
 // judgeProof is RFC 9449 4.3: it returns the key's thumbprint or an error code. The
 // caller holds mu.
-func (s *AuthServer) judgeProof(proof, endpoint string) (jkt, code string) {
+func (s *Server) judgeProof(proof, endpoint string) (jkt, code string) {
 	const refused = "invalid_dpop_proof"
 	token, err := jwt.ParseSigned(proof, AssertionAlgorithms)
 	if err != nil || len(token.Headers) != 1 || token.Headers[0].ExtraHeaders[jose.HeaderType] != "dpop+jwt" {
@@ -46,7 +46,7 @@ func (s *AuthServer) judgeProof(proof, endpoint string) (jkt, code string) {
 }
 
 // nonce is the one that proofs must hold.
-func (s *AuthServer) nonce() string { return "nonce-of-" + s.server.Listener.Addr().String() }
+func (s *Server) nonce() string { return "nonce-of-" + s.server.Listener.Addr().String() }
 
 func tokenTypeOf(t *Token) string {
 	if t.Confirmation["jkt"] != "" {

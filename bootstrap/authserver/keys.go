@@ -1,4 +1,4 @@
-package providertest
+package authserver
 
 import (
 	"crypto/ecdsa"
@@ -22,7 +22,7 @@ import (
 const keyID = "test-1"
 
 // sign makes the JWT (RFC 9068) of t.
-func (s *AuthServer) sign(t Token) string {
+func (s *Server) sign(t Token) string {
 	claims := s.claims(t, false)
 	claims["jti"] = t.Value
 	claims["iat"] = s.options.Now().Unix()
@@ -31,7 +31,7 @@ func (s *AuthServer) sign(t Token) string {
 
 // SignClaims signs any claims with the server's key: for tokens that a careful
 // server would not issue.
-func (s *AuthServer) SignClaims(typ string, claims map[string]any) string {
+func (s *Server) SignClaims(typ string, claims map[string]any) string {
 	payload, err := json.Marshal(claims)
 	if err != nil {
 		panic(err)
@@ -53,13 +53,13 @@ func (s *AuthServer) SignClaims(typ string, claims map[string]any) string {
 }
 
 // AddToken enters an access token that the server did not issue by itself.
-func (s *AuthServer) AddToken(t Token) {
+func (s *Server) AddToken(t Token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tokens[t.Value] = &t
 }
 
-func (s *AuthServer) jwks() map[string]any {
+func (s *Server) jwks() map[string]any {
 	raw, err := s.key.PublicKey.Bytes() // uncompressed: 4, x, y
 	if err != nil {
 		panic(err)
@@ -101,7 +101,7 @@ func expiredCertificate(t testing.TB) (*tls.Config, string) {
 }
 
 // KeyPEM is the server's public key, which outlives the server.
-func (s *AuthServer) KeyPEM(t testing.TB) string {
+func (s *Server) KeyPEM(t testing.TB) string {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(&s.key.PublicKey)
 	if err != nil {
