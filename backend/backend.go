@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
@@ -38,6 +39,7 @@ what from which provider.
 // broker is the engine of one mount. It is safe for concurrent use.
 type broker struct {
 	*framework.Backend
+	types   catalog.Catalog
 	storage logical.Storage
 	now     func() time.Time
 
@@ -66,15 +68,16 @@ type broker struct {
 // system view: Vault also calls it where both refuse everything, to read the
 // plugin's version.
 func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
-	b := newBroker(conf.StorageView, time.Now)
+	b := newBroker(catalog.Types(), conf.StorageView, time.Now)
 	if err := b.Setup(ctx, conf); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-func newBroker(storage logical.Storage, now func() time.Time) *broker {
+func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.Time) *broker {
 	b := &broker{
+		types:     types,
 		storage:   storage,
 		now:       now,
 		roles:     newCache[*compiledRole](),

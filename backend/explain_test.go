@@ -26,6 +26,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -87,7 +88,7 @@ func newExplainLab(t *testing.T) *explainLab {
 		StaticSystemView: logical.StaticSystemView{DefaultLeaseTTLVal: time.Hour, MaxLeaseTTLVal: 24 * time.Hour},
 		entities:         map[string]*logical.Entity{}, groups: map[string][]*logical.Group{},
 	}
-	l.broker = newBroker(l.store, now)
+	l.broker = newBroker(catalog.Types(), l.store, now)
 	require.NoError(t, l.Setup(context.Background(), &logical.BackendConfig{
 		Logger: hclog.NewNullLogger(), System: l.vault, StorageView: l.store,
 	}))

@@ -379,7 +379,7 @@ func TestNothingIsGrantedWhileItIsUnknownWhatIsFrozen(t *testing.T) {
 	m.mustCreds(nil)
 	// One entry that nobody can read stops what it is about, and nothing else.
 	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: freezePrefix + placeOf("role/broken"), Value: []byte("{")}))
-	m.b = newBroker(m.storage, m.clock.Now)
+	m.b = newBroker(m.types, m.storage, m.clock.Now)
 	require.NoError(t, m.b.Setup(t.Context(), &logical.BackendConfig{StorageView: m.storage, System: m.vault, Logger: hclog.NewNullLogger()}))
 	m.mustCreds(nil)
 	frozen, err := m.b.freezer.anyOf(t.Context(), []thing{{kindRole, "broken"}})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -45,7 +46,7 @@ func TestTenThousandHoldersAreJudgedInSlices(t *testing.T) {
 	const holders = 10_000
 	ctx, now := context.Background(), time.Now()
 	system := &manyEntities{}
-	b := newBroker(&logical.InmemStorage{}, func() time.Time { return now })
+	b := newBroker(catalog.Types(), &logical.InmemStorage{}, func() time.Time { return now })
 	require.NoError(t, b.Setup(ctx, &logical.BackendConfig{System: system, Logger: hclog.NewNullLogger(), StorageView: b.storage}))
 	for n := range holders {
 		holder := fmt.Sprintf("entity-%05d", n)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -338,7 +339,7 @@ func FuzzInput(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	b := newBroker(&logical.InmemStorage{}, newClock().Now)
+	b := newBroker(catalog.Types(), &logical.InmemStorage{}, newClock().Now)
 	var paths []string
 	for _, p := range b.Paths {
 		sample := samplePath(f, p.Pattern, names)

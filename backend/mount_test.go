@@ -25,6 +25,8 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -59,6 +61,7 @@ type mount struct {
 	vault   *vaultView
 	server  *authserver.Server
 	log     *lockedBuffer
+	types   catalog.Catalog
 
 	mu      sync.Mutex
 	secrets []string
@@ -78,6 +81,8 @@ type setup struct {
 	provider map[string]any
 	// role are fields of the role "r" beside provider and scopes.
 	role map[string]any
+	// types are further types of provider, a test's own.
+	types []provider.Type
 }
 
 // newMount is a mount with the provider oauth2/p on a server of its own and the
@@ -94,7 +99,7 @@ func newMount(t testing.TB, s setup) *mount {
 
 func newEmptyMount(t testing.TB, s setup) *mount {
 	t.Helper()
-	m := &mount{t: t, storage: &flakyStorage{}, clock: newClock(), log: &lockedBuffer{}, secrets: []string{parentSecret, nextSecret}}
+	m := &mount{t: t, storage: &flakyStorage{}, clock: newClock(), log: &lockedBuffer{}, types: append(catalog.Types(), s.types...), secrets: []string{parentSecret, nextSecret}}
 	m.vault = newVaultView()
 	s.server.Now = m.clock.Now
 	if s.client.ID == "" {
@@ -120,7 +125,7 @@ func (m *mount) providerFields(different map[string]any) map[string]any {
 // node that takes over.
 func (m *mount) start() {
 	m.t.Helper()
-	m.b = newBroker(m.storage, m.clock.Now)
+	m.b = newBroker(m.types, m.storage, m.clock.Now)
 	require.NoError(m.t, m.b.Setup(context.Background(), &logical.BackendConfig{
 		StorageView: m.storage, System: m.vault,
 		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: m.log}),

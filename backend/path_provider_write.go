@@ -73,7 +73,7 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 
 // warn names the roles that can have no more tokens for what this write reserves.
 func (h providerHandler) warn(ctx context.Context, ref string, before, after *providerEntry) *logical.Response {
-	was, is := reservedBy(ref, before), reservedBy(ref, after)
+	was, is := reservedBy(h.b.types, ref, before), reservedBy(h.b.types, ref, after)
 	if slices.Equal(was.Endpoints, is.Endpoints) && slices.Equal(was.Names, is.Names) {
 		return nil
 	}

@@ -15,7 +15,6 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -54,45 +53,37 @@ func (b *broker) pathProviders() []*framework.Path {
 			},
 		},
 	}}
-	for _, t := range catalog.Types() {
+	for _, t := range b.types {
 		paths = append(paths, b.pathProviderType(t)...)
 	}
 	return append(paths, &framework.Path{
 		Pattern:         "providers/" + framework.MatchAllRegex("type"),
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "provider-of-unknown-type"},
 		HelpSynopsis:    "Answers for provider types that this version does not have.",
-		HelpDescription: "Known types: " + strings.Join(typeNames(), ", ") + ".",
+		HelpDescription: "Known types: " + strings.Join(b.types.Names(), ", ") + ".",
 		Fields: map[string]*framework.FieldSchema{
 			"type": {Type: framework.TypeString, Description: "The type that does not exist, and what follows it."},
 		},
 		TakesArbitraryInput: true,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation:   unknownType(),
-			logical.UpdateOperation: unknownType(),
-			logical.DeleteOperation: unknownType(),
-			logical.ListOperation:   unknownType(),
+			logical.ReadOperation:   b.unknownType(),
+			logical.UpdateOperation: b.unknownType(),
+			logical.DeleteOperation: b.unknownType(),
+			logical.ListOperation:   b.unknownType(),
 		},
 	})
 }
 
-func unknownType() *framework.PathOperation {
+func (b *broker) unknownType() *framework.PathOperation {
 	return &framework.PathOperation{
 		Summary: "Refuses an unknown provider type.",
 		Callback: func(_ context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 			name, _, _ := strings.Cut(d.Get("type").(string), "/")
 			return nil, fault.New(fault.InvalidRequest, "there is no such provider under type %q: the types are %s, and names are of letters, digits, '-', '_' and '.'",
-				short(name), strings.Join(typeNames(), ", "))
+				short(name), strings.Join(b.types.Names(), ", "))
 		},
 		Responses: map[int][]framework.Response{http.StatusBadRequest: {{Description: "There is no such type."}}},
 	}
-}
-
-func typeNames() []string {
-	var names []string
-	for _, t := range catalog.Types() {
-		names = append(names, t.Name())
-	}
-	return names
 }
 
 // pathProviderType makes the paths of one type, so that help and the OpenAPI

@@ -17,7 +17,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -171,7 +170,7 @@ func (b *broker) compileRole(ctx context.Context, r *role.Role) (*decision.Polic
 		}
 	}
 	typeName, _, _ := strings.Cut(r.Provider, "/")
-	return r.Compile(catalog.Lookup(typeName), p.traits, p.settings.MaxTTL)
+	return r.Compile(b.types.Lookup(typeName), p.traits, p.settings.MaxTTL)
 }
 
 func (b *broker) readRole(ctx context.Context, name string) (*role.Role, error) {

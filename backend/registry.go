@@ -18,7 +18,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -140,7 +139,7 @@ func (r *registry) mustOpen(ctx context.Context, ref string) (*openProvider, err
 
 func (r *registry) assemble(ref string, entry *providerEntry) (*openProvider, error) {
 	typeName, name, _ := strings.Cut(ref, "/")
-	t := catalog.Lookup(typeName)
+	t := r.b.types.Lookup(typeName)
 	if t == nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "this version of the plugin has no provider type %q", typeName)
 	}

@@ -72,7 +72,7 @@ func (b *broker) reservedNow(ctx context.Context) (*reserved, error) {
 		for _, ref := range refs {
 			its, err := b.providers.reserves.get(ref, func() (provider.Reserved, error) {
 				entry, err := b.providers.read(ctx, ref)
-				return reservedBy(ref, entry), err
+				return reservedBy(b.types, ref, entry), err
 			})
 			switch {
 			case errors.Is(err, errUndecodable):
@@ -126,12 +126,12 @@ func (r *registry) refs(ctx context.Context) ([]string, error) {
 
 // reservedBy is what a stored provider, if it is there, reserves by its type. One of a
 // type that this version lacks reserves where its secrets were sent.
-func reservedBy(ref string, entry *providerEntry) provider.Reserved {
+func reservedBy(types catalog.Catalog, ref string, entry *providerEntry) provider.Reserved {
 	if entry == nil {
 		return provider.Reserved{}
 	}
 	typeName, name, _ := strings.Cut(ref, "/")
-	t := catalog.Lookup(typeName)
+	t := types.Lookup(typeName)
 	if t == nil {
 		return provider.Reserved{Endpoints: entry.Pinned.Destinations}
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
 
 // Bounds on one sweep: core holds its state lock while the periodic one runs.
@@ -218,7 +217,7 @@ func waitForAll(ctx context.Context, runs []*killRun, atMost time.Duration) swep
 // providerRefs are all providers as <type>/<name>.
 func (b *broker) providerRefs(ctx context.Context) ([]string, error) {
 	var refs []string
-	for _, t := range catalog.Types() {
+	for _, t := range b.types {
 		names, err := b.storage.List(ctx, providerPrefix+t.Name()+"/")
 		if err != nil {
 			return nil, storageFault(err)

@@ -8,19 +8,32 @@ import (
 )
 
 // Types are all provider types, in the order in which help shows them.
-func Types() []provider.Type {
-	return []provider.Type{
+func Types() Catalog {
+	return Catalog{
 		oauth2.Type{},
 		jwt.Type{},
 	}
 }
 
+// Catalog is a list of provider types with different names. An engine is made with
+// one, so that a test can add a type of its own.
+type Catalog []provider.Type
+
 // Lookup returns the type called name, or nil.
-func Lookup(name string) provider.Type {
-	for _, t := range Types() {
+func (c Catalog) Lookup(name string) provider.Type {
+	for _, t := range c {
 		if t.Name() == name {
 			return t
 		}
 	}
 	return nil
+}
+
+// Names are the types' names, in order.
+func (c Catalog) Names() []string {
+	names := make([]string, 0, len(c))
+	for _, t := range c {
+		names = append(names, t.Name())
+	}
+	return names
 }
