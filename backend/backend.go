@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -52,16 +53,13 @@ type broker struct {
 	freezer   *freezer
 	quotas    *quotas
 	shares    *shares
-	orders    *orders
-	holders   holderCursor
+	killer    *killer
 	known     recentIDs // entities that are there
 	strangers recentIDs // names of subjects that are no entity's id
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger
 	door      *doorway
-	drain     time.Duration // drainBudget
-	latePause time.Duration // before the first further try of a kill after the end
 }
 
 // Factory makes the engine of one mount. It touches neither storage nor the
@@ -86,19 +84,21 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		issuerMu:  locksutil.CreateLocks(),
 		used:      newUsedTokens(storage),
 		freezer:   newFreezer(storage, now),
-		orders:    newOrders(),
 		meters:    newMeters(),
 		shares:    newShares(),
 		ledger:    grant.NewLedger(storage),
 		own:       newOwnIssuer(storage, now),
 		door:      newDoorway(),
-		drain:     drainBudget,
-		latePause: 2 * time.Second,
 		known:     recentIDs{age: knownFor},
 		strangers: recentIDs{age: strangerFor},
 	}
 	b.providers = newRegistry(b)
 	b.quotas = newQuotas(b)
+	b.killer = newKiller(killDeps{
+		Ledger: b.ledger, Storage: storage, Now: now, Logger: func() hclog.Logger { return b.Logger() }, Meters: b.meters,
+		Reaper: providerReaper{b.providers}, Freezer: b.freezer, Door: b.door, Standing: b.standing, CloseShare: b.shares.close,
+		Tainted: func() bool { return b.System().Tainted() }, Leaving: b.leaving,
+	})
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(help),
 		BackendType:    logical.TypeLogical,
@@ -132,7 +132,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			return nil
 		},
 		PeriodicFunc: b.periodic,
-		Clean:        b.clean,
+		Clean:        b.killer.end,
 		Invalidate:   b.invalidate,
 	}
 	return b
@@ -189,7 +189,7 @@ func (b *broker) invalidate(_ context.Context, key string) {
 	case key == oldFrozenKey:
 		b.freezer.forgetAll()
 	case key == firstLooksKey:
-		b.holders.unknown.forget()
+		b.killer.holders.unknown.forget()
 	case key == configKey || key == signingKeysKey:
 		b.own.forget()
 	case strings.HasPrefix(key, issuerPrefix):

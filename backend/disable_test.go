@@ -95,7 +95,7 @@ func TestALeaseKeepsTheMountWhileAMintIsInFlight(t *testing.T) {
 func TestAMintThatOutlastsTheWaitKeepsTheMountWhereALeaseCan(t *testing.T) {
 	m := newMount(t, patient)
 	l := m.mustCreds(nil)
-	m.b.drain = time.Millisecond
+	m.b.killer.drain = time.Millisecond
 	f := m.mintInFlight()
 	m.taint(true)
 	require.ErrorContains(t, m.periodic(), "1 at oauth2/p")
@@ -111,7 +111,7 @@ func TestAMintThatEndsAfterTheMountIsKilled(t *testing.T) {
 	for name, revoke := range map[string]authserver.Fault{"at once": nil, "at the second try": authserver.Once(authserver.Answer(500, "text/plain", ""))} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, patient)
-			m.b.drain, m.b.latePause = time.Millisecond, time.Millisecond
+			m.b.killer.drain, m.b.killer.latePause = time.Millisecond, time.Millisecond
 			f := m.mintInFlight()
 			m.taint(true)
 			require.NoError(t, m.cleanUp())
@@ -126,7 +126,7 @@ func TestAMintThatEndsAfterTheMountIsKilled(t *testing.T) {
 
 func TestWhatCannotBeKilledAfterTheEndIsLoggedWithItsProviderAndEnd(t *testing.T) {
 	m := newMount(t, patient)
-	m.b.drain, m.b.latePause = time.Millisecond, time.Microsecond
+	m.b.killer.drain, m.b.killer.latePause = time.Millisecond, time.Microsecond
 	f := m.mintInFlight()
 	m.taint(true)
 	require.NoError(t, m.cleanUp())

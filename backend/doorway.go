@@ -137,11 +137,6 @@ func (d *doorway) whereabouts() string {
 
 var errLeaving = fault.New(fault.TemporarilyUnavailable, "the mount is being disabled or moved, or this process of it ends: no token is minted")
 
-// errMintsUnderWay keeps the mount while something may yet come that has to be killed.
-func (b *broker) errMintsUnderWay() error {
-	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: tokens are being minted (%s), and die as soon as they come: try again", b.door.whereabouts())
-}
-
 // leaving reports whether the mount is being disabled or moved, as Vault has just said:
 // every end of a lease wants to know.
 func (b *broker) leaving() bool {

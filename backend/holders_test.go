@@ -59,7 +59,7 @@ func TestTenThousandHoldersAreJudgedInSlices(t *testing.T) {
 	var slices, judged int
 	found := map[string]string{}
 	for {
-		unfits, checked, err := b.sweepHolders(ctx, false, 2*time.Millisecond)
+		unfits, checked, err := b.killer.sweepHolders(ctx, false, 2*time.Millisecond)
 		require.NoError(t, err)
 		require.Positive(t, checked, "every slice makes progress")
 		slices, judged = slices+1, judged+checked
@@ -67,7 +67,7 @@ func TestTenThousandHoldersAreJudgedInSlices(t *testing.T) {
 			require.NotContains(t, found, u.Holder)
 			found[u.Holder] = u.cause
 		}
-		if b.holders.after == "" {
+		if b.killer.holders.after == "" {
 			break // all of them were seen
 		}
 	}
@@ -79,7 +79,7 @@ func TestTenThousandHoldersAreJudgedInSlices(t *testing.T) {
 	require.Equal(t, causeHolderGone, found["entity-00013"])
 	require.NotContains(t, found, "entity-00007", "an error from Vault kills nobody")
 
-	all, _, err := b.sweepHolders(ctx, true, time.Minute)
+	all, _, err := b.killer.sweepHolders(ctx, true, time.Minute)
 	require.NoError(t, err)
 	require.Len(t, all, len(found), "by hand it begins with the first")
 }

@@ -338,7 +338,7 @@ func (b *broker) letBe(ctx context.Context, g *grant.Grant, why error) error {
 // discardBecause kills a token that is not handed out, and says in the refusal
 // if it could not be killed at once.
 func (b *broker) discardBecause(ctx context.Context, p *openProvider, g *grant.Grant, why error) error {
-	if err := b.discard(ctx, p, g, causeNotHandedOut); err != nil {
+	if err := b.killer.discard(ctx, p, g, causeNotHandedOut); err != nil {
 		var f *fault.Error
 		if errors.As(why, &f) {
 			state := "not dead yet, being retried"

@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -21,8 +20,8 @@ type grantSummary = grant.Summary
 // A token that nothing can kill stays in the ledger until it has expired, so
 // that nobody takes it for dead; for Vault's lease that is a success, because no
 // retry would do more.
-func (b *broker) kill(ctx context.Context, id, cause string) error {
-	if _, err := b.tryKill(ctx, id, cause); !errors.Is(err, errUnkillable) {
+func (k *killer) kill(ctx context.Context, id, cause string) error {
+	if _, err := k.tryKill(ctx, id, cause); !errors.Is(err, errUnkillable) {
 		return err
 	}
 	return nil
@@ -34,53 +33,53 @@ var errUnkillable = errors.New("nothing can kill this token")
 
 // tryKill is kill that says what became of the token: revoked is true if its provider
 // has killed it now, and errUnkillable tells that it never will.
-func (b *broker) tryKill(ctx context.Context, id, cause string) (revoked bool, err error) {
-	b.ledger.EndHold(id) // its child may be about to become one that can be joined
-	b.shares.close(id)
-	g, err := b.ledger.Get(ctx, id)
+func (k *killer) tryKill(ctx context.Context, id, cause string) (revoked bool, err error) {
+	k.ledger.EndHold(id) // its child may be about to become one that can be joined
+	k.closeShare(id)
+	g, err := k.ledger.Get(ctx, id)
 	if errors.Is(err, grant.ErrGone) {
 		return false, nil
 	}
 	if err != nil {
-		b.ledger.Suspect(id)
+		k.ledger.Suspect(id)
 		return false, storageFault(errors.Join(err, errUnrecorded))
 	}
-	return b.killGrant(ctx, g, cause)
+	return k.killGrant(ctx, g, cause)
 }
 
 // errUnrecorded is in the chain of a kill's failure that is in memory only.
 var errUnrecorded = errors.New("the outbox could not be written")
 
-func (b *broker) killGrant(ctx context.Context, g *grant.Grant, cause string) (revoked bool, err error) {
+func (k *killer) killGrant(ctx context.Context, g *grant.Grant, cause string) (revoked bool, err error) {
 	if g.Doom != nil {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}
-	if s := g.Summary(); !s.Over(b.now()) {
+	if s := g.Summary(); !s.Over(k.now()) {
 		if g.Handle.Empty() {
-			return false, b.endUnkillable(ctx, g, cause)
+			return false, k.endUnkillable(ctx, g, cause)
 		}
-		if err := b.revokeAtProvider(ctx, g); err != nil {
-			return false, b.intoOutbox(ctx, g, cause, err)
+		if err := k.revokeAtProvider(ctx, g); err != nil {
+			return false, k.intoOutbox(ctx, g, cause, err)
 		}
 		revoked = true
 	}
-	if err := b.ledger.Remove(ctx, g); err != nil {
+	if err := k.ledger.Remove(ctx, g); err != nil {
 		// The token is dead, and the next attempt finds it so.
-		return false, storageFault(errors.Join(err, b.doom(ctx, g, cause, storageFault(err))))
+		return false, storageFault(errors.Join(err, k.doom(ctx, g, cause, storageFault(err))))
 	}
-	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
-	b.Logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
+	k.meters.Killed(g.Provider, cause)
+	k.logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
 	return revoked, nil
 }
 
 // endUnkillable notes on a grant that nothing can kill that it was to die, so that
 // its lease is not renewed any more. It stays on record until it has expired.
-func (b *broker) endUnkillable(ctx context.Context, g *grant.Grant, cause string) error {
+func (k *killer) endUnkillable(ctx context.Context, g *grant.Grant, cause string) error {
 	if g.Doom != nil {
 		return nil
 	}
-	now := b.now()
-	_, err := b.ledger.Update(ctx, g.ID, func(g *grant.Grant) error {
+	now := k.now()
+	_, err := k.ledger.Update(ctx, g.ID, func(g *grant.Grant) error {
 		g.Doom = &grant.Doom{Since: now, Cause: cause}
 		return nil
 	})
@@ -94,46 +93,25 @@ func (b *broker) endUnkillable(ctx context.Context, g *grant.Grant, cause string
 // Vault gives a lease's end while it holds its state lock.
 const killBudget = 45 * time.Second
 
-func (b *broker) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
+func (k *killer) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
 	ctx, cancel := context.WithTimeout(ctx, killBudget)
 	defer cancel()
-	p, err := b.providers.mustOpen(ctx, g.Provider)
+	p, err := k.reaper.mustOpen(ctx, g.Provider)
 	if err != nil {
 		return err
 	}
-	revoker, ok := p.Provider.(provider.Revoker)
-	if !ok {
-		return errNotRevocable
-	}
-	return b.callRevoke(ctx, p, revoker, g)
-}
-
-// callRevoke is one paced and measured call.
-func (b *broker) callRevoke(ctx context.Context, p *openProvider, revoker provider.Revoker, g *grant.Grant) error {
-	done, err := p.gate.waitRevoke(ctx, b.now())
-	if err != nil {
-		return err
-	}
-	defer done()
-	started := time.Now()
-	err = revoker.Revoke(ctx, g.Handle)
-	b.meters.call(p.ref, callRevoke, started, err)
-	p.gate.heedRevoke(b.now(), err)
-	if err != nil {
-		b.meters.failed.WithLabelValues(p.ref).Inc()
-	}
-	return err
+	return k.reaper.revoke(ctx, p, g.Handle)
 }
 
 // intoOutbox makes a failed revocation durable and says so; errUnkillable if there is
 // nothing to be tried again.
-func (b *broker) intoOutbox(ctx context.Context, g *grant.Grant, cause string, failed error) error {
-	err := b.doom(ctx, g, cause, failed)
+func (k *killer) intoOutbox(ctx context.Context, g *grant.Grant, cause string, failed error) error {
+	err := k.doom(ctx, g, cause, failed)
 	if errors.Is(err, grant.ErrGone) {
 		return nil // somebody else's attempt succeeded meanwhile
 	}
 	if err == nil && givenUp(g, failed) {
-		b.Logger().Warn("a token cannot be revoked", "grant_id", g.ID, "provider", g.Provider, "error", publicText(failed))
+		k.logger().Warn("a token cannot be revoked", "grant_id", g.ID, "provider", g.Provider, "error", publicText(failed))
 		return errUnkillable
 	}
 	return fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its provider %s could not revoke it (%s); the broker keeps trying", g.ID, g.Provider, publicText(failed)).Because(errors.Join(failed, err))
@@ -147,9 +125,9 @@ func givenUp(g *grant.Grant, failed error) bool {
 
 // doom writes a failed attempt into the outbox, or keeps it in memory until the
 // outbox can be written: then errUnrecorded is in the error's chain.
-func (b *broker) doom(ctx context.Context, g *grant.Grant, cause string, failed error) error {
-	now := b.now()
-	err := b.ledger.Doom(context.WithoutCancel(ctx), g, func(d *grant.Doom) {
+func (k *killer) doom(ctx context.Context, g *grant.Grant, cause string, failed error) error {
+	now := k.now()
+	err := k.ledger.Doom(context.WithoutCancel(ctx), g, func(d *grant.Doom) {
 		if d.Attempts == 0 {
 			d.Since, d.Cause = now, cause
 		}
@@ -188,82 +166,65 @@ func publicText(err error) string {
 // discard kills a child that will not be handed out. It was perhaps never
 // recorded: if it cannot be killed now it is recorded as doomed, and if even
 // that fails it is kept in memory until it can be.
-func (b *broker) discard(ctx context.Context, p *openProvider, g *grant.Grant, cause string) error {
-	revoker, ok := p.Provider.(provider.Revoker)
+func (k *killer) discard(ctx context.Context, p *openProvider, g *grant.Grant, cause string) error {
 	failed := errNotRevocable
-	if ok && !g.Handle.Empty() {
+	if !g.Handle.Empty() {
 		killCtx, cancel := context.WithTimeout(ctx, settleBudget)
 		defer cancel()
-		failed = b.callRevoke(killCtx, p, revoker, g)
+		failed = k.reaper.revoke(killCtx, p, g.Handle)
 	}
 	if failed != nil {
-		err := b.recordDoomed(ctx, g, cause, failed)
-		if _, ended := b.door.state(); ended {
-			b.killLate(p, g, failed)
+		err := k.recordDoomed(ctx, g, cause, failed)
+		if _, ended := k.door.state(); ended {
+			k.killLate(p, g, failed)
 		}
 		return errors.Join(failed, err)
 	}
-	b.meters.killed.WithLabelValues(g.Provider, cause).Inc()
-	if err := b.ledger.Remove(ctx, g); err != nil {
+	k.meters.Killed(g.Provider, cause)
+	if err := k.ledger.Remove(ctx, g); err != nil {
 		// The token is dead. A record of it may be there: the sweep takes it away.
-		b.Logger().Warn("a token that was not handed out is dead, but its record could not be deleted", "grant_id", g.ID, "error", err)
-		_ = b.recordDoomed(ctx, g, cause, storageFault(err))
+		k.logger().Warn("a token that was not handed out is dead, but its record could not be deleted", "grant_id", g.ID, "error", err)
+		_ = k.recordDoomed(ctx, g, cause, storageFault(err))
 	}
 	return nil
 }
 
 // recordDoomed puts a grant that was perhaps never recorded into the outbox, in
 // memory if there is no other way.
-func (b *broker) recordDoomed(ctx context.Context, g *grant.Grant, cause string, failed error) error {
-	now := b.now()
+func (k *killer) recordDoomed(ctx context.Context, g *grant.Grant, cause string, failed error) error {
+	now := k.now()
 	g.IssuedAt, g.LeaseEnds, g.MaxLease, g.Withheld = now, now, now, true
 	if !g.Handle.Empty() { // else nobody need try again: it is on record until it expires
 		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed), Final: errors.Is(failed, provider.ErrCannotRevoke)}
 	}
-	return b.ledger.Keep(ctx, g)
-}
-
-// checkGrant is the grant for a token that a live check had to mint: nobody's.
-func (b *broker) checkGrant(p *openProvider, child *provider.Child) *grant.Grant {
-	id, err := grant.NewID("")
-	if err != nil {
-		id = fmt.Sprintf("%s.check%d", grant.NoHolder, b.now().UnixNano())
-	}
-	g := &grant.Grant{
-		ID: id, Holder: grant.NoHolder, Provider: p.ref, ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
-		Access: values(child.Granted), Granted: child.Granted.Flat(), Class: provider.ClassExpiry, Handle: child.Handle,
-	}
-	if !child.Handle.Empty() {
-		g.Class = provider.ClassToken
-	}
-	return g
+	return k.ledger.Keep(ctx, g)
 }
 
 // liveOf counts the grants of a provider that are not known to be dead, and how
 // many of them could be killed, once every record has been read. What has expired
 // is forgotten first, so that it keeps nobody from a change.
-func (b *broker) liveOf(ctx context.Context, ref string) (live, revocable int, err error) {
-	live, revocable, err = b.countOf(ctx, ref)
+func (k *killer) liveOf(ctx context.Context, ref string) (live, revocable int, err error) {
+	live, revocable, err = k.countOf(ctx, ref)
 	if err != nil || live == 0 {
 		return live, revocable, err
 	}
-	runs, err := b.killDue(ctx, false, sweepSlice)
+	runs, err := k.killDue(ctx, false, sweepSlice)
 	if err != nil {
 		return 0, 0, err
 	}
 	waitForAll(ctx, runs, sweepSlice)
-	return b.countOf(ctx, ref)
+	return k.countOf(ctx, ref)
 }
 
 // countOf is liveOf as of the last sweep.
-func (b *broker) countOf(ctx context.Context, ref string) (live, revocable int, err error) {
-	if err := b.ledger.Load(ctx); err != nil {
+func (k *killer) countOf(ctx context.Context, ref string) (live, revocable int, err error) {
+	if err := k.ledger.Load(ctx); err != nil {
 		return 0, 0, ledgerFault(err)
 	}
-	if err := b.ledger.Newer(); err != nil {
+	if err := k.ledger.Newer(); err != nil {
 		return 0, 0, storageFault(err) // whose they are nobody knows
 	}
-	for _, c := range b.ledger.Totals() {
+	for _, c := range k.ledger.Totals() {
 		if c.Provider == ref {
 			live, revocable = live+c.Live, revocable+c.Revocable
 		}

@@ -15,33 +15,55 @@ import (
 // leaveBudget bounds the last run on a mount, to which Vault gives 90 s.
 const leaveBudget = 85 * time.Second
 
+// errMintsUnderWay keeps the mount while something may yet come that has to be killed.
+func (k *killer) errMintsUnderWay() error {
+	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: tokens are being minted (%s), and die as soon as they come: try again", k.door.whereabouts())
+}
+
+// whetherItMayEnd is what Vault is told of the end of a lease, of whose grant the kill has
+// returned err. Where the mount is being disabled or moved an error stops that, and is
+// what the operator sees; what a rollback answers then Vault ignores.
+func (k *killer) whetherItMayEnd(ctx context.Context, err error) error {
+	if err == nil && (k.door.busy() == 0 || !k.leaving()) || !k.tainted() {
+		return err
+	}
+	k.door.close(false)
+	if err != nil {
+		return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", k.stillAlive(ctx)).Because(err)
+	}
+	if k.door.busy() > 0 {
+		return k.errMintsUnderWay()
+	}
+	return nil
+}
+
 // killMount kills what lives before the mount and its records go, once no mint is
 // under way that could bring more.
-func (b *broker) killMount(ctx context.Context) error {
+func (k *killer) killMount(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveBudget)
 	defer cancel()
-	b.door.close(false)
-	run := b.startKill(ctx, b.allKillable().feed)
-	empty := b.door.drain(ctx, b.drain)
-	if err := b.outcome(ctx, run); err != nil {
+	k.door.close(false)
+	run := k.startKill(ctx, k.allKillable().feed)
+	empty := k.door.drain(ctx, k.drain)
+	if err := k.outcome(ctx, run); err != nil {
 		return err
 	}
 	if !empty {
-		return b.errMintsUnderWay()
+		return k.errMintsUnderWay()
 	}
 	// What the last mints have left behind is on record now.
-	if rest, err := b.ledger.HoldersOf(ctx, killable); err == nil && len(rest) == 0 {
+	if rest, err := k.ledger.HoldersOf(ctx, killable); err == nil && len(rest) == 0 {
 		return nil
 	}
-	return b.outcome(ctx, b.startKill(ctx, b.allKillable().feed))
+	return k.outcome(ctx, k.startKill(ctx, k.allKillable().feed))
 }
 
-func (b *broker) allKillable() walk {
+func (k *killer) allKillable() walk {
 	return walk{
-		ledger:   b.ledger,
+		ledger:   k.ledger,
 		whole:    true,
 		concerns: killable,
-		holders:  func(ctx context.Context) ([]string, error) { return b.ledger.HoldersOf(ctx, killable) },
+		holders:  func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, killable) },
 		matches: func(s *grantSummary) string {
 			if s.Revocable {
 				return causeMountDisabled
@@ -52,7 +74,7 @@ func (b *broker) allKillable() walk {
 }
 
 // outcome waits for the run of a mount that is to go.
-func (b *broker) outcome(ctx context.Context, run *killRun) error {
+func (k *killer) outcome(ctx context.Context, run *killRun) error {
 	t, complete := run.wait(ctx, leaveBudget)
 	switch {
 	case complete && run.failed != nil:
@@ -60,33 +82,33 @@ func (b *broker) outcome(ctx context.Context, run *killRun) error {
 	case complete && t.Pending == 0:
 		return nil
 	}
-	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", b.stillAlive(ctx))
+	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", k.stillAlive(ctx))
 }
 
-// clean ends the engine: on a mount that goes for good, or because this process ends.
+// end ends the engine: on a mount that goes for good, or because this process ends.
 // Vault waits for it, and answers nobody else of this plugin meanwhile, so it waits no
 // longer than the last mint of before the closing can take.
-func (b *broker) clean(ctx context.Context) {
-	b.door.close(true)
-	disabled, budget := b.System().Tainted(), haltBudget
+func (k *killer) end(ctx context.Context) {
+	k.door.close(true)
+	disabled, budget := k.tainted(), haltBudget
 	if disabled {
-		budget = b.drain
+		budget = k.drain
 	}
-	if !b.door.drain(ctx, min(budget, b.drain)) {
-		b.Logger().Error("tokens are still being minted: this process kills them as soon as they come, if it lives", "mints", b.door.whereabouts())
+	if !k.door.drain(ctx, min(budget, k.drain)) {
+		k.logger().Error("tokens are still being minted: this process kills them as soon as they come, if it lives", "mints", k.door.whereabouts())
 	}
 	// What is in memory only would be lost with this process.
-	flushed := b.ledger.Flush(ctx)
+	flushed := k.ledger.Flush(ctx)
 	if disabled {
-		b.killLeftover(ctx)
+		k.killLeftover(ctx)
 		return
 	}
 	if flushed == nil {
 		return
 	}
-	b.Logger().Error("grants could not be recorded before the end: their tokens live until they expire", "error", flushed)
-	for _, g := range b.ledger.Unwritten() {
-		b.logAbandoned(&g)
+	k.logger().Error("grants could not be recorded before the end: their tokens live until they expire", "error", flushed)
+	for _, g := range k.ledger.Unwritten() {
+		k.logAbandoned(&g)
 	}
 }
 
@@ -95,22 +117,22 @@ func (b *broker) clean(ctx context.Context) {
 const leftoverBudget = 15 * time.Second
 
 // killLeftover is the last occasion to kill anything before the records go.
-func (b *broker) killLeftover(ctx context.Context) {
+func (k *killer) killLeftover(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leftoverBudget)
 	defer cancel()
-	rest, err := b.ledger.HoldersOf(ctx, killable)
+	rest, err := k.ledger.HoldersOf(ctx, killable)
 	if err == nil && len(rest) > 0 {
-		err = b.outcome(ctx, b.startKill(ctx, b.allKillable().feed))
+		err = k.outcome(ctx, k.startKill(ctx, k.allKillable().feed))
 	}
 	if err == nil {
 		return
 	}
-	b.Logger().Error("the mount is given up, and not everything that it handed out is dead", "error", err)
+	k.logger().Error("the mount is given up, and not everything that it handed out is dead", "error", err)
 	logged := 0
-	for _, holder := range b.ledger.HoldersSoFar(killable) {
-		err := b.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
+	for _, holder := range k.ledger.HoldersSoFar(killable) {
+		err := k.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
 			if s.Revocable {
-				b.logAbandoned(s)
+				k.logAbandoned(s)
 				logged++
 			}
 			return logged < maxAbandoned
@@ -125,8 +147,8 @@ func (b *broker) killLeftover(ctx context.Context) {
 const maxAbandoned = 1000
 
 // logAbandoned names a token that nobody will kill any more.
-func (b *broker) logAbandoned(s *grantSummary) {
-	b.Logger().Error("a token lives on", "grant_id", s.ID, "provider", s.Provider, "lives", livesUntil(s))
+func (k *killer) logAbandoned(s *grantSummary) {
+	k.logger().Error("a token lives on", "grant_id", s.ID, "provider", s.Provider, "lives", livesUntil(s))
 }
 
 // lateTries is how often a token is tried to be killed that came after the end.
@@ -134,29 +156,28 @@ const lateTries = 5
 
 // killLate goes on trying to kill what no ledger keeps any more: the token of a mint
 // that ended after Vault had given up the mount, or this process of it.
-func (b *broker) killLate(p *openProvider, g *grant.Grant, failed error) {
+func (k *killer) killLate(p *openProvider, g *grant.Grant, failed error) {
 	late := g.Summary()
-	revoker, ok := p.Provider.(provider.Revoker)
-	if !ok || g.Handle.Empty() {
-		b.logAbandoned(&late)
+	if errors.Is(failed, errNotRevocable) {
+		k.logAbandoned(&late)
 		return
 	}
-	b.Logger().Error("a token came after the end and is not dead yet", "grant_id", g.ID, "provider", g.Provider, "lives", livesUntil(&late), "error", failed)
+	k.logger().Error("a token came after the end and is not dead yet", "grant_id", g.ID, "provider", g.Provider, "lives", livesUntil(&late), "error", failed)
 	go func() {
 		for try := range lateTries {
-			time.Sleep(b.latePause << try)
+			time.Sleep(k.latePause << try)
 			ctx, cancel := context.WithTimeout(context.Background(), killBudget)
-			err := b.callRevoke(ctx, p, revoker, g)
+			err := k.reaper.revoke(ctx, p, g.Handle)
 			cancel()
 			if err == nil {
-				b.Logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "provider", g.Provider, "cause", causeNotHandedOut)
+				k.logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "provider", g.Provider, "cause", causeNotHandedOut)
 				return
 			}
 			if errors.Is(err, provider.ErrCannotRevoke) {
 				break
 			}
 		}
-		b.logAbandoned(&late)
+		k.logAbandoned(&late)
 	}()
 }
 
@@ -166,25 +187,25 @@ func killable(c grant.Count) bool { return c.Revocable > 0 }
 const namedAlive = 5
 
 // stillAlive names a few of the grants that live, and until when they do.
-func (b *broker) stillAlive(ctx context.Context) string {
-	if !b.ledger.Loaded() {
+func (k *killer) stillAlive(ctx context.Context) string {
+	if !k.ledger.Loaded() {
 		return "the records of grants are still being read after a start: try again"
 	}
-	if newer := form.Explain(b.ledger.Newer()); newer != "" {
+	if newer := form.Explain(k.ledger.Newer()); newer != "" {
 		return newer
 	}
 	live := 0
-	for _, c := range b.ledger.Totals() {
+	for _, c := range k.ledger.Totals() {
 		live += c.Revocable
 	}
-	holders, err := b.ledger.HoldersOf(ctx, killable)
+	holders, err := k.ledger.HoldersOf(ctx, killable)
 	if err != nil || live == 0 {
 		return "some grants could not be killed"
 	}
 	named := 0
 	text := fmt.Sprintf("%d grants still live at their providers:", live)
 	for _, holder := range holders[:min(len(holders), namedAlive)] {
-		if err := b.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
+		if err := k.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
 			if s.Revocable {
 				named++
 				text += fmt.Sprintf(" %s at %s %s;", s.ID, s.Provider, livesUntil(s))

@@ -139,21 +139,21 @@ func (r *killRun) wait(ctx context.Context, atMost time.Duration) (t tally, comp
 // startKill kills the grants of a source, a bounded number at a time of each
 // provider: one that is slow or dead does not hold up the kills at the others, as
 // long as it does not have very many of them.
-func (b *broker) startKill(ctx context.Context, from source) *killRun {
+func (k *killer) startKill(ctx context.Context, from source) *killRun {
 	ctx = context.WithoutCancel(ctx)
-	run := &killRun{done: make(chan struct{}), now: b.now}
+	run := &killRun{done: make(chan struct{}), now: k.now}
 	go func() {
 		defer close(run.done)
 		queues := map[string]chan target{}
 		var all sync.WaitGroup
 		err := from(ctx, run.expect, func(t target) {
 			run.find(&t.grantSummary)
-			b.orders.queue(&t.grantSummary, 1)
+			k.orders.queue(&t.grantSummary, 1)
 			queue := queues[t.Provider]
 			if queue == nil {
 				queue = make(chan target, maxQueued)
 				queues[t.Provider] = queue
-				all.Go(func() { b.killEach(ctx, queue, run) })
+				all.Go(func() { k.killEach(ctx, queue, run) })
 			}
 			queue <- t
 		})
@@ -167,14 +167,14 @@ func (b *broker) startKill(ctx context.Context, from source) *killRun {
 }
 
 // startThose is startKill of grants in memory: when it returns, they are queued.
-func (b *broker) startThose(ctx context.Context, targets []target) *killRun {
+func (k *killer) startThose(ctx context.Context, targets []target) *killRun {
 	for i := range targets {
-		b.orders.queue(&targets[i].grantSummary, 1)
+		k.orders.queue(&targets[i].grantSummary, 1)
 	}
-	run := b.startKill(ctx, func(_ context.Context, _ func(int), yield func(target)) error {
+	run := k.startKill(ctx, func(_ context.Context, _ func(int), yield func(target)) error {
 		for _, t := range targets {
 			yield(t)
-			b.orders.queue(&t.grantSummary, -1) // the run has it now
+			k.orders.queue(&t.grantSummary, -1) // the run has it now
 		}
 		return nil
 	})
@@ -183,17 +183,17 @@ func (b *broker) startThose(ctx context.Context, targets []target) *killRun {
 }
 
 // killEach tries every grant of the queue once, at most killParallel at a time.
-func (b *broker) killEach(ctx context.Context, queue <-chan target, run *killRun) {
+func (k *killer) killEach(ctx context.Context, queue <-chan target, run *killRun) {
 	group := errgroup.Group{}
 	group.SetLimit(killParallel)
 	for t := range queue {
 		group.Go(func() error {
-			revoked, err := b.tryKill(ctx, t.ID, t.cause)
+			revoked, err := k.tryKill(ctx, t.ID, t.cause)
 			t.Revocable = t.Revocable || revoked
 			if errors.Is(err, errUnkillable) {
 				t.Revocable, err = false, nil
 			}
-			b.orders.queue(&t.grantSummary, -1)
+			k.orders.queue(&t.grantSummary, -1)
 			run.settle(t, err)
 			return nil
 		})

@@ -49,21 +49,9 @@ func (b *broker) revokeLease(ctx context.Context, req *logical.Request, _ *frame
 	if share, ok := req.Secret.InternalData["share"].(string); ok {
 		err = b.endShare(ctx, id, share)
 	} else {
-		err = b.kill(ctx, id, causeLeaseEnded)
+		err = b.killer.kill(ctx, id, causeLeaseEnded)
 	}
-	if err == nil && (b.door.busy() == 0 || !b.leaving()) || !b.System().Tainted() {
-		return nil, err
-	}
-	// The mount is being disabled or moved. This error stops that and is what the
-	// operator sees, while Vault ignores what a rollback answers then.
-	b.door.close(false)
-	if err != nil {
-		return nil, fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", b.stillAlive(ctx)).Because(err)
-	}
-	if b.door.busy() > 0 {
-		return nil, b.errMintsUnderWay()
-	}
-	return nil, nil
+	return nil, b.killer.whetherItMayEnd(ctx, err)
 }
 
 // renewLease judges holder and role again, over what was recorded at the issue,

@@ -99,16 +99,16 @@ func TestAProviderWithTooMuchToKillDoesNotHoldUpOthers(t *testing.T) {
 	m.mustCreds(nil)
 	resp := m.must(m.read("creds/q"))
 	m.clock.advance(62 * time.Minute)
-	m.b.orders.mu.Lock()
-	m.b.orders.waiting["oauth2/p"] = maxQueued
-	m.b.orders.mu.Unlock()
+	m.b.killer.orders.mu.Lock()
+	m.b.killer.orders.waiting["oauth2/p"] = maxQueued
+	m.b.killer.orders.mu.Unlock()
 	m.sweep()
 	left := m.allGrants()
 	require.Len(t, left, 1)
 	require.NotContains(t, left, resp.Data["grant_id"])
-	m.b.orders.mu.Lock()
-	delete(m.b.orders.waiting, "oauth2/p")
-	m.b.orders.mu.Unlock()
+	m.b.killer.orders.mu.Lock()
+	delete(m.b.killer.orders.waiting, "oauth2/p")
+	m.b.killer.orders.mu.Unlock()
 	m.sweep()
 	require.Empty(t, m.allGrants())
 }

@@ -14,22 +14,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
 
-// The causes of a kill, as labels and in the log.
-const (
-	causeLeaseEnded     = "lease_ended"
-	causeOverstayed     = "overstayed"
-	causeExpired        = "expired"
-	causeHolderGone     = "holder_gone"
-	causeHolderDisabled = "holder_disabled"
-	causeHolderUnfit    = "holder_unfit"
-	causeRoleDeleted    = "role_deleted"
-	causeNotHandedOut   = "not_handed_out"
-	causeParentCheck    = "parent_check"
-	causeProviderGone   = "provider_deleted"
-	causeMountDisabled  = "mount_disabled"
-	causeToken          = "oauth/revoke"
-)
-
 // meters are the mount's metrics. Labels are provider and role names, codes and
 // causes: bounded by the configuration, never by callers.
 type meters struct {
@@ -76,6 +60,14 @@ func newMeters() *meters {
 	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.unknown)
 	return m
 }
+
+// Killed implements killMeters.
+func (m *meters) Killed(provider, cause string) {
+	m.killed.WithLabelValues(provider, cause).Inc()
+}
+
+// UnknownHolders implements killMeters.
+func (m *meters) UnknownHolders(n int) { m.unknown.Set(float64(n)) }
 
 // call measures one call to a provider.
 func (m *meters) call(ref, what string, started time.Time, err error) {
@@ -164,7 +156,7 @@ func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 	loaded := gauge("ledger_loaded", "1 once every record of a grant has been read after a start; until then the counts are too low.")
 	unreadable := gauge("grants_unreadable", "Records of grants that cannot be decoded: their tokens live until they expire.")
 	registry.MustRegister(live, depth, age, queued, loaded, unreadable)
-	queued.WithLabelValues().Set(float64(b.orders.left()))
+	queued.WithLabelValues().Set(float64(b.killer.orders.left()))
 	unreadable.WithLabelValues().Set(float64(len(b.ledger.Unreadable())))
 	patient, cancel := context.WithTimeout(ctx, metricsPatience)
 	defer cancel()

@@ -94,7 +94,7 @@ func (o *orders) has(id string) bool {
 }
 
 // give makes an order durable and begins with it.
-func (b *broker) give(ctx context.Context, o order) (*killRun, error) {
+func (k *killer) give(ctx context.Context, o order) (*killRun, error) {
 	id, err := uuid.GenerateUUID()
 	if err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for an order's id").Because(err)
@@ -103,34 +103,34 @@ func (b *broker) give(ctx context.Context, o order) (*killRun, error) {
 	if err != nil {
 		return nil, storageFault(err)
 	}
-	if err := b.storage.Put(ctx, entry); err != nil {
+	if err := k.storage.Put(ctx, entry); err != nil {
 		return nil, storageFault(err)
 	}
-	return b.execute(ctx, id, o), nil
+	return k.execute(ctx, id, o), nil
 }
 
 // execute tries to kill every grant of the order once; those that fail are in
 // the outbox then, and the order is done.
-func (b *broker) execute(ctx context.Context, id string, o order) *killRun {
-	b.orders.mu.Lock()
-	b.orders.running[id] = true
-	b.orders.mu.Unlock()
-	run := b.startKill(ctx, b.chosen(o))
+func (k *killer) execute(ctx context.Context, id string, o order) *killRun {
+	k.orders.mu.Lock()
+	k.orders.running[id] = true
+	k.orders.mu.Unlock()
+	run := k.startKill(ctx, k.chosen(o))
 	go func() {
 		<-run.done
 		defer func() {
-			b.orders.mu.Lock()
-			delete(b.orders.running, id)
-			b.orders.mu.Unlock()
+			k.orders.mu.Lock()
+			delete(k.orders.running, id)
+			k.orders.mu.Unlock()
 		}()
 		if run.unrecorded || run.failed != nil {
-			b.Logger().Warn("a kill failed in part, and the outbox could not be written or the ledger not be read: the sweep will repeat it", "kind", o.Kind, "name", o.Name, "error", run.failed)
+			k.logger().Warn("a kill failed in part, and the outbox could not be written or the ledger not be read: the sweep will repeat it", "kind", o.Kind, "name", o.Name, "error", run.failed)
 			return
 		}
-		if err := b.storage.Delete(context.WithoutCancel(ctx), orderPrefix+id); err != nil {
-			b.Logger().Warn("a kill is complete, but its order could not be deleted: the sweep will repeat it", "error", err)
+		if err := k.storage.Delete(context.WithoutCancel(ctx), orderPrefix+id); err != nil {
+			k.logger().Warn("a kill is complete, but its order could not be deleted: the sweep will repeat it", "error", err)
 		}
-		b.Logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending)
+		k.logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending)
 	}()
 	return run
 }
@@ -139,8 +139,8 @@ func (b *broker) execute(ctx context.Context, id string, o order) *killRun {
 // those of a role or a provider once the ledger knows who has any. Which issuers a grant
 // rests on its record alone tells: memory would grow with issuers and holders, for what
 // is asked once in a blue moon. So all records are read, one after the other.
-func (b *broker) chosen(o order) source {
-	walk := walk{ledger: b.ledger, matches: func(s *grantSummary) string {
+func (k *killer) chosen(o order) source {
+	walk := walk{ledger: k.ledger, matches: func(s *grantSummary) string {
 		if o.matches(s) {
 			return o.cause()
 		}
@@ -154,37 +154,37 @@ func (b *broker) chosen(o order) source {
 	walk.whole = true
 	if o.Kind == kindIssuer {
 		walk.concerns = func(grant.Count) bool { return false } // how many there are nobody knows
-		walk.holders = b.ledger.Holders
+		walk.holders = k.ledger.Holders
 		return walk.feed
 	}
 	walk.concerns = func(c grant.Count) bool {
 		return (o.Kind == kindRole && c.Role == o.Name) || (o.Kind == kindProvider && c.Provider == o.Name)
 	}
-	walk.holders = func(ctx context.Context) ([]string, error) { return b.ledger.HoldersOf(ctx, walk.concerns) }
+	walk.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, walk.concerns) }
 	return walk.feed
 }
 
 // resumeOrders goes on with what a crash or a change of leader interrupted.
-func (b *broker) resumeOrders(ctx context.Context) error {
-	ids, err := b.storage.List(ctx, orderPrefix)
+func (k *killer) resumeOrders(ctx context.Context) error {
+	ids, err := k.storage.List(ctx, orderPrefix)
 	if err != nil {
 		return storageFault(err)
 	}
 	var problems error
 	for _, id := range ids {
-		problems = errors.Join(problems, b.resume(ctx, id))
+		problems = errors.Join(problems, k.resume(ctx, id))
 	}
 	return problems
 }
 
-func (b *broker) resume(ctx context.Context, id string) error {
-	b.orders.mu.Lock()
-	running := b.orders.running[id]
-	b.orders.mu.Unlock()
+func (k *killer) resume(ctx context.Context, id string) error {
+	k.orders.mu.Lock()
+	running := k.orders.running[id]
+	k.orders.mu.Unlock()
 	if running {
 		return nil
 	}
-	raw, err := b.storage.Get(ctx, orderPrefix+id)
+	raw, err := k.storage.Get(ctx, orderPrefix+id)
 	if err != nil {
 		return storageFault(err)
 	}
@@ -195,6 +195,6 @@ func (b *broker) resume(ctx context.Context, id string) error {
 	if err := orderForm.Decode(raw.Value, &o); err != nil {
 		return storageFault(err)
 	}
-	b.execute(ctx, id, o)
+	k.execute(ctx, id, o)
 	return nil
 }

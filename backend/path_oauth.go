@@ -85,7 +85,7 @@ func (b *broker) introspect(ctx context.Context, _ *logical.Request, d *framewor
 	}
 	held := false
 	if claims != nil {
-		if held, err = b.isHeld(ctx, claims["jti"]); err != nil {
+		if held, err = b.killer.isHeld(ctx, claims["jti"]); err != nil {
 			return nil, err
 		}
 	}
@@ -144,30 +144,6 @@ func (b *broker) ownClaims(ctx context.Context, d *framework.FieldData) (map[str
 	return claims, err
 }
 
-// isHeld reports whether the grant with this id is one that its holder may still use:
-// on record, within its lease, neither killed nor about to be, nothing of it frozen,
-// and its holder still somebody whom the role would have. The last is what the sweep
-// looks for too, but there only of grants that something can kill.
-func (b *broker) isHeld(ctx context.Context, jti any) (bool, error) {
-	id, _ := jti.(string)
-	s, known, err := b.ledger.Lookup(ctx, id)
-	if err != nil {
-		return false, storageFault(err)
-	}
-	if !known || s.Doomed || s.Withheld || b.orders.has(id) || !b.now().Before(s.LeaseEnds) {
-		return false, nil
-	}
-	frozen, err := b.freezer.check(ctx, s.Holder, s.Role, s.Provider, s.SubjectIssuer, s.ActorIssuer)
-	if err != nil || len(frozen) > 0 {
-		return false, err
-	}
-	cause, _, err := b.standing(ctx, s.Holder, []string{s.Role})
-	if err != nil {
-		return false, err
-	}
-	return cause(s.Role) == "", nil
-}
-
 // revokeToken implements RFC 7009 2.
 func (b *broker) revokeToken(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	claims, err := b.ownClaims(ctx, d)
@@ -175,7 +151,7 @@ func (b *broker) revokeToken(ctx context.Context, _ *logical.Request, d *framewo
 		return nil, err
 	}
 	if id, ok := claims["jti"].(string); ok {
-		if err := b.kill(ctx, id, causeToken); err != nil {
+		if err := b.killer.kill(ctx, id, causeToken); err != nil {
 			return nil, err
 		}
 	}

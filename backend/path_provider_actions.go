@@ -24,7 +24,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if alone {
 		defer done()
 	}
-	live, _, err := h.b.liveOf(ctx, ref)
+	live, _, err := h.b.killer.liveOf(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err := h.b.providers.write(ctx, ref, entry); err != nil {
 		return nil, err
 	}
-	run, err := h.b.give(ctx, order{Kind: kindProvider, Name: ref, Until: h.b.now(), Cause: causeProviderGone})
+	run, err := h.b.killer.give(ctx, order{Kind: kindProvider, Name: ref, Until: h.b.now(), Cause: causeProviderGone})
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func (h providerHandler) answer(ctx context.Context, p *openProvider, health pro
 	ctx = context.WithoutCancel(ctx)
 	var warnings []string
 	for _, child := range health.Children {
-		if err := h.b.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
+		if err := h.b.killer.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
 			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.ref, "error", err)
 			if !child.Handle.Empty() {
 				warnings = append(warnings, "a token that this had to mint could not be revoked: "+publicText(err))

@@ -233,7 +233,7 @@ func (h providerHandler) mayReplace(ctx context.Context, ref string, before, aft
 		}
 	}
 	if before.Pinned.Account != after.Pinned.Account {
-		_, live, err := h.b.liveOf(ctx, ref)
+		_, live, err := h.b.killer.liveOf(ctx, ref)
 		if err != nil {
 			return err
 		}

@@ -101,7 +101,7 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 		}
 		b.Logger().Info("frozen", "what", key, "by", by(req))
 	}
-	run, err := b.give(ctx, order{Kind: kind, Name: name, Until: b.now()})
+	run, err := b.killer.give(ctx, order{Kind: kind, Name: name, Until: b.now()})
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework
 	if err != nil {
 		return nil, storageFault(err)
 	}
-	run := b.startThose(ctx, []target{{g.Summary(), "revoke/grant"}})
+	run := b.killer.startThose(ctx, []target{{g.Summary(), "revoke/grant"}})
 	t, _ := run.wait(ctx, revokeWait)
 	resp := &logical.Response{Data: t.data()}
 	if t.Pending > 0 {

@@ -46,6 +46,22 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 	return g
 }
 
+// checkGrant is the grant for a token that a live check had to mint: nobody's.
+func (b *broker) checkGrant(p *openProvider, child *provider.Child) *grant.Grant {
+	id, err := grant.NewID("")
+	if err != nil {
+		id = fmt.Sprintf("%s.check%d", grant.NoHolder, b.now().UnixNano())
+	}
+	g := &grant.Grant{
+		ID: id, Holder: grant.NoHolder, Provider: p.ref, ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
+		Access: values(child.Granted), Granted: child.Granted.Flat(), Class: provider.ClassExpiry, Handle: child.Handle,
+	}
+	if !child.Handle.Empty() {
+		g.Class = provider.ClassToken
+	}
+	return g
+}
+
 // maxGranted bounds what a record must hold of a grant, in bytes: Vault's storage
 // takes about a megabyte, and a grant that cannot be recorded cannot be made.
 const maxGranted = 64 << 10

@@ -368,5 +368,3 @@ func isParentSecret(p provider.Parent, token secret.Text) bool {
 
 // errUndecodable marks an entry that is there and says nothing.
 var errUndecodable = errors.New("the stored entry cannot be decoded")
-
-var errNotRevocable = errors.New("the provider cannot revoke")

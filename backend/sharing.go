@@ -346,7 +346,7 @@ func (b *broker) endShare(ctx context.Context, id, share string) error {
 	case errors.Is(err, grant.ErrGone):
 		return nil
 	case errors.Is(err, errLastShare):
-		return b.kill(ctx, id, causeLeaseEnded)
+		return b.killer.kill(ctx, id, causeLeaseEnded)
 	case err != nil:
 		return storageFault(err)
 	}

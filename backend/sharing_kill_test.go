@@ -112,7 +112,7 @@ func TestAKillThatStorageKeepsFromItsRecordEndsTheJoining(t *testing.T) {
 		}
 		return nil
 	})
-	require.Error(t, m.b.kill(t.Context(), first.grantID, causeToken))
+	require.Error(t, m.b.killer.kill(t.Context(), first.grantID, causeToken))
 	m.storage.heal()
 	second := m.together(1)[0]
 	require.NotEqual(t, first.token, second.token)

@@ -71,16 +71,16 @@ func (f *firstLooks) forget() {
 // holders that can be judged, ordered. By hand somebody has looked at them already. If
 // the first looks cannot be read, nobody is confirmed; if they cannot be written, they
 // are remembered in memory.
-func (b *broker) confirm(ctx context.Context, seen looks, all []string, byHand bool) (map[string]bool, error) {
-	f := &b.holders.unknown
+func (k *killer) confirm(ctx context.Context, seen looks, all []string, byHand bool) (map[string]bool, error) {
+	f := &k.holders.unknown
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.load(ctx, b.storage); err != nil {
+	if err := f.load(ctx, k.storage); err != nil {
 		return nil, err
 	}
-	now := b.now()
+	now := k.now()
 	f.count(now, seen)
-	many := !byHand && f.many(all, b.ledger.Loaded())
+	many := !byHand && f.many(all, k.ledger.Loaded())
 	before := maps.Clone(f.at)
 	for _, holder := range slices.Concat(seen.known, seen.unsaid) {
 		delete(f.at, holder) // who fails between two looks may have lost sight anew
@@ -95,22 +95,22 @@ func (b *broker) confirm(ctx context.Context, seen looks, all []string, byHand b
 			f.at[holder] = now
 		}
 	}
-	if b.ledger.Loaded() {
+	if k.ledger.Loaded() {
 		maps.DeleteFunc(f.at, func(holder string, _ time.Time) bool {
 			_, held := slices.BinarySearch(all, holder)
 			return !held
 		})
 	}
-	b.tellUnknown(before, f.at, confirmed)
+	k.tellUnknown(before, f.at, confirmed)
 	if maps.Equal(before, f.at) {
 		return confirmed, nil
 	}
-	return confirmed, f.save(ctx, b.storage)
+	return confirmed, f.save(ctx, k.storage)
 }
 
 // tellUnknown says loudly that many are unknown, and what to do.
-func (b *broker) tellUnknown(before, after map[string]time.Time, confirmed map[string]bool) {
-	b.meters.unknown.Set(float64(len(after)))
+func (k *killer) tellUnknown(before, after map[string]time.Time, confirmed map[string]bool) {
+	k.meters.UnknownHolders(len(after))
 	fresh, back := 0, 0
 	for holder := range after {
 		if _, had := before[holder]; !had {
@@ -123,11 +123,11 @@ func (b *broker) tellUnknown(before, after map[string]time.Time, confirmed map[s
 		}
 	}
 	if fresh > 0 {
-		b.Logger().Error("Vault does not know many holders of grants: if they were deleted, the next sweep kills what they hold, or sweep by hand does at once; if not, Vault has lost sight of its entities: bring them back before that",
+		k.logger().Error("Vault does not know many holders of grants: if they were deleted, the next sweep kills what they hold, or sweep by hand does at once; if not, Vault has lost sight of its entities: bring them back before that",
 			"holders", fresh, "waiting", len(after), "looked_at_again_after", lookAgain)
 	}
 	if back > 0 {
-		b.Logger().Warn("holders whom Vault did not know are known again, cannot be asked about, or hold nothing any more", "holders", back, "waiting", len(after))
+		k.logger().Warn("holders whom Vault did not know are known again, cannot be asked about, or hold nothing any more", "holders", back, "waiting", len(after))
 	}
 }
 

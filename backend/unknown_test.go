@@ -47,9 +47,9 @@ func (m *mount) passes(later time.Duration) {
 	for {
 		require.NoError(m.t, m.periodic())
 		m.waitForKills()
-		m.b.holders.mu.Lock()
-		round := m.b.holders.after == ""
-		m.b.holders.mu.Unlock()
+		m.b.killer.holders.mu.Lock()
+		round := m.b.killer.holders.after == ""
+		m.b.killer.holders.mu.Unlock()
 		if round {
 			return
 		}
@@ -57,9 +57,9 @@ func (m *mount) passes(later time.Duration) {
 }
 
 func (m *mount) waiting() int {
-	m.b.holders.unknown.mu.Lock()
-	defer m.b.holders.unknown.mu.Unlock()
-	return len(m.b.holders.unknown.at)
+	m.b.killer.holders.unknown.mu.Lock()
+	defer m.b.killer.holders.unknown.mu.Unlock()
+	return len(m.b.killer.holders.unknown.at)
 }
 
 func newCrowdedMount(t *testing.T) *mount {

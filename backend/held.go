@@ -1,0 +1,27 @@
+package backend
+
+import "context"
+
+// isHeld reports whether the grant with this id is one that its holder may still use:
+// on record, within its lease, neither killed nor about to be, nothing of it frozen,
+// and its holder still somebody whom the role would have. The last is what the sweep
+// looks for too, but there only of grants that something can kill.
+func (k *killer) isHeld(ctx context.Context, jti any) (bool, error) {
+	id, _ := jti.(string)
+	s, known, err := k.ledger.Lookup(ctx, id)
+	if err != nil {
+		return false, storageFault(err)
+	}
+	if !known || s.Doomed || s.Withheld || k.orders.has(id) || !k.now().Before(s.LeaseEnds) {
+		return false, nil
+	}
+	frozen, err := k.freezer.check(ctx, s.Holder, s.Role, s.Provider, s.SubjectIssuer, s.ActorIssuer)
+	if err != nil || len(frozen) > 0 {
+		return false, err
+	}
+	stands, err := k.standing(ctx, s.Holder, []string{s.Role})
+	if err != nil {
+		return false, err
+	}
+	return stands.cause(s.Role) == "", nil
+}
