@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
 
 func TestTenThousandFreezes(t *testing.T) {
@@ -379,7 +380,7 @@ func TestNothingIsGrantedWhileItIsUnknownWhatIsFrozen(t *testing.T) {
 	m.mustCreds(nil)
 	// One entry that nobody can read stops what it is about, and nothing else.
 	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: freezePrefix + placeOf("role/broken"), Value: []byte("{")}))
-	m.b = newBroker(m.types, m.storage, m.clock.Now)
+	m.b = newBroker(catalog.Types(), m.storage, m.clock.Now)
 	require.NoError(t, m.b.Setup(t.Context(), &logical.BackendConfig{StorageView: m.storage, System: m.vault, Logger: hclog.NewNullLogger()}))
 	m.mustCreds(nil)
 	frozen, err := m.b.freezer.anyOf(t.Context(), []thing{{kindRole, "broken"}})

@@ -61,7 +61,7 @@ type mount struct {
 	vault   *vaultView
 	server  *authserver.Server
 	log     *lockedBuffer
-	types   catalog.Catalog
+	types   []provider.Type // beside the catalog's
 
 	mu      sync.Mutex
 	secrets []string
@@ -99,7 +99,7 @@ func newMount(t testing.TB, s setup) *mount {
 
 func newEmptyMount(t testing.TB, s setup) *mount {
 	t.Helper()
-	m := &mount{t: t, storage: &flakyStorage{}, clock: newClock(), log: &lockedBuffer{}, types: append(catalog.Types(), s.types...), secrets: []string{parentSecret, nextSecret}}
+	m := &mount{t: t, storage: &flakyStorage{}, clock: newClock(), log: &lockedBuffer{}, types: s.types, secrets: []string{parentSecret, nextSecret}}
 	m.vault = newVaultView()
 	s.server.Now = m.clock.Now
 	if s.client.ID == "" {
@@ -125,7 +125,7 @@ func (m *mount) providerFields(different map[string]any) map[string]any {
 // node that takes over.
 func (m *mount) start() {
 	m.t.Helper()
-	m.b = newBroker(m.types, m.storage, m.clock.Now)
+	m.b = newBroker(append(catalog.Types(), m.types...), m.storage, m.clock.Now)
 	require.NoError(m.t, m.b.Setup(context.Background(), &logical.BackendConfig{
 		StorageView: m.storage, System: m.vault,
 		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: m.log}),
