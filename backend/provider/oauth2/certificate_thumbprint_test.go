@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // thumbprinted is a client whose server finds its key by the certificate, as Entra does:
@@ -31,7 +31,7 @@ func thumbprinted(t *testing.T, f with) *fixture {
 		"private_key": key.Reveal(), "client_certificate": certificate.Reveal(),
 	}
 	maps.Copy(all, f)
-	fixture := newFixture(t, providertest.Options{}, all)
+	fixture := newFixture(t, authserver.Options{}, all)
 	fixture.registerCertificates(fieldCertificate)
 	return fixture
 }
@@ -59,7 +59,7 @@ func (f *fixture) certificate(name string) *x509.Certificate {
 // header is that of the last assertion.
 func (f *fixture) header() map[string]any {
 	f.t.Helper()
-	encoded, _, _ := strings.Cut(f.server.LastRequest(providertest.EndpointToken).Form().Get("client_assertion"), ".")
+	encoded, _, _ := strings.Cut(f.server.LastRequest(authserver.EndpointToken).Form().Get("client_assertion"), ".")
 	raw, err := base64.RawURLEncoding.DecodeString(encoded)
 	require.NoError(f.t, err)
 	header := map[string]any{}
@@ -99,11 +99,11 @@ func TestAnRSAKeySignsAsTheServerWants(t *testing.T) {
 	_, key, err := makePair(keyRS256, time.Now())
 	require.NoError(t, err)
 	for algorithm, want := range map[string]string{"": "RS256", keyRS256: "RS256", keyPS256: "PS256", keyES256: "RS256"} {
-		f := keyed(t, providertest.Options{}, with{"private_key": key.Reveal(), "client_key_algorithm": algorithm})
+		f := keyed(t, authserver.Options{}, with{"private_key": key.Reveal(), "client_key_algorithm": algorithm})
 		f.mustMint(scopes("read"))
 		require.Equal(t, want, f.header()["alg"], "client_key_algorithm=%s", algorithm)
 	}
-	made := keyed(t, providertest.Options{}, with{"client_key_algorithm": keyPS256})
+	made := keyed(t, authserver.Options{}, with{"client_key_algorithm": keyPS256})
 	made.mustMint(scopes("read"))
 	require.Equal(t, "PS256", made.header()["alg"])
 }
@@ -144,7 +144,7 @@ func TestACertificateGoesWithItsKey(t *testing.T) {
 }
 
 func TestCertificatesThatAreNotTheKeys(t *testing.T) {
-	server := providertest.NewAuthServer(t, providertest.Options{}, registered())
+	server := authserver.New(t, authserver.Options{}, registered())
 	certificate, key, err := makePair(keyES256, time.Now())
 	require.NoError(t, err)
 	other, _, err := makePair(keyES256, time.Now())
