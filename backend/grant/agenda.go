@@ -39,11 +39,12 @@ type agenda struct {
 	written  uint64
 }
 
-// entry is one appointment, in milliseconds. since is since when the grant is in
-// the outbox, or zero.
+// entry is one appointment, in milliseconds, and as what the grant has been counted.
 type entry struct {
-	due, since int64
-	// sure is false after a return from a page: the grant may be dead.
+	due int64
+	standing
+	// sure is false after a return from a page: the grant may be dead, and of its
+	// standing no more than since is known.
 	sure bool
 }
 
@@ -118,9 +119,9 @@ func (x *index) returned(key string, l leaf) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for i, id := range l.IDs {
-		back := entry{due: l.Due[i], since: l.Since[i]}
+		back := entry{due: l.Due[i], standing: standing{since: l.Since[i]}}
 		if e, known := x.entries[id]; known {
-			back = entry{due: min(e.due, back.due), since: e.since, sure: e.sure}
+			back = entry{due: min(e.due, back.due), standing: e.standing, sure: e.sure}
 		}
 		x.entries[id] = back
 	}

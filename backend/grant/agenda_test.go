@@ -21,6 +21,23 @@ func TestAnIssueIsOneWriteAndItsEndOneDelete(t *testing.T) {
 	require.EqualValues(t, 2, s.calls.Load()-before)
 }
 
+func TestAnIssueWithAnIntentIsTwoWrites(t *testing.T) {
+	s := &imagined{}
+	l := NewLedger(s)
+	require.NoError(t, l.Load(t.Context()))
+	require.Empty(t, liveIDs(t, l, "alice", "r", noon))
+	before := s.calls.Load()
+	g := newGrant(t, "alice")
+	intent := &Grant{ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider, IssuedAt: noon, Intent: noon.Add(time.Minute)}
+	hold := l.Hold(g.ID)
+	require.NoError(t, l.Record(t.Context(), intent))
+	require.Equal(t, map[string]bool{g.ID: true}, liveIDs(t, l, "alice", "r", noon.Add(24*time.Hour)), "it lives, and has no end")
+	require.NoError(t, l.Rewrite(t.Context(), hold, intent, g))
+	require.EqualValues(t, 2, s.calls.Load()-before)
+	require.Equal(t, map[string]bool{g.ID: true}, liveIDs(t, l, "alice", "r", noon), "the two are one")
+	require.Empty(t, liveIDs(t, l, "alice", "r", noon.Add(24*time.Hour)))
+}
+
 // spilled is a ledger with n grants, most of them on pages.
 func spilled(t *testing.T, n int) (*Ledger, *logical.InmemStorage, []*Grant) {
 	t.Helper()
@@ -120,6 +137,11 @@ func TestDue(t *testing.T) {
 		"nothing can kill it, ever":              {Summary{LeaseEnds: at(10)}, time.Time{}, false},
 		"nothing can kill it, and nobody has it": {Summary{LeaseEnds: at(10), IssuedAt: at(10), Withheld: true}, at(10).Add(WithheldLife), true},
 		"nobody has it, and it expires":          {Summary{LeaseEnds: at(10), IssuedAt: at(10), Withheld: true, ExpiresAt: at(60)}, at(61), true},
+		"an intent, its deadline":                {Summary{Revocable: true, IssuedAt: at(10), Intent: at(11)}, at(11), true},
+		"an intent, the next attempt":            {Summary{Revocable: true, IssuedAt: at(10), Intent: at(11), Doomed: true, Next: at(30)}, at(30), true},
+		"released, its expiry":                   {Summary{Revocable: true, Released: true, LeaseEnds: at(10), ExpiresAt: at(60)}, at(61), true},
+		"released, and no expiry is known":       {Summary{Revocable: true, Released: true, LeaseEnds: at(10)}, time.Time{}, false},
+		"released, the next attempt":             {Summary{Revocable: true, Released: true, LeaseEnds: at(10), Doomed: true, Next: at(30)}, at(30), true},
 		"nobody has it, and it can be killed":    {Summary{Revocable: true, IssuedAt: at(10), Withheld: true, Doomed: true, Next: at(30)}, at(30), true},
 	} {
 		due, ever := c.s.Due()

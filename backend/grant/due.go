@@ -147,7 +147,7 @@ func (l *Ledger) flushOne(ctx context.Context, id string) error {
 	return l.write(ctx, g, g)
 }
 
-// clear finds out whether a doubtful grant is on record.
+// clear finds out whether a doubtful grant is on record, and as what.
 func (l *Ledger) clear(ctx context.Context, id string) error {
 	lock := l.lock(id)
 	defer lock.Unlock()
@@ -157,15 +157,17 @@ func (l *Ledger) clear(ctx context.Context, id string) error {
 	if g == nil {
 		return nil
 	}
-	switch _, err := l.read(ctx, id); {
+	switch found, err := l.read(ctx, id); {
+	case err == nil:
+		l.enter(found, g)
 	case errors.Is(err, ErrGone):
 		s := g.Summary()
-		since, counted, err := l.standing(ctx, id)
+		was, counted, err := l.standing(ctx, id)
 		if err != nil {
 			return err
 		}
-		l.current().leave(&s, since, counted)
-	case err != nil && !errors.Is(err, ErrUnreadable):
+		l.current().leave(&s, was, counted)
+	case !errors.Is(err, ErrUnreadable):
 		return err
 	}
 	l.settle(id)

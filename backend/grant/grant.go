@@ -9,6 +9,7 @@
 //   - before the provider answered: the token, if one was minted, was never
 //     seen. It lives until the provider's own expiry; nobody holds it.
 //   - after the answer, before Record returned: the same.
+//     At a provider that can find its children by name neither is so: see below.
 //   - after Record, before Vault stored the lease: the record is without a
 //     lease. The sweep finds it when its lease would have ended and kills it.
 //   - after Vault stored the lease: the lease's end kills it, or the sweep.
@@ -34,6 +35,25 @@
 // The counts err to one side only: while storage fails, a holder may be counted
 // with a grant that is gone, never without one that lives.
 //
+// # Intents
+//
+// Where a provider can find its children again by name, an intent is on record before
+// the mint: a grant without a token, at the grant's own id, from which the name is
+// made. With the answer it becomes the grant (Rewrite); if surely nothing was minted it
+// is withdrawn. It counts as a grant that lives and can be killed, and is due at its
+// deadline, when the mint cannot be under way any more: whatever is found by its name
+// then is killed, and the intent is withdrawn. An issue at such a provider is two
+// writes, at any other one.
+//
+// # Levers
+//
+// What dies together hangs on one lever, which the provider has named. The end of a
+// lease on it only releases the grant, while others hold the lever: the token lives on,
+// so the grant stays on record, but is not due before it has expired. A lever that
+// nobody holds any more is idle, until it is pulled and its grants are removed. Memory
+// has of each lever how many grants of each holder hang on it, and so grows with levers
+// and the holders on each. A lever of a grant's own is not named, and costs nothing.
+//
 // # What a record holds
 //
 // Of secrets the handle alone, and of that what the kill needs and nothing else: the
@@ -41,9 +61,6 @@
 // record's own end kills the child or where nothing can. Neither the parent nor a
 // subject token is ever in it. Vault's barrier encrypts records; they are not
 // seal-wrapped as well (see the backend's PathsSpecial).
-//
-// A provider whose children can be found again by name will write an intent
-// before the mint; the grant's id, made before the mint, is that name.
 package grant
 
 import (
@@ -119,6 +136,15 @@ type Grant struct {
 	KeyID  string `json:"key_id,omitempty"`
 	// Withheld is a token that was never handed out.
 	Withheld bool `json:"withheld,omitempty"`
+	// Lever is the provider's name for what dies together with the token; "" if nothing
+	// else that was handed out does.
+	Lever string `json:"lever,omitempty"`
+	// Released is true once the lease has ended and the token was left alive, because
+	// others hold its lever.
+	Released bool `json:"released,omitempty"`
+	// Intent is zero but for an intent: a mint that is under way, or whose answer never
+	// came. At that time it is not under way any more.
+	Intent time.Time `json:"intent,omitzero"`
 	// Doom is set from the first failed revocation on.
 	Doom *Doom `json:"doom,omitempty"`
 	// Handle is what kills the token; empty for ClassExpiry.
@@ -155,9 +181,13 @@ type Doom struct {
 	Final bool `json:"final,omitempty"`
 }
 
-// Revocable reports whether something can kill the token, as far as is known.
+// IsIntent reports whether it is not known yet whether there is a token.
+func (g *Grant) IsIntent() bool { return !g.Intent.IsZero() }
+
+// Revocable reports whether something can kill the token, as far as is known. What came
+// of an intent is found by its name.
 func (g *Grant) Revocable() bool {
-	return !g.Handle.Empty() && (g.Doom == nil || !g.Doom.Final)
+	return (!g.Handle.Empty() || g.IsIntent()) && (g.Doom == nil || !g.Doom.Final)
 }
 
 // Revocation is the token's class as it has turned out to be.

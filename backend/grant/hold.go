@@ -9,8 +9,8 @@ import (
 // ErrChanged means that a grant is not any more what a Hold on it has seen.
 var ErrChanged = errors.New("the grant was changed or is to die")
 
-// Hold is the word of the ledger to one who keeps a grant in memory and writes it
-// without reading: until it is over, nobody else has written the grant, removed it or
+// Hold is the word of the ledger to one who keeps a grant, or an intent, in memory and
+// writes it without reading: until it is over, nobody else has written the grant, removed it or
 // wants it dead. A write that was decided on what is known of the grant fails after
 // that, so that it undoes nothing. It is in memory only, as what it protects is.
 type Hold struct {

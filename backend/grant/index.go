@@ -33,7 +33,20 @@ type index struct {
 	scanned    bool
 
 	agenda
+	levers
 	live map[liveKey]*liveSet
+}
+
+// standing is as what a grant has been counted.
+type standing struct {
+	// since is since when it is in the outbox, in milliseconds, or zero.
+	since     int64
+	revocable bool
+	hangs     hangs
+}
+
+func (s *Summary) standing() standing {
+	return standing{since: s.outboxSince(), revocable: s.Revocable, hangs: s.hangs()}
 }
 
 // progress is how far the scan is in one bucket. It visits units, the shards of
@@ -51,7 +64,7 @@ type progress struct {
 func newIndex(run string, room int) *index {
 	x := &index{
 		run: run, holders: map[string][]Count{}, outbox: map[int64]int{}, unreadable: map[string]struct{}{},
-		live: map[liveKey]*liveSet{}, agenda: newAgenda(room),
+		live: map[liveKey]*liveSet{}, agenda: newAgenda(room), levers: newLevers(),
 	}
 	for i := range x.scan {
 		x.scan[i].late = map[string]struct{}{}
@@ -65,23 +78,18 @@ func (x *index) enter(g, before *Grant) (full bool) {
 	s := g.Summary()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	since, counted := x.surely(s.ID)
+	was, counted := x.surely(s.ID)
 	if !counted && before != nil && x.counted(s.ID) {
-		was := before.Summary()
-		since, counted = was.outboxSince(), true
+		former := before.Summary()
+		was, counted = former.standing(), true
 	}
 	if !counted {
 		x.count(&s, 1)
 		x.note(s.ID)
-		before = nil
 	}
-	x.moveInOutbox(&s, since, s.outboxSince())
-	if counted && before != nil && before.Revocable() != s.Revocable {
-		was := before.Summary()
-		x.count(&s, 1)
-		x.count(&was, -1)
-	}
-	x.entries[s.ID] = entry{due: s.dueMilli(), since: s.outboxSince(), sure: true}
+	is := s.standing()
+	x.move(&s, was, is)
+	x.entries[s.ID] = entry{due: s.dueMilli(), standing: is, sure: true}
 	if s.Doomed {
 		delete(x.suspects, s.ID)
 	}
@@ -90,7 +98,7 @@ func (x *index) enter(g, before *Grant) (full bool) {
 }
 
 // standing reports whether the grant is counted for certain, without storage.
-func (x *index) standing(id string) (since int64, counted bool) {
+func (x *index) standing(id string) (is standing, counted bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.surely(id)
@@ -98,18 +106,21 @@ func (x *index) standing(id string) (since int64, counted bool) {
 
 // surely is standing for callers that hold mu. An entry that came back from a page
 // may be of a grant that died meanwhile.
-func (x *index) surely(id string) (since int64, counted bool) {
+func (x *index) surely(id string) (is standing, counted bool) {
 	e, known := x.entries[id]
-	return e.since, known && e.sure
+	if !known || !e.sure {
+		return standing{}, false
+	}
+	return e.standing, true
 }
 
 // leave forgets a grant that is gone. counted says that it was counted when it was
-// last on record, and since when it was in the outbox then.
-func (x *index) leave(s *Summary, since int64, counted bool) {
+// last on record, and was as what.
+func (x *index) leave(s *Summary, was standing, counted bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if counted && x.counted(s.ID) {
-		x.moveInOutbox(s, since, 0)
+		x.move(s, was, standing{})
 		x.count(s, -1)
 	}
 	x.dropLocked(s.ID)
@@ -170,7 +181,7 @@ func (x *index) note(id string) {
 	}
 }
 
-// count adds n grants like s. The caller holds mu.
+// count adds n grants that live. The caller holds mu.
 func (x *index) count(s *Summary, n int) {
 	counts := x.holders[s.Holder]
 	i := find(counts, s)
@@ -183,9 +194,6 @@ func (x *index) count(s *Summary, n int) {
 		counts = append(counts, Count{Role: unique.Make(s.Role).Value(), Provider: unique.Make(s.Provider).Value()})
 	}
 	counts[i].Live += n
-	if s.Revocable {
-		counts[i].Revocable += n
-	}
 	if counts[i].Live == 0 {
 		counts[i] = counts[len(counts)-1]
 		counts = counts[:len(counts)-1]
@@ -206,16 +214,25 @@ func find(counts []Count, s *Summary) int {
 	return -1
 }
 
-// moveInOutbox notes since when a counted grant is in the outbox; zero is not in
-// it. The caller holds mu.
-func (x *index) moveInOutbox(s *Summary, from, to int64) {
+// move notes as what a counted grant stands from now on. The caller holds mu.
+func (x *index) move(s *Summary, from, to standing) {
+	if from == to {
+		return
+	}
+	x.hang(s, from.hangs, to.hangs)
 	counts := x.holders[s.Holder]
 	i := find(counts, s)
+	if i < 0 {
+		return
+	}
 	for _, move := range []struct {
-		since int64
-		n     int
+		standing
+		n int
 	}{{from, -1}, {to, 1}} {
-		if move.since == 0 || i < 0 {
+		if move.revocable {
+			counts[i].Revocable += move.n
+		}
+		if move.since == 0 {
 			continue
 		}
 		counts[i].Outbox += move.n

@@ -46,8 +46,8 @@ type Ledger struct {
 	index *index
 	// adopted are grants whose record could not be written.
 	adopted map[string]*Grant
-	// doubtful are counted grants of which storage did not say whether their record
-	// was written, or deleted.
+	// doubtful are counted grants, as they are counted, of which storage did not say
+	// whether their record was written, or deleted.
 	doubtful map[string]*Grant
 	// holds are those that are not over, by the grant's id.
 	holds map[string]*Hold
@@ -303,6 +303,9 @@ func (l *Ledger) write(ctx context.Context, g, before *Grant) error {
 		return fmt.Errorf("cannot encode a grant's record: %w", err)
 	}
 	if err := l.storage.Put(ctx, &logical.StorageEntry{Key: at.key(), Value: raw}); err != nil {
+		if before != nil {
+			l.doubt(before)
+		}
 		return fmt.Errorf("cannot write a grant's record: %w", err)
 	}
 	l.enter(g, before)

@@ -93,6 +93,7 @@ func TestARecordIsReadAsItWasWritten(t *testing.T) {
 	l, s := emptyLedger(t)
 	g := newGrant(t, "alice")
 	g.Doom = &Doom{Since: noon, Cause: "c", Attempts: 3, Next: noon.Add(time.Second), Error: "e"}
+	g.Lever, g.Released, g.Intent = "a session", true, noon
 	require.NoError(t, l.Record(t.Context(), g))
 	for _, ledger := range []*Ledger{l, NewLedger(s)} {
 		got, err := ledger.Get(t.Context(), g.ID)

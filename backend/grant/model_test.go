@@ -50,6 +50,8 @@ type history struct {
 	now    time.Time
 	made   int
 	grants map[string]*Grant
+	// holds are those of intents that nobody has touched since they were recorded.
+	holds map[string]*Hold
 }
 
 func (h *history) pick(name string) *Grant {
@@ -64,32 +66,113 @@ func (h *history) later(name string, atMost time.Duration) time.Time {
 }
 
 func (h *history) record() {
-	h.made++
-	holder := rapid.SampledFrom(modelHolders).Draw(h.T, "holder")
-	mark := ""
-	if strings.Contains(holder, ".") && rapid.Bool().Draw(h.T, "marked") { // else it is of a build of before
-		mark = dottedMark
-	}
-	g := &Grant{
-		// Few shards, so that the scan meets several records in one.
-		ID: fmt.Sprintf("%s.%s%x%031x", holder, mark, rapid.IntRange(0, 2).Draw(h.T, "shard"), h.made), Holder: holder,
-		Role:     rapid.SampledFrom([]string{"r", "s"}).Draw(h.T, "role"),
-		Provider: "oauth2/p", IssuedAt: h.now, LeaseEnds: h.later("lease", time.Hour), ExpiresAt: h.later("expiry", 2*time.Hour),
-	}
-	if rapid.IntRange(0, 5).Draw(h.T, "kind") > 0 {
-		g.Handle = secret.New("h")
-	}
+	g := h.child(h.name())
 	if h.lie(func() error { return h.l.Record(context.Background(), g) }) == nil {
 		h.grants[g.ID] = g
 		return
 	}
-	// The caller of a failed Record kills the token, or keeps the grant.
+	h.failed(g)
+}
+
+// failed is what the caller of a write does who does not know whether it was done: the
+// token is killed, or the grant is kept.
+func (h *history) failed(g *Grant) {
 	if rapid.Bool().Draw(h.T, "keep") {
 		_ = h.lie(func() error { return h.l.Keep(context.Background(), g) })
 		h.grants[g.ID] = g
 		return
 	}
 	require.NoError(h.T, h.l.Remove(context.Background(), g))
+	delete(h.grants, g.ID)
+}
+
+// name is the id of a grant to come, and its holder.
+func (h *history) name() (id, holder string) {
+	h.made++
+	holder = rapid.SampledFrom(modelHolders).Draw(h.T, "holder")
+	mark := ""
+	if strings.Contains(holder, ".") && rapid.Bool().Draw(h.T, "marked") { // else it is of a build of before
+		mark = dottedMark
+	}
+	// Few shards, so that the scan meets several records in one.
+	return fmt.Sprintf("%s.%s%x%031x", holder, mark, rapid.IntRange(0, 2).Draw(h.T, "shard"), h.made), holder
+}
+
+// child is a grant that has been minted.
+func (h *history) child(id, holder string) *Grant {
+	g := &Grant{
+		ID: id, Holder: holder, Role: rapid.SampledFrom([]string{"r", "s"}).Draw(h.T, "role"),
+		Provider: "oauth2/p", IssuedAt: h.now, LeaseEnds: h.later("lease", time.Hour), ExpiresAt: h.later("expiry", 2*time.Hour),
+	}
+	if rapid.IntRange(0, 5).Draw(h.T, "kind") > 0 {
+		g.Handle = secret.New("h")
+		g.Lever = rapid.SampledFrom([]string{"", "", "l", "m"}).Draw(h.T, "lever")
+	}
+	return g
+}
+
+// intend records an intent, whose answer may come, or get lost.
+func (h *history) intend() {
+	id, holder := h.name()
+	g := &Grant{ID: id, Holder: holder, Role: "r", Provider: "oauth2/p", IssuedAt: h.now, Intent: h.later("deadline", 2*time.Minute)}
+	hold := h.l.Hold(id)
+	if h.lie(func() error { return h.l.Record(context.Background(), g) }) != nil {
+		gone, err := h.l.Withdraw(context.Background(), id) // nothing was asked of the provider
+		require.NoError(h.T, err)
+		require.True(h.T, gone)
+		return
+	}
+	h.grants[id], h.holds[id] = g, hold
+}
+
+// answer is that of an intent's mint: it becomes the grant, unless somebody has touched it.
+func (h *history) answer() {
+	intent := h.pick("answered")
+	if intent == nil || !intent.IsIntent() {
+		return
+	}
+	g := h.child(intent.ID, intent.Holder)
+	g.Role = intent.Role
+	hold := h.holds[g.ID]
+	delete(h.holds, g.ID)
+	if hold == nil {
+		h.failed(g)
+		return
+	}
+	if h.lie(func() error { return h.l.Rewrite(context.Background(), hold, intent, g) }) != nil {
+		h.failed(g)
+		return
+	}
+	h.grants[g.ID] = g
+}
+
+// withdraw ends an intent of which nothing came; it leaves a grant alone.
+func (h *history) withdraw() {
+	g := h.pick("withdrawn")
+	if g == nil {
+		return
+	}
+	gone, err := false, error(nil)
+	if e := h.lie(func() error { gone, err = h.l.Withdraw(context.Background(), g.ID); return err }); e != nil {
+		gone, err = h.l.Withdraw(context.Background(), g.ID)
+		require.NoError(h.T, err)
+	}
+	require.Equal(h.T, g.IsIntent(), gone)
+	delete(h.holds, g.ID)
+	if gone {
+		delete(h.grants, g.ID)
+	}
+}
+
+// release ends the lease of a grant that does not die with it.
+func (h *history) release() {
+	g := h.pick("released")
+	if g == nil || g.IsIntent() {
+		return
+	}
+	got, err := h.l.Update(context.Background(), g.ID, func(g *Grant) error { g.Released = true; return nil })
+	require.NoError(h.T, err)
+	h.grants[g.ID] = got
 }
 
 // lie sometimes lets storage fail, having done what it was told or not.
@@ -105,7 +188,7 @@ func (h *history) lie(f func() error) error {
 
 func (h *history) renew() {
 	g := h.pick("renewed")
-	if g == nil {
+	if g == nil || g.IsIntent() {
 		return
 	}
 	ends := h.later("renewal", time.Hour)
@@ -116,9 +199,10 @@ func (h *history) renew() {
 
 func (h *history) doom() {
 	g := h.pick("doomed")
-	if g == nil || g.Handle.Empty() {
+	if g == nil || g.Handle.Empty() && !g.IsIntent() {
 		return
 	}
+	delete(h.holds, g.ID)
 	next := h.later("next", 10*time.Minute)
 	doomed := g.clone()
 	final := rapid.IntRange(0, 3).Draw(h.T, "final") == 0
@@ -143,6 +227,7 @@ func (h *history) remove() {
 		}
 	}
 	delete(h.grants, g.ID)
+	delete(h.holds, g.ID)
 }
 
 // ledger has very little memory, and does one thing at a time.
@@ -155,7 +240,7 @@ func (h *history) ledger() *Ledger {
 // restart is a crash once what was in memory only has been written.
 func (h *history) restart() {
 	require.NoError(h.T, h.l.Flush(context.Background()))
-	h.l = h.ledger()
+	h.l, h.holds = h.ledger(), map[string]*Hold{}
 	steps, loaded := make(chan chan struct{}), make(chan error, 1)
 	if rapid.Bool().Draw(h.T, "busy") {
 		h.s.steps.Store(&steps)
@@ -175,7 +260,7 @@ func (h *history) restart() {
 }
 
 func (h *history) write() {
-	rapid.SampledFrom([]func(){func() {}, func() {}, h.record, h.renew, h.doom, h.remove}).Draw(h.T, "meanwhile")()
+	rapid.SampledFrom([]func(){func() {}, func() {}, h.record, h.renew, h.doom, h.remove, h.intend, h.answer, h.withdraw, h.release}).Draw(h.T, "meanwhile")()
 }
 
 func (h *history) sweep() {
@@ -192,6 +277,7 @@ func (h *history) sweep() {
 		if rapid.Bool().Draw(h.T, "killed") {
 			require.NoError(h.T, h.l.Remove(context.Background(), h.grants[id]))
 			delete(h.grants, id)
+			delete(h.holds, id)
 		}
 	}
 }
@@ -203,7 +289,7 @@ func (h *history) check(settled bool) {
 	for _, g := range h.grants {
 		c := want[key{g.Holder, g.Role}]
 		c.Live++
-		if !g.Handle.Empty() && (g.Doom == nil || !g.Doom.Final) {
+		if g.Revocable() {
 			c.Revocable++
 			if g.Doom != nil {
 				c.Outbox++
@@ -217,6 +303,7 @@ func (h *history) check(settled bool) {
 			got[key{holder, c.Role}] = Count{Live: c.Live, Revocable: c.Revocable, Outbox: c.Outbox}
 		}
 	}
+	h.checkLevers(settled)
 	if settled {
 		require.Equal(h.T, want, got)
 		return
@@ -227,19 +314,66 @@ func (h *history) check(settled bool) {
 	}
 }
 
+// checkLevers holds what hangs on which lever against the truth.
+func (h *history) checkLevers(settled bool) {
+	want, holders, idle := map[Lever]Hanging{}, map[Lever]map[string]bool{}, []Lever{}
+	for _, g := range h.grants {
+		if g.Lever == "" || !g.Revocable() {
+			continue
+		}
+		lever := Lever{g.Provider, g.Lever}
+		on := want[lever]
+		switch {
+		case g.Doom != nil:
+			on.Doomed++
+		case g.Released:
+			on.Released++
+		default:
+			on.Held++
+		}
+		want[lever] = on
+		if holders[lever] == nil {
+			holders[lever] = map[string]bool{}
+		}
+		holders[lever][g.Holder] = true
+	}
+	for _, name := range []string{"l", "m"} {
+		lever := Lever{"oauth2/p", name}
+		got := h.l.Hanging(lever)
+		if !settled {
+			require.GreaterOrEqual(h.T, got.Held, want[lever].Held, "nobody who holds a lever is overlooked")
+			continue
+		}
+		require.Equal(h.T, want[lever], got, name)
+		require.Equal(h.T, slices.Sorted(maps.Keys(holders[lever])), h.l.HoldersOn(lever), name)
+		if got.Held == 0 && got.Doomed == 0 && got.Released > 0 {
+			idle = append(idle, lever)
+		}
+		walked := 0
+		require.NoError(h.T, h.l.WalkLever(context.Background(), lever, func(s *Summary) bool { walked++; return true }))
+		require.Equal(h.T, got.Held+got.Doomed+got.Released, walked)
+	}
+	if settled {
+		require.Equal(h.T, idle, append([]Lever{}, h.l.Idle()...))
+	}
+}
+
 // TestNothingIsMissedAndNothingComesEarly is a random life of a ledger with very
 // little memory, over a storage that fails at times, against a plain map.
 func TestNothingIsMissedAndNothingComesEarly(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := &history{T: t, s: &interleaved{}, now: noon, grants: map[string]*Grant{}}
+		h := &history{T: t, s: &interleaved{}, now: noon, grants: map[string]*Grant{}, holds: map[string]*Hold{}}
 		h.l = h.ledger()
 		require.NoError(t, h.l.Load(context.Background()))
 		t.Repeat(map[string]func(*rapid.T){
 			"record": func(*rapid.T) { h.record() }, "record another": func(*rapid.T) { h.record() },
 			"renew": func(*rapid.T) { h.renew() }, "doom": func(*rapid.T) { h.doom() }, "remove": func(*rapid.T) { h.remove() },
+			"intend": func(*rapid.T) { h.intend() }, "answer": func(*rapid.T) { h.answer() }, "withdraw": func(*rapid.T) { h.withdraw() },
+			"release": func(*rapid.T) { h.release() },
 			"restart": func(*rapid.T) { h.restart() }, "sweep": func(*rapid.T) { h.sweep() },
 			"invalidate": func(*rapid.T) {
 				h.l.Invalidate()
+				h.holds = map[string]*Hold{}
 				require.NoError(t, h.l.Load(context.Background()))
 			},
 			"time": func(*rapid.T) { h.now = h.later("time", 30*time.Minute) },

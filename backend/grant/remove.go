@@ -13,11 +13,37 @@ func (l *Ledger) Remove(ctx context.Context, g *Grant) error {
 	lock := l.lock(g.ID)
 	defer lock.Unlock()
 	l.EndHold(g.ID)
+	return l.remove(ctx, g)
+}
+
+// Withdraw forgets an intent, and leaves alone what is none any more: gone is true if
+// nothing is on record. A Hold on the intent is over.
+func (l *Ledger) Withdraw(ctx context.Context, id string) (gone bool, err error) {
+	defer l.working()()
+	lock := l.lock(id)
+	defer lock.Unlock()
+	l.EndHold(id)
+	g, err := l.Get(ctx, id)
+	if errors.Is(err, ErrGone) {
+		// It may be counted all the same, if storage left it in doubt.
+		if g, err = l.counted(ctx, id); errors.Is(err, ErrGone) {
+			return true, nil
+		}
+	}
+	if err != nil || !g.IsIntent() {
+		return false, err
+	}
+	err = l.remove(ctx, g)
+	return err == nil, err
+}
+
+// remove is Remove under the grant's lock.
+func (l *Ledger) remove(ctx context.Context, g *Grant) error {
 	at, ok := placeOf(g.ID)
 	if !ok {
 		return nil
 	}
-	since, counted, err := l.standing(ctx, g.ID)
+	was, counted, err := l.standing(ctx, g.ID)
 	if err != nil {
 		return err
 	}
@@ -28,29 +54,29 @@ func (l *Ledger) Remove(ctx context.Context, g *Grant) error {
 		return fmt.Errorf("cannot delete a grant's record: %w", err)
 	}
 	s := g.Summary()
-	l.current().leave(&s, since, counted)
+	l.current().leave(&s, was, counted)
 	l.settle(g.ID)
 	return nil
 }
 
 // standing finds out whether a grant is counted. Storage is asked only if memory
 // does not know: the grant's appointment is on a page, or the grant is gone.
-func (l *Ledger) standing(ctx context.Context, id string) (since int64, counted bool, err error) {
+func (l *Ledger) standing(ctx context.Context, id string) (is standing, counted bool, err error) {
 	x := l.current()
-	if since, counted = x.standing(id); counted {
-		return since, true, nil
+	if is, counted = x.standing(id); counted {
+		return is, true, nil
 	}
 	g, err := l.counted(ctx, id)
 	switch {
 	case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable):
-		return 0, false, nil
+		return standing{}, false, nil
 	case err != nil:
-		return 0, false, err
+		return standing{}, false, err
 	}
 	s := g.Summary()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return s.outboxSince(), x.counted(id), nil
+	return s.standing(), x.counted(id), nil
 }
 
 // counted is a grant as the index has it, if the scan has come so far: as Get, and

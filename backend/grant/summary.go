@@ -18,9 +18,12 @@ type Summary struct {
 	// SubjectIssuer and ActorIssuer vouched for the tokens that it rests on.
 	SubjectIssuer, ActorIssuer string
 	Revocable, SelfContained   bool
-	Withheld                   bool
+	Withheld, Released         bool
+	Lever                      string
 	IssuedAt                   time.Time
 	ExpiresAt, LeaseEnds       time.Time
+	// Intent is an intent's deadline; zero for a grant.
+	Intent time.Time
 	// Doomed is set while a revocation that failed is due: since when, and when
 	// its next attempt is.
 	Doomed      bool
@@ -33,6 +36,7 @@ func (g *Grant) Summary() Summary {
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider,
 		SubjectIssuer: g.SubjectIssuer, ActorIssuer: g.ActorIssuer,
 		Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
+		Released: g.Released, Lever: g.Lever, Intent: g.Intent,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
 	}
 	if g.Doom != nil {
@@ -40,6 +44,9 @@ func (g *Grant) Summary() Summary {
 	}
 	return s
 }
+
+// IsIntent reports whether it is not known yet whether there is a token.
+func (s *Summary) IsIntent() bool { return !s.Intent.IsZero() }
 
 // CertainlyExpired reports whether the token is dead of itself at now.
 func (s *Summary) CertainlyExpired(now time.Time) bool {
@@ -64,16 +71,23 @@ func (s *Summary) over() (at time.Time, ever bool) {
 }
 
 // Due is when the grant is the sweep's business, false if it never is: a doomed one
-// when its next attempt is, another when its lease has ended and Vault has had time
-// to revoke it, and each once it is over.
+// when its next attempt is, an intent at its deadline, another when its lease has ended
+// and Vault has had time to revoke it, unless it was released, and each once it is over.
 func (s *Summary) Due() (due time.Time, ever bool) {
 	over, ends := s.over()
-	due = s.LeaseEnds.Add(Overstay)
-	if s.Doomed {
+	ever = s.Revocable
+	switch {
+	case s.Doomed:
 		due = s.Next
+	case s.IsIntent():
+		due = s.Intent
+	case s.Released:
+		ever = false // its lever is, once nobody holds it
+	default:
+		due = s.LeaseEnds.Add(Overstay)
 	}
-	if ends && (!s.Revocable || over.Before(due)) {
+	if ends && (!ever || over.Before(due)) {
 		return over, true
 	}
-	return due, s.Revocable
+	return due, ever
 }

@@ -1,0 +1,156 @@
+package grant
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Lever names what dies together at a provider.
+type Lever struct{ Provider, Name string }
+
+// Hanging is how many grants hang on a lever.
+type Hanging struct {
+	// Held are those whose lease has not ended, Released those whose lease has, and
+	// Doomed those in the outbox: the lever is to be pulled with their next attempt.
+	Held, Released, Doomed int
+}
+
+// hangs is how one grant hangs on its lever.
+type hangs uint8
+
+const (
+	hangsNot hangs = iota
+	hangsHeld
+	hangsReleased
+	hangsDoomed
+)
+
+func (s *Summary) hangs() hangs {
+	switch {
+	case s.Lever == "" || !s.Revocable:
+		return hangsNot
+	case s.Doomed:
+		return hangsDoomed
+	case s.Released:
+		return hangsReleased
+	}
+	return hangsHeld
+}
+
+// On is the lever on which the grant hangs; false if it hangs on none that others could
+// hang on too.
+func (s *Summary) On() (Lever, bool) {
+	return Lever{s.Provider, s.Lever}, s.hangs() != hangsNot
+}
+
+// levers are what hangs on which lever.
+type levers struct {
+	on   map[Lever]*hanging
+	idle map[Lever]struct{}
+}
+
+type hanging struct {
+	Hanging
+	holders map[string]int
+}
+
+func newLevers() levers { return levers{on: map[Lever]*hanging{}, idle: map[Lever]struct{}{}} }
+
+// hang moves a counted grant on its lever. The caller holds the index's mu.
+func (v *levers) hang(s *Summary, from, to hangs) {
+	if from == to {
+		return
+	}
+	lever := Lever{s.Provider, s.Lever}
+	on := v.on[lever]
+	if on == nil {
+		on = &hanging{holders: map[string]int{}}
+		lever.Name = strings.Clone(lever.Name)
+		v.on[lever] = on
+	}
+	on.add(s.Holder, from, -1)
+	on.add(s.Holder, to, 1)
+	if len(on.holders) == 0 {
+		delete(v.on, lever)
+	}
+	if on.Held == 0 && on.Doomed == 0 && on.Released > 0 {
+		v.idle[lever] = struct{}{}
+	} else {
+		delete(v.idle, lever)
+	}
+}
+
+func (h *hanging) add(holder string, as hangs, n int) {
+	switch as {
+	case hangsNot:
+		return
+	case hangsHeld:
+		h.Held += n
+	case hangsReleased:
+		h.Released += n
+	case hangsDoomed:
+		h.Doomed += n
+	}
+	if h.holders[holder] += n; h.holders[holder] == 0 {
+		delete(h.holders, holder)
+	}
+}
+
+// Hanging counts what hangs on a lever, among the records that have been read so far:
+// before the ledger is Loaded there may be more.
+func (l *Ledger) Hanging(lever Lever) Hanging {
+	x := l.current()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if on := x.on[lever]; on != nil {
+		return on.Hanging
+	}
+	return Hanging{}
+}
+
+// HoldersOn lists, ordered, whose grants hang on a lever, among the records that have
+// been read so far.
+func (l *Ledger) HoldersOn(lever Lever) []string {
+	x := l.current()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if on := x.on[lever]; on != nil {
+		return slices.Sorted(maps.Keys(on.holders))
+	}
+	return nil
+}
+
+// Idle lists, ordered, the levers that nobody holds any more and that nobody is to pull
+// yet, among the records that have been read so far.
+func (l *Ledger) Idle() []Lever {
+	x := l.current()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(x.idle), func(a, b Lever) int {
+		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Name, b.Name))
+	})
+}
+
+// WalkLever visits what hangs on a lever as Walk does, among the records that have been
+// read so far, until visit returns false.
+func (l *Ledger) WalkLever(ctx context.Context, lever Lever, visit func(*Summary) bool) error {
+	var problems error
+	more := true
+	for _, holder := range l.HoldersOn(lever) {
+		err := l.Walk(ctx, holder, "", func(s *Summary) bool {
+			if on, ok := s.On(); ok && on == lever {
+				more = visit(s)
+			}
+			return more
+		})
+		problems = errors.Join(problems, err)
+		if !more || ctx.Err() != nil {
+			break
+		}
+	}
+	return problems
+}
