@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -44,7 +45,7 @@ type broker struct {
 	storage logical.Storage
 	now     func() time.Time
 
-	providers *registry
+	providers *downstream.Registry
 	roles     *cache[*compiledRole]
 	roleLocks []*locksutil.LockEntry
 	issuers   *cache[*subject.Issuer]
@@ -59,7 +60,7 @@ type broker struct {
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger
-	door      *doorway
+	door      *downstream.Door
 }
 
 // Factory makes the engine of one mount. It touches neither storage nor the
@@ -88,16 +89,17 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		shares:    newShares(),
 		ledger:    grant.NewLedger(storage),
 		own:       newOwnIssuer(storage, now),
-		door:      newDoorway(),
 		known:     recentIDs{age: knownFor},
 		strangers: recentIDs{age: strangerFor},
 	}
-	b.providers = newRegistry(b)
+	var reaper *downstream.Reaper
+	b.providers, reaper = downstream.New(b.downstreamDeps())
+	b.door = b.providers.Door()
 	b.quotas = newQuotas(b)
 	b.killer = newKiller(killDeps{
 		Ledger: b.ledger, Storage: storage, Now: now, Logger: func() hclog.Logger { return b.Logger() }, Meters: b.meters,
-		Reaper: providerReaper{b.providers}, Freezer: b.freezer, Door: b.door, Standing: b.standing, CloseShare: b.shares.close,
-		Tainted: func() bool { return b.System().Tainted() }, Leaving: b.leaving,
+		Reaper: reaper, Freezer: b.freezer, Door: b.door, Standing: b.standing, CloseShare: b.shares.close,
+		Tainted: func() bool { return b.System().Tainted() },
 	})
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(help),
@@ -109,7 +111,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			// handle may hold a live token: the barrier encrypts them like all of storage,
 			// the tokens live for minutes, and a wrapped record would cost an operation of
 			// the seal, an HSM perhaps, with every issue, renewal and kill.
-			SealWrapStorage: []string{providerPrefix, signingKeysKey},
+			SealWrapStorage: []string{downstream.StoragePrefix, signingKeysKey},
 			Unauthenticated: []string{discoveryPath, jwksPath},
 		},
 		Paths: framework.PathAppend(
@@ -136,6 +138,22 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		Invalidate:   b.invalidate,
 	}
 	return b
+}
+
+// downstreamDeps is what the providers need of the rest.
+func (b *broker) downstreamDeps() downstream.Deps {
+	return downstream.Deps{
+		Types: b.types, Storage: b.storage, Now: b.now, Measure: b.meters.call, Signer: signer{b}, Endpoints: ownEndpoints,
+		Logger:  func() hclog.Logger { return b.Logger() },
+		Tainted: func() bool { return b.System().Tainted() },
+		Issuer: func(ctx context.Context) (string, error) {
+			own, err := b.own.state(ctx)
+			if err != nil {
+				return "", err
+			}
+			return own.config.Issuer, nil
+		},
+	}
 }
 
 // HandleRequest judges the form of every request in one place and turns the
@@ -178,8 +196,8 @@ func (b *broker) loadLedger(patience time.Duration) {
 // invalidate drops what is kept in memory of a key that another node wrote.
 func (b *broker) invalidate(_ context.Context, key string) {
 	switch {
-	case strings.HasPrefix(key, providerPrefix):
-		b.providers.drop(strings.TrimPrefix(key, providerPrefix))
+	case strings.HasPrefix(key, downstream.StoragePrefix):
+		b.providers.Drop(strings.TrimPrefix(key, downstream.StoragePrefix))
 		b.roles.clear()
 	case strings.HasPrefix(key, grant.StoragePrefix):
 		b.ledger.Invalidate()

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -32,7 +33,7 @@ type ask struct {
 type decided struct {
 	*decision.Decision
 	role     *compiledRole
-	provider *openProvider
+	provider *downstream.Provider
 	ask      ask
 	caller   decision.Caller
 	subject  *subject.Token
@@ -50,7 +51,7 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.providers.mustOpen(ctx, role.Provider)
+	p, err := b.providers.MustOpen(ctx, role.Provider)
 	if err != nil {
 		return nil, err
 	}
@@ -66,12 +67,12 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	if err := b.parties(ctx, role, p, a, &s); err != nil {
 		return nil, err
 	}
-	frozen, err := b.freezer.check(ctx, holderOf(caller.EntityID), role.name, p.ref, issuerOf(s.Subject.Token()), issuerOf(s.Actor.Token()))
+	frozen, err := b.freezer.check(ctx, holderOf(caller.EntityID), role.name, p.Ref, issuerOf(s.Subject.Token()), issuerOf(s.Actor.Token()))
 	if err != nil {
 		return nil, err
 	}
 	s.Stopped = append(stopped(p, role), frozen...)
-	if s.Reserved, err = b.reservedFrom(ctx, p.traits); err != nil {
+	if s.Reserved, err = b.providers.ReservedFrom(ctx, p.Traits); err != nil {
 		return nil, err
 	}
 	return &decided{
@@ -81,11 +82,11 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 }
 
 // needed is how much of the caller the decision and the provider look at.
-func needed(a ask, role *compiledRole, p *openProvider) knowledge {
+func needed(a ask, role *compiledRole, p *downstream.Provider) knowledge {
 	switch {
-	case p.traits.NeedsGroups:
+	case p.Traits.NeedsGroups:
 		return knownGroups
-	case !a.vouched || role.policy.NeedsEntity() || p.traits.NeedsEntity:
+	case !a.vouched || role.policy.NeedsEntity() || p.Traits.NeedsEntity:
 		return role.judgedBy()
 	default:
 		return knownID
@@ -117,13 +118,13 @@ func (b *broker) situation(caller decision.Caller) decision.Situation {
 }
 
 // stopped are the reasons against that lie with the provider.
-func stopped(p *openProvider, role *compiledRole) []*fault.Error {
+func stopped(p *downstream.Provider, role *compiledRole) []*fault.Error {
 	var reasons []*fault.Error
-	if p.settings.Disabled {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q is disabled", p.ref))
+	if p.Settings.Disabled {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q is disabled", p.Ref))
 	}
-	if !p.allowedRoles.MatchAny(role.name) {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it", p.ref, role.name))
+	if !p.AllowedRoles.MatchAny(role.name) {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it", p.Ref, role.name))
 	}
 	return reasons
 }

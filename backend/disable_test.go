@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
@@ -45,7 +46,7 @@ func (f *flight) waits(do func() error) (end func() error) {
 	ended := make(chan error, 1)
 	go func() { ended <- do() }()
 	require.Eventually(f.m.t, func() bool {
-		closed, _ := f.m.b.door.state()
+		closed, _ := f.m.b.door.State()
 		return closed
 	}, promptly, time.Millisecond)
 	select {
@@ -178,14 +179,14 @@ func TestASharedTokenIsNotJoinedOnAMountThatGoes(t *testing.T) {
 	m := newMount(t, setup{role: map[string]any{"sharing": "entity"}})
 	_, err := m.credsBy(call{entity: alice})
 	require.NoError(t, err)
-	m.b.door.close(false)
+	m.b.door.Close(false)
 	_, err = m.credsBy(call{entity: alice})
 	requireCode(t, err, fault.TemporarilyUnavailable, "being disabled or moved")
 }
 
 func TestAMintEndsBeforeTheWaitForIt(t *testing.T) {
-	require.Less(t, mintBudget+settleBudget, drainBudget)
-	require.Less(t, drainBudget, leaveBudget)
+	require.Less(t, downstream.MintBudget+downstream.SettleBudget, downstream.DrainBudget)
+	require.Less(t, downstream.DrainBudget, leaveBudget)
 	require.Less(t, leaveBudget, 90*time.Second, "Vault's own bound on the last run")
 }
 

@@ -3,14 +3,15 @@ package backend
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
@@ -107,63 +108,50 @@ func (b *broker) mintGrant(ctx context.Context, d *decided, expect func(id strin
 
 // enter takes all the places that a mint needs, until leave: within the quota, in
 // front of the provider, and against whoever wants to change it.
-func (b *broker) enter(ctx context.Context, d *decided, id string) (at *place, leave func(), err error) {
+func (b *broker) enter(ctx context.Context, d *decided, id string) (at *downstream.Place, leave func(), err error) {
 	// A provider that is down costs nobody a place in a quota, nor a write.
 	k := d.kind()
-	if err := d.provider.gate.mayMint(k, b.now()); err != nil {
+	if err := d.provider.MayMint(k); err != nil {
 		return nil, nil, b.spared(d.provider, err)
 	}
 	release, err := b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), id)
 	if err != nil {
 		return nil, nil, err
 	}
-	at, err = d.provider.gate.waitMint(ctx, b.now, d.provider.settings.patience(), k)
+	at, err = d.provider.WaitMint(ctx, k)
 	if err != nil {
 		release()
 		return nil, nil, b.spared(d.provider, err)
 	}
-	depart, err := b.admit(ctx, d.provider)
+	depart, err := b.providers.Admit(ctx, d.provider)
 	if err != nil {
-		at.leave()
+		at.Leave()
 		release()
 		return nil, nil, err
 	}
-	return at, func() { depart(); at.leave(); release() }, nil
+	return at, func() { depart(); at.Leave(); release() }, nil
+}
+
+var kindSeed = maphash.MakeSeed()
+
+// kind tells the request to the provider from others.
+func (d *decided) kind() downstream.Kind {
+	k := downstream.Kind{Mode: d.role.Mode, Role: d.role.name, Holder: holderOf(d.caller.EntityID), Asked: d.Access.Sum(kindSeed)}
+	if d.role.Mode == provider.ModeExchange && d.subject != nil {
+		k.Asked ^= maphash.String(kindSeed, d.subject.Issuer) ^ maphash.String(kindSeed, d.subject.Subject)
+	}
+	return k
 }
 
 // spared counts a mint that its provider was not asked for, and returns err.
-func (b *broker) spared(p *openProvider, err error) error {
-	b.meters.spared.WithLabelValues(p.ref).Inc()
+func (b *broker) spared(p *downstream.Provider, err error) error {
+	b.meters.spared.WithLabelValues(p.Ref).Inc()
 	return err
-}
-
-// admit lets a mint begin. Until leave the provider can neither be deleted nor
-// become another account, and the mount is not given up: whatever the mint brings can
-// then also be killed.
-func (b *broker) admit(ctx context.Context, p *openProvider) (leave func(), err error) {
-	if err := b.comeIn(p.ref); err != nil {
-		return nil, err
-	}
-	depart, ok := p.gate.enter()
-	if !ok {
-		b.door.leave(p.ref)
-		return nil, fault.New(fault.TemporarilyUnavailable, "the provider is being changed: try again")
-	}
-	leave = func() { depart(); b.door.leave(p.ref) }
-	now, err := b.providers.mustOpen(ctx, p.ref)
-	if err == nil && (now.pinned.Account != p.pinned.Account || now.settings.Disabled && !p.settings.Disabled) {
-		err = fault.New(fault.TemporarilyUnavailable, "the provider has been changed: try again")
-	}
-	if err != nil {
-		leave()
-		return nil, err
-	}
-	return leave, nil
 }
 
 // mintOnce mints, and uses up the subject token where the role wants that: before
 // the provider is called, and taken back only when surely nothing was minted.
-func (b *broker) mintOnce(ctx context.Context, d *decided, id string, at *place) (*provider.Child, error) {
+func (b *broker) mintOnce(ctx context.Context, d *decided, id string, at *downstream.Place) (*provider.Child, error) {
 	if d.role.policy.Subject == nil || !d.role.policy.Subject.SingleUse {
 		return b.mint(ctx, d, id, at)
 	}
@@ -178,22 +166,12 @@ func (b *broker) mintOnce(ctx context.Context, d *decided, id string, at *place)
 	return child, err
 }
 
-// mint asks the provider, at the place that it has got for that. A caller who hangs up
-// does not cut the call short: the answer may hold a token that somebody has to kill.
-func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*provider.Child, error) {
+// mint asks the provider, at the place that it has got for that.
+func (b *broker) mint(ctx context.Context, d *decided, id string, at *downstream.Place) (*provider.Child, error) {
 	p := d.provider
-	mintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
-	defer cancel()
-	mintCtx, exchanges := httpclient.Watch(withKind(mintCtx, at.ticket.kind))
-	started := time.Now()
-	child, err := d.call(mintCtx, d.request(id))
-	b.meters.call(p.ref, callMint, started, err)
-	p.gate.heedMint(at.ticket.kind, b.now(), err)
-	if until := at.end(outcomeOf(exchanges, err), b.now()); !until.IsZero() {
-		b.Logger().Warn("the provider does not answer, or fails at requests of this kind: it is not asked again until then", "provider", p.ref, "kind", just(at.ticket.kind), "until", until, "error", err)
-	}
+	child, err := p.Mint(ctx, at, d.role.Mode, d.request(id))
 	switch {
-	case child != nil && isParentSecret(p.parent, child.Token):
+	case child != nil && p.Parented(child.Token):
 		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
 		return nil, fault.New(fault.ProviderViolation, "the provider answered with the parent credential itself")
 	case child != nil && d.bringsItself(child):
@@ -203,8 +181,8 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *place) (*p
 		child, err = nil, fault.New(fault.ProviderViolation, "the provider answered without a token")
 	}
 	if child == nil && errors.Is(err, provider.ErrAnswerLost) {
-		b.meters.lost.WithLabelValues(p.ref).Inc()
-		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "event", "answer_lost", "provider", p.ref, "role", d.role.name, "error", err)
+		b.meters.lost.WithLabelValues(p.Ref).Inc()
+		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "event", "answer_lost", "provider", p.Ref, "role", d.role.name, "error", err)
 	}
 	return child, err
 }
@@ -220,23 +198,6 @@ func (d *decided) request(id string) provider.Request {
 		r.Subject, r.Actor = party(d.subject, d.ask.subjectToken), party(d.actor, d.ask.actorToken)
 	}
 	return r
-}
-
-// call asks the provider in the role's mode.
-func (d *decided) call(ctx context.Context, r provider.Request) (*provider.Child, error) {
-	switch p := d.provider.Provider; d.role.Mode {
-	case provider.ModeExchange:
-		if p, ok := p.(provider.Exchanger); ok {
-			return p.Exchange(ctx, r)
-		}
-	case provider.ModeForward:
-		if p, ok := p.(provider.Forwarder); ok {
-			return p.Forward(ctx, r)
-		}
-	default:
-		return p.Mint(ctx, r)
-	}
-	return nil, fault.New(fault.TemporarilyUnavailable, "the provider cannot %s any more: an operator must write the role again", d.role.Mode)
 }
 
 // bringsItself reports whether an exchange's answer is what it was asked with.
@@ -304,14 +265,14 @@ func (b *broker) record(ctx context.Context, d *decided, g *grant.Grant) error {
 // since it was decided.
 func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) error {
 	p := d.provider
-	if closed, _ := b.door.state(); closed {
-		return errLeaving // Vault may have looked for leases already
+	if closed, _ := b.door.State(); closed {
+		return downstream.ErrLeaving // Vault may have looked for leases already
 	}
-	now, err := b.providers.mustOpen(ctx, p.ref)
+	now, err := b.providers.MustOpen(ctx, p.Ref)
 	if err != nil {
 		return err
 	}
-	if now.pinned.Account != p.pinned.Account || now.settings.Disabled {
+	if now.Pinned.Account != p.Pinned.Account || now.Settings.Disabled {
 		return fault.New(fault.AccessDenied, "the provider was changed or disabled meanwhile: try again")
 	}
 	// A freeze that came after the decision, even if it was thawed again: its kill
@@ -337,7 +298,7 @@ func (b *broker) letBe(ctx context.Context, g *grant.Grant, why error) error {
 
 // discardBecause kills a token that is not handed out, and says in the refusal
 // if it could not be killed at once.
-func (b *broker) discardBecause(ctx context.Context, p *openProvider, g *grant.Grant, why error) error {
+func (b *broker) discardBecause(ctx context.Context, p *downstream.Provider, g *grant.Grant, why error) error {
 	if err := b.killer.discard(ctx, p, g, causeNotHandedOut); err != nil {
 		var f *fault.Error
 		if errors.As(why, &f) {

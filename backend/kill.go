@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -96,11 +97,11 @@ const killBudget = 45 * time.Second
 func (k *killer) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
 	ctx, cancel := context.WithTimeout(ctx, killBudget)
 	defer cancel()
-	p, err := k.reaper.mustOpen(ctx, g.Provider)
+	p, err := k.reaper.MustOpen(ctx, g.Provider)
 	if err != nil {
 		return err
 	}
-	return k.reaper.revoke(ctx, p, g.Handle)
+	return k.reaper.Revoke(ctx, p, g.Handle)
 }
 
 // intoOutbox makes a failed revocation durable and says so; errUnkillable if there is
@@ -111,10 +112,10 @@ func (k *killer) intoOutbox(ctx context.Context, g *grant.Grant, cause string, f
 		return nil // somebody else's attempt succeeded meanwhile
 	}
 	if err == nil && givenUp(g, failed) {
-		k.logger().Warn("a token cannot be revoked", "grant_id", g.ID, "provider", g.Provider, "error", publicText(failed))
+		k.logger().Warn("a token cannot be revoked", "grant_id", g.ID, "provider", g.Provider, "error", fault.Public(failed))
 		return errUnkillable
 	}
-	return fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its provider %s could not revoke it (%s); the broker keeps trying", g.ID, g.Provider, publicText(failed)).Because(errors.Join(failed, err))
+	return fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its provider %s could not revoke it (%s); the broker keeps trying", g.ID, g.Provider, fault.Public(failed)).Because(errors.Join(failed, err))
 }
 
 // givenUp reports whether the provider has refused for good, now or before: an operator's
@@ -132,8 +133,8 @@ func (k *killer) doom(ctx context.Context, g *grant.Grant, cause string, failed 
 			d.Since, d.Cause = now, cause
 		}
 		d.Attempts++
-		d.Next = now.Add(max(backoff(d.Attempts), askedToWait(failed)))
-		d.Error, d.Final = publicText(failed), givenUp(g, failed)
+		d.Next = now.Add(max(backoff(d.Attempts), downstream.AskedToWait(failed)))
+		d.Error, d.Final = fault.Public(failed), givenUp(g, failed)
 	})
 	if err != nil && !errors.Is(err, grant.ErrGone) {
 		return errors.Join(err, errUnrecorded)
@@ -149,33 +150,19 @@ func backoff(attempts int) time.Duration {
 	return d/2 + rand.N(d/2+1) //nolint:gosec // spreads load, hides nothing
 }
 
-// publicText is what may stand in errors and records: a fault's own words, or
-// nothing of an error that nobody vetted.
-func publicText(err error) string {
-	var f *fault.Error
-	switch {
-	case errors.As(err, &f):
-		return f.Message
-	case errors.Is(err, context.DeadlineExceeded):
-		return "timed out"
-	default:
-		return "failed"
-	}
-}
-
 // discard kills a child that will not be handed out. It was perhaps never
 // recorded: if it cannot be killed now it is recorded as doomed, and if even
 // that fails it is kept in memory until it can be.
-func (k *killer) discard(ctx context.Context, p *openProvider, g *grant.Grant, cause string) error {
-	failed := errNotRevocable
+func (k *killer) discard(ctx context.Context, p *downstream.Provider, g *grant.Grant, cause string) error {
+	failed := downstream.ErrNotRevocable
 	if !g.Handle.Empty() {
-		killCtx, cancel := context.WithTimeout(ctx, settleBudget)
+		killCtx, cancel := context.WithTimeout(ctx, downstream.SettleBudget)
 		defer cancel()
-		failed = k.reaper.revoke(killCtx, p, g.Handle)
+		failed = k.reaper.Revoke(killCtx, p, g.Handle)
 	}
 	if failed != nil {
 		err := k.recordDoomed(ctx, g, cause, failed)
-		if _, ended := k.door.state(); ended {
+		if _, ended := k.door.State(); ended {
 			k.killLate(p, g, failed)
 		}
 		return errors.Join(failed, err)
@@ -195,7 +182,7 @@ func (k *killer) recordDoomed(ctx context.Context, g *grant.Grant, cause string,
 	now := k.now()
 	g.IssuedAt, g.LeaseEnds, g.MaxLease, g.Withheld = now, now, now, true
 	if !g.Handle.Empty() { // else nobody need try again: it is on record until it expires
-		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), askedToWait(failed))), Error: publicText(failed), Final: errors.Is(failed, provider.ErrCannotRevoke)}
+		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), downstream.AskedToWait(failed))), Error: fault.Public(failed), Final: errors.Is(failed, provider.ErrCannotRevoke)}
 	}
 	return k.ledger.Keep(ctx, g)
 }

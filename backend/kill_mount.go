@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -15,24 +16,19 @@ import (
 // leaveBudget bounds the last run on a mount, to which Vault gives 90 s.
 const leaveBudget = 85 * time.Second
 
-// errMintsUnderWay keeps the mount while something may yet come that has to be killed.
-func (k *killer) errMintsUnderWay() error {
-	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: tokens are being minted (%s), and die as soon as they come: try again", k.door.whereabouts())
-}
-
 // whetherItMayEnd is what Vault is told of the end of a lease, of whose grant the kill has
 // returned err. Where the mount is being disabled or moved an error stops that, and is
 // what the operator sees; what a rollback answers then Vault ignores.
 func (k *killer) whetherItMayEnd(ctx context.Context, err error) error {
-	if err == nil && (k.door.busy() == 0 || !k.leaving()) || !k.tainted() {
+	if err == nil && (k.door.Busy() == 0 || !k.door.Leaving()) || !k.tainted() {
 		return err
 	}
-	k.door.close(false)
+	k.door.Close(false)
 	if err != nil {
 		return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", k.stillAlive(ctx)).Because(err)
 	}
-	if k.door.busy() > 0 {
-		return k.errMintsUnderWay()
+	if k.door.Busy() > 0 {
+		return k.door.MintsUnderWay()
 	}
 	return nil
 }
@@ -42,14 +38,14 @@ func (k *killer) whetherItMayEnd(ctx context.Context, err error) error {
 func (k *killer) killMount(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveBudget)
 	defer cancel()
-	k.door.close(false)
+	k.door.Close(false)
 	run := k.startKill(ctx, k.allKillable().feed)
-	empty := k.door.drain(ctx, k.drain)
+	empty := k.door.Drain(ctx, k.drain)
 	if err := k.outcome(ctx, run); err != nil {
 		return err
 	}
 	if !empty {
-		return k.errMintsUnderWay()
+		return k.door.MintsUnderWay()
 	}
 	// What the last mints have left behind is on record now.
 	if rest, err := k.ledger.HoldersOf(ctx, killable); err == nil && len(rest) == 0 {
@@ -89,13 +85,13 @@ func (k *killer) outcome(ctx context.Context, run *killRun) error {
 // Vault waits for it, and answers nobody else of this plugin meanwhile, so it waits no
 // longer than the last mint of before the closing can take.
 func (k *killer) end(ctx context.Context) {
-	k.door.close(true)
-	disabled, budget := k.tainted(), haltBudget
+	k.door.Close(true)
+	disabled, budget := k.tainted(), downstream.HaltBudget
 	if disabled {
 		budget = k.drain
 	}
-	if !k.door.drain(ctx, min(budget, k.drain)) {
-		k.logger().Error("tokens are still being minted: this process kills them as soon as they come, if it lives", "mints", k.door.whereabouts())
+	if !k.door.Drain(ctx, min(budget, k.drain)) {
+		k.logger().Error("tokens are still being minted: this process kills them as soon as they come, if it lives", "mints", k.door.Whereabouts())
 	}
 	// What is in memory only would be lost with this process.
 	flushed := k.ledger.Flush(ctx)
@@ -156,9 +152,9 @@ const lateTries = 5
 
 // killLate goes on trying to kill what no ledger keeps any more: the token of a mint
 // that ended after Vault had given up the mount, or this process of it.
-func (k *killer) killLate(p *openProvider, g *grant.Grant, failed error) {
+func (k *killer) killLate(p *downstream.Provider, g *grant.Grant, failed error) {
 	late := g.Summary()
-	if errors.Is(failed, errNotRevocable) {
+	if errors.Is(failed, downstream.ErrNotRevocable) {
 		k.logAbandoned(&late)
 		return
 	}
@@ -167,7 +163,7 @@ func (k *killer) killLate(p *openProvider, g *grant.Grant, failed error) {
 		for try := range lateTries {
 			time.Sleep(k.latePause << try)
 			ctx, cancel := context.WithTimeout(context.Background(), killBudget)
-			err := k.reaper.revoke(ctx, p, g.Handle)
+			err := k.reaper.Revoke(ctx, p, g.Handle)
 			cancel()
 			if err == nil {
 				k.logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "provider", g.Provider, "cause", causeNotHandedOut)

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -22,16 +23,15 @@ type killer struct {
 	meters     killMeters
 	reaper     reaper
 	freezer    *freezer
-	door       *doorway
+	door       *downstream.Door
 	standing   func(ctx context.Context, holder string, roles []string) (standing, error)
 	closeShare func(id string)
 	tainted    func() bool
-	leaving    func() bool
 
 	orders  *orders
 	holders holderCursor
 
-	drain     time.Duration // drainBudget
+	drain     time.Duration // downstream.DrainBudget
 	latePause time.Duration // before the first further try of a kill after the end
 }
 
@@ -44,15 +44,14 @@ type killDeps struct {
 	Meters  killMeters
 	Reaper  reaper
 	Freezer *freezer
-	Door    *doorway
+	Door    *downstream.Door
 	// Standing is what Vault and those of the roles that are named say of a holder now.
 	// An error is that they could not say.
 	Standing func(ctx context.Context, holder string, roles []string) (standing, error)
 	// CloseShare keeps everybody from joining a grant's child: it is to die.
 	CloseShare func(id string)
-	// Tainted reports whether Vault disables or moves the mount, Leaving whether it has
-	// said so of late.
-	Tainted, Leaving func() bool
+	// Tainted reports whether Vault disables or moves the mount.
+	Tainted func() bool
 }
 
 // killMeters count what the killer does.
@@ -65,16 +64,16 @@ type killMeters interface {
 
 // reaper opens providers and kills at them.
 type reaper interface {
-	mustOpen(ctx context.Context, ref string) (*openProvider, error)
-	// revoke is one paced and measured call. It returns errNotRevocable if the provider
-	// cannot kill at all.
-	revoke(ctx context.Context, p *openProvider, handle secret.Text) error
+	MustOpen(ctx context.Context, ref string) (*downstream.Provider, error)
+	// Revoke is one paced and measured call. It returns downstream.ErrNotRevocable if the
+	// provider cannot kill at all.
+	Revoke(ctx context.Context, p *downstream.Provider, handle secret.Text) error
 }
 
 func newKiller(d killDeps) *killer {
 	return &killer{
 		ledger: d.Ledger, storage: d.Storage, now: d.Now, logger: d.Logger, meters: d.Meters, reaper: d.Reaper,
-		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted, leaving: d.Leaving,
-		orders: newOrders(), drain: drainBudget, latePause: 2 * time.Second,
+		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted,
+		orders: newOrders(), drain: downstream.DrainBudget, latePause: 2 * time.Second,
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -112,7 +113,7 @@ func TestTheServersRetryAfterIsHeeded(t *testing.T) {
 	m.server.Break(authserver.EndpointRevoke, authserver.Busy(30*time.Minute))
 	requireCode(t, m.revoke(l), fault.TemporarilyUnavailable)
 	m.server.Break(authserver.EndpointRevoke, nil)
-	m.clock.advance(maxPause - time.Second)
+	m.clock.advance(downstream.MaxPause - time.Second)
 	require.NoError(t, m.periodic())
 	require.True(t, m.server.Active(l.token))
 	m.clock.advance(2 * time.Second) // a token must not live for as long as the server likes

@@ -164,7 +164,7 @@ func TestAWriteThatFailedIsNotForgotten(t *testing.T) {
 	i, err := m.b.issuer(t.Context(), "i")
 	require.NoError(t, err)
 	require.Nil(t, i)
-	p, err := m.b.providers.open(t.Context(), "oauth2/p")
+	p, err := m.b.providers.Open(t.Context(), "oauth2/p")
 	require.NoError(t, err)
 	require.Nil(t, p)
 }
@@ -184,10 +184,10 @@ func TestGrantsDieByADeletedRoleAlone(t *testing.T) {
 		"its provider does not exist":    stored(`{"provider":"oauth2/gone","mode":"mint","on_excess":"strip","scopes":["read","write"]}`),
 		"its provider does not fit":      stored(`{"provider":"oauth2/p","mode":"mint","on_excess":"strip","scopes":["read","write"],"permissions":{"a":"b"}}`),
 		"its provider cannot be opened": func(m *mount) {
-			entry, err := m.b.providers.read(m.t.Context(), "oauth2/p")
+			entry, err := m.b.providers.Read(m.t.Context(), "oauth2/p")
 			require.NoError(m.t, err)
 			entry.Settings.CAPEM = "no certificate"
-			require.NoError(m.t, m.b.providers.put(m.t.Context(), "oauth2/p", entry))
+			m.putProvider("oauth2/p", entry)
 		},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
 
@@ -75,6 +76,9 @@ func (m *meters) call(ref, what string, started time.Time, err error) {
 	if err != nil {
 		outcome = string(fault.CodeOf(err))
 	}
+	if err != nil && what == downstream.CallRevoke {
+		m.failed.WithLabelValues(ref).Inc()
+	}
 	m.calls.WithLabelValues(ref, what, outcome).Observe(time.Since(started).Seconds())
 }
 
@@ -131,11 +135,11 @@ func (b *broker) gateGauges() *prometheus.Registry {
 	minting := gauge("mints_under_way", "Mints that are calling the provider.", "provider")
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(open, waiting, minting)
-	for ref, g := range b.providers.gateStates() {
-		waiting.WithLabelValues(ref).Set(float64(g.waiting))
-		minting.WithLabelValues(ref).Set(float64(g.minting))
+	for ref, g := range b.providers.States() {
+		waiting.WithLabelValues(ref).Set(float64(g.Waiting))
+		minting.WithLabelValues(ref).Set(float64(g.Minting))
 		spared := 0.0
-		if !g.restsUntil.IsZero() {
+		if !g.RestsUntil.IsZero() {
 			spared = 1
 		}
 		open.WithLabelValues(ref).Set(spared)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -37,7 +36,7 @@ func openOldMount(t *testing.T, file string) *oldScene {
 	require.NotEmpty(t, old.Leases)
 	require.NotEmpty(t, old.Asks)
 	require.NotEmpty(t, old.Refused)
-	m := &mount{t: t, storage: &flakyStorage{}, clock: &clock{at: old.At}, log: &lockedBuffer{}, types: catalog.Types(), vault: newVaultView()}
+	m := &mount{t: t, storage: &flakyStorage{}, clock: &clock{at: old.At}, log: &lockedBuffer{}, vault: newVaultView()}
 	m.secrets = []string{parentSecret}
 	m.vault.change(func(v *vaultView) { v.entities[namespaced] = &logical.Entity{ID: namespaced, Name: "carol"} })
 	m.server = authserver.Resume(t, old.Server, authserver.Options{Now: m.clock.Now})

@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"context"
 	"sync"
 	"testing"
 	"time"
@@ -9,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
@@ -53,7 +53,7 @@ func TestAWishToBeLeftAloneIsOfTheKindOfRequestThatMetIt(t *testing.T) {
 	require.Equal(t, "limited", shown["health"])
 	require.Contains(t, shown["health_detail"], "asked to be left alone: mint requests of the role r by one caller wait until 20")
 	require.NotContains(t, shown["health_detail"], alice)
-	m.clock.advance(maxPause)
+	m.clock.advance(downstream.MaxPause)
 	m.mustServe(alice, "r", nil)
 	require.Equal(t, "ok", m.must(m.read("providers/oauth2/p")).Data["health"])
 }
@@ -66,7 +66,7 @@ func TestAWishToBeLeftAloneIsHeededByAllOnceOthersHaveMetIt(t *testing.T) {
 	_, err := m.creds(nil)
 	requireCode(t, err, fault.TemporarilyUnavailable, "left alone")
 	require.Equal(t, before, m.tokenRequests())
-	m.clock.advance(maxPause)
+	m.clock.advance(downstream.MaxPause)
 	m.mustCreds(nil)
 }
 
@@ -95,7 +95,7 @@ func TestAnOperatorEndsAWishToBeLeftAlone(t *testing.T) {
 func TestOneOddRequestSparesNobodyTheProvider(t *testing.T) {
 	m := newShared(t, setup{})
 	odd := map[string]any{"scopes": "write"}
-	for range maxFailures {
+	for range downstream.MaxFailures {
 		requireCode(t, m.suffer(failing, alice, "r", odd), fault.TemporarilyUnavailable, "HTTP 500")
 	}
 	before := m.tokenRequests()
@@ -111,7 +111,7 @@ func TestOneOddRequestSparesNobodyTheProvider(t *testing.T) {
 
 func TestAProviderThatFailsOthersTooIsSpared(t *testing.T) {
 	m := newShared(t, setup{})
-	for n := range maxFailures {
+	for n := range downstream.MaxFailures {
 		who, role := alice, "r"
 		if n == 0 {
 			who, role = bob, "other"
@@ -125,12 +125,12 @@ func TestAProviderThatFailsOthersTooIsSpared(t *testing.T) {
 
 func TestACallerWhoGoesOnFailingTakesNobodysTrial(t *testing.T) {
 	m := newShared(t, patient)
-	for range maxFailures {
+	for range downstream.MaxFailures {
 		require.Error(t, m.suffer(silent, alice, "r", nil))
 	}
 	_, err := m.credsBy(call{entity: bob, path: "creds/other"})
 	requireCode(t, err, fault.TemporarilyUnavailable, "not answering") // the transport is everybody's
-	m.clock.advance(shortestRest)
+	m.clock.advance(downstream.ShortestRest)
 	worked, release := make(chan struct{}, 1), make(chan struct{})
 	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
 	var hers sync.WaitGroup
@@ -148,7 +148,7 @@ func TestACallerWhoGoesOnFailingTakesNobodysTrial(t *testing.T) {
 
 func TestACallerWhoGoesOnFailingAfterAnOutageKeepsNobodyOut(t *testing.T) {
 	m := newShared(t, setup{})
-	for n := range maxFailures { // an outage that everybody has met
+	for n := range downstream.MaxFailures { // an outage that everybody has met
 		who, role := alice, "r"
 		if n == 0 {
 			who, role = bob, "other"
@@ -157,10 +157,10 @@ func TestACallerWhoGoesOnFailingAfterAnOutageKeepsNobodyOut(t *testing.T) {
 	}
 	// It is over, but for requests of hers, and she is always the first.
 	for range 6 {
-		m.clock.advance(longestRest)
+		m.clock.advance(downstream.LongestRest)
 		requireCode(t, m.suffer(failing, alice, "r", nil), fault.TemporarilyUnavailable, "HTTP 500")
 	}
-	m.clock.advance(shortestRest)
+	m.clock.advance(downstream.ShortestRest)
 	_ = m.suffer(failing, alice, "r", map[string]any{"scopes": "read"})
 	_ = m.suffer(failing, alice, "other", nil)
 	m.mustServe(bob, "other", nil)
@@ -170,7 +170,7 @@ func TestACallerWhoGoesOnFailingAfterAnOutageKeepsNobodyOut(t *testing.T) {
 // An agent may come without its entity too, by an orphan token.
 func TestACallerOfTwoNamesKeepsNobodyOut(t *testing.T) {
 	m := newShared(t, setup{})
-	for n := range maxFailures {
+	for n := range downstream.MaxFailures {
 		who, role := alice, "r"
 		if n == 0 {
 			who, role = "", "other"
@@ -178,12 +178,12 @@ func TestACallerOfTwoNamesKeepsNobodyOut(t *testing.T) {
 		requireCode(t, m.suffer(failing, who, role, nil), fault.TemporarilyUnavailable, "HTTP 500")
 	}
 	for range 6 { // hers are the first as soon as there is a trial
-		m.clock.advance(longestRest)
+		m.clock.advance(downstream.LongestRest)
 		_ = m.suffer(failing, alice, "r", nil)
-		m.clock.advance(shortestRest)
+		m.clock.advance(downstream.ShortestRest)
 		_ = m.suffer(failing, "", "other", nil)
 	}
-	m.clock.advance(shortestRest)
+	m.clock.advance(downstream.ShortestRest)
 	_ = m.suffer(failing, alice, "r", nil)
 	_ = m.suffer(failing, "", "other", nil)
 	m.mustServe(bob, "r", nil)
@@ -203,7 +203,7 @@ func TestATokenWithoutAnEndStopsRequestsOfItsKindAlone(t *testing.T) {
 	m.mustServe(alice, "r", nil)
 
 	require.Error(t, m.suffer(authserver.Drop("expires_in"), alice, "r", nil))
-	m.clock.advance(maxMoot)
+	m.clock.advance(downstream.MaxMoot)
 	m.mustServe(alice, "r", nil)
 }
 
@@ -228,114 +228,4 @@ func TestTheQueueIsNobodysOwn(t *testing.T) {
 	m.server.Break(authserver.EndpointToken, nil)
 	close(release)
 	mints.Wait()
-}
-
-// crowd lets n mints of the kind wait at the gate, in the name of one.
-func (g *gate) crowd(t *testing.T, k kind, n int, served func(kind)) *sync.WaitGroup {
-	t.Helper()
-	var mints sync.WaitGroup
-	before := g.state(time.Now()).waiting
-	for range n {
-		mints.Go(func() {
-			if p, err := g.waitMint(t.Context(), time.Now, promptly, k); err == nil {
-				served(k)
-				p.leave()
-			}
-		})
-	}
-	require.Eventually(t, func() bool { return g.state(time.Now()).waiting == before+n }, promptly, time.Microsecond)
-	return &mints
-}
-
-func TestTheWaitingRoomIsNobodysOwn(t *testing.T) {
-	g := newGate()
-	places := occupy(t, g)
-	ctx, giveUp := context.WithCancel(t.Context())
-	var mints sync.WaitGroup
-	refusals := make(chan error, maxWaiting)
-	for range maxWaiting {
-		mints.Go(func() {
-			_, err := g.waitMint(ctx, time.Now, time.Hour, aliceReads)
-			refusals <- err
-		})
-	}
-	const room = maxWaiting * timesFree / (timesFree + 1)
-	require.Eventually(t, func() bool { return g.state(time.Now()).waiting == room }, promptly, time.Millisecond)
-	his := make(chan error, 1)
-	go func() { _, err := g.waitMint(t.Context(), time.Now, time.Hour, bobReads); his <- err }()
-	require.Eventually(t, func() bool { return g.state(time.Now()).waiting == room+1 }, promptly, time.Millisecond)
-	places[0].leave()
-	places[1].leave()
-	require.NoError(t, <-his, "among the first two, behind 1,536 that were there before")
-	giveUp()
-	mints.Wait()
-}
-
-func TestTheRateLimitIsNobodysOwn(t *testing.T) {
-	g := newGate()
-	g.setLimit(20)
-	for range 20 { // use up the burst
-		mintThrough(t, g)
-	}
-	var mu sync.Mutex
-	var order []string
-	served := func(k kind) {
-		mu.Lock()
-		defer mu.Unlock()
-		order = append(order, k.holder)
-	}
-	g.announce(1) // as if a revocation waited
-	hers := g.crowd(t, aliceReads, 30, served)
-	his := g.crowd(t, bobReads, 2, served)
-	g.announce(-1)
-	his.Wait()
-	mu.Lock()
-	require.LessOrEqual(t, len(order), 8, "of 32, of which 30 were there first")
-	mu.Unlock()
-	hers.Wait()
-}
-
-func TestTheParentsTurnIsNobodysOwn(t *testing.T) {
-	g := newGate()
-	release, err := g.turn(t.Context(), promptly)
-	require.NoError(t, err)
-	order := make(chan string, 40)
-	var turns sync.WaitGroup
-	wait := func(k kind, n int) {
-		for i := range n {
-			turns.Go(func() {
-				release, err := g.turn(withKind(context.Background(), k), promptly)
-				require.NoError(t, err)
-				order <- k.holder
-				release()
-			})
-			require.Eventually(t, func() bool {
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				for _, r := range g.turns.rows {
-					if r.who == k.sharer() {
-						return len(r.waiting) == i+1
-					}
-				}
-				return false
-			}, promptly, time.Microsecond)
-		}
-	}
-	wait(aliceReads, 20)
-	wait(bobReads, 1)
-	release()
-	turns.Wait()
-	first := []string{<-order, <-order}
-	require.Contains(t, first, bob)
-}
-
-// BenchmarkGate is what a mint that nothing keeps waiting costs at the gate.
-func BenchmarkGate(b *testing.B) {
-	g := newGate()
-	b.ReportAllocs()
-	for b.Loop() {
-		p, err := g.waitMint(context.Background(), time.Now, time.Second, aliceReads)
-		require.NoError(b, err)
-		p.end(answered, time.Time{})
-	}
 }

@@ -168,7 +168,7 @@ func (b *broker) signToken(ctx context.Context, purpose keyring.Purpose, claims 
 		return "", errNoIssuer
 	}
 	if purpose == keyring.Child {
-		if err := b.checkReserved(ctx, claims["aud"]); err != nil {
+		if err := b.providers.CheckSigned(ctx, claims["aud"]); err != nil {
 			return "", err
 		}
 	}

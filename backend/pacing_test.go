@@ -1,10 +1,8 @@
 package backend
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,105 +12,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
-
-func TestAMintKeepsChangesOutAndNobodyWaits(t *testing.T) {
-	g := newGate()
-	first, ok := g.enter()
-	require.True(t, ok)
-	second, ok := g.enter()
-	require.True(t, ok, "mints do not keep each other out")
-	_, ok = g.alone()
-	require.False(t, ok)
-	first()
-	_, ok = g.alone()
-	require.False(t, ok)
-	second()
-	done, ok := g.alone()
-	require.True(t, ok)
-	_, ok = g.enter()
-	require.False(t, ok)
-	_, ok = g.alone()
-	require.False(t, ok)
-	done()
-	leave, ok := g.enter()
-	require.True(t, ok)
-	leave()
-}
-
-// mintThrough lets a mint through that its provider answers.
-func mintThrough(t *testing.T, g *gate) {
-	t.Helper()
-	p, err := g.waitMint(t.Context(), time.Now, promptly, kind{})
-	require.NoError(t, err)
-	p.end(answered, time.Now())
-}
-
-func TestRevocationsGoBeforeMints(t *testing.T) {
-	g := newGate()
-	g.setLimit(20)
-	now := time.Now()
-	for range 20 { // use up the burst
-		mintThrough(t, g)
-	}
-	var passed atomic.Int64
-	var wg sync.WaitGroup
-	for range 5 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			done, err := g.waitRevoke(context.Background(), now)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			passed.Add(1)
-			done()
-		}()
-	}
-	waiting := func() int {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		return g.waiting
-	}
-	// On a busy machine they may all be through before anybody has seen them wait.
-	require.Eventually(t, func() bool { return waiting() > 0 || passed.Load() == 5 }, promptly, 100*time.Microsecond)
-	mintThrough(t, g)
-	require.Zero(t, waiting(), "revocations that the mint has overtaken")
-	wg.Wait()
-}
-
-func TestAGateWithoutRoomSaysSo(t *testing.T) {
-	g := newGate()
-	g.setLimit(0.001)
-	mintThrough(t, g)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	within(t, func() {
-		_, err := g.waitMint(ctx, time.Now, promptly, kind{})
-		require.Equal(t, fault.TemporarilyUnavailable, fault.CodeOf(err))
-		_, err = g.waitRevoke(ctx, time.Now())
-		require.Equal(t, fault.TemporarilyUnavailable, fault.CodeOf(err))
-	})
-	g.setLimit(0)
-	mintThrough(t, g)
-	done, err := g.waitRevoke(t.Context(), time.Now())
-	require.NoError(t, err)
-	done()
-}
-
-func TestTurnsAreTakenOneByOne(t *testing.T) {
-	g := newGate()
-	release, err := g.turn(t.Context(), promptly)
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = g.turn(ctx, promptly)
-	require.ErrorIs(t, err, context.Canceled)
-	release()
-	release, err = g.turn(t.Context(), promptly)
-	require.NoError(t, err)
-	release()
-}
 
 func TestTheRateLimitHoldsForAllThatIsSent(t *testing.T) {
 	m := newMount(t, setup{provider: map[string]any{"rate_limit": 50, "timeout": 30}})

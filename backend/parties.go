@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -22,7 +23,7 @@ const (
 // parties verifies the tokens that came with the ask: on whose behalf, and who
 // acts. What is a token's fault goes into the situation, as a reason against; an
 // issuer that could not be asked is an error.
-func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvider, a ask, s *decision.Situation) error {
+func (b *broker) parties(ctx context.Context, role *compiledRole, p *downstream.Provider, a ask, s *decision.Situation) error {
 	var err error
 	if s.Subject, err = b.verify(ctx, fieldSubject, role.SubjectIssuers, a.subjectToken); err != nil {
 		return err
@@ -43,7 +44,7 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 		return err
 	}
 	s.Actor = s.Actor.Unless(checkVouched(fieldActor, s.Actor.Token(), p))
-	if token := s.Actor.Token(); token != nil && p.traits.SignsNames {
+	if token := s.Actor.Token(); token != nil && p.Traits.SignsNames {
 		issuer, _, err := b.ownIssuer(ctx)
 		if err != nil || token.Issuer == issuer {
 			return err
@@ -58,15 +59,15 @@ func (b *broker) parties(ctx context.Context, role *compiledRole, p *openProvide
 }
 
 // checkForwardable refuses to hand on what is no token of the provider's own.
-func checkForwardable(t *subject.Token, p *openProvider) *fault.Error {
-	if t.BoundIssuer() != p.traits.Issuer {
+func checkForwardable(t *subject.Token, p *downstream.Provider) *fault.Error {
+	if t.BoundIssuer() != p.Traits.Issuer {
 		return fault.New(fault.InvalidGrant, "the token is not from the provider's own issuer, so it is not good there: exchange it (mode=exchange)")
 	}
 	return nil
 }
 
 // exchangers judges the subject of an exchange, and names the entity where it acts.
-func (b *broker) exchangers(ctx context.Context, role *compiledRole, p *openProvider, a ask, s *decision.Situation) error {
+func (b *broker) exchangers(ctx context.Context, role *compiledRole, p *downstream.Provider, a ask, s *decision.Situation) error {
 	issuer, _, err := b.ownIssuer(ctx)
 	if err != nil {
 		return err
@@ -77,7 +78,7 @@ func (b *broker) exchangers(ctx context.Context, role *compiledRole, p *openProv
 			return err
 		}
 		s.Subject = s.Subject.Unless(checkVouched(fieldSubject, token, p)).Unless(refusal)
-		if role.policy.Acts == decision.ActorNone && p.traits.SignsNames {
+		if role.policy.Acts == decision.ActorNone && p.Traits.SignsNames {
 			refusal, err := b.checkActs(token, issuer)
 			if err != nil {
 				return err
@@ -94,8 +95,8 @@ func (b *broker) exchangers(ctx context.Context, role *compiledRole, p *openProv
 // checkVouched refuses to sign the name of a party whose issuer nothing binds to an iss:
 // its keys would vouch for whatever name they like, and verifiers are told to trust
 // what the broker signs (rule 12 of the contract).
-func checkVouched(field string, t *subject.Token, p *openProvider) *fault.Error {
-	if t == nil || !p.traits.SignsNames || t.BoundIssuer() != "" {
+func checkVouched(field string, t *subject.Token, p *downstream.Provider) *fault.Error {
+	if t == nil || !p.Traits.SignsNames || t.BoundIssuer() != "" {
 		return nil
 	}
 	return fault.New(fault.InvalidGrant, "nothing binds the issuer %q to a name, so the broker signs none that it vouches for in a %s: an operator must set bound_issuer on issuers/%s", t.IssuerName, field, t.IssuerName)
@@ -233,10 +234,10 @@ func identity(c decision.Caller) provider.Identity {
 }
 
 // checkProofs refuses a proof of possession that the provider would not look at.
-func checkProofs(p *openProvider, proofs map[provider.ProofKind]secret.Text) *fault.Error {
+func checkProofs(p *downstream.Provider, proofs map[provider.ProofKind]secret.Text) *fault.Error {
 	for kind := range proofs {
-		if !slices.Contains(p.traits.Proofs, kind) {
-			return fault.New(fault.InvalidRequest, "%s: the provider %q binds no token to a key in this way: leave it out", kind, p.ref)
+		if !slices.Contains(p.Traits.Proofs, kind) {
+			return fault.New(fault.InvalidRequest, "%s: the provider %q binds no token to a key in this way: leave it out", kind, p.Ref)
 		}
 	}
 	return nil

@@ -158,9 +158,7 @@ func (b *broker) writeConfig(ctx context.Context, _ *logical.Request, d *framewo
 	if before.config.Issuer == after.config.Issuer {
 		return resp, nil
 	}
-	added := &reserved{}
-	added.addOwn(after.config)
-	return b.warnOfReserved(ctx, resp, "config issuer", added), nil
+	return b.warnOfReserved(ctx, resp, "config issuer", b.providers.ReservedOwn(after.config.Issuer)), nil
 }
 
 func mergeConfig(c *config, d *framework.FieldData) {

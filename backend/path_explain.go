@@ -131,7 +131,7 @@ func explainedReason(r *fault.Error) string {
 }
 
 func explained(o *decided) map[string]any {
-	data := map[string]any{"allowed": o.Allowed(), "provider": o.provider.ref, "revocation": string(o.provider.traits.Class)}
+	data := map[string]any{"allowed": o.Allowed(), "provider": o.provider.Ref, "revocation": string(o.provider.Traits.Class)}
 	if o.caller.EntityID != "" {
 		data["entity_id"] = o.caller.EntityID
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
@@ -132,7 +133,7 @@ func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *frame
 		*i = *before
 	}
 	mergeIssuer(&i.IssuerConfig, d)
-	if err := checkCAPEM(i.CAPEM); err != nil {
+	if err := downstream.CheckCAPEM(i.CAPEM); err != nil {
 		return nil, err
 	}
 	if err := i.Validate(); err != nil {

@@ -24,12 +24,10 @@ const (
 	revocationPath    = "oauth/revoke"
 )
 
-// endpoints are the URLs at which a token could be used against the broker itself.
-func (c config) endpoints() []string {
-	if c.Issuer == "" {
-		return nil
-	}
-	return []string{c.Issuer, c.Issuer + "/" + introspectionPath, c.Issuer + "/" + revocationPath}
+// ownEndpoints are the URLs at which a token could be used against the broker itself, as
+// the issuer of that name.
+func ownEndpoints(issuer string) []string {
+	return []string{issuer, issuer + "/" + introspectionPath, issuer + "/" + revocationPath}
 }
 
 const rotateHelp = `

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
@@ -16,11 +17,11 @@ import (
 // be killed now is the sweep's, which also deletes the provider in the end.
 func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	ref := h.ref(d)
-	entry, err := h.b.providers.read(ctx, ref)
+	entry, err := h.b.providers.Read(ctx, ref)
 	if err != nil || entry == nil {
 		return nil, err
 	}
-	done, alone := h.b.providers.gate(ref).alone()
+	done, alone := h.b.providers.Alone(ref)
 	if alone {
 		defer done()
 	}
@@ -29,7 +30,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		return nil, err
 	}
 	if live == 0 && alone {
-		return nil, h.b.providers.delete(ctx, ref, entry.Version)
+		return nil, h.b.providers.Delete(ctx, ref, entry.Version)
 	}
 	if !d.Get("force").(bool) {
 		if live == 0 {
@@ -38,7 +39,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		return nil, fault.New(fault.InvalidRequest, "%d grants of this provider live: revoke their leases and let expire what nothing can revoke, or delete with force=true", live)
 	}
 	entry.Settings.Disabled, entry.Settings.Deleting = true, true
-	if err := h.b.providers.write(ctx, ref, entry); err != nil {
+	if err := h.b.providers.Write(ctx, ref, entry); err != nil {
 		return nil, err
 	}
 	run, err := h.b.killer.give(ctx, order{Kind: kindProvider, Name: ref, Until: h.b.now(), Cause: causeProviderGone})
@@ -58,28 +59,18 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		resp.AddWarning("a token is being minted and dies as soon as it comes: the provider stays, disabled, until the next sweep")
 		return resp, nil
 	}
-	return resp, h.b.providers.delete(ctx, ref, entry.Version)
+	return resp, h.b.providers.Delete(ctx, ref, entry.Version)
 }
 
 func (h providerHandler) check(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	return h.prove(ctx, d, func(ctx context.Context, p *openProvider) (provider.Health, error) {
-		checker, ok := p.Provider.(provider.Checker)
-		if !ok {
-			return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot be checked", h.t.Name())
-		}
-		return checker.Check(ctx)
-	})
+	return h.prove(ctx, d, func(ctx context.Context, p *downstream.Provider) (provider.Health, error) { return p.Check(ctx) })
 }
 
 func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	return h.prove(ctx, d, func(ctx context.Context, p *openProvider) (provider.Health, error) {
-		rotator, ok := p.Provider.(provider.Rotator)
-		if !ok {
-			return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate their parent credential", h.t.Name())
-		}
-		health, err := rotator.Rotate(ctx)
+	return h.prove(ctx, d, func(ctx context.Context, p *downstream.Provider) (provider.Health, error) {
+		health, err := p.Rotate(ctx)
 		if err == nil {
-			h.b.providers.drop(p.ref)
+			h.b.providers.Drop(p.Ref)
 		}
 		return health, err
 	})
@@ -88,35 +79,35 @@ func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *fram
 // prove runs what calls the provider with the parent credential and may mint. It
 // goes on when the caller hangs up, because the answer may hold a token that
 // somebody has to kill, and the provider stays what it is meanwhile.
-func (h providerHandler) prove(ctx context.Context, d *framework.FieldData, call func(context.Context, *openProvider) (provider.Health, error)) (*logical.Response, error) {
-	p, err := h.b.providers.open(ctx, h.ref(d))
+func (h providerHandler) prove(ctx context.Context, d *framework.FieldData, call func(context.Context, *downstream.Provider) (provider.Health, error)) (*logical.Response, error) {
+	p, err := h.b.providers.Open(ctx, h.ref(d))
 	if err != nil || p == nil {
 		return nil, missing(err, h.ref(d))
 	}
-	leave, err := h.b.admit(ctx, p)
+	leave, err := h.b.providers.Admit(ctx, p)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downstream.MintBudget)
 	defer cancel()
 	health, err := call(callCtx, p)
 	if err == nil {
-		p.gate.mend()
+		h.b.providers.Mend(p.Ref)
 	}
 	return h.answer(ctx, p, health, err)
 }
 
 // answer reports a check or a rotation, after killing what it had to mint, for
 // which there is time of its own.
-func (h providerHandler) answer(ctx context.Context, p *openProvider, health provider.Health, failed error) (*logical.Response, error) {
+func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, health provider.Health, failed error) (*logical.Response, error) {
 	ctx = context.WithoutCancel(ctx)
 	var warnings []string
 	for _, child := range health.Children {
 		if err := h.b.killer.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
-			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.ref, "error", err)
+			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.Ref, "error", err)
 			if !child.Handle.Empty() {
-				warnings = append(warnings, "a token that this had to mint could not be revoked: "+publicText(err))
+				warnings = append(warnings, "a token that this had to mint could not be revoked: "+fault.Public(err))
 			}
 		}
 	}

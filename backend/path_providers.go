@@ -6,13 +6,12 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"sort"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -25,20 +24,6 @@ A write that changes where a secret is sent (issuer, any URL, ca_pem) must bring
 the secret again. Updates are partial: what is not written stays; an empty value
 unsets a field.
 `
-
-// commonFields are the fields of every type of provider.
-func commonFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"name":          {Type: framework.TypeString, Description: "Name of the provider."},
-		"ca_pem":        {Type: framework.TypeString, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
-		"timeout":       {Type: framework.TypeDurationSecond, Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s. Default 10s."},
-		"rate_limit":    {Type: framework.TypeFloat, Description: "Requests per second towards the provider; unlimited if unset. Revocations go before mints."},
-		"allow_http":    {Type: framework.TypeBool, Description: "Permits plain http beyond loopback. Never in production."},
-		"max_ttl":       {Type: framework.TypeDurationSecond, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
-		"allowed_roles": {Type: framework.TypeCommaStringSlice, Description: "Globs of the names of the roles that may use the provider. Default *: every role."},
-		"disabled":      {Type: framework.TypeBool, Description: "Stops new grants. What lives can still be renewed and killed."},
-	}
-}
 
 func (b *broker) pathProviders() []*framework.Path {
 	paths := []*framework.Path{{
@@ -89,7 +74,7 @@ func (b *broker) unknownType() *framework.PathOperation {
 // pathProviderType makes the paths of one type, so that help and the OpenAPI
 // document show exactly its fields.
 func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
-	fields := commonFields()
+	fields := downstream.CommonFields()
 	maps.Copy(fields, t.Fields())
 	fields["force"] = &framework.FieldSchema{Type: framework.TypeBool, Query: true, Description: "With delete: kill the live grants first. The provider stays, disabled, until none is pending."}
 	pattern := "providers/" + t.Name() + "/" + framework.GenericNameRegex("name")
@@ -167,23 +152,12 @@ func (h providerHandler) ref(d *framework.FieldData) string {
 }
 
 func (h providerHandler) exists(ctx context.Context, _ *logical.Request, d *framework.FieldData) (bool, error) {
-	entry, err := h.b.providers.read(ctx, h.ref(d))
+	entry, err := h.b.providers.Read(ctx, h.ref(d))
 	return entry != nil, err
 }
 
-func (h providerHandler) secretNames() []string {
-	var names []string
-	for name, f := range h.t.Fields() {
-		if f.DisplayAttrs != nil && f.DisplayAttrs.Sensitive {
-			names = append(names, name)
-		}
-	}
-	sort.Strings(names)
-	return names
-}
-
 func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	entry, err := h.b.providers.read(ctx, h.ref(d))
+	entry, err := h.b.providers.Read(ctx, h.ref(d))
 	if err != nil || entry == nil {
 		return nil, err
 	}
@@ -191,7 +165,7 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	if err := json.Unmarshal(entry.Fields, &data); err != nil {
 		return nil, storageFault(err)
 	}
-	for _, name := range h.secretNames() {
+	for _, name := range downstream.SecretNames(h.t) {
 		if value, ok := entry.Secrets[name]; ok {
 			data[name+"_sha256"] = secret.New(value).Fingerprint()
 		}
@@ -199,12 +173,10 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	data["type"] = h.t.Name()
 	data["name"] = d.Get("name")
 	h.b.showHealth(data, h.ref(d), entry)
-	entry.Settings.show(data)
-	if p, err := h.b.providers.assemble(h.ref(d), entry); err == nil {
-		data["revocation_class"] = string(p.traits.Class)
-		if published, ok := p.Provider.(provider.Publisher); ok {
-			maps.Copy(data, published.Public())
-		}
+	entry.Settings.Show(data)
+	if p, err := h.b.providers.Assemble(h.ref(d), entry); err == nil {
+		data["revocation_class"] = string(p.Traits.Class)
+		maps.Copy(data, p.Public())
 	}
 	if pinned := map[string]any{}; json.Unmarshal(entry.Pinned.Data, &pinned) == nil {
 		data["endpoints"] = pinned
@@ -212,21 +184,9 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	return &logical.Response{Data: data}, nil
 }
 
-func (s settings) show(data map[string]any) {
-	if s.CAPEM != "" {
-		data["ca_pem"] = s.CAPEM
-	}
-	data["timeout"] = int64(s.timeout() / time.Second)
-	data["rate_limit"] = s.RateLimit
-	data["allow_http"] = s.AllowHTTP
-	data["max_ttl"] = int64(s.MaxTTL / time.Second)
-	data["allowed_roles"] = s.allowedRoles()
-	data["disabled"] = s.Disabled
-}
-
 func (h providerHandler) readResponses() map[int][]framework.Response {
-	fields := commonFields()
-	secrets := h.secretNames()
+	fields := downstream.CommonFields()
+	secrets := downstream.SecretNames(h.t)
 	for name, f := range h.t.Fields() {
 		if slices.Contains(secrets, name) {
 			fields[name+"_sha256"] = &framework.FieldSchema{Type: framework.TypeString, Description: "SHA-256 of the stored " + name + ", in hex."}
@@ -234,9 +194,7 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 		}
 		fields[name] = f
 	}
-	if shows, ok := h.t.(provider.Shows); ok {
-		maps.Copy(fields, shows.PublicFields())
-	}
+	maps.Copy(fields, downstream.PublicFields(h.t))
 	fields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
 	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, unreachable, limited, disabled or deleting: what the broker last learnt."}
 	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential; or which requests are not made now, and until when."}
@@ -246,39 +204,25 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 }
 
 // showHealth adds what the broker last learnt of the provider, without asking.
-func (b *broker) showHealth(data map[string]any, ref string, entry *providerEntry) {
-	health := entry.health()
+func (b *broker) showHealth(data map[string]any, ref string, entry *downstream.Entry) {
+	health := entry.Health()
 	if entry.Refused != "" {
 		data["health_detail"] = entry.Refused
 	}
 	if health == "ok" {
-		switch g := b.providers.gate(ref).state(b.now()); {
-		case !g.restsUntil.IsZero():
+		switch g := b.providers.State(ref); {
+		case !g.RestsUntil.IsZero():
 			health = "unreachable"
-			data["health_detail"] = "the provider is not answering: asked for new tokens again from " + stamp(g.restsUntil)
-		case g.limited != "":
-			health, data["health_detail"] = "limited", g.limited
+			data["health_detail"] = "the provider is not answering: asked for new tokens again from " + stamp(g.RestsUntil)
+		case g.Limited != "":
+			health, data["health_detail"] = "limited", g.Limited
 		}
 	}
 	data["health"] = health
 }
 
-// health is what is on record.
-func (e *providerEntry) health() string {
-	switch {
-	case e.Settings.Deleting:
-		return "deleting"
-	case e.Settings.Disabled:
-		return "disabled"
-	case e.Refused != "":
-		return "refused"
-	default:
-		return "ok"
-	}
-}
-
 func (b *broker) listProviders(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	refs, err := b.providerRefs(ctx)
+	refs, err := b.providers.Refs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -292,9 +236,9 @@ func (b *broker) listProviders(ctx context.Context, _ *logical.Request, _ *frame
 }
 
 func (h providerHandler) list(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := h.b.storage.List(ctx, providerPrefix+h.t.Name()+"/")
+	names, err := h.b.providers.Names(ctx, h.t)
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, err
 	}
 	info := map[string]any{}
 	for _, name := range names {
@@ -307,7 +251,7 @@ func (h providerHandler) list(ctx context.Context, _ *logical.Request, _ *framew
 
 // describe adds the key_info of one provider.
 func (b *broker) describe(ctx context.Context, ref, key string, info map[string]any) error {
-	entry, err := b.providers.read(ctx, ref)
+	entry, err := b.providers.Read(ctx, ref)
 	if err != nil || entry == nil {
 		return err
 	}

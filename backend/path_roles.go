@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
@@ -157,20 +158,18 @@ func (b *broker) compileRole(ctx context.Context, r *role.Role) (*decision.Polic
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
-	p, err := b.providers.open(ctx, r.Provider)
+	p, err := b.providers.Open(ctx, r.Provider)
 	if err != nil {
 		return nil, err
 	}
 	if p == nil {
 		return nil, fault.New(fault.InvalidRequest, "provider: there is no providers/%s: write it first", r.Provider)
 	}
-	if checker, ok := p.Provider.(provider.ParameterChecker); ok {
-		if err := checker.CheckParameters(r.Mode, r.Parameters); err != nil {
-			return nil, err
-		}
+	if err := p.CheckParameters(r.Mode, r.Parameters); err != nil {
+		return nil, err
 	}
 	typeName, _, _ := strings.Cut(r.Provider, "/")
-	return r.Compile(b.types.Lookup(typeName), p.traits, p.settings.MaxTTL)
+	return r.Compile(b.types.Lookup(typeName), p.Traits, p.Settings.MaxTTL)
 }
 
 func (b *broker) readRole(ctx context.Context, name string) (*role.Role, error) {
@@ -206,17 +205,17 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 	if _, err := b.compileRole(ctx, r); err != nil {
 		return nil, err
 	}
-	p, err := b.providers.mustOpen(ctx, r.Provider)
+	p, err := b.providers.MustOpen(ctx, r.Provider)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.checkAudiences(ctx, r, p.traits); err != nil {
+	if err := b.checkAudiences(ctx, r, p.Traits); err != nil {
 		return nil, err
 	}
 	if err := b.checkIssuers(ctx, r, p); err != nil {
 		return nil, err
 	}
-	if !p.allowedRoles.MatchAny(name) {
+	if !p.AllowedRoles.MatchAny(name) {
 		return nil, fault.New(fault.InvalidRequest, "the provider's allowed_roles do not cover the role %q", name)
 	}
 	entry, err := entryOf(roleForm, rolePrefix+name, r)
@@ -232,7 +231,7 @@ func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framewo
 
 // checkIssuers refuses a role that names issuers which do not exist, or that would
 // forward tokens of which none can be the provider's.
-func (b *broker) checkIssuers(ctx context.Context, r *role.Role, p *openProvider) error {
+func (b *broker) checkIssuers(ctx context.Context, r *role.Role, p *downstream.Provider) error {
 	its := false
 	for field, names := range map[string][]string{"subject_issuers": r.SubjectIssuers, "actor_issuers": r.ActorIssuers} {
 		for _, name := range names {
@@ -243,13 +242,13 @@ func (b *broker) checkIssuers(ctx context.Context, r *role.Role, p *openProvider
 			if known == nil {
 				return fault.New(fault.InvalidRequest, "%s: there is no issuers/%s: write it first", field, name)
 			}
-			if r.Mode == provider.ModeExchange && p.traits.SignsNames && known.URL() == "" {
+			if r.Mode == provider.ModeExchange && p.Traits.SignsNames && known.URL() == "" {
 				return fault.New(fault.InvalidRequest, "%s: nothing binds the issuer %q to a name, so the broker signs none that it vouches for: set bound_issuer on issuers/%s first", field, name, name)
 			}
-			its = its || field == "subject_issuers" && known.URL() == p.traits.Issuer
+			its = its || field == "subject_issuers" && known.URL() == p.Traits.Issuer
 		}
 	}
-	if r.Mode == provider.ModeForward && (p.traits.Issuer == "" || !its) {
+	if r.Mode == provider.ModeForward && (p.Traits.Issuer == "" || !its) {
 		return fault.New(fault.InvalidRequest, "mode=forward: none of the subject_issuers is the provider's own issuer, and no other token is good there")
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 )
 
 // Bounds on one sweep: core holds its state lock while the periodic one runs.
@@ -28,7 +30,7 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	if b.System().Tainted() {
 		return b.leaveMount(ctx)
 	}
-	b.door.open()
+	b.door.Open()
 	if err := b.advanceKeys(ctx); err != nil {
 		b.Logger().Error("the signing keys could not be brought up to date", "error", err)
 	}
@@ -81,34 +83,19 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (s
 	return counts, errors.Join(err, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.quotas.sweep(tidy))
 }
 
-// providerRefs are all providers as <type>/<name>.
-func (b *broker) providerRefs(ctx context.Context) ([]string, error) {
-	var refs []string
-	for _, t := range b.types {
-		names, err := b.storage.List(ctx, providerPrefix+t.Name()+"/")
-		if err != nil {
-			return nil, storageFault(err)
-		}
-		for _, name := range names {
-			refs = append(refs, t.Name()+"/"+name)
-		}
-	}
-	return refs, nil
-}
-
 // deleteEmptied ends the deletions that waited for grants to die. Which those are
 // is known once the ledger is loaded.
 func (b *broker) deleteEmptied(ctx context.Context) error {
 	if !b.ledger.Loaded() {
 		return nil
 	}
-	refs, err := b.providerRefs(ctx)
+	refs, err := b.providers.Refs(ctx)
 	if err != nil {
 		return err
 	}
 	for _, ref := range refs {
-		p, err := b.providers.open(ctx, ref)
-		if err != nil || p == nil || !p.settings.Deleting {
+		p, err := b.providers.Open(ctx, ref)
+		if err != nil || p == nil || !p.Settings.Deleting {
 			continue
 		}
 		if err := b.deleteIfEmpty(ctx, p); err != nil {
@@ -118,17 +105,17 @@ func (b *broker) deleteEmptied(ctx context.Context) error {
 	return nil
 }
 
-func (b *broker) deleteIfEmpty(ctx context.Context, p *openProvider) error {
-	done, alone := p.gate.alone()
+func (b *broker) deleteIfEmpty(ctx context.Context, p *downstream.Provider) error {
+	done, alone := b.providers.Alone(p.Ref)
 	if !alone {
 		return nil // the mint under way may bring another grant
 	}
 	defer done()
-	_, live, err := b.killer.countOf(ctx, p.ref)
+	_, live, err := b.killer.countOf(ctx, p.Ref)
 	if err != nil || live > 0 {
 		return err
 	}
-	if err := b.providers.delete(ctx, p.ref, p.version); !errors.Is(err, errChangedMeanwhile) {
+	if err := b.providers.Delete(ctx, p.Ref, p.Version); !errors.Is(err, downstream.ErrChangedMeanwhile) {
 		return err
 	}
 	return nil // it has been written meanwhile: the next sweep judges it as it is then

@@ -20,7 +20,10 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -434,7 +437,7 @@ func TestAWriteDoesNotUndoARotation(t *testing.T) {
 // without the lock that the write under way holds.
 func (m *mount) rotateBehindTheBack(t *testing.T) {
 	t.Helper()
-	entry, err := m.b.providers.read(t.Context(), "oauth2/p")
+	entry, err := m.b.providers.Read(t.Context(), "oauth2/p")
 	require.NoError(t, err)
 	resp, err := http.PostForm(m.server.Endpoint(authserver.EndpointToken), map[string][]string{
 		"grant_type": {"refresh_token"}, "refresh_token": {entry.Secrets["refresh_token"]}, "client_id": {parentClient}, "client_secret": {parentSecret},
@@ -445,7 +448,15 @@ func (m *mount) rotateBehindTheBack(t *testing.T) {
 	require.True(t, decodesTo(readAll(t, resp.Body), &body))
 	m.lost++ // the child of this refresh is nobody's
 	entry.Secrets["refresh_token"], _ = body["refresh_token"].(string)
-	require.NoError(t, m.b.providers.put(t.Context(), "oauth2/p", entry))
+	m.putProvider("oauth2/p", entry)
+}
+
+// putProvider stores a provider as another node does, which tells this one nothing yet.
+func (m *mount) putProvider(ref string, entry *downstream.Entry) {
+	m.t.Helper()
+	raw, err := stored.Entry(form.Kind{Name: "provider"}, downstream.StoragePrefix+ref, entry)
+	require.NoError(m.t, err)
+	require.NoError(m.t, m.storage.Put(m.t.Context(), raw))
 }
 
 func TestRotatingTheClientSecret(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -16,7 +17,7 @@ import (
 func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 	holder, _ := grant.HolderOf(id)
 	g := &grant.Grant{
-		ID: id, Holder: holder, Role: d.role.name, Provider: d.provider.ref,
+		ID: id, Holder: holder, Role: d.role.name, Provider: d.provider.Ref,
 		ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
 		Class: provider.ClassExpiry, Handle: child.Handle,
 	}
@@ -47,13 +48,13 @@ func newGrant(id string, d *decided, child *provider.Child) *grant.Grant {
 }
 
 // checkGrant is the grant for a token that a live check had to mint: nobody's.
-func (b *broker) checkGrant(p *openProvider, child *provider.Child) *grant.Grant {
+func (b *broker) checkGrant(p *downstream.Provider, child *provider.Child) *grant.Grant {
 	id, err := grant.NewID("")
 	if err != nil {
 		id = fmt.Sprintf("%s.check%d", grant.NoHolder, b.now().UnixNano())
 	}
 	g := &grant.Grant{
-		ID: id, Holder: grant.NoHolder, Provider: p.ref, ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
+		ID: id, Holder: grant.NoHolder, Provider: p.Ref, ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
 		Access: values(child.Granted), Granted: child.Granted.Flat(), Class: provider.ClassExpiry, Handle: child.Handle,
 	}
 	if !child.Handle.Empty() {
@@ -69,7 +70,7 @@ const maxGranted = 64 << 10
 // secrets are what must not stand among the names that a provider granted, which are
 // recorded and shown in clear.
 func (d *decided) secrets(child *provider.Child) []secret.Text {
-	return append(slices.Collect(maps.Values(d.provider.parent.Secrets)), child.Token, d.ask.subjectToken, d.ask.actorToken)
+	return append(slices.Collect(maps.Values(d.provider.Parent.Secrets)), child.Token, d.ask.subjectToken, d.ask.actorToken)
 }
 
 // unfitToRecord says why what a provider granted must be neither recorded nor

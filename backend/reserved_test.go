@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
@@ -127,7 +128,7 @@ func TestAProviderThatAnotherNodeWrote(t *testing.T) {
 	everything := map[string]any{}
 	require.NoError(t, m.asks("j", everything))
 	fields := json.RawMessage(`{"issuer":"https://as.test","client_id":"app","auth_method":"private_key_jwt","assertion_audience":"https://as.test/assertions"}`)
-	entry, err := logical.StorageEntryJSON(providerPrefix+"oauth2/elsewhere", providerEntry{
+	entry, err := logical.StorageEntryJSON(downstream.StoragePrefix+"oauth2/elsewhere", downstream.Entry{
 		Fields: fields, Version: 1, Pinned: provider.Pinned{
 			Destinations: []string{"assertion for https://as.test/assertions", "https://as.test/token"}, Account: "a",
 			Data: json.RawMessage(`{"issuer":"https://as.test","token":"https://as.test/token"}`),
@@ -140,14 +141,14 @@ func TestAProviderThatAnotherNodeWrote(t *testing.T) {
 		requireCode(t, m.asks("j", map[string]any{"audiences": audience}), fault.InvalidTarget, audience)
 	}
 	// One that cannot be opened keeps what was pinned.
-	_, err = m.b.providers.open(t.Context(), "oauth2/elsewhere")
+	_, err = m.b.providers.Open(t.Context(), "oauth2/elsewhere")
 	require.Error(t, err, "it has no key")
 	require.NoError(t, m.storage.Delete(t.Context(), entry.Key))
-	entry, err = logical.StorageEntryJSON(providerPrefix+"future/type", providerEntry{Version: 1, Pinned: provider.Pinned{Destinations: []string{"https://as.test/assertions"}}})
+	entry, err = logical.StorageEntryJSON(downstream.StoragePrefix+"future/type", downstream.Entry{Version: 1, Pinned: provider.Pinned{Destinations: []string{"https://as.test/assertions"}}})
 	require.NoError(t, err)
 	require.NoError(t, m.storage.Put(t.Context(), entry))
 	m.b.invalidate(t.Context(), entry.Key)
-	m.b.invalidate(t.Context(), providerPrefix+"oauth2/elsewhere")
+	m.b.invalidate(t.Context(), downstream.StoragePrefix+"oauth2/elsewhere")
 	requireCode(t, m.asks("j", map[string]any{"audiences": "https://as.test/assertions"}), fault.InvalidTarget)
 	require.NoError(t, m.asks("j", map[string]any{"audiences": "https://as.test"}))
 	require.NoError(t, m.storage.Delete(t.Context(), entry.Key))
@@ -157,10 +158,10 @@ func TestAProviderThatAnotherNodeWrote(t *testing.T) {
 // sends that parent the broker's children may be good, as at a Kubernetes API server.
 func TestATypeSaysWhatItReserves(t *testing.T) {
 	m := newJWTMount(t, nil)
-	entry, err := m.b.providers.read(t.Context(), "jwt/p")
+	entry, err := m.b.providers.Read(t.Context(), "jwt/p")
 	require.NoError(t, err)
 	entry.Pinned.Destinations = []string{"https://kubernetes.test:6443"}
-	require.NoError(t, m.b.providers.write(t.Context(), "jwt/p", entry))
+	require.NoError(t, m.b.providers.Write(t.Context(), "jwt/p", entry))
 	m.must(m.write("roles/k", map[string]any{"provider": "jwt/p", "audiences": "https://kubernetes.test:6443"}))
 	require.Equal(t, []string{"https://kubernetes.test:6443"}, m.signedTo(alice, "k", nil).data["audiences"])
 }
@@ -214,7 +215,7 @@ func TestAnIssueThatIsSignedIsOneWrite(t *testing.T) {
 // may reserve anything; other providers' children it does not concern.
 func TestAProviderThatCannotBeReadStopsNoOther(t *testing.T) {
 	m := newJWTMount(t, nil)
-	key := providerPrefix + "oauth2/broken"
+	key := downstream.StoragePrefix + "oauth2/broken"
 	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte("{")}))
 	m.b.invalidate(t.Context(), key)
 	require.NoError(t, m.revoke(m.mustCreds(nil)))
@@ -230,7 +231,7 @@ func TestAWriteThatHalfFailedReservesToo(t *testing.T) {
 	m.must(m.write("roles/j", map[string]any{"audiences": "https://login.entra.test"}))
 	require.NoError(t, m.asks("j", map[string]any{}))
 	m.must(m.write("providers/oauth2/entra", entra()))
-	entry, err := m.storage.Get(t.Context(), providerPrefix+"oauth2/entra")
+	entry, err := m.storage.Get(t.Context(), downstream.StoragePrefix+"oauth2/entra")
 	require.NoError(t, err)
 	m.must(m.delete("providers/oauth2/entra", nil))
 	require.NoError(t, m.asks("j", map[string]any{}))

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
@@ -205,22 +206,21 @@ func (b *broker) shareKey(ctx context.Context, d *decided) (string, error) {
 // asks for: the provider as it was last written or rotated, with its account and
 // parent; the broker's own issuer and signing keys, also the next one, so that a
 // rotation is seen at once; and as much of the caller as the provider puts into it.
-func (b *broker) ingredients(ctx context.Context, p *openProvider, r provider.Request) ([]any, error) {
+func (b *broker) ingredients(ctx context.Context, p *downstream.Provider, r provider.Request) ([]any, error) {
 	s, err := b.own.state(ctx)
 	if err != nil {
 		return nil, err
 	}
 	signs, _ := s.ring.Active(keyring.Child, b.now())
 	next, _ := s.ring.Newest(keyring.Child)
-	made := []any{p.ref, p.opening, s.config.Issuer, signs.ID, next.ID}
-	if composer, ok := p.Provider.(provider.Composer); ok {
-		said, err := composer.Ingredients(ctx, r)
+	made := []any{p.Ref, p.Opening, s.config.Issuer, signs.ID, next.ID}
+	if said, ok, err := p.Ingredients(ctx, r); ok {
 		return append(made, said), err
 	}
-	if p.traits.NeedsEntity {
+	if p.Traits.NeedsEntity {
 		made = append(made, r.Identity.Name, r.Identity.Metadata, r.Identity.Aliases)
 	}
-	if p.traits.NeedsGroups {
+	if p.Traits.NeedsGroups {
 		made = append(made, slices.Sorted(slices.Values(r.Identity.Groups)))
 	}
 	return made, nil
@@ -267,7 +267,7 @@ func (b *broker) share(ctx context.Context, d *decided, key string) (*logical.Re
 func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*sharedChild, error) {
 	minted := b.shares.flights.DoChan(key+d.Lifetime.TTL.String(), func() (any, error) {
 		// Nobody's hanging up takes the child from the others.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxPatience+mintBudget)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downstream.MaxPatience+downstream.MintBudget)
 		defer cancel()
 		var hold *grant.Hold
 		made, err := b.mintGrant(ctx, d, func(id string) { hold = b.ledger.Hold(id) })

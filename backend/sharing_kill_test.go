@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
@@ -21,8 +22,8 @@ func (m *mount) betweenRecordAndShare(act func(id string)) {
 		case op == "put" && strings.HasPrefix(key, grant.StoragePrefix) && recorded == "":
 			parts := strings.Split(strings.TrimPrefix(key, grant.StoragePrefix), "/")
 			recorded = parts[1] + "." + parts[2] + parts[3]
-			m.b.providers.drop("oauth2/p")
-		case op == "get" && key == providerPrefix+"oauth2/p" && recorded != "":
+			m.b.providers.Drop("oauth2/p")
+		case op == "get" && key == downstream.StoragePrefix+"oauth2/p" && recorded != "":
 			m.storage.on(nil)
 			act(recorded)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -125,7 +126,7 @@ func TestATokenOfAParentOfBeforeIsNotJoined(t *testing.T) {
 			m.together(1)
 			m.must(m.write("providers/oauth2/p/rotate", nil))
 		},
-		"invalidated": func(m *mount) { m.b.invalidate(t.Context(), providerPrefix+"oauth2/p") },
+		"invalidated": func(m *mount) { m.b.invalidate(t.Context(), downstream.StoragePrefix+"oauth2/p") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, setup{

@@ -4,6 +4,7 @@
 package fault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -67,6 +68,20 @@ func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }
 
 // Unwrap gives the cause to errors.Is and errors.As.
 func (e *Error) Unwrap() error { return e.Cause }
+
+// Public is what may stand in errors and records of any error: an *Error's own words, or
+// nothing of one that nobody vetted.
+func Public(err error) string {
+	var f *Error
+	switch {
+	case errors.As(err, &f):
+		return f.Message
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timed out"
+	default:
+		return "failed"
+	}
+}
 
 // CodeOf is the code of the first *Error in err's chain, or
 // temporarily_unavailable: an error nobody classified is ours, not the caller's.

@@ -26,10 +26,6 @@ type clientKey struct {
 	public  jwk.Key // with kid, alg and use
 	alg     jwa.SignatureAlgorithm
 	id      string // kid
-	// registered is true if the key has brought its kid, so that the server knows it.
-	registered bool
-	// certificate is the key's, by whose thumbprints a server finds it; nil for none.
-	certificate *x509.Certificate
 }
 
 // The ways in which a private key will not do. None quotes the key.
@@ -41,33 +37,23 @@ var (
 )
 
 // parseClientKey reads a private key as an operator wrote it, or as it was made
-// here. It signs with the preferred algorithm if that fits and the key itself names
-// none. Its errors are the ends of sentences that begin with a field's name.
-func parseClientKey(text, preferred string) (*clientKey, error) {
+// here. Its errors are the ends of sentences that begin with a field's name.
+func parseClientKey(text string) (*clientKey, error) {
 	if len(text) > maxToken {
 		return nil, errKeyShape
 	}
 	if strings.HasPrefix(strings.TrimSpace(text), "{") {
-		return parseJWK(text, preferred)
+		return parseJWK(text)
 	}
 	private, err := parsePEMKey(text)
 	if err != nil {
 		return nil, err
 	}
-	return newClientKey(private, fittingOr(private, preferred), "")
-}
-
-// fittingOr is the algorithm if the key can sign with it, or "".
-func fittingOr(private crypto.Signer, algorithm string) jwa.SignatureAlgorithm {
-	fitting, _ := algorithmsOf(private)
-	if alg := jwa.SignatureAlgorithm(algorithm); slices.Contains(fitting, alg) {
-		return alg
-	}
-	return ""
+	return newClientKey(private, "", "")
 }
 
 // parseJWK keeps a kid that the key brings: the server may know it by that.
-func parseJWK(text, preferred string) (*clientKey, error) {
+func parseJWK(text string) (*clientKey, error) {
 	parsed, err := jwk.ParseKey([]byte(text))
 	if err != nil {
 		return nil, errKeyShape
@@ -86,15 +72,7 @@ func parseJWK(text, preferred string) (*clientKey, error) {
 	if !ok {
 		return nil, errKeyShape
 	}
-	alg := jwa.SignatureAlgorithm(parsed.Algorithm().String())
-	if alg == "" {
-		alg = fittingOr(private, preferred)
-	}
-	key, err := newClientKey(private, alg, parsed.KeyID())
-	if err == nil {
-		key.registered = parsed.KeyID() != ""
-	}
-	return key, err
+	return newClientKey(private, jwa.SignatureAlgorithm(parsed.Algorithm().String()), parsed.KeyID())
 }
 
 // parsePEMKey reads the only private key of a PEM text.
@@ -200,7 +178,7 @@ func thumbprint(key jwk.Key) (string, error) {
 // makeKey makes a private key for one of the values of client_key_algorithm.
 func makeKey(algorithm string) (crypto.Signer, error) {
 	switch algorithm {
-	case keyRS256, keyPS256:
+	case keyRS256:
 		return rsa.GenerateKey(rand.Reader, 2048)
 	case keyEdDSA:
 		_, private, err := ed25519.GenerateKey(rand.Reader)

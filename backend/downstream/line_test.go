@@ -1,4 +1,4 @@
-package backend
+package downstream
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 // lineModel holds a line against its promises.
 type lineModel struct {
 	l       line
-	inside  []kind
+	inside  []Kind
 	waiting []*waiter      // in the order in which they came
 	behind  map[sharer]int // of sharers that hold nothing: how many may still go before
 }
@@ -34,7 +34,7 @@ func TestLineKeepsItsPromises(t *testing.T) {
 }
 
 func (m *lineModel) join(t *rapid.T) {
-	k := kind{holder: fmt.Sprint(rapid.IntRange(0, 4).Draw(t, "who"))}
+	k := Kind{Holder: fmt.Sprint(rapid.IntRange(0, 4).Draw(t, "who"))}
 	rows := len(m.l.rows)
 	w := m.l.join(k)
 	m.waiting = append(m.waiting, w)
@@ -95,15 +95,15 @@ func (m *lineModel) abandon(t *rapid.T) {
 func (m *lineModel) dismiss(t *rapid.T) {
 	who := fmt.Sprint(rapid.IntRange(0, 4).Draw(t, "who"))
 	sent := errors.New("sent away")
-	m.l.dismiss(func(k kind) error {
-		if k.holder == who {
+	m.l.dismiss(func(k Kind) error {
+		if k.Holder == who {
 			return sent
 		}
 		return nil
 	})
 	rest := m.waiting[:0]
 	for _, w := range m.waiting {
-		if w.kind.holder == who {
+		if w.kind.Holder == who {
 			require.Equal(t, sent, <-w.turn)
 			continue
 		}
@@ -144,7 +144,7 @@ func (m *lineModel) check(t *rapid.T) {
 }
 
 func TestOneAloneMayHaveMostOfWhatThereIs(t *testing.T) {
-	l := newLine(maxMinting)
+	l := newLine(MaxMinting)
 	n := 0
 	for ; l.enter(sharer{holder: alice}); n++ {
 	}
@@ -153,6 +153,6 @@ func TestOneAloneMayHaveMostOfWhatThereIs(t *testing.T) {
 }
 
 func TestCallersWithoutAnEntityShareByRole(t *testing.T) {
-	require.Equal(t, kind{role: "a", holder: alice}.sharer(), kind{role: "b", holder: alice}.sharer())
-	require.NotEqual(t, kind{role: "a", holder: "none"}.sharer(), kind{role: "b", holder: "none"}.sharer())
+	require.Equal(t, Kind{Role: "a", Holder: alice}.sharer(), Kind{Role: "b", Holder: alice}.sharer())
+	require.NotEqual(t, Kind{Role: "a", Holder: "none"}.sharer(), Kind{Role: "b", Holder: "none"}.sharer())
 }

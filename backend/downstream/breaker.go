@@ -1,4 +1,4 @@
-package backend
+package downstream
 
 import (
 	"math/rand/v2"
@@ -9,12 +9,12 @@ import (
 )
 
 const (
-	// maxFailures is how many calls in a row may fail before the provider is spared:
+	// MaxFailures is how many calls in a row may fail before the provider is spared:
 	// one is an accident.
-	maxFailures = 5
+	MaxFailures = 5
 	// A provider is spared for a while that doubles from the first to the second.
-	shortestRest = time.Second
-	longestRest  = 30 * time.Second
+	ShortestRest = time.Second
+	LongestRest  = 30 * time.Second
 	// maxMet is of how many sharers it is known that they have failed; beyond it the
 	// first one is another's equal again.
 	maxMet = 8
@@ -47,7 +47,7 @@ func outcomeOf(t *httpclient.Tally, err error) outcome {
 	return notAsked
 }
 
-// breaker is the circuit breaker of one provider's mints: after maxFailures calls in
+// breaker is the circuit breaker of one provider's mints: after MaxFailures calls in
 // a row that failed it refuses more of them, for a while; then it lets one through,
 // whose answer ends that, and whose failure makes the next while twice as long.
 //
@@ -91,7 +91,7 @@ func newBreaker() breaker {
 
 // ticket is the right to one call, to be given to end once.
 type ticket struct {
-	kind  kind
+	kind  Kind
 	epoch uint64
 	trial bool // it is one of the calls that are let through after a rest
 	again bool // as one of those who have met the failure
@@ -103,7 +103,7 @@ func (b *breaker) open() bool { return b.isOpen }
 
 // rest is until when requests of the kind rest, and whether one of them is on trial;
 // zero if they are free.
-func (b *breaker) rest(k kind) (until time.Time, trying bool) {
+func (b *breaker) rest(k Kind) (until time.Time, trying bool) {
 	switch {
 	case !b.isOpen || !b.scope.covers(k):
 		return time.Time{}, false
@@ -115,13 +115,13 @@ func (b *breaker) rest(k kind) (until time.Time, trying bool) {
 }
 
 // refuses reports whether admit would refuse a call.
-func (b *breaker) refuses(k kind, now time.Time) bool {
+func (b *breaker) refuses(k Kind, now time.Time) bool {
 	until, trying := b.rest(k)
 	return trying || now.Before(until)
 }
 
 // admit lets a call be made.
-func (b *breaker) admit(k kind, now time.Time) (t ticket, ok bool) {
+func (b *breaker) admit(k Kind, now time.Time) (t ticket, ok bool) {
 	if b.refuses(k, now) {
 		return ticket{}, false
 	}
@@ -163,7 +163,7 @@ func (b *breaker) end(t ticket, o outcome, now time.Time) (rests bool) {
 }
 
 // hasMet reports whether such a request has failed.
-func (b *breaker) hasMet(k kind) bool {
+func (b *breaker) hasMet(k Kind) bool {
 	return slices.ContainsFunc(b.met, func(s scope) bool { return s.covers(k) })
 }
 
@@ -194,11 +194,11 @@ func (b *breaker) prolong(t ticket, now time.Time) {
 	default:
 		return
 	}
-	b.until = now.Add(b.spread(min(shortestRest<<max(0, len(b.met)-2), longestRest)))
+	b.until = now.Add(b.spread(min(ShortestRest<<max(0, len(b.met)-2), LongestRest)))
 }
 
 // count is a failure of a call that was let through freely.
-func (b *breaker) count(k kind, o outcome, now time.Time) (rests bool) {
+func (b *breaker) count(k Kind, o outcome, now time.Time) (rests bool) {
 	if b.row == 0 {
 		b.rowScope, b.rowMet = just(k), nil
 	}
@@ -207,11 +207,11 @@ func (b *breaker) count(k kind, o outcome, now time.Time) (rests bool) {
 	if o == unanswered {
 		b.silent++
 	}
-	if b.row < maxFailures {
+	if b.row < MaxFailures {
 		return false
 	}
 	reach, met := b.rowScope, b.rowMet
-	if b.silent >= maxFailures {
+	if b.silent >= MaxFailures {
 		reach = everything
 	}
 	if b.isOpen { // for others, who had failed before
@@ -232,7 +232,7 @@ func (b *breaker) count(k kind, o outcome, now time.Time) (rests bool) {
 // length is how long the next rest is.
 func (b *breaker) length() time.Duration {
 	// Sixteen doublings are beyond any bound and far from an overflow.
-	return b.spread(min(shortestRest<<min(b.rests-1, 16), longestRest))
+	return b.spread(min(ShortestRest<<min(b.rests-1, 16), LongestRest))
 }
 
 // mend closes the breaker.

@@ -1,4 +1,4 @@
-package backend
+package downstream
 
 import (
 	"context"
@@ -47,23 +47,17 @@ type gate struct {
 
 // Bounds on what a provider can make us believe.
 const (
-	// maxPause is for a wish to be left alone, so that nobody makes a provider's
+	// MaxPause is for a wish to be left alone, so that nobody makes a provider's
 	// tokens unkillable, or stops its mints, for longer: then it is tried again.
-	maxPause = time.Minute
-	// maxMoot is for an answer that is not worth asking for again.
-	maxMoot = time.Hour
-)
-
-// The calls that are paced and measured.
-const (
-	callMint   = "mint"
-	callRevoke = "revoke"
+	MaxPause = time.Minute
+	// MaxMoot is for an answer that is not worth asking for again.
+	MaxMoot = time.Hour
 )
 
 func newGate() *gate {
 	g := &gate{
 		limiter: rate.NewLimiter(rate.Inf, 1), slots: make(chan struct{}, maxRevoking),
-		places: newLine(maxMinting), paced: newLine(1), turns: newLine(1), queued: map[sharer]int{},
+		places: newLine(MaxMinting), paced: newLine(1), turns: newLine(1), queued: map[sharer]int{},
 		idle: make(chan struct{}), breaker: newBreaker(),
 	}
 	close(g.idle)
@@ -84,35 +78,35 @@ func (g *gate) setLimit(perSecond float64) {
 
 // heedMint notes what the end of a mint says of others of its kind: that the provider
 // asked to wait (Retry-After, RFC 9110 10.2.3), or that they would end in the same way.
-func (g *gate) heedMint(k kind, now time.Time, err error) {
+func (g *gate) heedMint(k Kind, now time.Time, err error) {
 	if err == nil {
 		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if wait := askedToWait(err); wait > 0 {
+	if wait := AskedToWait(err); wait > 0 {
 		g.busy.learn(k, nil, now, now.Add(wait))
 	}
 	var lasts provider.Lasting
 	if errors.As(err, &lasts) {
-		g.moot.learn(k, err, now, now.Add(min(lasts.LastsFor(), maxMoot)))
+		g.moot.learn(k, err, now, now.Add(min(lasts.LastsFor(), MaxMoot)))
 	}
 }
 
 // heedRevoke is heedMint for a revocation.
 func (g *gate) heedRevoke(now time.Time, err error) {
-	if wait := askedToWait(err); wait > 0 {
+	if wait := AskedToWait(err); wait > 0 {
 		g.mu.Lock()
 		g.revokePause = now.Add(wait)
 		g.mu.Unlock()
 	}
 }
 
-// askedToWait is the Retry-After in err's chain as far as it is heeded, or zero.
-func askedToWait(err error) time.Duration {
+// AskedToWait is the Retry-After in err's chain as far as it is heeded, or zero.
+func AskedToWait(err error) time.Duration {
 	var later provider.RetryLater
 	if errors.As(err, &later) {
-		return min(later.RetryAfter(), maxPause)
+		return min(later.RetryAfter(), MaxPause)
 	}
 	return 0
 }
@@ -249,7 +243,7 @@ func (g *gate) stand(ctx context.Context, l *line, w *waiter) error {
 }
 
 // step gives a place in the line back.
-func (g *gate) step(l *line, k kind) {
+func (g *gate) step(l *line, k Kind) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l.leave(k.sharer())
@@ -258,12 +252,12 @@ func (g *gate) step(l *line, k kind) {
 // kindKey finds the kind of the mint that a provider works at.
 type kindKey struct{}
 
-func withKind(ctx context.Context, k kind) context.Context {
+func withKind(ctx context.Context, k Kind) context.Context {
 	return context.WithValue(ctx, kindKey{}, k)
 }
 
 // kindIn is zero for what an operator does.
-func kindIn(ctx context.Context) kind {
-	k, _ := ctx.Value(kindKey{}).(kind)
+func kindIn(ctx context.Context) Kind {
+	k, _ := ctx.Value(kindKey{}).(Kind)
 	return k
 }

@@ -1,4 +1,4 @@
-package backend
+package downstream
 
 import "time"
 
@@ -12,7 +12,7 @@ type belief struct {
 }
 
 // learn notes that a request of the kind has met it.
-func (b *belief) learn(k kind, why error, now, until time.Time) {
+func (b *belief) learn(k Kind, why error, now, until time.Time) {
 	if now.Before(b.until) {
 		b.scope = b.scope.with(just(k))
 	} else {
@@ -25,6 +25,6 @@ func (b *belief) learn(k kind, why error, now, until time.Time) {
 }
 
 // holds reports whether it is believed of the kind.
-func (b *belief) holds(k kind, now time.Time) bool {
+func (b *belief) holds(k Kind, now time.Time) bool {
 	return now.Before(b.until) && b.scope.covers(k)
 }

@@ -1,4 +1,4 @@
-package backend
+package downstream
 
 import (
 	"testing"
@@ -15,8 +15,8 @@ func steadyBreaker() breaker {
 }
 
 // fail lets calls of the kind end so until a rest begins.
-func (b *breaker) fail(t require.TestingT, k kind, o outcome, now time.Time) {
-	for range maxFailures {
+func (b *breaker) fail(t require.TestingT, k Kind, o outcome, now time.Time) {
+	for range MaxFailures {
 		ticket, ok := b.admit(k, now)
 		require.True(t, ok)
 		if b.end(ticket, o, now) {
@@ -27,9 +27,9 @@ func (b *breaker) fail(t require.TestingT, k kind, o outcome, now time.Time) {
 }
 
 var (
-	aliceReads = kind{mode: "mint", role: "reader", holder: alice, asked: 1}
-	bobReads   = kind{mode: "mint", role: "reader", holder: bob, asked: 1}
-	bobWrites  = kind{mode: "mint", role: "writer", holder: bob, asked: 2}
+	aliceReads = Kind{Mode: "mint", Role: "reader", Holder: alice, Asked: 1}
+	bobReads   = Kind{Mode: "mint", Role: "reader", Holder: bob, Asked: 1}
+	bobWrites  = Kind{Mode: "mint", Role: "writer", Holder: bob, Asked: 2}
 )
 
 func TestRestsDoubleUpToABound(t *testing.T) {
@@ -54,7 +54,7 @@ func TestRestsDoubleUpToABound(t *testing.T) {
 			require.False(t, b.open())
 			b.fail(t, aliceReads, o, now)
 			until, _ := b.rest(aliceReads)
-			require.Equal(t, shortestRest, until.Sub(now), "an answer begins anew")
+			require.Equal(t, ShortestRest, until.Sub(now), "an answer begins anew")
 		})
 	}
 }
@@ -62,7 +62,7 @@ func TestRestsDoubleUpToABound(t *testing.T) {
 func TestATrialThatSentNothingIsSomebodyElses(t *testing.T) {
 	b, now := steadyBreaker(), time.Now()
 	b.fail(t, aliceReads, unanswered, now)
-	for _, k := range []kind{aliceReads, bobWrites} {
+	for _, k := range []Kind{aliceReads, bobWrites} {
 		until, _ := b.rest(k)
 		trial, ok := b.admit(k, until)
 		require.True(t, ok)
@@ -76,24 +76,24 @@ func TestATrialThatSentNothingIsSomebodyElses(t *testing.T) {
 func TestAFailureSpeaksForThoseWhoMetIt(t *testing.T) {
 	now := time.Now()
 	cases := map[string]struct {
-		met           [maxFailures]kind
-		refuses, lets []kind
+		met           [MaxFailures]Kind
+		refuses, lets []Kind
 	}{
 		"one caller with one request": {
-			[...]kind{aliceReads, aliceReads, aliceReads, aliceReads, aliceReads},
-			[]kind{aliceReads}, []kind{bobReads, bobWrites, {mode: "mint", role: "reader", holder: alice, asked: 3}},
+			[...]Kind{aliceReads, aliceReads, aliceReads, aliceReads, aliceReads},
+			[]Kind{aliceReads}, []Kind{bobReads, bobWrites, {Mode: "mint", Role: "reader", Holder: alice, Asked: 3}},
 		},
 		"one role, whoever comes": {
-			[...]kind{aliceReads, bobReads, aliceReads, bobReads, bobReads},
-			[]kind{aliceReads, bobReads, {mode: "mint", role: "reader", holder: "carol", asked: 1}}, []kind{bobWrites},
+			[...]Kind{aliceReads, bobReads, aliceReads, bobReads, bobReads},
+			[]Kind{aliceReads, bobReads, {Mode: "mint", Role: "reader", Holder: "carol", Asked: 1}}, []Kind{bobWrites},
 		},
 		"one caller, whatever the role": {
-			[...]kind{bobReads, bobWrites, bobReads, bobWrites, bobWrites},
-			[]kind{bobReads, bobWrites}, []kind{aliceReads},
+			[...]Kind{bobReads, bobWrites, bobReads, bobWrites, bobWrites},
+			[]Kind{bobReads, bobWrites}, []Kind{aliceReads},
 		},
 		"several callers and roles": {
-			[...]kind{aliceReads, aliceReads, aliceReads, aliceReads, bobWrites},
-			[]kind{aliceReads, bobReads, bobWrites}, []kind{{mode: "exchange", role: "reader", holder: alice, asked: 1}},
+			[...]Kind{aliceReads, aliceReads, aliceReads, aliceReads, bobWrites},
+			[]Kind{aliceReads, bobReads, bobWrites}, []Kind{{Mode: "exchange", Role: "reader", Holder: alice, Asked: 1}},
 		},
 	}
 	for name, c := range cases {
@@ -118,7 +118,7 @@ func TestTheTransportSpeaksForTheServer(t *testing.T) {
 	b, now := steadyBreaker(), time.Now()
 	b.fail(t, aliceReads, unanswered, now)
 	require.True(t, b.refuses(bobWrites, now))
-	require.True(t, b.refuses(kind{mode: "exchange"}, now))
+	require.True(t, b.refuses(Kind{Mode: "exchange"}, now))
 }
 
 func TestWhoGoesOnFailingTakesNobodysTrial(t *testing.T) {
@@ -141,18 +141,18 @@ func TestWhoGoesOnFailingTakesNobodysTrial(t *testing.T) {
 func TestSpreadRestsAreBetweenHalfAndWhole(t *testing.T) {
 	b := newBreaker()
 	for range 1000 {
-		d := b.spread(longestRest)
-		require.GreaterOrEqual(t, d, longestRest/2)
-		require.LessOrEqual(t, d, longestRest)
+		d := b.spread(LongestRest)
+		require.GreaterOrEqual(t, d, LongestRest/2)
+		require.LessOrEqual(t, d, LongestRest)
 	}
 }
 
 // someKinds are all kinds of a small world.
-func someKinds() (all []kind) {
+func someKinds() (all []Kind) {
 	for _, role := range []string{"a", "b"} {
 		for _, holder := range []string{"x", "y"} {
 			for asked := range uint64(2) {
-				all = append(all, kind{mode: "mint", role: role, holder: holder, asked: asked})
+				all = append(all, Kind{Mode: "mint", Role: role, Holder: holder, Asked: asked})
 			}
 		}
 	}
@@ -177,7 +177,7 @@ type breakerModel struct {
 }
 
 // TestBreakerKeepsItsPromises: whatever happens in whatever order, it opens only
-// after maxFailures calls without an answer between, refuses nothing that is unlike
+// after MaxFailures calls without an answer between, refuses nothing that is unlike
 // all that has failed (but for the transport), never rests for longer than the bound,
 // lets at most one call of each sort through after a rest, and closes with any answer.
 func TestBreakerKeepsItsPromises(t *testing.T) {
@@ -243,20 +243,20 @@ func (m *breakerModel) end(t *rapid.T) {
 }
 
 // free is a failure of a call that was no trial.
-func (m *breakerModel) free(t *rapid.T, k kind, o outcome, rests bool) {
+func (m *breakerModel) free(t *rapid.T, k Kind, o outcome, rests bool) {
 	m.note(k)
 	m.row++
 	if o == unanswered {
 		m.silent++
 	}
-	require.Equal(t, m.row == maxFailures, rests)
+	require.Equal(t, m.row == MaxFailures, rests)
 	if rests {
-		m.deaf = m.deaf || m.silent == maxFailures
+		m.deaf = m.deaf || m.silent == MaxFailures
 		m.row, m.silent, m.trials = 0, 0, map[bool]int{}
 	}
 }
 
-func (m *breakerModel) note(k kind) {
+func (m *breakerModel) note(k Kind) {
 	s := just(k)
 	if m.met != nil {
 		s = m.met.with(s)
@@ -271,7 +271,7 @@ func (m *breakerModel) check(t *rapid.T) {
 	}
 	for _, k := range someKinds() {
 		until, trying := m.b.rest(k)
-		require.LessOrEqual(t, until.Sub(m.now), longestRest)
+		require.LessOrEqual(t, until.Sub(m.now), LongestRest)
 		if m.b.refuses(k, m.now) {
 			require.True(t, m.deaf || m.met != nil && m.met.covers(k), "%+v is refused, and nothing like it has failed", k)
 		}
@@ -295,7 +295,7 @@ func TestOneBadCallerKeepsNobodyOut(t *testing.T) {
 				now = now.Add(time.Duration(rapid.IntRange(0, int(5*time.Second)).Draw(t, "for")))
 			},
 			"hers begins": func(t *rapid.T) {
-				k := kind{"mint", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "role"), "x", uint64(rapid.IntRange(0, 3).Draw(t, "asked"))}
+				k := Kind{"mint", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "role"), "x", uint64(rapid.IntRange(0, 3).Draw(t, "asked"))}
 				if ticket, ok := b.admit(k, now); ok {
 					calls = append(calls, ticket)
 					if ticket.trial && !ticket.again {
@@ -319,10 +319,10 @@ func TestOneBadCallerKeepsNobodyOut(t *testing.T) {
 				require.LessOrEqual(t, trials, 2)
 			},
 			"his": func(t *rapid.T) {
-				k := kind{"mint", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "role"), "y", 9}
+				k := Kind{"mint", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "role"), "y", 9}
 				ticket, ok := b.admit(k, now)
 				if !ok {
-					require.True(t, under > 0 || now.Before(rested.Add(shortestRest)), "he is kept out")
+					require.True(t, under > 0 || now.Before(rested.Add(ShortestRest)), "he is kept out")
 					return
 				}
 				b.end(ticket, answered, now)

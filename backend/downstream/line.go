@@ -1,4 +1,4 @@
-package backend
+package downstream
 
 import "slices"
 
@@ -28,7 +28,7 @@ type row struct {
 
 // waiter is one who waits; turn says once how that ends: nil is the turn.
 type waiter struct {
-	kind kind
+	kind Kind
 	turn chan error
 }
 
@@ -54,7 +54,7 @@ func (l *line) leave(p sharer) {
 }
 
 // join waits for a place, which may be there at once.
-func (l *line) join(k kind) *waiter {
+func (l *line) join(k Kind) *waiter {
 	w := &waiter{kind: k, turn: make(chan error, 1)}
 	p := k.sharer()
 	if l.enter(p) {
@@ -106,7 +106,7 @@ func (l *line) abandon(w *waiter) bool {
 }
 
 // dismiss ends the wait of all for whom why has a reason.
-func (l *line) dismiss(why func(kind) error) {
+func (l *line) dismiss(why func(Kind) error) {
 	for _, r := range l.rows {
 		r.waiting = slices.DeleteFunc(r.waiting, func(w *waiter) bool {
 			err := why(w.kind)

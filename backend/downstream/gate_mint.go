@@ -1,4 +1,4 @@
-package backend
+package downstream
 
 import (
 	"context"
@@ -11,25 +11,25 @@ import (
 )
 
 const (
-	// maxMinting is how many mints call one provider at once: what a slow provider
+	// MaxMinting is how many mints call one provider at once: what a slow provider
 	// can hold of connections and memory.
-	maxMinting = 256
+	MaxMinting = 256
 	// maxWaiting is how many more may wait for that, so that a crowd comes through a
 	// quick provider, and what a slow one holds is still bounded.
 	maxWaiting = 2048
 )
 
-// place is a mint's right to call the provider. It is one goroutine's.
-type place struct {
+// Place is a mint's right to call the provider. It is one goroutine's.
+type Place struct {
 	gate   *gate
 	ticket ticket
 	given  bool // back
 }
 
-// waitMint waits for a mint's place: among at most maxMinting, behind every waiting
+// waitMint waits for a mint's place: among at most MaxMinting, behind every waiting
 // revocation, within the rate limit. It waits no longer than patience, and refuses
 // at once whom that would not suffice, or while the provider is to be left alone.
-func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time.Duration, k kind) (*place, error) {
+func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time.Duration, k Kind) (*Place, error) {
 	limited := g.limiter.Limit() != rate.Inf
 	w, err := g.ask(now(), patience, k, limited)
 	if err != nil {
@@ -40,7 +40,7 @@ func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time
 			return nil, err
 		}
 	}
-	p := &place{gate: g}
+	p := &Place{gate: g}
 	if p.ticket, err = g.begin(k, now()); err != nil {
 		g.step(&g.places, k)
 		return nil, err
@@ -50,7 +50,7 @@ func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time
 
 // ask takes a place, and no waiter, if nobody need wait; else it joins those who do, if
 // there is room for another one of the sharer.
-func (g *gate) ask(now time.Time, patience time.Duration, k kind, limited bool) (*waiter, error) {
+func (g *gate) ask(now time.Time, patience time.Duration, k Kind, limited bool) (*waiter, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err := g.mayMintLocked(k, now); err != nil {
@@ -103,7 +103,7 @@ func (g *gate) served(p sharer) {
 
 // pace waits for the rate limit. One mint at a time does: the limiter serves in the
 // order in which it is asked, and a revocation must not stand behind all of them.
-func (g *gate) pace(ctx context.Context, k kind) error {
+func (g *gate) pace(ctx context.Context, k Kind) error {
 	g.mu.Lock()
 	w := g.paced.join(k)
 	g.mu.Unlock()
@@ -124,13 +124,13 @@ func (g *gate) pace(ctx context.Context, k kind) error {
 
 // mayMint refuses a mint while the provider is to be left alone with its kind, because
 // it said so or because it does not answer.
-func (g *gate) mayMint(k kind, now time.Time) error {
+func (g *gate) mayMint(k Kind, now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.mayMintLocked(k, now)
 }
 
-func (g *gate) mayMintLocked(k kind, now time.Time) error {
+func (g *gate) mayMintLocked(k Kind, now time.Time) error {
 	if g.moot.holds(k, now) {
 		return g.moot.why
 	}
@@ -147,7 +147,7 @@ func (g *gate) mayMintLocked(k kind, now time.Time) error {
 }
 
 // begin takes the breaker's leave for the call that comes now.
-func (g *gate) begin(k kind, now time.Time) (ticket, error) {
+func (g *gate) begin(k Kind, now time.Time) (ticket, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err := g.mayMintLocked(k, now); err != nil {
@@ -158,7 +158,7 @@ func (g *gate) begin(k kind, now time.Time) (ticket, error) {
 }
 
 // noPlace says why a mint waited in vain.
-func (g *gate) noPlace(k kind, now time.Time, err error) error {
+func (g *gate) noPlace(k Kind, now time.Time, err error) error {
 	if why := g.mayMint(k, now); why != nil {
 		return why
 	}
@@ -168,7 +168,7 @@ func (g *gate) noPlace(k kind, now time.Time, err error) error {
 // end gives the place back and notes how the call ended. It reports until when the
 // provider is spared from now on, zero if it is not. After the first, a call of end
 // does nothing.
-func (p *place) end(o outcome, now time.Time) (restsUntil time.Time) {
+func (p *Place) end(o outcome, now time.Time) (restsUntil time.Time) {
 	if p.given {
 		return time.Time{}
 	}
@@ -176,8 +176,8 @@ func (p *place) end(o outcome, now time.Time) (restsUntil time.Time) {
 	return p.gate.note(p.ticket, o, now)
 }
 
-// leave gives the place back of whoever did not come to call.
-func (p *place) leave() { p.end(notAsked, time.Time{}) }
+// Leave gives the place back of whoever did not come to call.
+func (p *Place) Leave() { p.end(notAsked, time.Time{}) }
 
 // note ends a call. The place of one that went unanswered is withheld until another
 // call tells whether that was an accident: whoever has waited as long as the provider
@@ -188,7 +188,7 @@ func (g *gate) note(t ticket, o outcome, now time.Time) (restsUntil time.Time) {
 	if g.breaker.end(t, o, now) {
 		restsUntil, _ = g.breaker.rest(t.kind)
 		// Whoever waits is told at once.
-		g.places.dismiss(func(k kind) error { return g.mayMintLocked(k, now) })
+		g.places.dismiss(func(k Kind) error { return g.mayMintLocked(k, now) })
 	}
 	g.withheld = append(g.withheld, t.kind.sharer())
 	others := g.places.inside > len(g.withheld)
@@ -210,27 +210,29 @@ func (g *gate) mend() {
 	g.busy, g.moot, g.revokePause = belief{}, belief{}, time.Time{}
 }
 
-// gateState is a gate as operators see it.
-type gateState struct {
-	waiting, minting int       // mints
-	restsUntil       time.Time // zero while the provider is not known to be down
-	limited          string    // what is not asked for now, beside that; "" for nothing
+// State is what goes on in front of a provider, as operators see it.
+type State struct {
+	Waiting, Minting int       // mints
+	RestsUntil       time.Time // zero while the provider is not known to be down
+	Limited          string    // what is not asked for now, beside that; "" for nothing
 }
 
-func (g *gate) state(now time.Time) gateState {
+func (g *gate) state(now time.Time) State {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := gateState{waiting: g.waiters, minting: g.places.inside - len(g.withheld)}
+	s := State{Waiting: g.waiters, Minting: g.places.inside - len(g.withheld)}
 	b := &g.breaker
 	switch {
 	case b.open() && b.scope.isWide():
-		s.restsUntil = b.until
+		s.RestsUntil = b.until
 	case b.open():
-		s.limited = fmt.Sprintf("%s fail at the provider: asked again from %s", b.scope, stamp(b.again))
+		s.Limited = fmt.Sprintf("%s fail at the provider: asked again from %s", b.scope, stamp(b.again))
 	case now.Before(g.busy.until):
-		s.limited = fmt.Sprintf("the provider asked to be left alone: %s wait until %s", g.busy.scope, stamp(g.busy.until))
+		s.Limited = fmt.Sprintf("the provider asked to be left alone: %s wait until %s", g.busy.scope, stamp(g.busy.until))
 	case now.Before(g.moot.until):
-		s.limited = fmt.Sprintf("%s are not asked until %s: %s", g.moot.scope, stamp(g.moot.until), publicText(g.moot.why))
+		s.Limited = fmt.Sprintf("%s are not asked until %s: %s", g.moot.scope, stamp(g.moot.until), fault.Public(g.moot.why))
 	}
 	return s
 }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,106 @@
+package downstream
+
+import (
+	"context"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// What a type or a provider can do beyond what each must is asked for here and nowhere
+// else.
+
+// call asks the provider for a child in that mode.
+func (p *Provider) call(ctx context.Context, mode provider.Mode, r provider.Request) (*provider.Child, error) {
+	switch mode {
+	case provider.ModeExchange:
+		if exchanger, ok := p.opened.(provider.Exchanger); ok {
+			return exchanger.Exchange(ctx, r)
+		}
+	case provider.ModeForward:
+		if forwarder, ok := p.opened.(provider.Forwarder); ok {
+			return forwarder.Forward(ctx, r)
+		}
+	default:
+		return p.opened.Mint(ctx, r)
+	}
+	return nil, fault.New(fault.TemporarilyUnavailable, "the provider cannot %s any more: an operator must write the role again", mode)
+}
+
+// Check proves that the parent credential works, as provider.Checker says.
+func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
+	checker, ok := p.opened.(provider.Checker)
+	if !ok {
+		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot be checked", p.typeName())
+	}
+	return checker.Check(ctx)
+}
+
+// Rotate changes the parent credential, as provider.Rotator says.
+func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
+	rotator, ok := p.opened.(provider.Rotator)
+	if !ok {
+		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate their parent credential", p.typeName())
+	}
+	return rotator.Rotate(ctx)
+}
+
+// Ingredients is what a child for r would say, as provider.Composer has it; ok is false
+// if the provider's children say no more than the request does.
+func (p *Provider) Ingredients(ctx context.Context, r provider.Request) (said string, ok bool, err error) {
+	composer, ok := p.opened.(provider.Composer)
+	if !ok {
+		return "", false, nil
+	}
+	said, err = composer.Ingredients(ctx, r)
+	return said, true, err
+}
+
+// CheckParameters judges the parameters of a role, as provider.ParameterChecker says.
+func (p *Provider) CheckParameters(mode provider.Mode, parameters map[string]string) error {
+	if checker, ok := p.opened.(provider.ParameterChecker); ok {
+		return checker.CheckParameters(mode, parameters)
+	}
+	return nil
+}
+
+// Public are the fields that a read of the provider adds.
+func (p *Provider) Public() map[string]any {
+	if publisher, ok := p.opened.(provider.Publisher); ok {
+		return publisher.Public()
+	}
+	return nil
+}
+
+// revoker kills the provider's children; nil if it cannot.
+func (p *Provider) revoker() provider.Revoker {
+	revoker, _ := p.opened.(provider.Revoker)
+	return revoker
+}
+
+// PublicFields describe what Provider.Public shows.
+func PublicFields(t provider.Type) map[string]*framework.FieldSchema {
+	if shows, ok := t.(provider.Shows); ok {
+		return shows.PublicFields()
+	}
+	return nil
+}
+
+// generate makes the secrets that the broker makes rather than the operator.
+func generate(t provider.Type, change provider.Change) (map[string]secret.Text, error) {
+	if generator, ok := t.(provider.Generator); ok {
+		return generator.Generate(change)
+	}
+	return nil, nil
+}
+
+// reservedAudiences are what a provider of type t reserves by its configuration.
+func reservedAudiences(t provider.Type, cfg provider.Config) provider.Reserved {
+	if reserving, ok := t.(provider.Reserving); ok {
+		return reserving.ReservedAudiences(cfg)
+	}
+	return provider.Reserved{}
+}

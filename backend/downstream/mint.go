@@ -1,0 +1,49 @@
+package downstream
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+)
+
+// The calls that are paced and measured.
+const (
+	CallMint   = "mint"
+	CallRevoke = "revoke"
+)
+
+func (p *Provider) typeName() string {
+	name, _, _ := strings.Cut(p.Ref, "/")
+	return name
+}
+
+// MayMint refuses a mint while the provider is to be left alone with its kind, because
+// it said so or because it does not answer. It costs no place.
+func (p *Provider) MayMint(k Kind) error { return p.gate.mayMint(k, p.deps.Now()) }
+
+// WaitMint waits for the place of a mint of the kind, no longer than the provider's
+// settings say, and refuses at once whom that would not suffice.
+func (p *Provider) WaitMint(ctx context.Context, k Kind) (*Place, error) {
+	return p.gate.waitMint(ctx, p.deps.Now, p.Settings.patience(), k)
+}
+
+// Mint asks the provider for a child in that mode, as provider.Provider's Mint has it, at
+// the place that was got for it and given back with the answer. A caller who hangs up
+// does not cut the call short: the answer may hold a token that somebody has to kill.
+func (p *Provider) Mint(ctx context.Context, at *Place, mode provider.Mode, r provider.Request) (*provider.Child, error) {
+	k := at.ticket.kind
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), MintBudget)
+	defer cancel()
+	ctx, exchanges := httpclient.Watch(withKind(ctx, k))
+	started := time.Now()
+	child, err := p.call(ctx, mode, r)
+	p.deps.Measure(p.Ref, CallMint, started, err)
+	p.gate.heedMint(k, p.deps.Now(), err)
+	if until := at.end(outcomeOf(exchanges, err), p.deps.Now()); !until.IsZero() {
+		p.deps.Logger().Warn("the provider does not answer, or fails at requests of this kind: it is not asked again until then", "provider", p.Ref, "kind", just(k), "until", until, "error", err)
+	}
+	return child, err
+}

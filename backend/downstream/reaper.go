@@ -1,0 +1,41 @@
+package downstream
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// ErrNotRevocable is of a provider that kills none of its children.
+var ErrNotRevocable = errors.New("the provider cannot revoke")
+
+// Reaper is who can call the providers' Revoke: there is no other way to it. It is safe
+// for concurrent use.
+type Reaper struct{ registry *Registry }
+
+// MustOpen is the registry's.
+func (r *Reaper) MustOpen(ctx context.Context, ref string) (*Provider, error) {
+	return r.registry.MustOpen(ctx, ref)
+}
+
+// Revoke is one paced and measured call that kills the child of the handle, as
+// provider.Revoker says. It is ErrNotRevocable where the provider kills none.
+func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) error {
+	revoker := p.revoker()
+	if revoker == nil {
+		return ErrNotRevocable
+	}
+	deps := r.registry.deps
+	done, err := p.gate.waitRevoke(ctx, deps.Now())
+	if err != nil {
+		return err
+	}
+	defer done()
+	started := time.Now()
+	err = revoker.Revoke(ctx, handle)
+	deps.Measure(p.Ref, CallRevoke, started, err)
+	p.gate.heedRevoke(deps.Now(), err)
+	return err
+}

@@ -1,0 +1,223 @@
+// Package downstream holds the providers as the broker uses them: opened from what is
+// stored, asked behind a gate that paces and spares them, and measured. Who may have
+// what of them is decided above, and so is when a child dies: only who got the Reaper
+// can call a provider's Revoke.
+package downstream
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
+)
+
+// Deps is what the package needs of the broker.
+type Deps struct {
+	Types   catalog.Catalog
+	Storage logical.Storage
+	Now     func() time.Time
+	Logger  func() hclog.Logger
+	// Tainted asks Vault whether the mount is being disabled or moved.
+	Tainted func() bool
+	// Measure notes one call to a provider: what it was for, when it began, how it ended.
+	Measure func(ref, call string, started time.Time, err error)
+	Signer  provider.Signer
+	// Issuer is the broker's own issuer, "" if it is none; Endpoints are the URLs at
+	// which a token could be used against an issuer of that name.
+	Issuer    func(ctx context.Context) (string, error)
+	Endpoints func(issuer string) []string
+}
+
+// Provider is a provider ready to mint, with what the broker knows of it. Its fields
+// are not to be changed.
+type Provider struct {
+	Ref          string // "<type>/<name>"
+	Version      uint64
+	Settings     Settings
+	Pinned       provider.Pinned
+	Traits       provider.Traits
+	AllowedRoles access.Globs
+	Parent       provider.Parent
+	// Opening tells this provider from the same one before or after a change.
+	Opening uint64
+
+	opened provider.Provider
+	gate   *gate
+	deps   *Deps
+}
+
+// Registry opens providers and keeps them open. It is safe for concurrent use.
+type Registry struct {
+	deps   *Deps
+	door   *Door
+	opened *stored.Cache[*Provider]
+	// reserves is what each provider reserves, reserved all of that together, by the
+	// broker's own issuer.
+	reserves *stored.Cache[provider.Reserved]
+	reserved *stored.Cache[*Reserved]
+	locks    []*locksutil.LockEntry // of storage entries; never over a provider's call
+	// openings numbers the providers that were opened, in this process.
+	openings atomic.Uint64
+
+	mu    sync.Mutex
+	gates map[string]*gate // by ref; they outlive a provider's reopening
+}
+
+// New makes the registry of one mount, and what alone can kill children of its
+// providers: it is for who ends grants.
+func New(deps Deps) (*Registry, *Reaper) {
+	r := &Registry{
+		deps: &deps, door: newDoor(deps.Now, deps.Tainted),
+		opened: stored.NewCache[*Provider](), reserves: stored.NewCache[provider.Reserved](), reserved: stored.NewCache[*Reserved](),
+		locks: locksutil.CreateLocks(), gates: map[string]*gate{},
+	}
+	return r, &Reaper{registry: r}
+}
+
+// Door is that of the mount.
+func (r *Registry) Door() *Door { return r.door }
+
+// Drop forgets what was made of the stored provider.
+func (r *Registry) Drop(ref string) {
+	r.opened.Drop(ref)
+	r.reserves.Drop(ref)
+	r.reserved.Clear()
+}
+
+// Open returns the provider ref ("<type>/<name>"), or nil if there is none.
+func (r *Registry) Open(ctx context.Context, ref string) (*Provider, error) {
+	return r.opened.Get(ref, func() (*Provider, error) {
+		entry, err := r.Read(ctx, ref)
+		if err != nil || entry == nil {
+			return nil, err
+		}
+		return r.Assemble(ref, entry)
+	})
+}
+
+// MustOpen is Open for where a missing provider is somebody's mistake.
+func (r *Registry) MustOpen(ctx context.Context, ref string) (*Provider, error) {
+	p, err := r.Open(ctx, ref)
+	if err == nil && p == nil {
+		err = fault.New(fault.TemporarilyUnavailable, "the provider %q does not exist: an operator must write providers/%s", ref, ref)
+	}
+	return p, err
+}
+
+// Assemble makes a provider of an entry, stored or not.
+func (r *Registry) Assemble(ref string, entry *Entry) (*Provider, error) {
+	typeName, name, _ := strings.Cut(ref, "/")
+	t := r.deps.Types.Lookup(typeName)
+	if t == nil {
+		return nil, fault.New(fault.TemporarilyUnavailable, "this version of the plugin has no provider type %q", typeName)
+	}
+	client, err := entry.Settings.Client()
+	if err != nil {
+		return nil, fault.New(fault.InvalidRequest, "%s", err)
+	}
+	globs, err := access.ParseGlobs(entry.Settings.allowedRoles())
+	if err != nil {
+		return nil, fault.New(fault.InvalidRequest, "allowed_roles: %s", err)
+	}
+	g := r.gate(ref)
+	g.setLimit(entry.Settings.RateLimit)
+	p, err := t.Open(
+		provider.Config{Name: name, Fields: entry.Fields, Pinned: entry.Pinned},
+		entry.Parent(),
+		provider.Deps{
+			Client:     client,
+			Logger:     r.deps.Logger().Named(ref),
+			Now:        r.deps.Now,
+			LoadParent: func(ctx context.Context) (provider.Parent, error) { return r.loadParent(ctx, ref) },
+			SaveParent: func(ctx context.Context, p provider.Parent) error { return r.saveParent(ctx, ref, p) },
+			Turn:       func(ctx context.Context) (func(), error) { return g.turn(ctx, entry.Settings.patience()) },
+			Signer:     r.deps.Signer,
+		})
+	if err != nil {
+		return nil, err
+	}
+	return &Provider{
+		Ref: ref, Version: entry.Version, Settings: entry.Settings, Pinned: entry.Pinned, Traits: p.Traits(),
+		AllowedRoles: globs, Parent: entry.Parent(), Opening: r.openings.Add(1),
+		opened: p, gate: g, deps: r.deps,
+	}, nil
+}
+
+func (r *Registry) gate(ref string) *gate {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := r.gates[ref]
+	if g == nil {
+		g = newGate()
+		r.gates[ref] = g
+	}
+	return g
+}
+
+// State is what goes on in front of one provider.
+func (r *Registry) State(ref string) State { return r.gate(ref).state(r.deps.Now()) }
+
+// States are what goes on in front of the providers, by ref, those that are gone
+// included.
+func (r *Registry) States() map[string]State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	states := make(map[string]State, len(r.gates))
+	for ref, g := range r.gates {
+		states[ref] = g.state(r.deps.Now())
+	}
+	return states
+}
+
+// Mend lets mints through again: an operator has seen to the provider.
+func (r *Registry) Mend(ref string) { r.gate(ref).mend() }
+
+// Alone keeps mints out until done; ok is false if one is under way. It is for
+// changes after which a child could not be killed any more, and never waits.
+func (r *Registry) Alone(ref string) (done func(), ok bool) { return r.gate(ref).alone() }
+
+// Admit lets a mint begin. Until leave the provider can neither be deleted nor
+// become another account, and the mount is not given up: whatever the mint brings can
+// then also be killed.
+func (r *Registry) Admit(ctx context.Context, p *Provider) (leave func(), err error) {
+	if err := r.door.comeIn(p.Ref); err != nil {
+		return nil, err
+	}
+	depart, ok := p.gate.enter()
+	if !ok {
+		r.door.leave(p.Ref)
+		return nil, fault.New(fault.TemporarilyUnavailable, "the provider is being changed: try again")
+	}
+	leave = func() { depart(); r.door.leave(p.Ref) }
+	now, err := r.MustOpen(ctx, p.Ref)
+	if err == nil && (now.Pinned.Account != p.Pinned.Account || now.Settings.Disabled && !p.Settings.Disabled) {
+		err = fault.New(fault.TemporarilyUnavailable, "the provider has been changed: try again")
+	}
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// Parented reports whether token is one of the parent's own secrets.
+func (p *Provider) Parented(token secret.Text) bool {
+	for _, s := range p.Parent.Secrets {
+		if s.Equal(token) {
+			return true
+		}
+	}
+	return false
+}
