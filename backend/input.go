@@ -2,6 +2,7 @@ package backend
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // Bounds on any request, before a handler sees it.
@@ -143,10 +145,13 @@ func fromJSONText(t framework.FieldType, value any) (any, error) {
 		}
 		return value, nil
 	}
-	var decoded any
-	dec := json.NewDecoder(strings.NewReader(trimmed))
-	dec.UseNumber()
-	if err := dec.Decode(&decoded); err != nil || dec.More() {
+	decoded, err := form.Value([]byte(trimmed), maxDepth+1)
+	switch {
+	case errors.Is(err, form.ErrTooDeep):
+		return nil, fmt.Errorf("nested deeper than %d levels", maxDepth)
+	case errors.Is(err, form.ErrTwice):
+		return nil, fmt.Errorf("not valid JSON: %w", err)
+	case err != nil:
 		return nil, fmt.Errorf("not valid JSON")
 	}
 	if err := checkSize(decoded, 0); err != nil {

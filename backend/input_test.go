@@ -309,6 +309,16 @@ func TestUnknownRolesProvidersAndGrants(t *testing.T) {
 	}
 }
 
+// A reader of the audit log may take the other one.
+func TestJSONTextWithANameTwiceIsRefused(t *testing.T) {
+	m := newInputMount(t)
+	for _, text := range []string{`{"team":["a"],"team":["b"]}`, `{"team":["a"]}]`} {
+		_, err := m.write("roles/p", map[string]any{"bound_subject_claims": text})
+		requireCode(t, err, fault.InvalidRequest)
+		require.ErrorContains(t, err, "not valid JSON", text)
+	}
+}
+
 func TestScopesObeyTheirAlphabet(t *testing.T) {
 	m := newMount(t, setup{})
 	for _, scope := range []any{

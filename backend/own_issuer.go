@@ -1,9 +1,7 @@
 package backend
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"sync"
@@ -12,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 )
 
@@ -173,7 +172,7 @@ func (b *broker) signToken(ctx context.Context, purpose keyring.Purpose, claims 
 		}
 	}
 	now := b.now()
-	if exp, ok := keyring.NumericDate(claims["exp"]); ok && exp.Sub(now) > s.config.MaxTokenTTL {
+	if exp, ok := form.NumericDate(claims["exp"]); ok && exp.Sub(now) > s.config.MaxTokenTTL {
 		return "", fault.New(fault.InvalidRequest, "the token would live until %s, longer than config max_token_ttl=%s allows: ask for a shorter ttl", stamp(exp), s.config.MaxTokenTTL)
 	}
 	signed := make(map[string]any, len(claims)+1)
@@ -203,12 +202,11 @@ func (b *broker) verifyOwn(ctx context.Context, compact string) (claims map[stri
 	if err != nil {
 		return nil, errNotOwn
 	}
-	dec := json.NewDecoder(bytes.NewReader(payload))
-	dec.UseNumber()
-	if err := dec.Decode(&claims); err != nil {
+	// What a subject token nested, and what stands around it here.
+	if claims, err = form.Object(payload, 2*maxDepth); err != nil {
 		return nil, errNotOwn
 	}
-	exp, ok := keyring.NumericDate(claims["exp"])
+	exp, ok := form.NumericDate(claims["exp"])
 	if s.config.Issuer == "" || claims["iss"] != s.config.Issuer || !ok || !now.Before(exp) {
 		return nil, errNotOwn
 	}

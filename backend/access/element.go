@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // Bounds on authorization details.
@@ -47,7 +48,7 @@ func ParseDetails(raw []byte) (Details, error) {
 	if len(raw) > MaxDetailsBytes {
 		return Details{}, fmt.Errorf("authorization_details have %d bytes, more than %d", len(raw), MaxDetailsBytes)
 	}
-	v, err := decodeStrict(raw)
+	v, err := form.Value(raw, maxDetailsDepth)
 	if err != nil {
 		return Details{}, fmt.Errorf("authorization_details: %w", err)
 	}
@@ -153,7 +154,7 @@ func object(members map[string]json.RawMessage) string {
 	return b.String()
 }
 
-// marshal writes what decodeStrict or this file made, which cannot fail: names
+// marshal writes what form.Value or this file made, which cannot fail: names
 // sorted, no whitespace, and no HTML escapes, which only obscure an audit log.
 func marshal(v any) json.RawMessage {
 	var b bytes.Buffer
@@ -218,79 +219,4 @@ func (e element) summary() string {
 		canon = canon[:cut] + "…"
 	}
 	return e.typ + " " + canon
-}
-
-// decodeStrict decodes one JSON value into maps, slices, strings, json.Number,
-// bool and nil.
-func decodeStrict(raw []byte) (any, error) {
-	if !utf8.Valid(raw) {
-		return nil, errors.New("not valid UTF-8")
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	v, err := decodeValue(dec, 0)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("something follows the JSON value")
-	}
-	return v, nil
-}
-
-var errJSON = errors.New("not valid JSON")
-
-func decodeValue(dec *json.Decoder, depth int) (any, error) {
-	tok, err := dec.Token()
-	if err != nil {
-		return nil, errJSON
-	}
-	if _, nested := tok.(json.Delim); nested && depth >= maxDetailsDepth {
-		return nil, fmt.Errorf("nested more than %d deep", maxDetailsDepth)
-	}
-	switch tok {
-	case json.Delim('['):
-		return decodeArray(dec, depth+1)
-	case json.Delim('{'):
-		return decodeObject(dec, depth+1)
-	default:
-		return tok, nil
-	}
-}
-
-func decodeArray(dec *json.Decoder, depth int) (any, error) {
-	list := []any{}
-	for dec.More() {
-		v, err := decodeValue(dec, depth)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	return list, closing(dec)
-}
-
-func decodeObject(dec *json.Decoder, depth int) (any, error) {
-	members := map[string]any{}
-	for dec.More() {
-		tok, err := dec.Token()
-		name, ok := tok.(string)
-		if err != nil || !ok {
-			return nil, errJSON
-		}
-		if _, twice := members[name]; twice {
-			return nil, errors.New("an object has the same name twice")
-		}
-		if members[name], err = decodeValue(dec, depth); err != nil {
-			return nil, err
-		}
-	}
-	return members, closing(dec)
-}
-
-func closing(dec *json.Decoder) error {
-	if _, err := dec.Token(); err != nil {
-		return errJSON
-	}
-	return nil
 }

@@ -1,4 +1,7 @@
-// Package form keeps an older version of the plugin from misreading what a newer one
+// Package form is how JSON is read: strictly where somebody else wrote it (strict.go,
+// number.go, pointer.go), and by the number of its form where we have stored it.
+//
+// The numbers keep an older version of the plugin from misreading what a newer one
 // has stored. Everything is stored as a JSON object; a member "form" beside the others
 // numbers its form, and is left out for the first one, so that what was stored before
 // there were numbers is in it. A reader refuses a higher number than it knows, and

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -95,41 +96,51 @@ func Static(document []byte) (*Set, error) {
 // allowed algorithms, and returns the signed payload. Its errors wrap ErrInvalid,
 // ErrUnknownKey, ErrUnavailable or ErrTooSoon, or are ctx's.
 func (s *Set) Verify(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm) ([]byte, Header, error) {
-	return s.verify(ctx, compact, allowed, s.renewed)
+	return verified(compact, func(t *Token) error { return s.VerifyToken(ctx, t, allowed) })
+}
+
+// VerifyToken is Verify for a token that has been taken apart already.
+func (s *Set) VerifyToken(ctx context.Context, t *Token, allowed []jwa.SignatureAlgorithm) error {
+	return s.verify(ctx, t, allowed, s.renewed)
 }
 
 // VerifyPatiently is Verify for a token that came from the issuer itself and will die
 // if it cannot be verified: if no key fits, the keys are fetched once more, for which it
 // waits up to PatientEvery. It never answers ErrTooSoon.
 func (s *Set) VerifyPatiently(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm) ([]byte, Header, error) {
-	return s.verify(ctx, compact, allowed, s.renewedPatiently)
+	return verified(compact, func(t *Token) error { return s.verify(ctx, t, allowed, s.renewedPatiently) })
 }
 
-func (s *Set) verify(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm, renew func(context.Context, error) ([]key, error)) ([]byte, Header, error) {
-	t, err := parseToken(compact, allowed)
+// verified is what compact holds, if it is a token that verify has nothing against.
+func verified(compact string, verify func(*Token) error) ([]byte, Header, error) {
+	t, err := Parse(compact)
+	if err == nil {
+		err = verify(t)
+	}
 	if err != nil {
 		return nil, Header{}, err
+	}
+	return t.Payload, t.Header, nil
+}
+
+func (s *Set) verify(ctx context.Context, t *Token, allowed []jwa.SignatureAlgorithm, renew func(context.Context, error) ([]key, error)) error {
+	if !slices.Contains(algorithms, t.Header.Algorithm) || !slices.Contains(allowed, t.Header.Algorithm) {
+		return malformed("the token's algorithm (alg) is not allowed")
 	}
 	keys, fresh, err := s.current(ctx)
 	if err != nil {
-		return nil, Header{}, err
+		return err
 	}
 	verifyErr := t.verifyWith(keys)
-	if verifyErr == nil {
-		return t.payload, t.header, nil
-	}
-	if s.fetch == nil || fresh {
-		return nil, Header{}, verifyErr
+	if verifyErr == nil || s.fetch == nil || fresh {
+		return verifyErr
 	}
 	// The issuer may have new keys, also under an old id or none.
 	keys, err = renew(ctx, verifyErr)
 	if err != nil {
-		return nil, Header{}, err
+		return err
 	}
-	if err := t.verifyWith(keys); err != nil {
-		return nil, Header{}, err
-	}
-	return t.payload, t.header, nil
+	return t.verifyWith(keys)
 }
 
 // current returns the keys, fetched first if there are none that are trusted. Stale
@@ -327,17 +338,17 @@ var (
 
 // verifyWith tries the keys that t may be signed with: those of its key id, and
 // those without one.
-func (t *token) verifyWith(keys []key) error {
+func (t *Token) verifyWith(keys []key) error {
 	found, named := false, false
 	for _, k := range keys {
-		named = named || k.id != "" && k.id == t.header.KeyID
-		if !k.serves(t.header) {
+		named = named || k.id != "" && k.id == t.Header.KeyID
+		if !k.serves(t.Header) {
 			continue
 		}
 		found = true
-		verifier, err := jws.NewVerifier(t.header.Algorithm)
+		verifier, err := jws.NewVerifier(t.Header.Algorithm)
 		if err != nil {
-			return fmt.Errorf("%w: %s is not supported", ErrInvalid, t.header.Algorithm)
+			return fmt.Errorf("%w: %s is not supported", ErrInvalid, t.Header.Algorithm)
 		}
 		if verifier.Verify(t.signed, t.signature, k.public) == nil {
 			return nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
@@ -17,14 +16,8 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
-)
-
-// RSA keys below the minimum are forgeable (RFC 7518 3.3), above the maximum
-// they are a way to burn our processor.
-const (
-	minRSABits = 2048
-	maxRSABits = 8192
 )
 
 // key is one public key and what its owner says that it is for.
@@ -32,16 +25,6 @@ type key struct {
 	id     string                 // kid, "" if it has none
 	alg    jwa.SignatureAlgorithm // its own alg, "" if it names none
 	public any                    // *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey
-}
-
-// usable are the algorithms that a public key verifies; none and HMAC are not.
-func usable(alg jwa.SignatureAlgorithm) bool {
-	switch alg {
-	case jwa.RS256, jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512,
-		jwa.ES256, jwa.ES384, jwa.ES512, jwa.EdDSA:
-		return true
-	}
-	return false
 }
 
 // serves reports whether k may have signed a token with that header: right id,
@@ -53,24 +36,7 @@ func (k key) serves(h Header) bool {
 	if k.alg != "" && k.alg != h.Algorithm {
 		return false
 	}
-	switch public := k.public.(type) {
-	case *rsa.PublicKey:
-		return slices.Contains([]jwa.SignatureAlgorithm{
-			jwa.RS256, jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512,
-		}, h.Algorithm)
-	case *ecdsa.PublicKey: // RFC 7518 3.4: each algorithm has its own curve
-		switch h.Algorithm {
-		case jwa.ES256:
-			return public.Curve == elliptic.P256()
-		case jwa.ES384:
-			return public.Curve == elliptic.P384()
-		case jwa.ES512:
-			return public.Curve == elliptic.P521()
-		}
-	case ed25519.PublicKey:
-		return h.Algorithm == jwa.EdDSA
-	}
-	return false
+	return slices.Contains(fitting(k.public), h.Algorithm)
 }
 
 // parseDocument reads a JSON Web Key Set, an object of PEM texts by key id, or PEM.
@@ -97,20 +63,19 @@ func parseDocument(document []byte, strict bool) (keys []key, err error) {
 }
 
 func parseJWKS(document []byte) ([]key, error) {
-	var set struct {
-		Keys []json.RawMessage `json:"keys"`
-	}
-	if err := json.Unmarshal(document, &set); err != nil {
+	members, err := form.UniqueMembers(document)
+	var set []json.RawMessage
+	if raw := members["keys"]; err != nil || raw != nil && json.Unmarshal(raw, &set) != nil {
 		return nil, errors.New("the key set is not a JSON Web Key Set (RFC 7517 5)")
 	}
-	if set.Keys == nil {
-		return parseNamedPEM(document)
+	if set == nil {
+		return parseNamedPEM(members)
 	}
-	if len(set.Keys) > MaxKeys {
+	if len(set) > MaxKeys {
 		return nil, fmt.Errorf("the key set holds more than %d keys", MaxKeys)
 	}
 	var keys []key
-	for _, raw := range set.Keys {
+	for _, raw := range set {
 		// RFC 7517 5: a key that is not understood does not spoil the others.
 		if k, ok := parseJWK(raw); ok {
 			keys = append(keys, k)
@@ -128,11 +93,7 @@ var errNoKeys = errors.New("the key set holds no usable signature key")
 
 // parseNamedPEM reads an object of certificates or public keys by key id, as Google
 // publishes them beside its key set.
-func parseNamedPEM(document []byte) ([]key, error) {
-	var byID map[string]json.RawMessage
-	if err := json.Unmarshal(document, &byID); err != nil {
-		return nil, errors.New("the key set is not a JSON object")
-	}
+func parseNamedPEM(byID map[string]json.RawMessage) ([]key, error) {
 	if len(byID) > MaxKeys {
 		return nil, fmt.Errorf("the key set holds more than %d keys", MaxKeys)
 	}
@@ -162,8 +123,8 @@ func parseNamedPEM(document []byte) ([]key, error) {
 var usedMembers = []string{"kty", "use", "key_ops", "alg", "kid", "crv", "x", "y", "n", "e"}
 
 func parseJWK(raw []byte) (key, bool) {
-	var members map[string]json.RawMessage
-	if json.Unmarshal(raw, &members) != nil {
+	members, err := form.UniqueMembers(raw)
+	if err != nil { // also where a member stands twice: others may read another key
 		return key{}, false
 	}
 	used := map[string]json.RawMessage{}
@@ -178,7 +139,7 @@ func parseJWK(raw []byte) (key, bool) {
 	if ops := used["key_ops"]; ops != nil && ops[0] == '"' {
 		used["key_ops"] = slices.Concat([]byte("["), ops, []byte("]"))
 	}
-	raw, err := json.Marshal(used)
+	raw, err = json.Marshal(used)
 	if err != nil {
 		return key{}, false
 	}
@@ -198,7 +159,7 @@ func parseJWK(raw []byte) (key, bool) {
 		if alg == "Ed25519" { // RFC 9864's name for the same
 			k.alg = jwa.EdDSA
 		}
-		if !usable(k.alg) {
+		if !slices.Contains(algorithms, k.alg) {
 			return key{}, false
 		}
 	}
@@ -269,20 +230,19 @@ func publicOf(block *pem.Block, strict bool) (any, error) {
 func checkMaterial(public any) (any, error) {
 	switch p := public.(type) {
 	case *rsa.PublicKey:
-		if bits := p.N.BitLen(); bits < minRSABits || bits > maxRSABits || p.E < 3 || p.E%2 == 0 {
+		if fitting(p) == nil {
 			return nil, fmt.Errorf("an RSA key must have %d to %d bits and a sane exponent", minRSABits, maxRSABits)
 		}
-		return p, nil
 	case *ecdsa.PublicKey:
-		if _, err := p.ECDH(); err != nil { // also: is the point on the curve?
+		if _, err := p.ECDH(); err != nil || fitting(p) == nil { // also: is the point on the curve?
 			return nil, errors.New("an EC key must be a point of P-256, P-384 or P-521")
 		}
-		return p, nil
 	case ed25519.PublicKey:
-		if len(p) != ed25519.PublicKeySize {
+		if fitting(p) == nil {
 			return nil, errors.New("an Ed25519 key has the wrong size")
 		}
-		return p, nil
+	default:
+		return nil, errors.New("a key is neither RSA, EC nor Ed25519")
 	}
-	return nil, errors.New("a key is neither RSA, EC nor Ed25519")
+	return public, nil
 }

@@ -5,11 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 )
 
@@ -22,7 +21,7 @@ func (r *Ring) Sign(p Purpose, now time.Time, claims map[string]any) (string, er
 	if k == nil {
 		return "", ErrNoKey
 	}
-	exp, ok := NumericDate(claims["exp"])
+	exp, ok := form.NumericDate(claims["exp"])
 	if !ok {
 		return "", fmt.Errorf("%w: exp must be a number of seconds", ErrClaims)
 	}
@@ -52,33 +51,6 @@ func (k *key) sign(payload []byte) (string, error) {
 	return string(enc.AppendEncode(append(token, '.'), signature)), nil
 }
 
-// NumericDate reads RFC 7519's NumericDate in the types that a claim may have; false
-// if it is none, or so far away that no time.Time can stand for it.
-func NumericDate(claim any) (time.Time, bool) {
-	var seconds float64
-	switch v := claim.(type) {
-	case int64:
-		seconds = float64(v)
-	case int:
-		seconds = float64(v)
-	case float64:
-		seconds = v
-	case json.Number:
-		f, err := v.Float64()
-		if err != nil {
-			return time.Time{}, false
-		}
-		seconds = f
-	default:
-		return time.Time{}, false
-	}
-	if math.IsNaN(seconds) || seconds < 0 || seconds > 1e11 {
-		return time.Time{}, false
-	}
-	whole, part := math.Modf(seconds)
-	return time.Unix(int64(whole), int64(part*1e9)), true
-}
-
 // Names reports whether a token's header names a key of the ring, of whatever purpose,
 // as everything does that the ring signs, or one that was withdrawn in an emergency, by
 // which a thief signs. It verifies nothing.
@@ -94,12 +66,8 @@ func (r *Ring) Names(compact string) bool {
 
 // KeyID is the kid in a token's header, "" if there is none. It verifies nothing.
 func KeyID(compact string) string {
-	encoded, _, _ := strings.Cut(compact, ".")
-	raw, err := base64.RawURLEncoding.DecodeString(encoded)
-	var header struct {
-		KeyID string `json:"kid"`
-	}
-	if err != nil || json.Unmarshal(raw, &header) != nil {
+	header, err := jwks.ReadHeader(compact)
+	if err != nil {
 		return ""
 	}
 	return header.KeyID

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // Entity stands for a Vault entity as an actor, for which the broker vouches under
@@ -62,8 +63,8 @@ func sameScalar(a, b any) bool {
 		if !ok {
 			return false
 		}
-		x, xok := canonicalNumber(string(a))
-		y, yok := canonicalNumber(string(n))
+		x, xok := form.CanonicalNumber(string(a))
+		y, yok := form.CanonicalNumber(string(n))
 		return xok && yok && x == y
 	default:
 		return false

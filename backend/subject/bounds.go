@@ -8,11 +8,13 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // Bounds on a role's bound_subject_claims.
 const (
 	maxBounds      = 64
+	maxClaimName   = 512 // bytes
 	maxBoundValues = 256 // for each claim
 	maxBoundValue  = access.MaxTarget
 )
@@ -24,7 +26,7 @@ type ClaimBounds struct{ bounds []claimBound }
 // claimBound is what one claim must hold.
 type claimBound struct {
 	name string // as the role wrote it
-	at   pointer
+	at   form.Pointer
 	// literals are texts, numbers the canonical form of those that are numbers.
 	literals, numbers []string
 	globs             access.Globs
@@ -62,8 +64,8 @@ func CompileClaims(bounds map[string][]string) (*ClaimBounds, error) {
 }
 
 func compileBound(name string, values []string) (b claimBound, err error) {
-	if !isIdentifier(name) {
-		return b, fmt.Errorf("a claim's name must be printable and of at most %d bytes", maxIdentifier)
+	if !isIdentifier(name) || len(name) > maxClaimName {
+		return b, fmt.Errorf("a claim's name must be printable and of at most %d bytes", maxClaimName)
 	}
 	if b.at, err = parsePointer(name); err != nil {
 		return b, err
@@ -83,6 +85,19 @@ func compileBound(name string, values []string) (b claimBound, err error) {
 	return b, nil
 }
 
+// parsePointer reads a claim's name, or a JSON Pointer if it begins with a slash. A name
+// is taken as it stands, so https://example.com/groups needs no escape.
+func parsePointer(name string) (form.Pointer, error) {
+	if name[0] != '/' {
+		return form.Pointer{name}, nil
+	}
+	p, err := form.ParsePointer(name)
+	if err != nil {
+		return nil, fmt.Errorf("a pointer %w", err)
+	}
+	return p, nil
+}
+
 func (b *claimBound) accept(value string) error {
 	if strings.Contains(value, "*") {
 		g, err := access.ParseTextGlob(value)
@@ -96,7 +111,7 @@ func (b *claimBound) accept(value string) error {
 		return fmt.Errorf("a value must be printable, not empty and of at most %d bytes", maxBoundValue)
 	}
 	b.literals = append(b.literals, value)
-	if n, ok := canonicalNumber(value); ok {
+	if n, ok := form.CanonicalNumber(value); ok {
 		b.numbers = append(b.numbers, n)
 	}
 	return nil
@@ -111,7 +126,7 @@ func (c *ClaimBounds) Check(claims map[string]any) []string {
 	var failed []string
 	for i := range c.bounds {
 		b := &c.bounds[i]
-		if v, found := b.at.find(claims); !found || !b.meets(v) {
+		if v, found := b.at.Find(claims); !found || !b.meets(v) {
 			failed = append(failed, b.name)
 		}
 	}
@@ -163,7 +178,7 @@ func (b *claimBound) meetsScalar(v any) bool {
 		text := strconv.FormatBool(v)
 		return slices.Contains(b.literals, text) || b.globs.MatchAny(text)
 	case json.Number:
-		text, ok := canonicalNumber(string(v))
+		text, ok := form.CanonicalNumber(string(v))
 		return ok && (slices.Contains(b.numbers, text) || b.globs.MatchAny(text))
 	default:
 		return false

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // shape is a file below testdata/subject, see its README.
@@ -132,7 +133,7 @@ func TestMeets(t *testing.T) {
 		"an empty string by two stars":      {`""`, []string{"**"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			claims, err := decodeObject([]byte(`{"c":` + c.value + `}`))
+			claims, err := form.Object([]byte(`{"c":`+c.value+`}`), maxDepth)
 			require.NoError(t, err)
 			for _, at := range []string{"c", "/c"} {
 				bounds, err := CompileClaims(map[string][]string{at: c.bounds})
@@ -167,8 +168,8 @@ func TestCompileRefuses(t *testing.T) {
 	for name, bounds := range map[string]map[string][]string{
 		"no name":             {"": {"a"}},
 		"a control character": {"a\nb": {"a"}},
-		"a huge name":         {strings.Repeat("a", maxPointer+1): {"a"}},
-		"a deep pointer":      {strings.Repeat("/a", maxPointerDepth+1): {"a"}},
+		"a huge name":         {strings.Repeat("a", maxClaimName+1): {"a"}},
+		"a deep pointer":      {strings.Repeat("/a", form.MaxPointerDepth+1): {"a"}},
 		"a bad escape":        {"/a~2b": {"a"}},
 		"a bare tilde":        {"/a~": {"a"}},
 		"no values":           {"a": {}},

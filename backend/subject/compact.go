@@ -1,109 +1,56 @@
 package subject
 
 import (
-	"encoding/base64"
+	"slices"
 	"strings"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 // MaxToken is the size above which no token is looked at, in bytes.
-const MaxToken = 16 << 10
+const MaxToken = jwks.MaxToken
+
+// maxDepth bounds how deep a token's claims may nest. Kubernetes' claims, the
+// deepest of the well-known ones, nest three deep.
+const maxDepth = 16
 
 // compact is a token taken apart, with nothing verified.
 type compact struct {
-	header  header
-	payload []byte
-	claims  map[string]any
+	*jwks.Token
+	claims map[string]any
 }
-
-// header holds the members of a JOSE header that matter here. Everything else,
-// jwk, jku, x5u and x5c above all, is not even read: a token does not say by
-// which key it is to be verified (RFC 8725 3.10).
-type header struct{ alg, typ string }
 
 // parseCompact takes a JWS in compact serialization apart (RFC 7515 7.1).
 func parseCompact(raw secret.Text) (*compact, error) {
-	text := raw.Reveal()
-	switch {
-	case text == "":
+	if raw.Empty() {
 		return nil, invalid("the token is missing")
-	case len(text) > MaxToken:
-		return nil, refuse("the token is larger than %d bytes", MaxToken)
-	case strings.IndexFunc(text, notCompact) >= 0:
-		return nil, refuse("the token is not a JWT in compact form: " +
-			"it holds characters other than base64url and dots, perhaps a space or a line end")
 	}
-	parts := strings.Split(text, ".")
-	switch {
-	case len(parts) == 5:
-		return nil, refuse("the token is encrypted (JWE); only signed JWTs are accepted")
-	case len(parts) != 3:
-		return nil, refuse("the token is not a JWT in compact form: it does not have three parts")
-	case parts[2] == "":
-		return nil, refuse("the token is not signed")
-	}
-	h, err := parseHeader(parts[0])
+	t, err := jwks.Parse(raw.Reveal())
 	if err != nil {
-		return nil, err
+		return nil, refuse("%s", err)
 	}
-	payload, err := base64.RawURLEncoding.Strict().DecodeString(parts[1])
-	if err != nil {
-		return nil, refuse("the token's payload is not base64url")
+	// enc and zip belong to JWE, and their presence shows that someone reads the token
+	// differently.
+	for _, name := range []string{"enc", "zip"} {
+		if _, present := t.Member(name); present {
+			return nil, refuse("the token's header holds %s, which is not accepted", name)
+		}
 	}
-	claims, err := decodeObject(payload)
+	if cty, present := t.Member("cty"); present {
+		if s, ok := cty.(string); !ok || isJWTType(s) {
+			return nil, refuse("the token holds another token (cty), which is not accepted")
+		}
+	}
+	claims, err := form.Object(t.Payload, maxDepth)
 	if err != nil {
 		return nil, refuse("the token's claims cannot be used: %s", err)
 	}
-	return &compact{header: h, payload: payload, claims: claims}, nil
-}
-
-// notCompact keeps out what base64 decoders silently skip, such as line ends,
-// so that one token has one spelling.
-func notCompact(c rune) bool {
-	switch {
-	case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_', c == '.':
-		return false
-	}
-	return true
-}
-
-func parseHeader(part string) (header, error) {
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(part)
-	if err != nil {
-		return header{}, refuse("the token's header is not base64url")
-	}
-	members, err := decodeObject(raw)
-	if err != nil {
-		return header{}, refuse("the token's header cannot be used: %s", err)
-	}
-	// crit names extensions that must be understood, of which we understand none
-	// (RFC 7515 4.1.11); b64 would need it (RFC 7797 6). enc and zip belong to
-	// JWE, and their presence shows that someone reads the token differently.
-	for _, name := range []string{"crit", "b64", "enc", "zip"} {
-		if _, present := members[name]; present {
-			return header{}, refuse("the token's header holds %s, which is not accepted", name)
-		}
-	}
-	var h header
-	var isString bool
-	if h.alg, isString = members["alg"].(string); !isString {
-		return header{}, refuse("the token's header names no algorithm (alg)")
-	}
-	if typ, present := members["typ"]; present {
-		if h.typ, isString = typ.(string); !isString || h.typ == "" {
-			return header{}, refuse("the token's header has a malformed typ")
-		}
-	}
-	if cty, present := members["cty"]; present {
-		if s, ok := cty.(string); !ok || isJWTType(s) {
-			return header{}, refuse("the token holds another token (cty), which is not accepted")
-		}
-	}
-	return h, nil
+	return &compact{Token: t, claims: claims}, nil
 }
 
 // WithoutLineEnd is a token as a file holds it, without the one line end that editors
@@ -126,17 +73,14 @@ func WithoutLineEnd(raw secret.Text) secret.Text {
 var subjectTypes = map[string]bool{"jwt": true, "jose": true, "at+jwt": true}
 
 // check compares the header with the allow-list and the kinds of JWT.
-func (h header) check(algs []jwa.SignatureAlgorithm) *fault.Error {
-	allowed := false
-	for _, a := range algs {
-		allowed = allowed || string(a) == h.alg
-	}
+func (c *compact) check(algs []jwa.SignatureAlgorithm) *fault.Error {
+	h := c.Header
 	switch {
-	case strings.EqualFold(h.alg, "none"):
+	case strings.EqualFold(string(h.Algorithm), "none"):
 		return refuse("the token is not signed (alg none)")
-	case !allowed:
+	case !slices.Contains(algs, h.Algorithm):
 		return refuse("the token is signed with an algorithm that is not among the issuer's allowed_algorithms")
-	case h.typ != "" && !subjectTypes[mediaType(h.typ)]:
+	case h.Type != "" && !subjectTypes[mediaType(h.Type)]:
 		return refuse("the token's typ says that it is of another kind; a subject or actor token has JWT or at+jwt, or no typ")
 	}
 	return nil

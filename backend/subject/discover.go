@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 )
 
@@ -34,7 +35,7 @@ func (c IssuerConfig) Discover(ctx context.Context, client *httpclient.Client) (
 	if err != nil {
 		return "", err
 	}
-	members, err := decodeObject(httpclient.Document(body))
+	members, err := form.Object(httpclient.Document(body), maxDepth)
 	if err != nil {
 		return "", invalid("the discovery document is not a JSON object that can be trusted: %s", err)
 	}

@@ -16,6 +16,7 @@ package subject
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 )
@@ -86,16 +88,6 @@ type IssuerConfig struct {
 // in wide use and have no known weakness. A fresh slice for each call.
 func DefaultAlgorithms() []string {
 	return []string{"ES256", "ES384", "RS256", "PS256", "EdDSA"}
-}
-
-// asymmetric are the algorithms that can be allowed. Neither none nor any HMAC
-// is among them: an HMAC would be keyed with what everyone knows, the public key
-// (RFC 8725 2.1), and could not tell the issuer from the verifier anyway.
-var asymmetric = map[string]jwa.SignatureAlgorithm{
-	"ES256": jwa.ES256, "ES384": jwa.ES384, "ES512": jwa.ES512,
-	"RS256": jwa.RS256, "RS384": jwa.RS384, "RS512": jwa.RS512,
-	"PS256": jwa.PS256, "PS384": jwa.PS384, "PS512": jwa.PS512,
-	"EdDSA": jwa.EdDSA,
 }
 
 // Validate says what is wrong with the configuration, as an *fault.Error with
@@ -169,7 +161,7 @@ func checkKeys(document string) *fault.Error {
 	if !bytes.HasPrefix(httpclient.Document([]byte(document)), []byte("{")) {
 		return nil // it is PEM, of which jwks takes public keys and certificates only
 	}
-	set, err := decodeObject(httpclient.Document([]byte(document)))
+	set, err := form.Object(httpclient.Document([]byte(document)), maxDepth)
 	if err != nil {
 		return invalid("jwks_pem is not a JSON Web Key Set that can be trusted: %s", err)
 	}
@@ -218,7 +210,7 @@ func checkBoundAudiences(c IssuerConfig) *fault.Error {
 }
 
 func checkAlgorithms(c IssuerConfig) *fault.Error {
-	if len(c.AllowedAlgorithms) > len(asymmetric) {
+	if len(c.AllowedAlgorithms) > len(jwks.Algorithms()) {
 		return invalid("allowed_algorithms names more algorithms than there are")
 	}
 	for _, a := range c.AllowedAlgorithms {
@@ -227,9 +219,8 @@ func checkAlgorithms(c IssuerConfig) *fault.Error {
 			return invalid("allowed_algorithms must not hold none: such a token is not signed")
 		case strings.HasPrefix(strings.ToUpper(a), "HS"):
 			return invalid("allowed_algorithms must not hold an HMAC: whoever can verify could also sign")
-		case asymmetric[a] == "":
-			return invalid("allowed_algorithms holds an unknown algorithm; " +
-				"known are ES256, ES384, ES512, RS256, RS384, RS512, PS256, PS384, PS512, EdDSA")
+		case !slices.Contains(jwks.Algorithms(), jwa.SignatureAlgorithm(a)):
+			return invalid("allowed_algorithms holds an unknown algorithm; known are %v", jwks.Algorithms())
 		}
 	}
 	return nil
@@ -255,7 +246,7 @@ func (c IssuerConfig) algorithms() []jwa.SignatureAlgorithm {
 	}
 	algs := make([]jwa.SignatureAlgorithm, 0, len(names))
 	for _, n := range names {
-		algs = append(algs, asymmetric[n])
+		algs = append(algs, jwa.SignatureAlgorithm(n))
 	}
 	return algs
 }

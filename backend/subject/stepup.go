@@ -79,13 +79,13 @@ func (s StepUp) Check(tok *Token, now time.Time) *fault.Error {
 	}
 	for _, m := range s.RequiredAMR {
 		if !slices.Contains(tok.AMR, m) {
-			lacks = append(lacks, "its amr lacks "+m)
+			lacks = append(lacks, tok.amrFault(m))
 		}
 	}
 	switch {
 	case s.MaxAuthAge <= 0:
 	case tok.AuthTime.IsZero():
-		lacks = append(lacks, "it has no auth_time")
+		lacks = append(lacks, tok.authTimeFault())
 	case now.Sub(tok.AuthTime) > s.MaxAuthAge:
 		lacks = append(lacks, "its login is too long ago")
 	}
@@ -97,12 +97,24 @@ func (s StepUp) Check(tok *Token, now time.Time) *fault.Error {
 }
 
 func (t *Token) acrFault() string {
-	if v, present := t.Claims["acr"]; present {
-		if _, isString := v.(string); !isString {
-			return "its acr is no string"
-		}
+	if _, present := t.Claims["acr"]; present && t.ACR == "" {
+		return "its acr is no string of printable characters"
 	}
 	return "its acr is none of these"
+}
+
+func (t *Token) amrFault(lacked string) string {
+	if _, present := t.Claims["amr"]; present && t.AMR == nil {
+		return "its amr is no list of strings"
+	}
+	return "its amr lacks " + lacked
+}
+
+func (t *Token) authTimeFault() string {
+	if _, present := t.Claims["auth_time"]; present {
+		return "its auth_time is no NumericDate"
+	}
+	return "it has no auth_time"
 }
 
 // challenge is what the next login must have. RFC 9470 has no parameter for amr.

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // Token is a subject or actor token whose signature and registered claims were
@@ -40,9 +40,10 @@ type Token struct {
 	// IssuedAt is iat, zero where there is none.
 	IssuedAt time.Time
 	// AuthTime is auth_time, when the user last logged in, zero where there is
-	// none (OpenID Connect Core 2).
+	// none that can be read (OpenID Connect Core 2).
 	AuthTime time.Time
-	// ACR and AMR say how the user logged in (OpenID Connect Core 2, RFC 8176).
+	// ACR and AMR say how the user logged in (OpenID Connect Core 2, RFC 8176), and are
+	// empty where they cannot be read: who asks for them, does not get them then.
 	ACR string
 	AMR []string
 
@@ -104,7 +105,8 @@ func (t *Token) ReplayKey() (key string, until time.Time, err error) {
 
 // newToken reads the registered claims. It judges their types and nothing else:
 // a claim of the wrong type, null included, makes the whole token malformed,
-// because what it restricts could not be known.
+// because what it restricts could not be known. How somebody logged in restricts
+// nothing but where a role asks for it (StepUp).
 func newToken(claims map[string]any) (*Token, *fault.Error) {
 	r := reader{claims: claims}
 	t := &Token{
@@ -114,13 +116,13 @@ func newToken(claims map[string]any) (*Token, *fault.Error) {
 		Audience:  r.strings("aud", true),
 		ExpiresAt: r.date("exp", true),
 		IssuedAt:  r.date("iat", false),
-		AuthTime:  r.date("auth_time", false),
-		ACR:       r.acr(),
-		AMR:       r.strings("amr", false),
+		ACR:       acr(claims),
+		AMR:       amr(claims),
 		MayAct:    r.object("may_act"),
 		Actor:     r.object("act"),
 		Claims:    claims,
 	}
+	t.AuthTime, _ = form.NumericDate(claims["auth_time"])
 	t.Scopes, t.OtherScopes, t.HasScopes = r.scopes()
 	t.Details = r.details()
 	_, t.KeyBound = claims["cnf"]
@@ -171,13 +173,18 @@ func (r *reader) identifier(claim string, required bool) string {
 	return s
 }
 
-// acr is "" where it is no string: no role can name it then, and where none asks for
-// one it restricts nothing.
-func (r *reader) acr() string {
-	if _, isString := r.claims["acr"].(string); !isString {
-		return ""
+// acr is "" where it is no text that a role could ask for.
+func acr(claims map[string]any) string {
+	if s, isString := claims["acr"].(string); isString && isIdentifier(s) {
+		return s
 	}
-	return r.identifier("acr", false)
+	return ""
+}
+
+// amr is nil where it is neither a list of strings nor a single one.
+func amr(claims map[string]any) []string {
+	r := reader{claims: claims}
+	return r.strings("amr", false)
 }
 
 // isIdentifier bounds what names someone or something, and keeps out what would
@@ -219,7 +226,7 @@ func (r *reader) date(claim string, required bool) time.Time {
 	if !ok {
 		return time.Time{}
 	}
-	date, ok := numericDate(v)
+	date, ok := form.NumericDate(v)
 	if !ok {
 		r.malformed(claim, "a NumericDate (a number of seconds since 1970)")
 	}
@@ -276,24 +283,6 @@ func (r *reader) details() *access.Details {
 	}
 	r.malformed("authorization_details", "a list of authorization details (RFC 9396 2)")
 	return nil
-}
-
-// lastDate is the end of the year 9999, the last that RFC 3339 can say.
-const lastDate = 253402300799
-
-// numericDate reads a NumericDate (RFC 7519 2): seconds since 1970, fractions
-// allowed, as a JSON number and nothing else.
-func numericDate(v any) (time.Time, bool) {
-	n, ok := v.(json.Number)
-	if !ok || len(n) > 64 {
-		return time.Time{}, false
-	}
-	f, err := strconv.ParseFloat(string(n), 64)
-	if err != nil || f < 0 || f > lastDate {
-		return time.Time{}, false
-	}
-	whole, fraction := math.Modf(f)
-	return time.Unix(int64(whole), int64(fraction*1e9)).UTC(), true
 }
 
 func keep(list []string, ok func(string) bool) []string {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/stretchr/testify/require"
@@ -19,6 +20,8 @@ type wireRow struct {
 	Header, Claims           map[string]any
 	Bounds                   map[string][]string
 	RequiredACR              []string `yaml:"required_acr"`
+	RequiredAMR              []string `yaml:"required_amr"`
+	MaxAuthAge               int      `yaml:"max_auth_age"` // seconds
 	Want                     struct {
 		Code     string
 		Words    []string
@@ -56,7 +59,7 @@ func (row wireRow) run(t *testing.T) {
 	signed := secret.New(fake.sign(jwa.ES256, row.Header, claims).Reveal() + row.After)
 	token, err := VerifyFrom(t.Context(), WithoutLineEnd(signed), []*Issuer{issuer}, noon)
 	if err == nil {
-		if weak := (StepUp{RequiredACR: row.RequiredACR}).Check(token, noon); weak != nil {
+		if weak := (StepUp{RequiredACR: row.RequiredACR, RequiredAMR: row.RequiredAMR, MaxAuthAge: time.Duration(row.MaxAuthAge) * time.Second}).Check(token, noon); weak != nil {
 			err = weak
 		}
 	}

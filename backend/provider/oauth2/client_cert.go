@@ -16,6 +16,7 @@ import (
 
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -47,7 +48,7 @@ func parsePair(certificate, key string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, errPair
 	}
-	if _, err := algorithmsOf(private); err != nil {
+	if jwks.AlgorithmsOf(private.Public()) == nil {
 		return nil, errKeyKind
 	}
 	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))

@@ -17,6 +17,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -116,9 +117,9 @@ func parsePEMKey(text string) (crypto.Signer, error) {
 // newClientKey judges the key itself. alg and id are "" for what follows from the
 // key: the thumbprint of RFC 7638 as id.
 func newClientKey(private crypto.Signer, alg jwa.SignatureAlgorithm, id string) (*clientKey, error) {
-	fitting, err := algorithmsOf(private)
-	if err != nil {
-		return nil, err
+	fitting := jwks.AlgorithmsOf(private.Public())
+	if fitting == nil {
+		return nil, errKeyKind
 	}
 	if alg == "" {
 		alg = fitting[0]
@@ -141,29 +142,6 @@ func newClientKey(private crypto.Signer, alg jwa.SignatureAlgorithm, id string) 
 		}
 	}
 	return &clientKey{private: private, public: public, alg: alg, id: id}, nil
-}
-
-// algorithmsOf are those that the key can sign with, the usual one first.
-func algorithmsOf(private crypto.Signer) ([]jwa.SignatureAlgorithm, error) {
-	switch key := private.(type) {
-	case *rsa.PrivateKey:
-		if bits := key.N.BitLen(); bits < 2048 || bits > 8192 {
-			return nil, errKeyKind
-		}
-		return []jwa.SignatureAlgorithm{jwa.RS256, jwa.PS256, jwa.RS384, jwa.PS384, jwa.RS512, jwa.PS512}, nil
-	case *ecdsa.PrivateKey:
-		switch key.Curve {
-		case elliptic.P256():
-			return []jwa.SignatureAlgorithm{jwa.ES256}, nil
-		case elliptic.P384():
-			return []jwa.SignatureAlgorithm{jwa.ES384}, nil
-		case elliptic.P521():
-			return []jwa.SignatureAlgorithm{jwa.ES512}, nil
-		}
-	case ed25519.PrivateKey:
-		return []jwa.SignatureAlgorithm{jwa.EdDSA}, nil
-	}
-	return nil, errKeyKind
 }
 
 // thumbprint is that of RFC 7638 with SHA-256, in base64url.

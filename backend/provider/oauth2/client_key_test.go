@@ -121,7 +121,7 @@ func TestOtherThingsAreNoPrivateKeys(t *testing.T) {
 		})
 	}
 	weak := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: newKey[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 1024)).N, E: 65537}}
-	_, err = algorithmsOf(weak)
+	_, err = newClientKey(weak, "", "")
 	require.ErrorIs(t, err, errKeyKind)
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 )
 
@@ -148,8 +149,8 @@ func discoverAt(ctx context.Context, client *httpclient.Client, location string,
 // parseMetadata reads a document. A member of a type that it cannot have is as good as
 // absent: most are for other clients than the broker.
 func parseMetadata(body []byte) (metadata, error) {
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(httpclient.Document(body), &members); err != nil {
+	members, err := form.UniqueMembers(httpclient.Document(body))
+	if err != nil {
 		return metadata{}, err
 	}
 	aliases := map[string]json.RawMessage{}
@@ -157,7 +158,7 @@ func parseMetadata(body []byte) (metadata, error) {
 	dropOddEndpoints(aliases)
 	dropOddEndpoints(members)
 	raw, err := json.Marshal(aliases)
-	if err == nil && members != nil {
+	if err == nil {
 		members["mtls_endpoint_aliases"] = raw
 		raw, err = json.Marshal(members)
 	}

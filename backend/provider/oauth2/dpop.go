@@ -2,9 +2,9 @@ package oauth2
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -78,7 +78,11 @@ func parseProof(compact, endpoint string, now time.Time) (*dpopProof, error) {
 	if len(compact) > maxProof {
 		return nil, errProofShape
 	}
-	key, err := proofKey(compact)
+	proof, err := jwks.Parse(compact)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%w)", errProofShape, err)
+	}
+	key, err := proofKey(proof)
 	if err != nil {
 		return nil, err
 	}
@@ -90,11 +94,10 @@ func parseProof(compact, endpoint string, now time.Time) (*dpopProof, error) {
 	if err != nil {
 		return nil, errProofKey
 	}
-	payload, _, err := keys.Verify(context.Background(), compact, signatureAlgorithms)
-	if err != nil {
+	if keys.VerifyToken(context.Background(), proof, jwks.Algorithms()) != nil {
 		return nil, errProofSigned
 	}
-	if err := checkProofClaims(payload, endpoint, now); err != nil {
+	if err := checkProofClaims(proof.Payload, endpoint, now); err != nil {
 		return nil, err
 	}
 	jkt, err := thumbprint(key)
@@ -106,20 +109,13 @@ func parseProof(compact, endpoint string, now time.Time) (*dpopProof, error) {
 
 // proofKey is the public key in the header. Its other members are dropped: what it
 // says of its own use is nothing that the server goes by.
-func proofKey(compact string) (jwk.Key, error) {
-	encoded, _, _ := strings.Cut(compact, ".")
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
-	if err != nil {
-		return nil, errProofShape
-	}
-	var header, members map[string]json.RawMessage
-	if json.Unmarshal(raw, &header) != nil || header == nil {
-		return nil, errProofShape
-	}
-	if typ, err := stringMember(header["typ"]); err != nil || typ != typeDPoP {
+func proofKey(proof *jwks.Token) (jwk.Key, error) {
+	if proof.Header.Type != typeDPoP {
 		return nil, errProofType
 	}
-	if json.Unmarshal(header["jwk"], &members) != nil || members == nil {
+	value, _ := proof.Member("jwk")
+	members, isObject := value.(map[string]any)
+	if !isObject {
 		return nil, errProofKey
 	}
 	for _, name := range privateMembers {
@@ -127,13 +123,13 @@ func proofKey(compact string) (jwk.Key, error) {
 			return nil, errProofPrivate
 		}
 	}
-	bare := map[string]json.RawMessage{}
+	bare := map[string]any{}
 	for _, name := range []string{"kty", "crv", "x", "y", "n", "e"} {
 		if members[name] != nil {
 			bare[name] = members[name]
 		}
 	}
-	raw, err = json.Marshal(bare)
+	raw, err := json.Marshal(bare)
 	if err != nil {
 		return nil, errProofKey
 	}
@@ -145,8 +141,8 @@ func proofKey(compact string) (jwk.Key, error) {
 }
 
 func checkProofClaims(payload []byte, endpoint string, now time.Time) error {
-	var claims map[string]json.RawMessage
-	if json.Unmarshal(payload, &claims) != nil || claims == nil {
+	claims, err := claimsIn(payload)
+	if err != nil {
 		return errProofClaims
 	}
 	text := func(name string) string { s, _ := stringMember(claims[name]); return s }

@@ -12,6 +12,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -83,11 +84,11 @@ type confirmation struct {
 }
 
 func parseConfirmation(raw json.RawMessage) (confirmation, error) {
-	var members map[string]json.RawMessage
 	if raw = present(raw); raw == nil {
 		return confirmation{}, nil
 	}
-	if json.Unmarshal(raw, &members) != nil {
+	members, err := form.UniqueMembers(raw)
+	if err != nil {
 		return confirmation{}, errConfirmator
 	}
 	var c confirmation

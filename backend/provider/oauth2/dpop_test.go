@@ -269,7 +269,7 @@ func TestProofsAreJudgedBeforeTheyAreSent(t *testing.T) {
 	}{
 		"nothing of a JWT":      {"hello", errProofShape},
 		"too long":              {made(nil, map[string]any{"x": strings.Repeat("a", maxProof)}), errProofShape},
-		"a line end inside":     {good + "\r\nX: y", errProofSigned},
+		"a line end inside":     {good + "\r\nX: y", errProofShape},
 		"another typ":           {made(map[string]any{"typ": "JWT"}, nil), errProofType},
 		"no typ":                {swapped(`{"alg":"ES256","jwk":` + marshal(public) + `}`), errProofType},
 		"no key":                {swapped(`{"alg":"ES256","typ":"dpop+jwt"}`), errProofKey},
@@ -279,7 +279,7 @@ func TestProofsAreJudgedBeforeTheyAreSent(t *testing.T) {
 		"HMAC by a public key":  {swapped(`{"alg":"HS256","typ":"dpop+jwt","jwk":` + marshal(public) + `}`), errProofSigned},
 		"another's key":         {swapped(`{"alg":"ES256","typ":"dpop+jwt","jwk":` + marshal(otherPublic) + `}`), errProofSigned},
 		"a point off the curve": {swapped(`{"alg":"ES256","typ":"dpop+jwt","jwk":{"kty":"EC","crv":"P-256","x":"AAAA","y":"AAAA"}}`), errProofKey},
-		"critical extensions":   {swapped(`{"alg":"ES256","typ":"dpop+jwt","crit":["x"],"x":1,"jwk":` + marshal(public) + `}`), errProofSigned},
+		"critical extensions":   {swapped(`{"alg":"ES256","typ":"dpop+jwt","crit":["x"],"x":1,"jwk":` + marshal(public) + `}`), errProofShape},
 		"GET":                   {made(nil, map[string]any{"htm": "GET"}), errProofMethod},
 		"another URL":           {made(nil, map[string]any{"htu": f.at.Revocation}), errProofURL},
 		"a list of URLs":        {made(nil, map[string]any{"htu": []string{f.at.Token}}), errProofURL},

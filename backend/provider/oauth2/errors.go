@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -29,12 +31,15 @@ const (
 // is taken, because it ends up in messages; error_description is never read: it
 // may echo what was sent.
 func errorCode(body []byte) string {
-	var answer map[string]json.RawMessage
-	var code string
-	if json.Unmarshal(body, &answer) != nil || json.Unmarshal(answer["error"], &code) != nil {
+	members, twice, err := form.Members(body)
+	if err != nil {
 		return ""
 	}
-	if code == "" {
+	if slices.Contains(twice, "error") {
+		return codeUnreadable // that there is none is not said by one of them alone
+	}
+	var code string
+	if json.Unmarshal(members["error"], &code) != nil || code == "" {
 		return ""
 	}
 	odd := strings.ContainsFunc(code, func(r rune) bool {
@@ -162,7 +167,7 @@ func retryAfter(resp *httpclient.Response) error {
 		return nil
 	}
 	var wait time.Duration
-	if seconds, ok := wholeNumber(strings.TrimSpace(header)); ok && seconds >= 0 {
+	if seconds, ok := form.WholeNumber(strings.TrimSpace(header)); ok && seconds >= 0 {
 		if strings.ContainsAny(header, ".eE") {
 			seconds++ // a fraction may have been cut off, and nobody asks too early
 		}

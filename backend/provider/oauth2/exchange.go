@@ -10,6 +10,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -201,7 +202,8 @@ func (x *exchanging) refusal(resp *httpclient.Response) error {
 // tokenTypeOf is the type that a token says it has: at+jwt is an access token (RFC
 // 9068 2.1), any other JWT is just that.
 func tokenTypeOf(token secret.Text) string {
-	if strings.TrimPrefix(strings.ToLower(jwtType(token)), "application/") == "at+jwt" {
+	header, err := jwks.ReadHeader(token.Reveal())
+	if err == nil && strings.TrimPrefix(strings.ToLower(header.Type), "application/") == "at+jwt" {
 		return typeAccessToken
 	}
 	return typeJWT

@@ -1,11 +1,11 @@
 package oauth2
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"strings"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -74,8 +74,8 @@ func (x *exchanging) sameActor(raw json.RawMessage) error {
 	if present(raw) == nil {
 		return nil
 	}
-	var act map[string]json.RawMessage
-	if json.Unmarshal(raw, &act) != nil {
+	act, err := form.UniqueMembers(raw)
+	if err != nil {
 		return errOtherActor
 	}
 	sub, err1 := stringMember(act["sub"])
@@ -127,22 +127,6 @@ func unsigned(token string) string {
 		return token
 	}
 	return token[:strings.LastIndexByte(token, '.')+1]
-}
-
-// jwtType is the typ in a JWT's header, or "".
-func jwtType(token secret.Text) string {
-	encoded, _, _ := strings.Cut(token.Reveal(), ".")
-	raw, err := base64.RawURLEncoding.DecodeString(encoded)
-	if err != nil {
-		return ""
-	}
-	var header struct {
-		Type string `json:"typ"`
-	}
-	if json.Unmarshal(raw, &header) != nil {
-		return ""
-	}
-	return header.Type
 }
 
 // The parameters that a role can have, all of RFC 8693 2.1.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -60,8 +61,8 @@ const maxHint = 2048
 // parameter of OpenID Connect Core 5.5), acr_values and max_age (RFC 9470 3). They
 // are passed on as far as they are well-formed; all other text is not.
 func (p *Provider) loginHints(body []byte, sent []secret.Text) string {
-	var members map[string]json.RawMessage
-	if json.Unmarshal(body, &members) != nil {
+	members, _, err := form.Members(body)
+	if err != nil {
 		return ""
 	}
 	var hints strings.Builder
@@ -101,8 +102,8 @@ func claimsObject(raw json.RawMessage) string {
 	if json.Unmarshal(raw, &text) == nil {
 		content = []byte(text)
 	}
-	var object map[string]json.RawMessage
-	if len(content) > 2*maxHint || json.Unmarshal(content, &object) != nil || len(object) == 0 {
+	object, err := form.UniqueMembers(content)
+	if err != nil || len(content) > 2*maxHint || len(object) == 0 {
 		return ""
 	}
 	var line bytes.Buffer

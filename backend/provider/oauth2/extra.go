@@ -1,7 +1,6 @@
 package oauth2
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"maps"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -21,6 +21,7 @@ const (
 	// maxExtraMembers and maxExtra bound how many they are, and one's JSON in bytes.
 	maxExtraMembers = 16
 	maxExtra        = 4 << 10
+	maxExtraDepth   = 16
 
 	memberIdentity = "id_token"
 )
@@ -79,8 +80,8 @@ func (p *Provider) extra(a answer, got reply) map[string]any {
 			continue
 		}
 		value, err := decodeMember(raw)
-		if len(raw) > maxExtra || err != nil || confidential(value, secrets) {
-			p.deps.Logger.Warn("a member of the provider's answer is not handed out: it is too long, or holds a token", "member", name)
+		if len(raw) > maxExtra || err != nil || slices.Contains(a.twice, name) || confidential(value, secrets) {
+			p.deps.Logger.Warn("a member of the provider's answer is not handed out: it is too long, ambiguous, or holds a token", "member", name)
 			continue
 		}
 		extra[name] = value
@@ -90,10 +91,8 @@ func (p *Provider) extra(a answer, got reply) map[string]any {
 
 // decodeMember keeps numbers as they are spelled, because an id may have more digits
 // than floating point, and leaves nulls out.
-func decodeMember(raw json.RawMessage) (value any, err error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	err = dec.Decode(&value)
+func decodeMember(raw json.RawMessage) (any, error) {
+	value, err := form.Value(raw, maxExtraDepth)
 	return withoutNulls(value), err
 }
 

@@ -2,7 +2,6 @@ package oauth2
 
 import (
 	"encoding/json"
-	"math/big"
 	"net/http"
 	"slices"
 	"strings"
@@ -171,35 +170,6 @@ func everyPartAsked(value string, asked access.Set) bool {
 		some = some || part != ""
 	}
 	return some
-}
-
-// FuzzNumbers: no number is read as larger than it is, in whatever spelling, and none
-// that is one as nothing.
-func FuzzNumbers(f *testing.F) {
-	for _, seed := range []string{"3600", "3599.48", "3.6e3", "36000E-1", "0.1e1", "-1.5", "59.99999999999999999999", "1e18", "1e19", "1e-400", "00012", "NaN", "1e+5", ".5", "1e400", "-0"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		n, ok := wholeNumber(text)
-		var spelled json.Number
-		isNumber := json.Unmarshal([]byte(text), &spelled) == nil && strings.TrimSpace(text) == text && !strings.HasPrefix(text, `"`) && text != "null"
-		if isNumber && !ok {
-			t.Fatalf("%q is a number", text)
-		}
-		_, exponent, _ := strings.Cut(strings.ToLower(text), "e")
-		if !ok || len(text) > 300 || len(exponent) > 4 { // more is slow to make exact
-			return
-		}
-		exact, valid := new(big.Rat).SetString(text)
-		if !valid {
-			t.Fatalf("%q is no number", text)
-		}
-		whole := new(big.Int).Quo(exact.Num(), exact.Denom()) // towards zero
-		switch most := big.NewInt(largest); {
-		case whole.CmpAbs(most) >= 0 && n != largest && n != -largest, whole.CmpAbs(most) < 0 && whole.Cmp(big.NewInt(n)) != 0:
-			t.Fatalf("%q is read as %d, and is %s", text, n, whole)
-		}
-	})
 }
 
 // FuzzExchangeAnswer: nothing passes that is not what was requested, by its own

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/url"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
@@ -49,11 +50,13 @@ func (p *Provider) introspectChild(ctx context.Context, child *provider.Child) (
 // parseIntrospection judges an introspection answer. Its errors are texts for
 // the caller.
 func parseIntrospection(body []byte) (introspection, error) {
-	var members map[string]json.RawMessage
+	members, twice, err := form.Members(body)
 	var active *bool
-	if json.Unmarshal(body, &members) != nil ||
-		json.Unmarshal(members["active"], &active) != nil || active == nil {
+	if err != nil || json.Unmarshal(members["active"], &active) != nil || active == nil {
 		return introspection{}, errNoIntrospection
+	}
+	if err := eachOnce(twice, introspected); err != nil {
+		return introspection{}, err
 	}
 	if !*active {
 		return introspection{}, nil // whatever else it says is of no use
@@ -61,6 +64,9 @@ func parseIntrospection(body []byte) (introspection, error) {
 	f, err := parseFacts(members)
 	return introspection{active: true, facts: f}, err
 }
+
+// introspected are the members of an introspection answer that are gone by.
+var introspected = []string{"active", "scope", "exp", "aud", "client_id", "sub", "act", "oid", "tid", "cnf", "authorization_details"}
 
 // parseFacts reads the members that introspection (RFC 7662 2.2) and JWT access
 // tokens (RFC 9068 2.2) share.

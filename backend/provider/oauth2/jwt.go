@@ -14,7 +14,6 @@ import (
 )
 
 var (
-	errNoClaims     = errors.New("the token's claims are not a JSON object")
 	errTyp          = errors.New("the token's typ is neither at+jwt nor JWT, so it is no access token")
 	errIDToken      = errors.New("the token is an ID or refresh token, not an access token")
 	errIssuer       = errors.New("the token's iss is not the provider's issuer")
@@ -30,7 +29,7 @@ func (p *Provider) readJWT(ctx context.Context, token string) (facts, error) {
 	defer cancel()
 	// The token is the provider's own, minutes old at most, and dies if it cannot be
 	// verified: that is worth a moment's patience with keys that were rotated just now.
-	payload, header, err := p.keys.VerifyPatiently(ctx, token, signatureAlgorithms)
+	payload, header, err := p.keys.VerifyPatiently(ctx, token, jwks.Algorithms())
 	switch {
 	case errors.Is(err, jwks.ErrInvalid):
 		return facts{}, violation("verify=jwt: the child is not a JWT that the provider's keys have signed; let the provider issue JWTs, or set verify=introspect").Because(err)
@@ -66,9 +65,9 @@ func accessTokenType(typ string) bool {
 // parseClaims judges the claims of a verified access token (RFC 9068 2.2, with
 // what servers before it do: scp for scope, no typ). issuer is "" if unknown.
 func parseClaims(payload []byte, issuer string, now time.Time) (facts, error) {
-	var claims map[string]json.RawMessage
-	if err := json.Unmarshal(payload, &claims); err != nil || claims == nil {
-		return facts{}, errNoClaims
+	claims, err := claimsIn(payload)
+	if err != nil {
+		return facts{}, err
 	}
 	if isOtherKind(claims) {
 		return facts{}, errIDToken

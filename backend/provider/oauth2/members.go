@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // The members that token answers, introspection and JWT claims share. A member
@@ -49,56 +49,18 @@ type optionalSeconds struct {
 	value time.Duration
 }
 
-// number is RFC 8259 6's, with leading zeros too, which 1*DIGIT has (RFC 6749 A.14).
-var number = regexp.MustCompile(`^(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?$`)
-
-const (
-	// largest stands for every number that is larger.
-	largest = int64(1e18)
-	// maxExponent is more than any body has digits.
-	maxExponent = 1 << 30
-)
-
-// wholeNumber is a number in any spelling without its fraction, which is cut off and
-// never rounded up, as floating point would do.
-func wholeNumber(text string) (int64, bool) {
-	parts := number.FindStringSubmatch(text)
-	if parts == nil {
-		return 0, false
-	}
-	negative, digits, point := parts[1] != "", parts[2]+parts[3], len(parts[2])
-	if parts[4] != "" {
-		exponent, err := strconv.ParseInt(parts[4], 10, 32) // the nearest one, if it is out of range
-		if err != nil && exponent == 0 {
-			return 0, false
-		}
-		point += int(min(max(exponent, -maxExponent), maxExponent))
-	}
-	significant := strings.TrimLeft(digits, "0")
-	point -= len(digits) - len(significant)
-	n := largest
-	switch {
-	case significant == "" || point <= 0:
-		n = 0
-	case point <= 18:
-		whole := significant + strings.Repeat("0", max(point-len(significant), 0))
-		n, _ = strconv.ParseInt(whole[:point], 10, 64) // 18 digits fit
-	}
-	if negative {
-		n = -n
-	}
-	return n, true
-}
-
-// wholeSeconds is a number of seconds, cut off, as a number or, as many servers have
-// it, as a string.
-func wholeSeconds(raw json.RawMessage) (int64, bool) {
-	text := string(raw)
+// numberIn is the text of a number, also of one that many servers have as a string.
+func numberIn(raw json.RawMessage) string {
 	var quoted string
 	if json.Unmarshal(raw, &quoted) == nil {
-		text = strings.TrimSpace(quoted)
+		return strings.TrimSpace(quoted)
 	}
-	return wholeNumber(text)
+	return string(raw)
+}
+
+// wholeSeconds is a number of seconds, cut off.
+func wholeSeconds(raw json.RawMessage) (int64, bool) {
+	return form.WholeNumber(numberIn(raw))
 }
 
 // parseLifetime reads expires_in, which is never read as "for ever" (RFC 6749 5.1).
@@ -184,9 +146,21 @@ func numericDate(raw json.RawMessage) (time.Time, error) {
 	if raw == nil {
 		return time.Time{}, nil
 	}
-	seconds, ok := wholeSeconds(raw)
-	if !ok || seconds < 1 || seconds > 253402300799 {
+	date, ok := form.NumericDate(json.Number(numberIn(raw)))
+	if !ok || date.Unix() < 1 {
 		return time.Time{}, errTime
 	}
-	return time.Unix(seconds, 0), nil
+	return date.Truncate(time.Second), nil
+}
+
+// errClaims is of claims that are no JSON object, or in which something stands twice.
+var errClaims = errors.New("the token's claims are not a JSON object in which each name stands once")
+
+// claimsIn reads a JWT's claims, of which none may stand twice (RFC 7519 4).
+func claimsIn(payload []byte) (map[string]json.RawMessage, error) {
+	claims, err := form.UniqueMembers(payload)
+	if err != nil || !utf8.Valid(payload) { // RFC 8725 3.7
+		return nil, errClaims
+	}
+	return claims, nil
 }

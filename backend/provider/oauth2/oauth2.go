@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/lestrrat-go/jwx/v2/jwa"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
@@ -175,12 +174,6 @@ func (s settings) exchangeForm() string { return cmp.Or(s.Exchange, exchangeToke
 // assumedLifetime is the operator's word for servers that send no expires_in.
 func (s settings) assumedLifetime() time.Duration {
 	return time.Duration(s.AssumedLifetime) * time.Second
-}
-
-// signatureAlgorithms are those that an access token may be signed with.
-var signatureAlgorithms = []jwa.SignatureAlgorithm{
-	jwa.ES256, jwa.ES384, jwa.ES512, jwa.EdDSA,
-	jwa.PS256, jwa.PS384, jwa.PS512, jwa.RS256, jwa.RS384, jwa.RS512,
 }
 
 // maxToken bounds every token that a server may answer with, in bytes.

@@ -1,9 +1,10 @@
 package oauth2
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // Servers have other words than RFC 6749 5.2's invalid_grant for a refresh token that
@@ -44,8 +45,8 @@ func blamesRefreshToken(description string) bool {
 
 // textOf is a member of an answer, or "" if it is no text.
 func textOf(body []byte, member string) string {
-	var members map[string]json.RawMessage
-	if json.Unmarshal(body, &members) != nil {
+	members, _, err := form.Members(body)
+	if err != nil {
 		return ""
 	}
 	text, _ := stringMember(members[member])

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -178,9 +179,12 @@ func failureIn(body []byte) (code string, failed bool) {
 	if code := errorCode(body); code != "" {
 		return code, true
 	}
-	var members map[string]json.RawMessage
-	if json.Unmarshal(body, &members) != nil {
+	members, twice, err := form.Members(body)
+	if err != nil {
 		return "", false // the body says nothing (RFC 7009 2.2)
+	}
+	if slices.Contains(twice, "errors") {
+		return "", true
 	}
 	for _, member := range []string{"error", "errors"} {
 		switch string(present(members[member])) {
@@ -190,7 +194,7 @@ func failureIn(body []byte) (code string, failed bool) {
 		}
 	}
 	for _, member := range []string{"ok", "success", "revoked"} {
-		if string(present(members[member])) == "false" {
+		if slices.Contains(twice, member) || string(present(members[member])) == "false" {
 			return "", true
 		}
 	}

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"mime"
 	"net/url"
 	"slices"
 	"unicode/utf8"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 )
 
@@ -187,6 +189,7 @@ type answer struct {
 	issuedType  string     // RFC 8693 2.2.1, of an exchange
 	proof       *dpopProof // that came with the request, nil for none
 	members     map[string]json.RawMessage
+	twice       []string // the members that stand in it more than once
 }
 
 // typeJudge reads the token_type, and what belongs to it, into the answer.
@@ -206,17 +209,19 @@ var (
 // parseAnswer judges the body of a success, of which tokens were seen, strictly. Its
 // errors are texts for the caller.
 func parseAnswer(body []byte, tokens seen, judgeType typeJudge) (answer, error) {
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(body, &members); err != nil || members == nil {
+	members, twice, err := form.Members(body)
+	if err != nil {
 		return answer{}, errNoObject
 	}
-	a := answer{members: members}
-	var err error
+	a := answer{members: members, twice: twice}
 	if a.accessToken, err = stringMember(members[memberAccess]); err != nil || a.accessToken == "" {
 		return a, errNoToken
 	}
 	if len(tokens.access) > 1 {
 		return a, errTwoTokens
+	}
+	if err := eachOnce(twice, ruling); err != nil {
+		return a, err
 	}
 	if len(a.accessToken) > maxToken || !printable(a.accessToken) {
 		return a, errTokenShape
@@ -232,6 +237,21 @@ func parseAnswer(body []byte, tokens seen, judgeType typeJudge) (answer, error) 
 	}
 	a.details = presentDetails(members["authorization_details"])
 	return a, nil
+}
+
+// ruling are the members by which it is judged what the token is and may. Where one
+// stands twice, parsers differ in which they take: whoever made one of them up, to us or
+// to the next reader, would be believed.
+var ruling = []string{memberAccess, "token_type", "issued_token_type", "expires_in", "scope", "authorization_details", "error"}
+
+// eachOnce is an error if one of names is among those that stand twice.
+func eachOnce(twice, names []string) error {
+	for _, name := range twice {
+		if slices.Contains(names, name) {
+			return fmt.Errorf("the provider's answer holds %s twice, and nobody knows which one is meant", name)
+		}
+	}
+	return nil
 }
 
 // succeeded reports whether a status is a success: RFC 6749 5.1 has 200, and servers to

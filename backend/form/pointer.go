@@ -1,4 +1,4 @@
-package subject
+package form
 
 import (
 	"errors"
@@ -9,33 +9,32 @@ import (
 
 // Bounds on a pointer, which operators write.
 const (
-	maxPointer      = 512 // bytes
-	maxPointerDepth = maxDepth
+	maxPointer = 512 // bytes
+	// MaxPointerDepth is how many levels a pointer leads down at most.
+	MaxPointerDepth = 16
 )
 
-// pointer leads from the claims to one value: the reference tokens of a JSON
-// Pointer (RFC 6901), or the single name of a claim.
-type pointer []string
+// Pointer leads from a JSON value to one inside it: the reference tokens of a JSON
+// Pointer (RFC 6901).
+type Pointer []string
 
-// parsePointer reads a claim's name, or a JSON Pointer if it begins with a
-// slash. A name is taken as it stands, so https://example.com/groups needs no
-// escape; a pointer escapes / as ~1 and ~ as ~0.
-func parsePointer(s string) (pointer, error) {
+// ParsePointer reads a JSON Pointer, in which / is escaped as ~1 and ~ as ~0. The empty
+// one, which is the whole value, is refused: whoever writes none has forgotten it. Errors
+// are the ends of sentences.
+func ParsePointer(s string) (Pointer, error) {
 	switch {
-	case s == "":
-		return nil, errors.New("a claim's name is empty")
 	case len(s) > maxPointer:
-		return nil, fmt.Errorf("a claim's name is longer than %d bytes", maxPointer)
-	case s[0] != '/':
-		return pointer{s}, nil
+		return nil, fmt.Errorf("is longer than %d bytes", maxPointer)
+	case s == "" || s[0] != '/':
+		return nil, errors.New("does not begin with a slash (RFC 6901 3)")
 	}
 	tokens := strings.Split(s[1:], "/")
-	if len(tokens) > maxPointerDepth {
-		return nil, fmt.Errorf("a pointer is more than %d levels deep", maxPointerDepth)
+	if len(tokens) > MaxPointerDepth {
+		return nil, fmt.Errorf("is more than %d levels deep", MaxPointerDepth)
 	}
 	for i, t := range tokens {
 		if !wellEscaped(t) {
-			return nil, errors.New("a pointer has a ~ that is followed by neither 0 nor 1 (RFC 6901 3)")
+			return nil, errors.New("has a ~ that is followed by neither 0 nor 1 (RFC 6901 3)")
 		}
 		// RFC 6901 4: ~1 first, so that ~01 becomes ~1 and not /.
 		tokens[i] = strings.ReplaceAll(strings.ReplaceAll(t, "~1", "/"), "~0", "~")
@@ -55,9 +54,8 @@ func wellEscaped(token string) bool {
 	return true
 }
 
-// find follows the pointer (RFC 6901 4).
-func (p pointer) find(claims map[string]any) (any, bool) {
-	var v any = claims
+// Find follows the pointer through v, a value as Value reads it (RFC 6901 4).
+func (p Pointer) Find(v any) (any, bool) {
 	for _, token := range p {
 		switch at := v.(type) {
 		case map[string]any:
