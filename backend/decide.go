@@ -47,7 +47,7 @@ type decided struct {
 // has just been merged into another (knownFor). The error is for what kept it from
 // deciding at all.
 func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
-	role, err := b.role(ctx, a.role)
+	role, err := b.roles.compiled(ctx, a.role)
 	if err != nil {
 		return nil, err
 	}
