@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
@@ -47,7 +48,7 @@ type broker struct {
 	roles     *roles
 	issuers   *issuers
 	used      *usedTokens
-	freezer   *freezer
+	freezer   *ending.Freezer
 	quotas    *quotas
 	shares    *shares
 	killer    *killer
@@ -77,7 +78,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		now:       now,
 		issuers:   newIssuers(storage, now),
 		used:      newUsedTokens(storage),
-		freezer:   newFreezer(storage, now),
+		freezer:   ending.NewFreezer(storage, now),
 		meters:    newMeters(),
 		shares:    newShares(),
 		ledger:    grant.NewLedger(storage),
@@ -195,16 +196,13 @@ func (b *broker) invalidate(_ context.Context, key string) {
 		}
 	}
 	switch {
+	case b.freezer.Invalidate(key):
 	case strings.HasPrefix(key, downstream.StoragePrefix):
 		b.providers.Drop(strings.TrimPrefix(key, downstream.StoragePrefix))
 		b.roles.ready.Clear()
 	case strings.HasPrefix(key, grant.StoragePrefix):
 		b.ledger.Invalidate()
 		b.shares.closeAll()
-	case strings.HasPrefix(key, freezePrefix):
-		b.freezer.forget(strings.TrimPrefix(key, freezePrefix))
-	case key == oldFrozenKey:
-		b.freezer.forgetAll()
 	case key == firstLooksKey:
 		b.killer.holders.unknown.forget()
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
@@ -111,11 +112,11 @@ func TestEverythingStoredHasAForm(t *testing.T) {
 // nor take it for gone.
 func TestWhatANewerBuildStoredIsLeftAlone(t *testing.T) {
 	for _, prefix := range []string{
-		downstream.StoragePrefix, rolePrefix, issuerPrefix, configKey, signingKeysKey, oldFrozenKey, freezePrefix, usedPrefix, ratePrefix, orderPrefix, grant.StoragePrefix,
+		downstream.StoragePrefix, rolePrefix, issuerPrefix, configKey, signingKeysKey, ending.OldFrozenKey, ending.FrozenPrefix, usedPrefix, ratePrefix, orderPrefix, grant.StoragePrefix,
 	} {
 		t.Run(strings.Trim(prefix, "/"), func(t *testing.T) {
 			s := openOldMount(t, filepath.Join(mountsDir, "v0.1.0-2843258.json"))
-			if prefix == freezePrefix {
+			if prefix == ending.FrozenPrefix {
 				require.NoError(t, s.periodic()) // makes them of the one that was
 			}
 			renewed := s.renewForms(prefix)
@@ -204,14 +205,14 @@ func TestWhatANewerBuildHasFrozenCanBeKilled(t *testing.T) {
 	m := newMount(t, setup{})
 	l, err := m.credsBy(call{entity: alice})
 	require.NoError(t, err)
-	newer := m.storeNewer(freezePrefix + placeOf("entity/"+alice))
+	newer := m.storeNewer(freezeKey("entity/" + alice))
 	m.start()
 	m.must(m.write("revoke/entity/"+alice, map[string]any{"freeze": true}))
 	m.waitForKills()
 	require.False(t, m.server.Active(l.token))
 	_, err = m.credsBy(call{entity: alice})
 	require.Error(t, err, "it is frozen")
-	entry, err := m.storage.Get(t.Context(), freezePrefix+placeOf("entity/"+alice))
+	entry, err := m.storage.Get(t.Context(), freezeKey("entity/"+alice))
 	require.NoError(t, err)
 	require.NotNil(t, entry)
 	require.Equal(t, newer, string(entry.Value))

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -144,9 +145,9 @@ func TestAWriteThatFailedIsNotForgotten(t *testing.T) {
 			switch {
 			case op == "delete":
 				require.NoError(t, m.storage.InmemStorage.Delete(t.Context(), key))
-			case op == "put" && strings.HasPrefix(key, freezePrefix):
-				other := newFreezer(&m.storage.InmemStorage, m.clock.Now)
-				require.NoError(t, other.change(t.Context(), "role/r", &freeze{Since: m.clock.Now()}))
+			case op == "put" && strings.HasPrefix(key, ending.FrozenPrefix):
+				other := ending.NewFreezer(&m.storage.InmemStorage, m.clock.Now)
+				require.NoError(t, other.Freeze(t.Context(), thingOf("role/r"), "test"))
 			default:
 				return nil
 			}

@@ -34,7 +34,7 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	if err := b.advanceKeys(ctx); err != nil {
 		b.Logger().Error("the signing keys could not be brought up to date", "error", err)
 	}
-	if err := b.freezer.move(ctx, sweepSlice/4); err != nil {
+	if err := b.freezer.Move(ctx, sweepSlice/4); err != nil {
 		b.Logger().Warn("what is frozen could not be given entries of its own yet: it stays frozen as it is", "error", err)
 	}
 	for _, i := range b.issuers.open.Values() {
