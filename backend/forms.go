@@ -9,10 +9,15 @@ import (
 // What is stored beside the grants' records (package grant) and the signing keys
 // (package keyring). The agenda's pages have no form: each start makes them anew.
 var (
-	orderForm = form.Kind{Name: "kill under way"}
-	usedForm  = form.Kind{Name: "used subject token"}
-	looksForm = form.Kind{Name: "first look at holders"}
-	rateForm  = form.Kind{Name: "count of recent issues"}
+	roleForm      = form.Kind{Name: "role"}
+	issuerForm    = form.Kind{Name: "issuer"}
+	configForm    = form.Kind{Name: "configuration"}
+	freezeForm    = form.Kind{Name: "freeze"}
+	oldFrozenForm = form.Kind{Name: "list of what is frozen"}
+	orderForm     = form.Kind{Name: "kill under way"}
+	usedForm      = form.Kind{Name: "used subject token"}
+	looksForm     = form.Kind{Name: "first look at holders"}
+	rateForm      = form.Kind{Name: "count of recent issues"}
 )
 
 // entryOf is v as an entry of Vault's storage.

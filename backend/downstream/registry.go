@@ -137,7 +137,7 @@ func (r *Registry) Assemble(ref string, entry *Entry) (*Provider, error) {
 		provider.Config{Name: name, Fields: entry.Fields, Pinned: entry.Pinned},
 		entry.Parent(),
 		provider.Deps{
-			Client:     client,
+			Client:     client.To(entry.Pinned.Destinations),
 			Logger:     r.deps.Logger().Named(ref),
 			Now:        r.deps.Now,
 			LoadParent: func(ctx context.Context) (provider.Parent, error) { return r.loadParent(ctx, ref) },

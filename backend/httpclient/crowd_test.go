@@ -25,7 +25,7 @@ func crowd(t *testing.T, c *httpclient.Client, url string, n int) (failed int64)
 	var all sync.WaitGroup
 	for range n {
 		all.Go(func() {
-			if resp, err := c.Do(request(t, url)); err != nil || resp.Status != http.StatusOK {
+			if resp, err := send(c, request(t, url)); err != nil || resp.Status != http.StatusOK {
 				bad.Add(1)
 			}
 		})
@@ -87,7 +87,7 @@ func serveHTTP2(t *testing.T, streams int, h http.HandlerFunc) (*httptest.Server
 
 func TestHTTP2WhereItIsOffered(t *testing.T) {
 	server, ca := serveHTTP2(t, 100, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })
-	resp, err := newClient(t, httpclient.Options{CAPEM: ca}).Do(request(t, server.URL))
+	resp, err := send(newClient(t, httpclient.Options{CAPEM: ca}), request(t, server.URL))
 	require.NoError(t, err)
 	require.Equal(t, "HTTP/2.0", string(resp.Body))
 }
@@ -106,7 +106,7 @@ func TestSlowRequestsDoNotHoldUpOthersOnTheirConnection(t *testing.T) {
 	require.Zero(t, crowd(t, c, server.URL, 1))
 	var slow sync.WaitGroup
 	for range 3 * streams {
-		slow.Go(func() { _, _ = c.Do(request(t, server.URL+"/slow")) })
+		slow.Go(func() { _, _ = send(c, request(t, server.URL+"/slow")) })
 	}
 	for range 3 * streams {
 		require.Zero(t, crowd(t, c, server.URL+"/quick", 1))
@@ -228,7 +228,7 @@ func TestATallySaysWhetherTheServerAnswers(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			ctx, tally := httpclient.Watch(context.Background())
-			_, _ = c.Do(request(t, tc.url).WithContext(ctx))
+			_, _ = send(c, request(t, tc.url).WithContext(ctx))
 			require.Equal(t, tc.answered, tally.Answered(), "answered")
 			require.Equal(t, tc.failed, tally.Failed(), "failed")
 			require.Equal(t, tc.unanswered, tally.Unanswered(), "unanswered")

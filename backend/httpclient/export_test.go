@@ -10,7 +10,10 @@ import (
 // Forbidden says why the address is refused.
 func Forbidden(a netip.Addr) string { return forbidden(a) }
 
+// Allow says why no secret may go where req leads.
+func (all Destinations) Allow(req *http.Request) error { return all.allow(req) }
+
 // Dial connects as the client does once a name is resolved.
 func (c *Client) Dial(ctx context.Context, address string) (net.Conn, error) {
-	return c.http.Transport.(*http.Transport).DialContext(ctx, "tcp", address)
+	return c.open.DialContext(ctx, "tcp", address)
 }

@@ -1,11 +1,16 @@
 package httpclient
 
-import "net/netip"
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+)
 
 // What is refused, in the words of the errors.
 const (
 	linkLocal   = "a link-local address"
 	metadata    = "the address of a cloud's metadata service"
+	oddAddress  = "an address in another spelling than RFC 3986 3.2.2 has"
 	unspecified = "an address of 0.0.0.0/8 or ::, which is nobody's (RFC 1122 3.2.1.3)"
 )
 
@@ -31,6 +36,60 @@ func addrs(literals ...string) map[netip.Addr]bool {
 		set[netip.MustParseAddr(literal)] = true
 	}
 	return set
+}
+
+// metadataNames are those by which clouds' machines find such a service. What any other
+// name leads to is only seen where it is dialled.
+var metadataNames = []string{
+	"metadata", "metadata.google.internal", "metadata.goog", // Google
+	"instance-data", "instance-data.ec2.internal", // AWS
+	"metadata.tencentyun.com", "metadata.platformequinix.com",
+}
+
+// forbiddenHost says why no provider is at the host of a URL, or "".
+func forbiddenHost(host string) string {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return forbidden(addr)
+	}
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	for _, known := range metadataNames {
+		if name == known {
+			return metadata
+		}
+	}
+	// 0xa9fea9fe, 2852039166 or 0251.0376.43518: no name ends so, but some resolvers,
+	// a proxy's for one, take it for an address (inet_aton).
+	last := name[strings.LastIndexByte(name, '.')+1:]
+	digits := last
+	if hex, ok := strings.CutPrefix(last, "0x"); ok {
+		digits = strings.Trim(hex, "abcdef0123456789")
+	} else {
+		digits = strings.Trim(digits, "0123456789")
+	}
+	if last != "" && digits == "" {
+		return oddAddress
+	}
+	return ""
+}
+
+// isThisMachine reports whether host is surely this machine, so that nobody else reads
+// what is sent there in plain.
+func isThisMachine(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || (err == nil && addr.Unmap().IsLoopback())
+}
+
+// IsLoopback reports whether raw may be a URL of this machine, by name or by address:
+// what no remote server has any business to name.
+func IsLoopback(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && raw != "" && isLoopback(u.Hostname())
+}
+
+func isLoopback(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || (err == nil && addr.Unmap().IsLoopback())
 }
 
 // forbidden says why no provider is at the address, or "". Linux takes 0.0.0.0 and ::

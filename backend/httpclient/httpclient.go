@@ -1,13 +1,31 @@
 // Package httpclient is the only way in which the broker talks to a provider or
-// a token issuer. It bounds what a hostile or broken server can do to us: no
-// redirect is followed (a credential would follow with it), every body is cut
-// at a limit, every exchange ends within a timeout, cookies and proxies are off,
-// and addresses behind which no provider is, such as those of cloud metadata
-// services, are never dialled.
+// a token issuer.
+//
+// # Where a secret may go
+//
+// A Client as New makes it fetches public documents: its requests bring nothing along
+// that could be a credential. To makes one of it that may send secrets, to the
+// destinations that were pinned when the provider was written and nowhere else: whole
+// URLs with their query, because at some servers the path or the query is the tenant,
+// or what a type declares to be free below one (Below, BelowAny). That is enforced for
+// each request on its way out, whoever made it.
+//
+// So a handle of a child, which says where the child is killed, cannot send the parent
+// anywhere either. Where it names a place that is pinned no more, because the provider
+// was written anew since, its type kills the child at today's place if that is the same
+// server's by the server's own word; and what would leave a child without any such
+// place is part of provider.Pinned.Account, which does not change while grants live.
+//
+// # What a server cannot do to us
+//
+// No redirect is followed (a credential would follow with it), headers and bodies are
+// cut at a limit, every exchange ends within a timeout, cookies and the environment's
+// proxy are off, and addresses behind which no provider is, such as those of cloud
+// metadata services, are never dialled. All of it holds for a vendor's client too that
+// is given Client.HTTP.
 package httpclient
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -15,14 +33,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -48,21 +64,22 @@ const (
 type Options struct {
 	// CAPEM, when set, replaces the system's roots.
 	CAPEM string
-	// Certificate, when set, is presented to every server that asks (RFC 8705),
-	// whichever authorities it names: a self-signed one is of none of them. Such a
-	// client sends to https only.
-	Certificate *tls.Certificate
 	// Timeout bounds one exchange; zero means DefaultTimeout.
 	Timeout time.Duration
 	// AllowHTTP permits plain http beyond loopback.
 	AllowHTTP bool
+	// Proxy, when set, is the only way out, for https alone.
+	Proxy *Proxy
 }
 
 // Client sends single requests. It is safe for concurrent use. It repeats a POST
 // only where net/http knows that nothing of it was written to a dead connection.
 type Client struct {
-	http    *http.Client
 	options Options
+	// open shows no certificate; certified shows the client's, and is nil without one.
+	open, certified *http.Transport
+	bound           bool // else its requests are for public documents
+	to              Destinations
 }
 
 // Response is an answer read whole, at most MaxBody of it.
@@ -74,7 +91,8 @@ type Response struct {
 	pointsTo string // see PointsTo
 }
 
-// Error is a failed exchange. It never holds the request's body or headers.
+// Error is a failed exchange. It never holds the request's body, headers, path or
+// query.
 type Error struct {
 	// Sent is false only if the server certainly did not get the request, so
 	// that repeating it cannot mint twice.
@@ -84,13 +102,32 @@ type Error struct {
 	Partial []byte
 	// Status is that of the answer whose body broke off, 0 if none had begun.
 	Status int
-	Err    error
+	// Tried is which host and port were tried, through which proxy, and at which
+	// addresses, "" if nothing was. It is for operators.
+	Tried string
+	Err   error
 }
 
-func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Error() string {
+	if e.Tried == "" {
+		return e.Err.Error()
+	}
+	return e.Err.Error() + "; tried " + e.Tried
+}
 
 // Unwrap gives the transport's error.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Cause is the *Error in the chain of what a client on top of HTTP says, which quotes
+// the whole URL, or of any other error; where there is none, it is one that quotes
+// nothing.
+func Cause(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Sent: true, Err: errors.New("the client for this server failed")}
+}
 
 // ErrBodyTooLarge means that the answer went past MaxBody.
 var ErrBodyTooLarge = fmt.Errorf("the answer is larger than %d bytes", MaxBody)
@@ -116,8 +153,20 @@ func certificateRefused(err error) bool {
 	return slices.Contains(certificateAlerts, alert)
 }
 
-// New makes a Client. It fails only if CAPEM holds no certificate.
+// New makes a Client for public documents. It fails only if CAPEM holds no certificate
+// or Proxy is none.
 func New(o Options) (*Client, error) {
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
+	}
+	open, err := o.transport(nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{options: o, open: open}, nil
+}
+
+func (o Options) transport(certificate *tls.Certificate) (*http.Transport, error) {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.CAPEM != "" {
 		tlsConfig.RootCAs = x509.NewCertPool()
@@ -125,42 +174,65 @@ func New(o Options) (*Client, error) {
 			return nil, errors.New("ca_pem holds no PEM certificate")
 		}
 	}
-	if o.Certificate != nil {
+	if certificate != nil {
 		tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return o.Certificate, nil
+			return certificate, nil
 		}
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultTimeout
+	dial := (&net.Dialer{Timeout: o.Timeout, Control: refuseForbidden}).DialContext
+	if o.Proxy != nil {
+		tunnel, err := o.tunnel(dial)
+		if err != nil {
+			return nil, err
+		}
+		dial = tunnel.dial
 	}
-	dialer := &net.Dialer{Timeout: o.Timeout, Control: refuseForbidden}
-	return &Client{
-		options: o,
-		http: &http.Client{
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{
-				DialContext:            dialer.DialContext,
-				TLSClientConfig:        tlsConfig,
-				TLSHandshakeTimeout:    o.Timeout,
-				ForceAttemptHTTP2:      true,
-				MaxIdleConnsPerHost:    maxIdle,
-				MaxResponseHeaderBytes: 64 << 10,
-				IdleConnTimeout:        60 * time.Second,
-				// Without it a connection that died in silence keeps its place until TCP
-				// gives up on it, a quarter of an hour later, and so does the provider.
-				HTTP2: &http.HTTP2Config{SendPingTimeout: quiet, PingTimeout: quiet},
-			},
-		},
+	return &http.Transport{
+		DialContext:            dial,
+		TLSClientConfig:        tlsConfig,
+		TLSHandshakeTimeout:    o.Timeout,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    maxIdle,
+		MaxResponseHeaderBytes: 64 << 10,
+		IdleConnTimeout:        60 * time.Second,
+		// Without it a connection that died in silence keeps its place until TCP
+		// gives up on it, a quarter of an hour later, and so does the provider.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: quiet, PingTimeout: quiet},
 	}, nil
 }
 
-// WithCertificate is a Client like c that presents certificate. It has connections
-// of its own, so that c's requests never travel under it.
-func (c *Client) WithCertificate(certificate tls.Certificate) (*Client, error) {
-	o := c.options
-	o.Certificate = &certificate
-	return New(o)
+// To is a Client like c, on the same connections, that may send secrets to what is
+// pinned and sends nothing elsewhere. What is in pinned and no destination allows
+// nothing.
+func (c *Client) To(pinned []string) *Client {
+	bound := *c
+	bound.bound = true
+	bound.to, _ = ParseDestinations(pinned) // what it cannot read is refused, and said so, when it is asked for
+	return &bound
 }
+
+// Public is a Client like c whose requests are for public documents, wherever they are:
+// without a body, any header that could be a credential, or a client certificate.
+func (c *Client) Public() *Client {
+	return &Client{options: c.options, open: c.open}
+}
+
+// WithCertificate is a Client like c that presents certificate to every server that asks
+// (RFC 8705), whichever authorities it names: a self-signed one is of none of them. It
+// sends to https only, and has connections of its own, so that c's requests never travel
+// under the certificate.
+func (c *Client) WithCertificate(certificate tls.Certificate) (*Client, error) {
+	certified, err := c.options.transport(&certificate)
+	if err != nil {
+		return nil, err
+	}
+	with := *c
+	with.certified = certified
+	return &with, nil
+}
+
+// Proxied reports whether c goes through a proxy, and so to https alone.
+func (c *Client) Proxied() bool { return c.options.Proxy != nil }
 
 // Timeout bounds each of c's exchanges.
 func (c *Client) Timeout() time.Duration { return c.options.Timeout }
@@ -186,9 +258,19 @@ func CheckURL(raw string, allowHTTP bool) error {
 		return errors.New("is longer than 2048 characters")
 	}
 	u, err := url.Parse(raw)
-	if err != nil {
+	switch {
+	case err != nil:
 		return errors.New("is not a URL")
+	case strings.Contains(raw, "#"):
+		return errors.New("must not have a fragment")
+	case u.RawQuery != "" || u.ForceQuery:
+		return errors.New("must not have a query")
 	}
+	return checkURL(u, allowHTTP)
+}
+
+// checkURL is CheckURL without what it says of the query.
+func checkURL(u *url.URL, allowHTTP bool) error {
 	host := u.Hostname()
 	switch {
 	case u.Scheme != "https" && u.Scheme != "http":
@@ -197,71 +279,35 @@ func CheckURL(raw string, allowHTTP bool) error {
 		return errors.New("has no host")
 	case u.User != nil:
 		return errors.New("must not hold user information")
-	case u.Fragment != "" || strings.Contains(raw, "#"):
+	case u.Fragment != "":
 		return errors.New("must not have a fragment")
-	case u.RawQuery != "" || u.ForceQuery:
-		return errors.New("must not have a query")
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return errors.New("has a port that does not exist")
 		}
 	}
-	addr, addrErr := netip.ParseAddr(host)
-	if addrErr == nil {
-		if what := forbidden(addr); what != "" {
-			return errors.New("must not be " + what)
-		}
+	if what := forbiddenHost(host); what != "" {
+		return errors.New("must not be " + what)
 	}
-	loopback := strings.EqualFold(host, "localhost") || (addrErr == nil && addr.Unmap().IsLoopback())
-	if u.Scheme == "http" && !loopback && !allowHTTP {
+	if u.Scheme == "http" && !isThisMachine(host) && !allowHTTP {
 		return errors.New("must be https (plain http needs allow_http=true)")
 	}
 	return nil
 }
 
-// Do sends req once. A Response is returned for every status, redirects
-// included; an *Error otherwise. The request's context bounds it further.
+// Do sends req once, as one of HTTP's clients would. A Response is returned for every
+// status, redirects included; an *Error otherwise. The request's context bounds it
+// further.
 func (c *Client) Do(req *http.Request) (*Response, error) {
-	if err := CheckURL(stripQuery(req.URL), c.options.AllowHTTP); err != nil {
-		return nil, &Error{Err: fmt.Errorf("the URL %s", err)}
-	}
-	if c.options.Certificate != nil && req.URL.Scheme != "https" {
-		return nil, &Error{Err: errors.New("the URL must be https: a client certificate says nothing over plain http")}
-	}
-	resp, err := c.exchange(req)
-	watched(req.Context(), resp, err)
-	return resp, err
-}
-
-// exchange is Do, once the request may be sent.
-func (c *Client) exchange(req *http.Request) (*Response, error) {
-	ctx, cancel := context.WithTimeout(req.Context(), c.options.Timeout)
-	defer cancel()
-	// From the moment a connection is there, bytes may have left: net/http
-	// writes in a goroutine of its own, so later hooks can come too late.
-	var connected atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-	})
-	resp, err := c.http.Do(req.WithContext(ctx))
+	resp, err := c.roundTrip(req)
 	if err != nil {
-		var uerr *url.Error
-		if errors.As(err, &uerr) {
-			err = uerr.Err // the URL is the operator's affair, not the caller's
-		}
-		if certificateRefused(err) {
-			return nil, &Error{Err: fmt.Errorf("%w: %w", ErrCertificateRefused, err)}
-		}
-		return nil, &Error{Sent: connected.Load(), Err: discreet(err)}
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
-	if err == nil && len(body) > MaxBody {
-		err = ErrBodyTooLarge
-	}
+	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, &Error{Sent: true, Partial: body[:min(len(body), MaxBody)], Status: resp.StatusCode, Err: err}
+		return nil, &Error{Sent: true, Partial: body, Status: resp.StatusCode, Err: err}
 	}
 	read := &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
@@ -274,14 +320,11 @@ func (c *Client) exchange(req *http.Request) (*Response, error) {
 // that is no HTTP, and that may be a token.
 func discreet(err error) error {
 	var protocol textproto.ProtocolError
-	if errors.As(err, &protocol) || strings.Contains(err.Error(), "malformed") {
+	switch {
+	case errors.As(err, &protocol) || strings.Contains(err.Error(), "malformed"):
 		return errors.New("the answer is no valid HTTP")
+	case strings.Contains(err.Error(), "GOAWAY"):
+		return errors.New("the server ended the connection (HTTP/2 GOAWAY)")
 	}
 	return err
-}
-
-func stripQuery(u *url.URL) string {
-	bare := *u
-	bare.RawQuery, bare.ForceQuery = "", false
-	return bare.String()
 }

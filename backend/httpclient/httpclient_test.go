@@ -84,6 +84,11 @@ func newClient(t *testing.T, o httpclient.Options) *httpclient.Client {
 	return c
 }
 
+// send has c send req, which holds secrets, to where that is pinned.
+func send(c *httpclient.Client, req *http.Request) (*httpclient.Response, error) {
+	return c.To([]string{req.URL.String()}).Do(req)
+}
+
 func request(t *testing.T, url string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, strings.NewReader("secret=hunter2"))
@@ -124,7 +129,7 @@ func TestRedirectsAreAnswersAndNotFollowed(t *testing.T) {
 		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, status)
 		})
-		resp, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL))
+		resp, err := send(newClient(t, httpclient.Options{}), request(t, s.URL))
 		require.NoError(t, err)
 		require.Equal(t, status, resp.Status)
 	}
@@ -137,12 +142,12 @@ func TestBodiesAreBounded(t *testing.T) {
 		_, _ = w.Write([]byte(strings.Repeat("a", size)))
 	})
 	c := newClient(t, httpclient.Options{})
-	resp, err := c.Do(request(t, s.URL))
+	resp, err := send(c, request(t, s.URL))
 	require.NoError(t, err)
 	require.Len(t, resp.Body, httpclient.MaxBody)
 
 	size++
-	_, err = c.Do(request(t, s.URL))
+	_, err = send(c, request(t, s.URL))
 	e := failed(t, err)
 	require.ErrorIs(t, err, httpclient.ErrBodyTooLarge)
 	require.True(t, e.Sent)
@@ -154,7 +159,7 @@ func TestAnEndlessBodyEnds(t *testing.T) {
 	s := authserver.New(t, authserver.Options{})
 	s.Break(authserver.EndpointToken, authserver.Endless())
 	start := time.Now()
-	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.Endpoint(authserver.EndpointToken)))
+	_, err := send(newClient(t, httpclient.Options{}), request(t, s.Endpoint(authserver.EndpointToken)))
 	require.ErrorIs(t, err, httpclient.ErrBodyTooLarge)
 	require.Less(t, time.Since(start), time.Minute)
 }
@@ -165,7 +170,7 @@ func TestACompressedBodyIsBoundedUnpacked(t *testing.T) {
 		w.Header().Set("Content-Encoding", "gzip")
 		_, _ = w.Write(packed)
 	})
-	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL))
+	_, err := send(newClient(t, httpclient.Options{}), request(t, s.URL))
 	require.ErrorIs(t, err, httpclient.ErrBodyTooLarge)
 }
 
@@ -189,7 +194,7 @@ func TestSlowServers(t *testing.T) {
 			s := serve(t, handler)
 			start := time.Now()
 			// Long enough for the request to be sent, also on a busy machine.
-			_, err := newClient(t, httpclient.Options{Timeout: 3 * time.Second}).Do(request(t, s.URL))
+			_, err := send(newClient(t, httpclient.Options{Timeout: 3 * time.Second}), request(t, s.URL))
 			e := failed(t, err)
 			require.True(t, e.Sent, "the server may have acted")
 			require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -202,7 +207,7 @@ func TestTheRequestsContextEndsTheExchange(t *testing.T) {
 	s := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL).WithContext(ctx))
+	_, err := send(newClient(t, httpclient.Options{}), request(t, s.URL).WithContext(ctx))
 	failed(t, err)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
@@ -215,7 +220,7 @@ func TestACutBodyIsSeen(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	})
-	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.URL))
+	_, err := send(newClient(t, httpclient.Options{}), request(t, s.URL))
 	e := failed(t, err)
 	require.True(t, e.Sent)
 	require.Equal(t, http.StatusCreated, e.Status)
@@ -238,18 +243,18 @@ func TestNotSent(t *testing.T) {
 		"user info in the URL": {"https://a:b@127.0.0.1/", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newClient(t, httpclient.Options{CAPEM: test.ca, Timeout: 2 * time.Second}).Do(request(t, test.url))
+			_, err := send(newClient(t, httpclient.Options{CAPEM: test.ca, Timeout: 2 * time.Second}), request(t, test.url))
 			require.False(t, failed(t, err).Sent, "%v", err)
 		})
 	}
-	_, err := newClient(t, httpclient.Options{CAPEM: unknown.CAPEM}).Do(request(t, unknown.URL))
+	_, err := send(newClient(t, httpclient.Options{CAPEM: unknown.CAPEM}), request(t, unknown.URL))
 	require.NoError(t, err)
 }
 
 func TestAHangupIsSent(t *testing.T) {
 	s := authserver.New(t, authserver.Options{})
 	s.Break(authserver.EndpointToken, authserver.Hangup())
-	_, err := newClient(t, httpclient.Options{}).Do(request(t, s.Endpoint(authserver.EndpointToken)))
+	_, err := send(newClient(t, httpclient.Options{}), request(t, s.Endpoint(authserver.EndpointToken)))
 	require.True(t, failed(t, err).Sent)
 	require.Equal(t, 1, s.Counts().Requests[authserver.EndpointToken], "a POST is not repeated")
 }
@@ -304,11 +309,11 @@ func TestManyHeadersAreRefused(t *testing.T) {
 		}
 	})
 	c := newClient(t, httpclient.Options{})
-	_, err := c.Do(request(t, s.URL))
+	_, err := send(c, request(t, s.URL))
 	require.ErrorContains(t, err, "server response headers exceeded")
 	require.True(t, failed(t, err).Sent)
 	many = 20
-	_, err = c.Do(request(t, s.URL))
+	_, err = send(c, request(t, s.URL))
 	require.NoError(t, err, "it was their number, and nothing else")
 }
 
@@ -330,14 +335,14 @@ func TestACertificateIsOneClientsOwn(t *testing.T) {
 	plain := newClient(t, httpclient.Options{CAPEM: s.CAPEM})
 	certified, err := plain.WithCertificate(selfSigned(t))
 	require.NoError(t, err)
-	_, err = certified.Do(request(t, s.URL+"/with"))
+	_, err = send(certified, request(t, s.URL+"/with"))
 	require.NoError(t, err)
-	_, err = plain.Do(request(t, s.URL+"/without"))
+	_, err = send(plain, request(t, s.URL+"/without"))
 	require.NoError(t, err)
 	require.Equal(t, map[string]bool{"/with": true}, s.Certified())
 
 	bare := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("a request arrived in plain") })
-	_, err = certified.Do(request(t, bare.URL))
+	_, err = send(certified, request(t, bare.URL))
 	require.ErrorContains(t, failed(t, err), "https")
 	require.False(t, failed(t, err).Sent)
 }
@@ -346,7 +351,7 @@ func TestARefusedCertificateIsNotSent(t *testing.T) {
 	s := authserver.New(t, authserver.Options{TLS: true, MutualTLS: true, RefuseCertificates: true})
 	certified, err := newClient(t, httpclient.Options{CAPEM: s.CAPEM}).WithCertificate(selfSigned(t))
 	require.NoError(t, err)
-	_, err = certified.Do(request(t, s.URL))
+	_, err = send(certified, request(t, s.URL))
 	require.ErrorIs(t, err, httpclient.ErrCertificateRefused)
 	require.False(t, failed(t, err).Sent)
 	require.Empty(t, s.Requests())

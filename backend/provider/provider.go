@@ -90,16 +90,21 @@ type Change struct {
 	Written map[string]bool
 	// AllowHTTP is the common field allow_http, for httpclient.CheckURL.
 	AllowHTTP bool
-	Client    *httpclient.Client
+	// Client is for public documents alone.
+	Client *httpclient.Client
 }
 
 // Pinned is what Configure fixed for the life of this configuration.
 type Pinned struct {
-	// Destinations are the URLs to which a secret may be sent, sorted. A change
-	// here demands every stored secret anew.
+	// Destinations are where a secret may be sent, sorted: whole URLs, or what
+	// httpclient.Below makes of a base. Deps.Client sends to them and nowhere else.
+	// What else stands here is no destination, but something for which a secret is
+	// good. A change here demands every stored secret anew.
 	Destinations []string `json:"destinations"`
 	// Account tells whose children these are (issuer, client and so on). While
-	// grants live it must not change, or they could not be killed any more.
+	// grants live it must not change, or they could not be killed any more: whatever
+	// a handle names that is no destination any more must have a place among today's
+	// at which the child dies as well, or be part of this.
 	Account string `json:"account"`
 	// Data is the type's own, such as discovered endpoints.
 	Data json.RawMessage `json:"data,omitempty"`
@@ -107,6 +112,7 @@ type Pinned struct {
 
 // Deps is what a Provider may use of the world.
 type Deps struct {
+	// Client may send secrets to Pinned.Destinations; its Public is for documents.
 	Client *httpclient.Client
 	Logger hclog.Logger
 	// Now is the clock.

@@ -172,5 +172,5 @@ func (f *fixture) setTimeout(d time.Duration) {
 	f.t.Helper()
 	client, err := httpclient.New(httpclient.Options{CAPEM: f.setup.CAPEM, Timeout: d})
 	require.NoError(f.t, err)
-	f.deps.Client = client
+	f.deps.Client = client.To(f.pinned.Destinations)
 }

@@ -154,7 +154,7 @@ func (p *Provider) fetchKeys(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json, application/jwk-set+json, */*;q=0.1")
-	resp, err := p.deps.Client.Do(req)
+	resp, err := p.deps.Client.Public().Do(req)
 	if err != nil {
 		return nil, err
 	}

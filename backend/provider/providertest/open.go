@@ -186,7 +186,7 @@ func (s Setup) OpenOn(t testing.TB, store *ParentStore) provider.Provider {
 		now = time.Now
 	}
 	p, err := s.Type.Open(config, store.Parent(), provider.Deps{
-		Client:     client,
+		Client:     client.To(pinned.Destinations),
 		Logger:     hclog.NewNullLogger(),
 		Now:        now,
 		LoadParent: store.Load,

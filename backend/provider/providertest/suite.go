@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -39,6 +41,8 @@ type Subject struct {
 	// timeout, even if the caller gives up, because abandoning it would lose the
 	// parent.
 	OutlivesCaller bool
+
+	ctx context.Context // watched
 }
 
 // Run is the suite that every provider type passes. newSubject is called for each
@@ -57,13 +61,38 @@ func Run(t *testing.T, newSubject func(t *testing.T) Subject) {
 		"a check leaves nothing behind": testCheck,
 		"a rotation that cannot be":     testRotate,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, newSubject(t)) })
+		t.Run(name, func(t *testing.T) {
+			s := newSubject(t)
+			sendNothingOtherwise(t)
+			var tally *httpclient.Tally
+			s.ctx, tally = httpclient.Watch(context.Background())
+			test(t, s)
+			if tally.Astray() {
+				t.Error("a request was to leave the pinned destinations (Pinned.Destinations), and was not sent")
+			}
+		})
 	}
+}
+
+// sendNothingOtherwise fails the test if anything is sent by net/http's own client, which
+// knows no pinned destinations, instead of Deps.Client.
+func sendNothingOtherwise(t *testing.T) {
+	before := http.DefaultTransport
+	http.DefaultTransport = stray{t}
+	t.Cleanup(func() { http.DefaultTransport = before })
+}
+
+type stray struct{ t *testing.T }
+
+// RoundTrip implements http.RoundTripper.
+func (s stray) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.t.Errorf("a request to %s did not go through Deps.Client", r.URL.Host)
+	return nil, errors.New("not sent")
 }
 
 func (s Subject) mint(t *testing.T) *provider.Child {
 	t.Helper()
-	child, err := s.Provider.Mint(context.Background(), s.Request)
+	child, err := s.Provider.Mint(s.ctx, s.Request)
 	if err != nil || child == nil {
 		t.Fatalf("mint: %v, %v", child, err)
 	}
@@ -153,7 +182,7 @@ func testRevoke(t *testing.T, s Subject) {
 	}
 	child, other := s.mint(t), s.mint(t)
 	for range 3 { // already gone is success
-		if err := revoker.Revoke(context.Background(), child.Handle); err != nil {
+		if err := revoker.Revoke(s.ctx, child.Handle); err != nil {
 			t.Fatalf("revoke: %v", err)
 		}
 	}
@@ -172,7 +201,7 @@ func testBrokenHandles(t *testing.T, s Subject) {
 		t.Skip("nothing is revoked")
 	}
 	for _, text := range []string{"", "nonsense", "{}", "[]", "null", `{"v":9999}`, `{"v":"1"}`} {
-		err := revoker.Revoke(context.Background(), secret.New(text))
+		err := revoker.Revoke(s.ctx, secret.New(text))
 		if err == nil {
 			t.Errorf("the handle %q was revoked", text)
 		}
@@ -186,7 +215,7 @@ func testConcurrency(t *testing.T, s Subject) {
 	var wg sync.WaitGroup
 	for i := range many {
 		wg.Go(func() {
-			child, err := s.Provider.Mint(context.Background(), s.Request)
+			child, err := s.Provider.Mint(s.ctx, s.Request)
 			if err != nil {
 				t.Errorf("mint: %v", err)
 				return
@@ -211,7 +240,7 @@ func testConcurrency(t *testing.T, s Subject) {
 	}
 	for _, child := range children {
 		wg.Go(func() {
-			if err := revoker.Revoke(context.Background(), child.Handle); err != nil {
+			if err := revoker.Revoke(s.ctx, child.Handle); err != nil {
 				t.Errorf("revoke: %v", err)
 			}
 		})
@@ -225,7 +254,7 @@ func testConcurrency(t *testing.T, s Subject) {
 }
 
 func testCancelledBefore(t *testing.T, s Subject) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(s.ctx)
 	cancel()
 	before := s.Minted()
 	child, err := s.Provider.Mint(ctx, s.Request)
@@ -241,7 +270,7 @@ const promptly = 30 * time.Second
 
 func testCancelledMeanwhile(t *testing.T, s Subject) {
 	s.Stall()
-	ctx, leave := context.WithCancel(context.Background())
+	ctx, leave := context.WithCancel(s.ctx)
 	defer leave()
 	before, left, over := s.Minted(), make(chan time.Time, 1), make(chan struct{})
 	go func() {
@@ -276,13 +305,13 @@ func testErrors(t *testing.T, s Subject) {
 	known := append(s.secrets(), child.Token.Reveal())
 	s.Echo()
 	var failures []error
-	_, err := s.Provider.Mint(context.Background(), s.Request)
+	_, err := s.Provider.Mint(s.ctx, s.Request)
 	failures = append(failures, err)
 	if revoker, ok := s.Provider.(provider.Revoker); ok && !child.Handle.Empty() {
-		failures = append(failures, revoker.Revoke(context.Background(), child.Handle))
+		failures = append(failures, revoker.Revoke(s.ctx, child.Handle))
 	}
 	if checker, ok := s.Provider.(provider.Checker); ok {
-		_, err := checker.Check(context.Background())
+		_, err := checker.Check(s.ctx)
 		failures = append(failures, err)
 	}
 	for _, err := range failures {
@@ -305,7 +334,7 @@ func testCheck(t *testing.T, s Subject) {
 		t.Skip("it cannot be checked")
 	}
 	before := s.Minted()
-	health, err := checker.Check(context.Background())
+	health, err := checker.Check(s.ctx)
 	if err != nil {
 		t.Fatalf("check: %v", err)
 	}
@@ -319,7 +348,7 @@ func testCheck(t *testing.T, s Subject) {
 		if child.Handle.Empty() {
 			continue
 		}
-		if err := s.Provider.(provider.Revoker).Revoke(context.Background(), child.Handle); err != nil {
+		if err := s.Provider.(provider.Revoker).Revoke(s.ctx, child.Handle); err != nil {
 			t.Errorf("revoke: %v", err)
 		}
 		if s.Alive(child.Token.Reveal()) {
@@ -336,7 +365,7 @@ func testRotate(t *testing.T, s Subject) {
 		t.Skip("it cannot be rotated")
 	}
 	before := s.Store.Parent()
-	if _, err := rotator.Rotate(context.Background()); err != nil {
+	if _, err := rotator.Rotate(s.ctx); err != nil {
 		classified(t, err)
 		for name, value := range before.Secrets {
 			if !s.Store.Parent().Secrets[name].Equal(value) {
