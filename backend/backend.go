@@ -201,6 +201,7 @@ func (b *broker) invalidate(_ context.Context, key string) {
 		b.roles.clear()
 	case strings.HasPrefix(key, grant.StoragePrefix):
 		b.ledger.Invalidate()
+		b.quotas.forget()
 		b.shares.closeAll()
 	case strings.HasPrefix(key, freezePrefix):
 		b.freezer.forget(strings.TrimPrefix(key, freezePrefix))

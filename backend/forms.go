@@ -17,7 +17,6 @@ var (
 	orderForm     = form.Kind{Name: "kill under way"}
 	usedForm      = form.Kind{Name: "used subject token"}
 	looksForm     = form.Kind{Name: "first look at holders"}
-	rateForm      = form.Kind{Name: "count of recent issues"}
 )
 
 // entryOf is v as an entry of Vault's storage.

@@ -108,7 +108,7 @@ func TestEverythingStoredHasAForm(t *testing.T) {
 // nor take it for gone.
 func TestWhatANewerBuildStoredIsLeftAlone(t *testing.T) {
 	for _, prefix := range []string{
-		downstream.StoragePrefix, rolePrefix, issuerPrefix, configKey, signingKeysKey, oldFrozenKey, freezePrefix, usedPrefix, ratePrefix, orderPrefix, grant.StoragePrefix,
+		downstream.StoragePrefix, rolePrefix, issuerPrefix, configKey, signingKeysKey, oldFrozenKey, freezePrefix, usedPrefix, orderPrefix, grant.StoragePrefix,
 	} {
 		t.Run(strings.Trim(prefix, "/"), func(t *testing.T) {
 			s := openOldMount(t, filepath.Join(mountsDir, "v0.1.0-2843258.json"))

@@ -2,20 +2,15 @@ package backend
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
-
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
-// ratePrefix is where the issues of the last minute are kept, for roles with a
-// max_issue_rate: the limit holds across a restart.
+// ratePrefix is where earlier builds kept the issues of the last minute. It is cleared.
 const ratePrefix = "rate/"
 
 const rateWindow = time.Minute
@@ -24,16 +19,27 @@ const rateWindow = time.Minute
 // role that has any: a limit that strangers share would let one of them shut out the
 // others.
 type quotas struct {
-	b     *broker
-	locks []*locksutil.LockEntry // by role and holder; never over a provider's call
+	b *broker
 
 	mu sync.Mutex
 	// minting are the ids of grants that are on their way into the ledger.
 	minting map[string]map[string]bool
+	// rates are the issues of the last minute by role and holder, for roles with a
+	// max_issue_rate, and since is from when on memory has all of them: for those of
+	// before, the records speak.
+	rates map[string]*issueRate
+	since time.Time
 }
 
 func newQuotas(b *broker) *quotas {
-	return &quotas{b: b, locks: locksutil.CreateLocks(), minting: map[string]map[string]bool{}}
+	return &quotas{b: b, minting: map[string]map[string]bool{}, rates: map[string]*issueRate{}, since: b.now()}
+}
+
+// forget is for when another node has written records.
+func (q *quotas) forget() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.rates, q.since = map[string]*issueRate{}, q.b.now()
 }
 
 // reserve takes a place for the grant id, or says slow_down. The release gives
@@ -48,7 +54,7 @@ func (q *quotas) reserve(ctx context.Context, role *compiledRole, holder, id str
 		release = func() { q.release(key, id) }
 	}
 	if role.MaxIssueRate > 0 {
-		if err := q.take(ctx, role.MaxIssueRate, key); err != nil {
+		if err := q.take(ctx, role, holder); err != nil {
 			release()
 			return nil, err
 		}
@@ -110,8 +116,7 @@ func (q *quotas) look(ctx context.Context, role *compiledRole, holder string) er
 		}
 	}
 	if role.MaxIssueRate > 0 {
-		_, err := q.window(ctx, role.MaxIssueRate, key)
-		return err
+		return q.rated(ctx, role, holder, func(*issueRate) {})
 	}
 	return nil
 }
@@ -125,55 +130,88 @@ func (q *quotas) release(key, id string) {
 	}
 }
 
-type rateEntry struct {
-	Issues []time.Time `json:"issues"`
+// issueRate is when a holder got the grants of a role that it got within the last
+// minute.
+type issueRate struct {
+	mu     sync.Mutex // over storage, never over a provider's call
+	known  bool
+	issues []time.Time
+	over   bool // it counts no more: another has taken its place, or will
 }
 
-// take counts one issue within the last minute, durably, before the provider is
-// called. An attempt that the provider refuses counts too.
-func (q *quotas) take(ctx context.Context, limit int, key string) error {
-	lock := locksutil.LockForKey(q.locks, key)
-	lock.Lock()
-	defer lock.Unlock()
-	entry, err := q.window(ctx, limit, key)
-	if err != nil {
-		return err
-	}
-	entry.Issues = append(entry.Issues, q.b.now())
-	written, err := entryOf(rateForm, ratePrefix+key, entry)
-	if err != nil {
-		return storageFault(err)
-	}
-	if err := q.b.storage.Put(ctx, written); err != nil {
-		return storageFault(err)
-	}
-	return nil
+// take counts one issue before the provider is called. An attempt that the provider
+// refuses counts too, but is not on record: a restart forgets it, as it forgets what was
+// revoked by then.
+func (q *quotas) take(ctx context.Context, role *compiledRole, holder string) error {
+	return q.rated(ctx, role, holder, func(r *issueRate) { r.issues = append(r.issues, q.b.now()) })
 }
 
-// window is the issues of the last minute, or slow_down if there are as many as
-// the limit.
-func (q *quotas) window(ctx context.Context, limit int, key string) (rateEntry, error) {
-	var entry rateEntry
-	raw, err := q.b.storage.Get(ctx, ratePrefix+key)
-	if err != nil {
-		return entry, storageFault(err)
-	}
-	if raw != nil {
-		if err := rateForm.Decode(raw.Value, &entry); err != nil {
-			return entry, storageFault(err)
+// rated runs take if the holder may have one more, as one step.
+func (q *quotas) rated(ctx context.Context, role *compiledRole, holder string, take func(*issueRate)) error {
+	for {
+		r, since := q.rateOf(role.name + "/" + holder)
+		if over, err := q.judge(ctx, r, since, role, holder, take); !over {
+			return err
 		}
 	}
-	now := q.b.now()
-	entry.Issues = slices.DeleteFunc(entry.Issues, func(t time.Time) bool { return now.Sub(t) >= rateWindow })
-	if len(entry.Issues) >= limit {
-		wait := rateWindow - now.Sub(entry.Issues[len(entry.Issues)-limit])
-		return entry, fault.New(fault.SlowDown, "the entity has had %d grants of this role within a minute, as many as it may: try again in %s", limit, wait.Round(time.Second))
-	}
-	return entry, nil
 }
 
-// sweep forgets the issues of more than a minute ago.
+func (q *quotas) rateOf(key string) (*issueRate, time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	r := q.rates[key]
+	if r == nil {
+		r = &issueRate{}
+		q.rates[key] = r
+	}
+	return r, q.since
+}
+
+func (q *quotas) judge(ctx context.Context, r *issueRate, since time.Time, role *compiledRole, holder string, take func(*issueRate)) (over bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return true, nil
+	}
+	now := q.b.now()
+	if !r.known && now.Sub(since) < rateWindow {
+		if r.issues, err = q.onRecord(ctx, role.name, holder, now); err != nil {
+			return false, err
+		}
+	}
+	r.known = true
+	r.prune(now)
+	if limit := role.MaxIssueRate; len(r.issues) >= limit {
+		wait := rateWindow - now.Sub(r.issues[len(r.issues)-limit])
+		return false, fault.New(fault.SlowDown, "the entity has had %d grants of this role within a minute, as many as it may: try again in %s", limit, wait.Round(time.Second))
+	}
+	take(r)
+	return false, nil
+}
+
+func (r *issueRate) prune(now time.Time) {
+	r.issues = slices.DeleteFunc(r.issues, func(t time.Time) bool { return now.Sub(t) >= rateWindow })
+}
+
+// onRecord are the issues of the last minute that the records tell of, in order.
+func (q *quotas) onRecord(ctx context.Context, role, holder string, now time.Time) ([]time.Time, error) {
+	var issues []time.Time
+	err := q.b.ledger.Walk(ctx, holder, "", func(s *grant.Summary) bool {
+		if s.Role == role && now.Sub(s.IssuedAt) < rateWindow {
+			issues = append(issues, s.IssuedAt)
+		}
+		return true
+	})
+	if err != nil {
+		return nil, storageFault(err)
+	}
+	slices.SortFunc(issues, time.Time.Compare)
+	return issues, nil
+}
+
+// sweep forgets who got nothing within the last minute, and what earlier builds stored.
 func (q *quotas) sweep(ctx context.Context) error {
+	q.forgetIdle(q.b.now())
 	roles, err := q.b.storage.List(ctx, ratePrefix)
 	if err != nil {
 		return storageFault(err)
@@ -187,33 +225,25 @@ func (q *quotas) sweep(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // the slice is over, the next sweep goes on
 			}
-			if err := q.forget(ctx, role+holder); err != nil {
-				return err
+			if err := q.b.storage.Delete(ctx, ratePrefix+role+holder); err != nil {
+				return storageFault(err)
 			}
 		}
 	}
 	return nil
 }
 
-func (q *quotas) forget(ctx context.Context, key string) error {
-	lock := locksutil.LockForKey(q.locks, key)
-	lock.Lock()
-	defer lock.Unlock()
-	raw, err := q.b.storage.Get(ctx, ratePrefix+key)
-	if err != nil {
-		return storageFault(err)
+func (q *quotas) forgetIdle(now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for key, r := range q.rates {
+		if !r.mu.TryLock() {
+			continue // it is in use
+		}
+		if r.prune(now); len(r.issues) == 0 {
+			r.over = true
+			delete(q.rates, key)
+		}
+		r.mu.Unlock()
 	}
-	if raw == nil {
-		return nil
-	}
-	var entry rateEntry
-	err = rateForm.Decode(raw.Value, &entry)
-	if errors.Is(err, form.ErrNewer) || err == nil && len(entry.Issues) > 0 &&
-		q.b.now().Sub(entry.Issues[len(entry.Issues)-1]) < rateWindow {
-		return nil
-	}
-	if err := q.b.storage.Delete(ctx, ratePrefix+key); err != nil {
-		return storageFault(err)
-	}
-	return nil
 }

@@ -91,8 +91,9 @@ func TestVaultIsAskedAboutTheNodeNowAndThen(t *testing.T) {
 // and nothing is asked, by the broker or by the framework.
 func TestAnIssueIsOneCallToVault(t *testing.T) {
 	for name, role := range map[string]map[string]any{
-		"minted": {},
-		"shared": {"sharing": "entity"},
+		"minted":        {},
+		"shared":        {"sharing": "entity"},
+		"within limits": {"max_grants_per_entity": 9, "max_issue_rate": 9},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, setup{role: role})
