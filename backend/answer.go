@@ -2,6 +2,7 @@ package backend
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -13,7 +14,25 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
+
+// nothingIfAbsent is the error of a read: what is not there is answered with nothing, of
+// which Vault makes a 404.
+func nothingIfAbsent(err error) error {
+	if errors.Is(err, stored.ErrAbsent) {
+		return nil
+	}
+	return err
+}
+
+// listed answers a list.
+func listed(names []string, err error) (*logical.Response, error) {
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponse(names), nil
+}
 
 func values(a access.Access) grant.Access {
 	v := grant.Access{Permissions: a.Permissions.Map()}

@@ -10,15 +10,14 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // Version is what the plugin reports to Vault; the build sets it.
@@ -46,12 +45,10 @@ type broker struct {
 	now     func() time.Time
 
 	providers *downstream.Registry
-	roles     *cache[*compiledRole]
-	roleLocks []*locksutil.LockEntry
-	issuers   *cache[*subject.Issuer]
-	issuerMu  []*locksutil.LockEntry
+	roles     *roles
+	issuers   *issuers
 	used      *usedTokens
-	freezer   *freezer
+	freezer   *ending.Freezer
 	quotas    *quotas
 	shares    *shares
 	killer    *killer
@@ -79,22 +76,20 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		types:     types,
 		storage:   storage,
 		now:       now,
-		roles:     newCache[*compiledRole](),
-		roleLocks: locksutil.CreateLocks(),
-		issuers:   newCache[*subject.Issuer](),
-		issuerMu:  locksutil.CreateLocks(),
+		issuers:   newIssuers(storage, now),
 		used:      newUsedTokens(storage),
-		freezer:   newFreezer(storage, now),
+		freezer:   ending.NewFreezer(storage, now),
 		meters:    newMeters(),
 		shares:    newShares(),
 		ledger:    grant.NewLedger(storage),
-		own:       newOwnIssuer(storage, now),
+		own:       newOwnIssuer(storage),
 		known:     recentIDs{age: knownFor},
 		strangers: recentIDs{age: strangerFor},
 	}
 	var reaper *downstream.Reaper
 	b.providers, reaper = downstream.New(b.downstreamDeps())
 	b.door = b.providers.Door()
+	b.roles = newRoles(storage, b)
 	b.quotas = newQuotas(b)
 	b.killer = newKiller(killDeps{
 		Ledger: b.ledger, Storage: storage, Now: now, Logger: func() hclog.Logger { return b.Logger() }, Meters: b.meters,
@@ -195,37 +190,27 @@ func (b *broker) loadLedger(patience time.Duration) {
 
 // invalidate drops what is kept in memory of a key that another node wrote.
 func (b *broker) invalidate(_ context.Context, key string) {
+	for _, keeper := range []interface{ Invalidate(key string) bool }{b.roles, b.issuers, b.own.config, b.own.keys} {
+		if keeper.Invalidate(key) {
+			return
+		}
+	}
 	switch {
+	case b.freezer.Invalidate(key):
 	case strings.HasPrefix(key, downstream.StoragePrefix):
 		b.providers.Drop(strings.TrimPrefix(key, downstream.StoragePrefix))
-		b.roles.clear()
+		b.roles.ready.Clear()
 	case strings.HasPrefix(key, grant.StoragePrefix):
 		b.ledger.Invalidate()
 		b.quotas.forget()
 		b.shares.closeAll()
-	case strings.HasPrefix(key, freezePrefix):
-		b.freezer.forget(strings.TrimPrefix(key, freezePrefix))
-	case key == oldFrozenKey:
-		b.freezer.forgetAll()
 	case key == firstLooksKey:
 		b.killer.holders.unknown.forget()
-	case key == configKey || key == signingKeysKey:
-		b.own.forget()
-	case strings.HasPrefix(key, issuerPrefix):
-		b.issuers.drop(strings.TrimPrefix(key, issuerPrefix))
-	case strings.HasPrefix(key, rolePrefix):
-		b.roles.drop(strings.TrimPrefix(key, rolePrefix))
 	}
 }
 
-// storageFault is a failure of Vault's storage, or something in it that only a newer
-// version of the plugin reads: ours, not the caller's.
-func storageFault(err error) *fault.Error {
-	if newer := form.Explain(err); newer != "" {
-		return fault.New(fault.TemporarilyUnavailable, "%s", newer).Because(err)
-	}
-	return fault.New(fault.TemporarilyUnavailable, "Vault's storage failed: try again").Because(err)
-}
+// storageFault is stored.Fault.
+func storageFault(err error) *fault.Error { return stored.Fault(err) }
 
 // ledgerFault is why something that needs every grant cannot be done now.
 func ledgerFault(err error) *fault.Error {

@@ -155,7 +155,7 @@ func TestManyAtOnceWhileOperatorsWork(t *testing.T) {
 			case 10:
 				m.b.InvalidateKey(context.Background(), "provider/oauth2/p")
 				m.b.InvalidateKey(context.Background(), "frozen")
-				m.b.InvalidateKey(context.Background(), freezePrefix+placeOf("role/r"))
+				m.b.InvalidateKey(context.Background(), freezeKey("role/r"))
 			default:
 				m.liveOn(worker)
 			}

@@ -47,7 +47,7 @@ type decided struct {
 // has just been merged into another (knownFor). The error is for what kept it from
 // deciding at all.
 func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
-	role, err := b.role(ctx, a.role)
+	role, err := b.roles.compiled(ctx, a.role)
 	if err != nil {
 		return nil, err
 	}
@@ -63,11 +63,11 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 		return nil, refusal
 	}
 	s := b.situation(caller)
-	moment := b.freezer.moment()
+	moment := b.freezer.Moment()
 	if err := b.parties(ctx, role, p, a, &s); err != nil {
 		return nil, err
 	}
-	frozen, err := b.freezer.check(ctx, holderOf(caller.EntityID), role.name, p.Ref, issuerOf(s.Subject.Token()), issuerOf(s.Actor.Token()))
+	frozen, err := b.freezer.Check(ctx, holderOf(caller.EntityID), role.name, p.Ref, issuerOf(s.Subject.Token()), issuerOf(s.Actor.Token()))
 	if err != nil {
 		return nil, err
 	}

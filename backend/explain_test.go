@@ -482,13 +482,13 @@ func TestOnlyExplainShowsTheCondition(t *testing.T) {
 		`identity.metadata["` + others + `"] == "x"`,
 		`subject.claims[` + others, // which an earlier version took
 	} {
-		role, err := m.b.readRole(t.Context(), "r")
+		role, err := m.b.roles.Get(t.Context(), "r")
 		require.NoError(t, err)
 		role.Condition = condition
 		entry, err := logical.StorageEntryJSON(rolePrefix+"r", role)
 		require.NoError(t, err)
 		require.NoError(t, m.storage.Put(t.Context(), entry))
-		m.b.roles.clear()
+		m.b.roles.ready.Clear()
 		_, refused := m.credsBy(call{entity: alice})
 		_, ended := m.renew(l, time.Minute)
 		for _, err := range []error{refused, ended} {

@@ -9,14 +9,9 @@ import (
 // What is stored beside the grants' records (package grant) and the signing keys
 // (package keyring). The agenda's pages have no form: each start makes them anew.
 var (
-	roleForm      = form.Kind{Name: "role"}
-	issuerForm    = form.Kind{Name: "issuer"}
-	configForm    = form.Kind{Name: "configuration"}
-	freezeForm    = form.Kind{Name: "freeze"}
-	oldFrozenForm = form.Kind{Name: "list of what is frozen"}
-	orderForm     = form.Kind{Name: "kill under way"}
-	usedForm      = form.Kind{Name: "used subject token"}
-	looksForm     = form.Kind{Name: "first look at holders"}
+	orderForm = form.Kind{Name: "kill under way"}
+	usedForm  = form.Kind{Name: "used subject token"}
+	looksForm = form.Kind{Name: "first look at holders"}
 )
 
 // entryOf is v as an entry of Vault's storage.

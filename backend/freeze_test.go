@@ -2,9 +2,9 @@ package backend
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -17,9 +17,21 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
+
+// thingOf is what is frozen by this name.
+func thingOf(name string) ending.Thing {
+	kind, rest, _ := strings.Cut(name, "/")
+	return ending.Thing{Kind: kind, Name: rest}
+}
+
+// freezeKey is where a freeze is stored.
+func freezeKey(name string) string {
+	return "freeze/" + base64.RawURLEncoding.EncodeToString([]byte(name))
+}
 
 func TestTenThousandFreezes(t *testing.T) {
 	const many = 10_000
@@ -29,7 +41,7 @@ func TestTenThousandFreezes(t *testing.T) {
 	for i := range many {
 		name := fmt.Sprintf("entity/%08d-cccc-4ccc-8ccc-333333333333", i)
 		want = append(want, name)
-		require.NoError(t, m.b.freezer.change(t.Context(), name, &freeze{Since: m.clock.Now(), By: "token-offboarding (entity " + bob + ")"}), i)
+		require.NoError(t, m.b.freezer.Freeze(t.Context(), thingOf(name), "token-offboarding (entity "+bob+")"), i)
 	}
 	m.must(m.write("revoke/entity/"+alice, map[string]any{"freeze": true}))
 	want = append(want, "entity/"+alice)
@@ -134,7 +146,7 @@ func TestWhatYesterdayFrozeStaysFrozen(t *testing.T) {
 	require.Equal(t, names, m.keys("frozen", nil))
 	require.NoError(t, m.periodic())
 	require.NotNil(t, m.storedAt("frozen"))
-	left, err := m.storage.List(t.Context(), freezePrefix)
+	left, err := m.storage.List(t.Context(), ending.FrozenPrefix)
 	require.NoError(t, err)
 	require.Empty(t, left)
 	m.vault.change(func(v *vaultView) {
@@ -145,7 +157,7 @@ func TestWhatYesterdayFrozeStaysFrozen(t *testing.T) {
 	m.start()
 	var puts atomic.Int64
 	m.storage.on(func(op, key string) error {
-		if op == "put" && strings.HasPrefix(key, freezePrefix) && puts.Add(1) > 20 {
+		if op == "put" && strings.HasPrefix(key, ending.FrozenPrefix) && puts.Add(1) > 20 {
 			return errStorage
 		}
 		return nil
@@ -201,7 +213,7 @@ func TestAFreezeOnAnotherNodeIsSeen(t *testing.T) {
 	}
 	m.b = here
 	require.NoError(t, m.revoke(m.mustCreds(nil)))
-	require.NoError(t, m.b.freezer.change(t.Context(), "entity/"+bob, &freeze{Since: m.clock.Now()}))
+	require.NoError(t, m.b.freezer.Freeze(t.Context(), thingOf("entity/"+bob), "test"))
 	// After a start a node reads its grants in the background.
 	for _, node := range []*broker{here, there} {
 		require.NoError(t, node.ledger.Load(t.Context()))
@@ -228,147 +240,24 @@ func TestAFreezeOnAnotherNodeIsSeen(t *testing.T) {
 			m.waitForKills()
 		}
 		takeReads()
-		m.b.InvalidateKey(t.Context(), freezePrefix+placeOf("role/r"))
+		m.b.InvalidateKey(t.Context(), freezeKey("role/r"))
 		_, err := m.creds(nil)
 		requireCode(t, err, fault.AccessDenied, "the role is frozen")
-		require.Equal(t, []string{"get " + freezePrefix + placeOf("role/r")}, takeReads(), "what others wrote is read again, and nothing else")
+		require.Equal(t, []string{"get " + freezeKey("role/r")}, takeReads(), "what others wrote is read again, and nothing else")
 		require.Contains(t, m.keys("frozen", nil), "role/r")
 		freezeThere(false)
-		m.b.InvalidateKey(t.Context(), freezePrefix+placeOf("role/r"))
+		m.b.InvalidateKey(t.Context(), freezeKey("role/r"))
 		require.NotContains(t, m.keys("frozen", nil), "role/r")
 		l := m.mustCreds(nil)
 		require.NoError(t, m.revoke(l))
 	}
 	m.storage.on(nil)
-	// So many that each is not asked for.
-	for i := range mostUnsure + 1 {
-		m.b.InvalidateKey(t.Context(), freezePrefix+placeOf(fmt.Sprintf("role/%d", i)))
-	}
-	freezeThere(true)
-	m.b.InvalidateKey(t.Context(), freezePrefix+placeOf("role/r"))
-	_, err := m.creds(nil)
-	requireCode(t, err, fault.AccessDenied, "the role is frozen")
-	require.Empty(t, m.b.freezer.unsure)
-	m.must(m.write("revoke/role/r", map[string]any{"freeze": false}))
-}
-
-// TestAFreezeWhileOthersAreReadIsNotMissed: what another node writes between a read of
-// storage and the moment at which that is kept must not be hidden by it.
-func TestAFreezeWhileOthersAreReadIsNotMissed(t *testing.T) {
-	for what, change := range map[string]func(m *mount){
-		"in a place of its own": func(m *mount) {
-			other := newFreezer(&m.storage.InmemStorage, m.clock.Now)
-			require.NoError(m.t, other.change(context.Background(), "role/r", &freeze{Since: m.clock.Now()}))
-			m.b.InvalidateKey(context.Background(), freezePrefix+placeOf("role/r"))
-		},
-		"in the old entry": func(m *mount) {
-			entry, err := logical.StorageEntryJSON("frozen", map[string]freeze{"role/r": {Since: m.clock.Now()}})
-			require.NoError(m.t, err)
-			require.NoError(m.t, m.storage.InmemStorage.Put(context.Background(), entry))
-			m.b.InvalidateKey(context.Background(), "frozen")
-		},
-	} {
-		t.Run(what, func(t *testing.T) {
-			m := newMount(t, setup{})
-			f := m.b.freezer
-			readBefore := &lateStorage{Storage: m.storage, after: func(op string) {
-				if op == "list" {
-					change(m)
-				}
-			}}
-			f.storage = readBefore
-			_, err := f.check(t.Context(), alice, "r", "oauth2/p")
-			require.NoError(t, err)
-			readBefore.after = func(string) {}
-			reasons, err := f.check(t.Context(), alice, "r", "oauth2/p")
-			require.NoError(t, err)
-			require.Len(t, reasons, 1)
-			require.NoError(t, f.change(t.Context(), "role/r", nil))
-		})
-	}
-}
-
-// lateStorage calls back between a read and its answer.
-type lateStorage struct {
-	logical.Storage
-	after func(op string)
-}
-
-// List implements logical.Storage.
-func (s *lateStorage) List(ctx context.Context, prefix string) ([]string, error) {
-	keys, err := s.Storage.List(ctx, prefix)
-	s.after("list")
-	return keys, err
-}
-
-// Get implements logical.Storage.
-func (s *lateStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
-	entry, err := s.Storage.Get(ctx, key)
-	s.after("get")
-	return entry, err
-}
-
-func TestAnyNameCanBeFrozen(t *testing.T) {
-	m := newEmptyMount(t, setup{})
-	f := m.b.freezer
-	names := []string{
-		"entity/" + alice, "entity/" + alice + ".Ab1cD", "entity/..", "entity/../../provider/oauth2/p", "role/a/b", "role/", "subject/\x00\xff",
-		"entity/ä☃", "subject/" + strings.Repeat("s", longestPlainName-len("subject/")), "subject/" + strings.Repeat("s", longestPlainName-len("subject/")+1),
-		"subject/" + strings.Repeat("s", 5000), "subject/" + strings.Repeat("s", 4999) + "t", "subject/~",
-	}
-	slices.Sort(names)
-	for i, name := range names {
-		require.NoError(t, f.change(t.Context(), name, &freeze{Since: m.clock.Now(), By: fmt.Sprint(i)}))
-	}
-	stored, err := m.storage.List(t.Context(), freezePrefix)
-	require.NoError(t, err)
-	require.Len(t, stored, len(names))
-	for _, key := range stored {
-		require.Regexp(t, regexp.MustCompile(`^[A-Za-z0-9_~-]{1,240}$`), key)
-	}
-	for _, f := range []*freezer{f, newFreezer(m.storage, m.clock.Now)} {
-		listed, info, err := f.list(t.Context(), "", 1000)
-		require.NoError(t, err)
-		require.Equal(t, names, listed)
-		for i, name := range names {
-			require.Equal(t, fmt.Sprint(i), info[name].(map[string]any)["by"])
-			kind, rest, _ := strings.Cut(name, "/")
-			found, err := f.anyOf(t.Context(), []thing{{kind, rest}, {kind, rest + "x"}})
-			require.NoError(t, err)
-			require.Equal(t, []thing{{kind, rest}}, found)
-		}
-	}
-	for _, name := range names {
-		require.NoError(t, f.change(t.Context(), name, nil))
-	}
-	left, err := m.storage.List(t.Context(), freezePrefix)
-	require.NoError(t, err)
-	require.Empty(t, left)
-}
-
-// TestAFreezeThatIsOverIsForgottenOneDay, but not while a mint may be in flight that
-// began before it.
-func TestAFreezeThatIsOverIsForgottenOneDay(t *testing.T) {
-	clock := newClock()
-	f := newFreezer(&logical.InmemStorage{}, clock.Now)
-	moment := f.moment()
-	for i := range 100 {
-		name := fmt.Sprintf("role/%d", i)
-		require.NoError(t, f.change(t.Context(), name, &freeze{Since: clock.Now()}))
-		require.NoError(t, f.change(t.Context(), name, nil))
-	}
-	reasons, err := f.checkSince(t.Context(), moment, alice, "0", "oauth2/p")
-	require.NoError(t, err)
-	require.Len(t, reasons, 1)
-	clock.advance(rememberedFor + time.Second)
-	require.NoError(t, f.change(t.Context(), "role/0", nil))
-	require.Empty(t, f.last)
 }
 
 func TestNothingIsGrantedWhileItIsUnknownWhatIsFrozen(t *testing.T) {
 	m := newMount(t, setup{})
 	m.storage.on(func(op, key string) error {
-		if strings.HasPrefix(key, freezePrefix) || key == "frozen" {
+		if strings.HasPrefix(key, ending.FrozenPrefix) || key == "frozen" {
 			return errors.New("broken")
 		}
 		return nil
@@ -379,11 +268,11 @@ func TestNothingIsGrantedWhileItIsUnknownWhatIsFrozen(t *testing.T) {
 	m.storage.on(nil)
 	m.mustCreds(nil)
 	// One entry that nobody can read stops what it is about, and nothing else.
-	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: freezePrefix + placeOf("role/broken"), Value: []byte("{")}))
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: freezeKey("role/broken"), Value: []byte("{")}))
 	m.b = newBroker(catalog.Types(), m.storage, m.clock.Now)
 	require.NoError(t, m.b.Setup(t.Context(), &logical.BackendConfig{StorageView: m.storage, System: m.vault, Logger: hclog.NewNullLogger()}))
 	m.mustCreds(nil)
-	frozen, err := m.b.freezer.anyOf(t.Context(), []thing{{kindRole, "broken"}})
+	frozen, err := m.b.freezer.Check(t.Context(), "", "broken", "")
 	require.NoError(t, err)
 	require.Len(t, frozen, 1)
 }
@@ -396,7 +285,7 @@ func TestWhatWasFrozenByTheBeginningOfAnIDStaysFrozen(t *testing.T) {
 	m.vault.change(func(v *vaultView) { v.entities[inNamespace] = &logical.Entity{ID: inNamespace} })
 	l, err := m.credsBy(call{entity: inNamespace})
 	require.NoError(t, err)
-	entry, err := logical.StorageEntryJSON(oldFrozenKey, map[string]freeze{"entity/" + alice: {Since: m.clock.Now(), By: "root"}})
+	entry, err := logical.StorageEntryJSON(ending.OldFrozenKey, map[string]ending.Frozen{"entity/" + alice: {Since: m.clock.Now(), By: "root"}})
 	require.NoError(t, err)
 	require.NoError(t, m.storage.Put(t.Context(), entry))
 	for range 2 {

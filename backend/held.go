@@ -15,7 +15,7 @@ func (k *killer) isHeld(ctx context.Context, jti any) (bool, error) {
 	if !known || s.Doomed || s.Withheld || k.orders.has(id) || !k.now().Before(s.LeaseEnds) {
 		return false, nil
 	}
-	frozen, err := k.freezer.check(ctx, s.Holder, s.Role, s.Provider, s.SubjectIssuer, s.ActorIssuer)
+	frozen, err := k.freezer.Check(ctx, s.Holder, s.Role, s.Provider, s.SubjectIssuer, s.ActorIssuer)
 	if err != nil || len(frozen) > 0 {
 		return false, err
 	}

@@ -277,7 +277,7 @@ func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) er
 	}
 	// A freeze that came after the decision, even if it was thawed again: its kill
 	// may have looked for this grant before it was recorded.
-	frozen, err := b.freezer.checkSince(ctx, d.unfrozenAt, g.Holder, g.Role, g.Provider, g.SubjectIssuer, g.ActorIssuer)
+	frozen, err := b.freezer.CheckSince(ctx, d.unfrozenAt, g.Holder, g.Role, g.Provider, g.SubjectIssuer, g.ActorIssuer)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -22,7 +23,7 @@ type killer struct {
 	logger     func() hclog.Logger
 	meters     killMeters
 	reaper     reaper
-	freezer    *freezer
+	freezer    *ending.Freezer
 	door       *downstream.Door
 	standing   func(ctx context.Context, holder string, roles []string) (standing, error)
 	closeShare func(id string)
@@ -43,7 +44,7 @@ type killDeps struct {
 	Logger  func() hclog.Logger
 	Meters  killMeters
 	Reaper  reaper
-	Freezer *freezer
+	Freezer *ending.Freezer
 	Door    *downstream.Door
 	// Standing is what Vault and those of the roles that are named say of a holder now.
 	// An error is that they could not say.

@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 const childTokenType = "broker_child_token"
@@ -68,7 +69,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	if err != nil {
 		return nil, storageFault(err)
 	}
-	role, err := b.role(ctx, g.Role)
+	role, err := b.roles.compiled(ctx, g.Role)
 	if errors.Is(err, errNoRole) {
 		return nil, fault.New(fault.AccessDenied, "the role of this lease does not exist any more")
 	}
@@ -155,7 +156,7 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 		Access: granted, RemoteAddr: g.Facts.RemoteAddr, Claims: g.Facts.SubjectClaims, TTL: ttl,
 	}
 	s := b.situation(caller)
-	if s.Stopped, err = b.freezer.check(ctx, g.Holder, g.Role, g.Provider, g.SubjectIssuer, g.ActorIssuer); err != nil {
+	if s.Stopped, err = b.freezer.Check(ctx, g.Holder, g.Role, g.Provider, g.SubjectIssuer, g.ActorIssuer); err != nil {
 		return err
 	}
 	if err := b.reserveFor(ctx, g.Provider, &s); err != nil {
@@ -174,12 +175,12 @@ func (b *broker) sameIssuer(ctx context.Context, of, name, fingerprint string) e
 	if name == "" {
 		return nil
 	}
-	i, err := b.issuer(ctx, name)
+	i, err := b.issuers.opened(ctx, name)
 	switch {
+	case errors.Is(err, stored.ErrAbsent):
+		return fault.New(fault.AccessDenied, "the issuer %q of this grant's %s does not exist any more: read creds again", name, of)
 	case err != nil:
 		return err
-	case i == nil:
-		return fault.New(fault.AccessDenied, "the issuer %q of this grant's %s does not exist any more: read creds again", name, of)
 	case fingerprint != "" && i.Fingerprint() != fingerprint:
 		return fault.New(fault.AccessDenied, "the issuer %q of this grant's %s is another one now, or its keys come from elsewhere: read creds again", name, of)
 	}

@@ -262,7 +262,7 @@ func TestRenewalJudgesAgain(t *testing.T) {
 // freezeOnly freezes without the kill that comes with it.
 func freezeOnly(what string) func(m *mount) {
 	return func(m *mount) {
-		require.NoError(m.t, m.b.freezer.change(m.t.Context(), what, &freeze{Since: m.clock.Now(), By: "test"}))
+		require.NoError(m.t, m.b.freezer.Freeze(m.t.Context(), thingOf(what), "test"))
 	}
 }
 

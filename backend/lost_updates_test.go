@@ -10,7 +10,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -131,7 +133,7 @@ func TestAWriteThatFailedIsNotForgotten(t *testing.T) {
 	m := newMount(t, setup{})
 	require.NoError(t, m.revoke(m.mustCreds(nil)))
 	m.must(m.write("issuers/i", map[string]any{"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker"}))
-	_, err := m.b.issuer(t.Context(), "i")
+	_, err := m.b.issuers.opened(t.Context(), "i")
 	require.NoError(t, err)
 	for _, c := range []call{
 		{op: logical.UpdateOperation, path: "revoke/role/r", data: map[string]any{"freeze": true}},
@@ -143,9 +145,9 @@ func TestAWriteThatFailedIsNotForgotten(t *testing.T) {
 			switch {
 			case op == "delete":
 				require.NoError(t, m.storage.InmemStorage.Delete(t.Context(), key))
-			case op == "put" && strings.HasPrefix(key, freezePrefix):
-				other := newFreezer(&m.storage.InmemStorage, m.clock.Now)
-				require.NoError(t, other.change(t.Context(), "role/r", &freeze{Since: m.clock.Now()}))
+			case op == "put" && strings.HasPrefix(key, ending.FrozenPrefix):
+				other := ending.NewFreezer(&m.storage.InmemStorage, m.clock.Now)
+				require.NoError(t, other.Freeze(t.Context(), thingOf("role/r"), "test"))
 			default:
 				return nil
 			}
@@ -161,9 +163,8 @@ func TestAWriteThatFailedIsNotForgotten(t *testing.T) {
 			requireCode(t, err, fault.AccessDenied, "frozen")
 		}
 	}
-	i, err := m.b.issuer(t.Context(), "i")
-	require.NoError(t, err)
-	require.Nil(t, i)
+	_, err = m.b.issuers.opened(t.Context(), "i")
+	require.ErrorIs(t, err, stored.ErrAbsent)
 	p, err := m.b.providers.Open(t.Context(), "oauth2/p")
 	require.NoError(t, err)
 	require.Nil(t, p)

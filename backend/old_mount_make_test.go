@@ -263,7 +263,7 @@ func (m *mountMaker) makeEnds() {
 		m.must(m.write("revoke/"+what, map[string]any{"freeze": true}))
 	}
 	// Frozen, and its grant not killed yet: as if the node had gone in between.
-	require.NoError(m.t, m.b.freezer.change(m.t.Context(), "role/frozen", &freeze{Since: m.clock.Now(), By: "test"}))
+	require.NoError(m.t, m.b.freezer.Freeze(m.t.Context(), thingOf("role/frozen"), "test"))
 	used := m.signed("used", nil)
 	m.made.Refused = []oldAsk{
 		{Name: "a used token", Role: "once", Entity: alice, Data: map[string]any{"subject_token": used}, Code: "invalid_grant"},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-uuid"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
@@ -35,11 +36,11 @@ func (o order) matches(s *grantSummary) bool {
 		return false
 	}
 	switch o.Kind {
-	case kindEntity:
+	case ending.KindEntity:
 		return s.Holder == o.Name
-	case kindRole:
+	case ending.KindRole:
 		return s.Role == o.Name
-	case kindIssuer:
+	case ending.KindIssuer:
 		return s.SubjectIssuer == o.Name || s.ActorIssuer == o.Name
 	default:
 		return s.Provider == o.Name
@@ -146,19 +147,19 @@ func (k *killer) chosen(o order) source {
 		}
 		return ""
 	}}
-	if o.Kind == kindEntity {
+	if o.Kind == ending.KindEntity {
 		walk.holders = func(context.Context) ([]string, error) { return []string{o.Name}, nil }
 		walk.concerns = func(grant.Count) bool { return true }
 		return walk.feed
 	}
 	walk.whole = true
-	if o.Kind == kindIssuer {
+	if o.Kind == ending.KindIssuer {
 		walk.concerns = func(grant.Count) bool { return false } // how many there are nobody knows
 		walk.holders = k.ledger.Holders
 		return walk.feed
 	}
 	walk.concerns = func(c grant.Count) bool {
-		return (o.Kind == kindRole && c.Role == o.Name) || (o.Kind == kindProvider && c.Provider == o.Name)
+		return (o.Kind == ending.KindRole && c.Role == o.Name) || (o.Kind == ending.KindProvider && c.Provider == o.Name)
 	}
 	walk.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, walk.concerns) }
 	return walk.feed

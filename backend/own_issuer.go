@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -12,6 +11,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // Where the broker's own issuer is stored. The keys are seal-wrapped.
@@ -20,15 +20,15 @@ const (
 	signingKeysKey = "signing-keys"
 )
 
+var configForm = form.Kind{Name: "configuration"}
+
 // ownIssuer is the broker as an issuer of its own JWTs: what it is called and the
 // keys that it signs with. It is safe for concurrent use. Keys are in storage before
 // anybody sees or uses them, so the node that takes over has them too.
 type ownIssuer struct {
-	storage logical.Storage
-	now     func() time.Time
-
-	writing sync.Mutex        // over storage; never over a provider's call
-	states  *cache[*ownState] // one, by ""
+	config *stored.Keeper[config]
+	keys   *stored.Keeper[keyring.Ring]
+	states *stored.Cache[*ownState] // one, by ""
 }
 
 // ownState is the issuer as it is stored. It is never changed once it is there.
@@ -37,77 +37,83 @@ type ownState struct {
 	ring   *keyring.Ring
 }
 
-func newOwnIssuer(storage logical.Storage, now func() time.Time) *ownIssuer {
-	return &ownIssuer{storage: storage, now: now, states: newCache[*ownState]()}
+func newOwnIssuer(storage logical.Storage) *ownIssuer {
+	configKind := stored.KindOf[config](configForm)
+	configKind.Decode = func(raw []byte) (*config, error) {
+		c := defaultConfig()
+		return &c, configForm.Decode(raw, &c)
+	}
+	o := &ownIssuer{
+		config: stored.NewKeeper(storage, configKey, configKind),
+		keys: stored.NewKeeper(storage, signingKeysKey, stored.Kind[keyring.Ring]{
+			Name: "set of signing keys", SealWrap: true, Encode: (*keyring.Ring).Encode, Decode: keyring.Decode,
+		}),
+		states: stored.NewCache[*ownState](),
+	}
+	o.config.OnChange(o.states.Drop)
+	o.keys.OnChange(o.states.Drop)
+	return o
 }
 
-// forget makes the next look read storage again.
-func (o *ownIssuer) forget() { o.states.clear() }
-
+// state is what is stored. It takes the configuration first, because change writes it
+// last: so it never comes with keys that are older.
 func (o *ownIssuer) state(ctx context.Context) (*ownState, error) {
-	return o.states.get("", func() (*ownState, error) { return o.read(ctx) })
+	return o.states.Get("", func() (*ownState, error) {
+		config, err := o.config.Get(ctx, "")
+		if err != nil && !errors.Is(err, stored.ErrAbsent) {
+			return nil, err
+		}
+		ring, err := o.keys.Get(ctx, "")
+		if err != nil && !errors.Is(err, stored.ErrAbsent) {
+			return nil, err
+		}
+		return newState(config, ring), nil
+	})
 }
 
-// read takes the configuration first, because change writes it last: so it never
-// comes with keys that are older.
-func (o *ownIssuer) read(ctx context.Context) (*ownState, error) {
-	s := &ownState{config: defaultConfig(), ring: &keyring.Ring{}}
-	raw, err := o.storage.Get(ctx, configKey)
-	if err != nil {
-		return nil, storageFault(err)
+// newState is what is meant where something was never stored.
+func newState(c *config, ring *keyring.Ring) *ownState {
+	s := &ownState{config: defaultConfig(), ring: ring}
+	if c != nil {
+		s.config = *c
 	}
-	if raw != nil {
-		if err := configForm.Decode(raw.Value, &s.config); err != nil {
-			return nil, storageFault(err)
-		}
+	if ring == nil {
+		s.ring = &keyring.Ring{}
 	}
-	raw, err = o.storage.Get(ctx, signingKeysKey)
-	if err != nil {
-		return nil, storageFault(err)
-	}
-	if raw != nil {
-		if s.ring, err = keyring.Decode(raw.Value); err != nil {
-			return nil, storageFault(err)
-		}
-	}
-	return s, nil
+	return s
 }
 
 // change lets edit make another state of the stored one, and stores what differs:
 // the keys first, so that no configuration promises what they do not keep.
 func (o *ownIssuer) change(ctx context.Context, edit func(*ownState) error) (before, after *ownState, err error) {
-	o.writing.Lock()
-	defer o.writing.Unlock()
-	if before, err = o.read(ctx); err != nil {
+	err = o.config.Change(ctx, "", func(c *config) (*config, error) {
+		err := o.keys.Change(ctx, "", func(ring *keyring.Ring) (*keyring.Ring, error) {
+			before = newState(c, ring)
+			edited := *before
+			if err := edit(&edited); err != nil {
+				return nil, err
+			}
+			after = &edited
+			if edited.ring == before.ring {
+				return nil, stored.ErrUnchanged
+			}
+			return edited.ring, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if after.config == before.config {
+			return nil, stored.ErrUnchanged
+		}
+		return &after.config, nil
+	})
+	if err != nil {
 		return nil, nil, err
 	}
-	edited := *before
-	if err := edit(&edited); err != nil {
-		return nil, nil, err
+	if *after == *before {
+		after = before
 	}
-	if edited == *before {
-		return before, before, nil
-	}
-	defer o.forget() // also what a failure has left half done
-	if edited.ring != before.ring {
-		raw, err := edited.ring.Encode()
-		if err != nil {
-			return nil, nil, storageFault(err)
-		}
-		if err := o.storage.Put(ctx, &logical.StorageEntry{Key: signingKeysKey, Value: raw, SealWrap: true}); err != nil {
-			return nil, nil, storageFault(err)
-		}
-	}
-	if edited.config != before.config {
-		entry, err := entryOf(configForm, configKey, edited.config)
-		if err != nil {
-			return nil, nil, storageFault(err)
-		}
-		if err := o.storage.Put(ctx, entry); err != nil {
-			return nil, nil, storageFault(err)
-		}
-	}
-	return before, &edited, nil
+	return before, after, nil
 }
 
 // followSchedule makes, activates and retires keys as the configuration says. Without

@@ -1,9 +1,6 @@
 package backend
 
 import (
-	"errors"
-	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,49 +35,4 @@ func TestAnOverloadedTokenEndpointIsLeftAlone(t *testing.T) {
 	require.NoError(t, m.revoke(l), "that does not hold up revocations")
 	m.clock.advance(61 * time.Second)
 	m.mustCreds(nil)
-}
-
-func TestTheCacheNeverKeepsWhatAWriteOverlapped(t *testing.T) {
-	c := newCache[int]()
-	value, err := c.get("k", func() (int, error) {
-		c.drop("k") // a write in the middle of the load
-		return 1, nil
-	})
-	require.NoError(t, err)
-	require.Equal(t, 1, value, "the loader may use it")
-	value, err = c.get("k", func() (int, error) { return 2, nil })
-	require.NoError(t, err)
-	require.Equal(t, 2, value)
-	value, err = c.get("k", func() (int, error) { return 3, nil })
-	require.NoError(t, err)
-	require.Equal(t, 2, value)
-	c.clear()
-	_, err = c.get("k", func() (int, error) { return 0, errors.New("no") })
-	require.Error(t, err)
-	value, err = c.get("k", func() (int, error) { return 4, nil })
-	require.NoError(t, err, "an error is not kept")
-	require.Equal(t, 4, value)
-}
-
-func TestTheCacheUnderManyWritersIsNeverOlderThanStorage(t *testing.T) {
-	var stored atomic.Int64
-	c := newCache[int64]()
-	together(func(worker int) {
-		for range 200 {
-			if worker%4 == 0 {
-				stored.Add(1)
-				c.drop("k")
-				continue
-			}
-			before := stored.Load()
-			value, err := c.get("k", func() (int64, error) { return stored.Load(), nil })
-			require.NoError(t, err)
-			// A writer between its two steps may leave the value one behind.
-			require.GreaterOrEqual(t, value+workers/4, before, fmt.Sprint(worker))
-		}
-	})
-	c.drop("k")
-	value, err := c.get("k", func() (int64, error) { return stored.Load(), nil })
-	require.NoError(t, err)
-	require.Equal(t, stored.Load(), value)
 }

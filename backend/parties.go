@@ -11,6 +11,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
@@ -165,13 +166,14 @@ func (b *broker) verifyFrom(ctx context.Context, field string, trusted []string,
 	}
 	var issuers []*subject.Issuer
 	for _, name := range slices.Compact(slices.Clone(trusted)) {
-		i, err := b.issuer(ctx, name)
+		i, err := b.issuers.opened(ctx, name)
+		if errors.Is(err, stored.ErrAbsent) {
+			continue // deleted since: nobody's tokens
+		}
 		if err != nil {
 			return nil, err
 		}
-		if i != nil { // deleted since: nobody's tokens
-			issuers = append(issuers, i)
-		}
+		issuers = append(issuers, i)
 	}
 	token, err := subject.VerifyFrom(ctx, raw, issuers, b.now())
 	if err == nil {

@@ -2,34 +2,23 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"net/http"
-	"reflect"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
-
-const issuerPrefix = "issuer/"
 
 const issuersHelp = `
 An issuer is somebody whose subject tokens are trusted: a CI system, a cluster, an
 identity provider. A role names in subject_issuers whose tokens it takes. The keys
 of one issuer never vouch for another.
 `
-
-// storedIssuer is an issuer with what was pinned when it was written.
-type storedIssuer struct {
-	subject.IssuerConfig
-	PinnedJWKSURL string `json:"pinned_jwks_url,omitempty"`
-}
 
 func issuerFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
@@ -75,8 +64,7 @@ func (b *broker) pathIssuers() []*framework.Path {
 			HelpDescription: strings.TrimSpace(issuersHelp),
 			Fields:          fields,
 			ExistenceCheck: func(ctx context.Context, _ *logical.Request, d *framework.FieldData) (bool, error) {
-				i, err := b.readIssuer(ctx, d.Get("name").(string))
-				return i != nil, err
+				return b.issuers.Exists(ctx, d.Get("name").(string))
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: write,
@@ -88,102 +76,26 @@ func (b *broker) pathIssuers() []*framework.Path {
 	}
 }
 
-// issuer returns the opened issuer, or nil if there is none.
-func (b *broker) issuer(ctx context.Context, name string) (*subject.Issuer, error) {
-	return b.issuers.get(name, func() (*subject.Issuer, error) {
-		i, err := b.readIssuer(ctx, name)
-		if err != nil || i == nil {
-			return nil, err
-		}
-		return b.openIssuer(i)
-	})
-}
-
-func (b *broker) openIssuer(i *storedIssuer) (*subject.Issuer, error) {
-	client, err := httpclient.New(i.ClientOptions())
-	if err != nil {
-		return nil, fault.New(fault.InvalidRequest, "%s", err)
-	}
-	return subject.Open(i.IssuerConfig, i.PinnedJWKSURL, client, b.now)
-}
-
-func (b *broker) readIssuer(ctx context.Context, name string) (*storedIssuer, error) {
-	raw, err := b.storage.Get(ctx, issuerPrefix+name)
-	if err != nil {
-		return nil, storageFault(err)
-	}
-	if raw == nil {
-		return nil, nil
-	}
-	i := &storedIssuer{}
-	if err := issuerForm.Decode(raw.Value, i); err != nil {
-		return nil, storageFault(err)
-	}
-	return i, nil
-}
-
 func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
-	before, err := b.readIssuer(ctx, name)
-	if err != nil {
+	after := &storedIssuer{IssuerConfig: subject.IssuerConfig{Name: name, ClockSkew: subject.DefaultClockSkew}}
+	before, err := b.issuers.Get(ctx, name)
+	switch {
+	case err == nil:
+		*after = *before
+	case !errors.Is(err, stored.ErrAbsent):
 		return nil, err
 	}
-	i := &storedIssuer{IssuerConfig: subject.IssuerConfig{Name: name, ClockSkew: subject.DefaultClockSkew}}
-	if before != nil {
-		*i = *before
-	}
-	mergeIssuer(&i.IssuerConfig, d)
-	if err := downstream.CheckCAPEM(i.CAPEM); err != nil {
+	mergeIssuer(&after.IssuerConfig, d)
+	if err := b.issuers.replace(ctx, name, before, after, rediscovers(req)); err != nil {
 		return nil, err
 	}
-	if err := i.Validate(); err != nil {
-		return nil, err
-	}
-	client, err := httpclient.New(i.ClientOptions())
-	if err != nil {
-		return nil, fault.New(fault.InvalidRequest, "%s", err)
-	}
-	if rediscovers(req) {
-		if i.PinnedJWKSURL, err = i.Discover(ctx, client); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := b.openIssuer(i); err != nil {
-		return nil, err
-	}
-	if err := b.storeIssuer(ctx, name, before, i); err != nil {
-		return nil, err
-	}
-	if i.IssuerURL() != "" {
+	if after.IssuerURL() != "" {
 		return nil, nil
 	}
 	resp := &logical.Response{}
 	resp.AddWarning("without bound_issuer a token of any iss is taken that these keys have signed: set it unless the keys are this issuer's alone. No token of it is exchanged for one that the broker signs itself, because nobody vouches for the names in it")
 	return resp, nil
-}
-
-// storeIssuer writes the issuer if what is stored is still what it was made from: an
-// update is partial, and the issuer itself was asked meanwhile.
-func (b *broker) storeIssuer(ctx context.Context, name string, before, after *storedIssuer) error {
-	lock := locksutil.LockForKey(b.issuerMu, name)
-	lock.Lock()
-	defer lock.Unlock()
-	current, err := b.readIssuer(ctx, name)
-	if err != nil {
-		return err
-	}
-	if !reflect.DeepEqual(current, before) {
-		return fault.New(fault.InvalidRequest, "the issuer was changed by somebody else meanwhile: read it and write again")
-	}
-	entry, err := entryOf(issuerForm, issuerPrefix+name, after)
-	if err != nil {
-		return storageFault(err)
-	}
-	defer b.issuers.drop(name) // after a failure too: it may have been written
-	if err := b.storage.Put(ctx, entry); err != nil {
-		return storageFault(err)
-	}
-	return nil
 }
 
 // rediscovers reports whether the write says where the keys are or how they are
@@ -224,9 +136,9 @@ func mergeIssuer(i *subject.IssuerConfig, d *framework.FieldData) {
 }
 
 func (b *broker) showIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	i, err := b.readIssuer(ctx, d.Get("name").(string))
-	if err != nil || i == nil {
-		return nil, err
+	i, err := b.issuers.Get(ctx, d.Get("name").(string))
+	if err != nil {
+		return nil, nothingIfAbsent(err)
 	}
 	algorithms := i.AllowedAlgorithms
 	if len(algorithms) == 0 {
@@ -253,21 +165,9 @@ func (b *broker) showIssuer(ctx context.Context, _ *logical.Request, d *framewor
 }
 
 func (b *broker) deleteIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name := d.Get("name").(string)
-	lock := locksutil.LockForKey(b.issuerMu, name)
-	lock.Lock()
-	defer lock.Unlock()
-	defer b.issuers.drop(name)
-	if err := b.storage.Delete(ctx, issuerPrefix+name); err != nil {
-		return nil, storageFault(err)
-	}
-	return nil, nil
+	return nil, b.issuers.Delete(ctx, d.Get("name").(string))
 }
 
 func (b *broker) listIssuers(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := b.storage.List(ctx, issuerPrefix)
-	if err != nil {
-		return nil, storageFault(err)
-	}
-	return logical.ListResponse(names), nil
+	return listed(b.issuers.List(ctx, ""))
 }

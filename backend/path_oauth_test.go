@@ -138,7 +138,7 @@ func TestWhatEndsMakesInactive(t *testing.T) {
 		"oauth/revoke":    func(m *mount, l *lease) { m.must(m.write("oauth/revoke", map[string]any{"token": l.token})) },
 		"the lease ends":  func(m *mount, l *lease) { require.NoError(m.t, m.revoke(l)) },
 		"freeze": func(m *mount, _ *lease) {
-			require.NoError(m.t, m.b.freezer.change(m.t.Context(), "entity/"+alice, &freeze{Since: m.clock.Now()}))
+			require.NoError(m.t, m.b.freezer.Freeze(m.t.Context(), thingOf("entity/"+alice), "test"))
 		},
 		"the holder is disabled": func(m *mount, _ *lease) {
 			m.vault.change(func(v *vaultView) { v.entities[alice] = &logical.Entity{ID: alice, Disabled: true} })

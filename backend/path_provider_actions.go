@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
@@ -42,7 +43,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err := h.b.providers.Write(ctx, ref, entry); err != nil {
 		return nil, err
 	}
-	run, err := h.b.killer.give(ctx, order{Kind: kindProvider, Name: ref, Until: h.b.now(), Cause: causeProviderGone})
+	run, err := h.b.killer.give(ctx, order{Kind: ending.KindProvider, Name: ref, Until: h.b.now(), Cause: causeProviderGone})
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	if err := h.b.providers.Write(ctx, ref, after); err != nil {
 		return nil, err
 	}
-	h.b.roles.clear()       // they were compiled against the provider's traits
+	h.b.roles.ready.Clear() // they were compiled against the provider's traits
 	h.b.providers.Mend(ref) // it may be another server now, or the right ca_pem
 	added := h.b.providers.ReservedNew(ref, before, after)
 	if added == nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
@@ -47,10 +48,10 @@ func (b *broker) pathRevoke() []*framework.Path {
 	providerFields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
 	return []*framework.Path{
 		revokePath("revoke/grant/"+anyID("grant_id")+"$", "grant", "one grant", field("grant_id", "The grant's id."), b.revokeOne),
-		many(kindEntity, anyID("entity_id"), "all grants of an entity", field("entity_id", "The holder: an entity's id, or none."), byName("entity_id")),
-		many(kindRole, framework.GenericNameRegex("name"), "all grants of a role", field("name", "Name of the role."), byName("name")),
-		many(kindIssuer, framework.GenericNameRegex("name"), "all grants that rest on an issuer's tokens", field("name", "Name that the issuer has, or had, in issuers."), byName("name")),
-		many(kindProvider, framework.GenericNameRegex("type")+"/"+framework.GenericNameRegex("name"), "all grants of a provider", providerFields,
+		many(ending.KindEntity, anyID("entity_id"), "all grants of an entity", field("entity_id", "The holder: an entity's id, or none."), byName("entity_id")),
+		many(ending.KindRole, framework.GenericNameRegex("name"), "all grants of a role", field("name", "Name of the role."), byName("name")),
+		many(ending.KindIssuer, framework.GenericNameRegex("name"), "all grants that rest on an issuer's tokens", field("name", "Name that the issuer has, or had, in issuers."), byName("name")),
+		many(ending.KindProvider, framework.GenericNameRegex("type")+"/"+framework.GenericNameRegex("name"), "all grants of a provider", providerFields,
 			func(d *framework.FieldData) string { return d.Get("type").(string) + "/" + d.Get("name").(string) }),
 		{
 			Pattern:         "frozen/?$",
@@ -83,23 +84,23 @@ func revokePath(pattern, kind, what string, fields map[string]*framework.FieldSc
 
 // revokeMany freezes or thaws as asked, and kills unless it only thaws.
 func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, name string, d *framework.FieldData) (*logical.Response, error) {
-	if kind == kindEntity && !grant.IsHolder(name) {
+	if kind == ending.KindEntity && !grant.IsHolder(name) {
 		return nil, fault.New(fault.InvalidRequest, "this is no entity's id: it is the entity_id of a grant")
 	}
-	key := kind + "/" + name
+	what := ending.Thing{Kind: kind, Name: name}
 	frozen, given := d.GetOk("freeze")
 	if given && !frozen.(bool) {
-		if err := b.freezer.change(ctx, key, nil); err != nil {
+		if err := b.freezer.Thaw(ctx, what); err != nil {
 			return nil, err
 		}
-		b.Logger().Info("thawed", "what", key, "by", by(req))
+		b.Logger().Info("thawed", "what", what, "by", by(req))
 		return &logical.Response{Data: tally{}.data()}, nil
 	}
 	if given {
-		if err := b.freezer.change(ctx, key, &freeze{Since: b.now(), By: by(req)}); err != nil {
+		if err := b.freezer.Freeze(ctx, what, by(req)); err != nil {
 			return nil, err
 		}
-		b.Logger().Info("frozen", "what", key, "by", by(req))
+		b.Logger().Info("frozen", "what", what, "by", by(req))
 	}
 	run, err := b.killer.give(ctx, order{Kind: kind, Name: name, Until: b.now()})
 	if err != nil {
@@ -154,9 +155,14 @@ func (b *broker) listFrozen(ctx context.Context, _ *logical.Request, d *framewor
 	if err != nil {
 		return nil, err
 	}
-	keys, info, err := b.freezer.list(ctx, after, limit)
+	frozen, err := b.freezer.List(ctx, after, limit)
 	if err != nil {
 		return nil, err
+	}
+	keys, info := []string{}, map[string]any{}
+	for _, item := range frozen {
+		keys = append(keys, item.Name)
+		info[item.Name] = map[string]any{"since": stamp(item.Since), "by": item.By}
 	}
 	return logical.ListResponseWithInfo(keys, info), nil
 }

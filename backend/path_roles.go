@@ -4,25 +4,19 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
-
-const rolePrefix = "role/"
 
 const rolesHelp = `
 A role is the ceiling and the conditions under which a Vault identity may obtain
@@ -102,8 +96,7 @@ func (b *broker) pathRoles() []*framework.Path {
 			HelpDescription: strings.TrimSpace(rolesHelp),
 			Fields:          fields,
 			ExistenceCheck: func(ctx context.Context, _ *logical.Request, d *framework.FieldData) (bool, error) {
-				r, err := b.readRole(ctx, d.Get("name").(string))
-				return r != nil, err
+				return b.roles.Exists(ctx, d.Get("name").(string))
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: write,
@@ -115,143 +108,17 @@ func (b *broker) pathRoles() []*framework.Path {
 	}
 }
 
-// compiledRole is a role that is ready to decide.
-type compiledRole struct {
-	*role.Role
-	name   string
-	policy *decision.Policy
-}
-
-// errNoRole is in the chain of role's error if the role does not exist, and only
-// then: grants die by it.
-var errNoRole = errors.New("there is no such role")
-
-// role returns the compiled role, or a fault that says what is wrong with it.
-func (b *broker) role(ctx context.Context, name string) (*compiledRole, error) {
-	return b.roles.get(name, func() (*compiledRole, error) {
-		r, err := b.readRole(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		if r == nil {
-			return nil, fault.New(fault.InvalidRequest, "there is no role %q", name).Because(errNoRole)
-		}
-		policy, err := b.compileRole(ctx, r)
-		if fault.CodeOf(err) == fault.InvalidRequest {
-			// It was valid when it was written: the provider changed since.
-			return nil, fault.New(fault.TemporarilyUnavailable, "the role %q no longer fits its provider: an operator must write it again (roles/%s/explain says why)", name, name).Because(&unfitRole{err})
-		}
-		if err != nil {
-			return nil, err
-		}
-		return &compiledRole{Role: r, name: name, policy: policy}, nil
-	})
-}
-
-// unfitRole is why a role that was valid is so no more, in words for operators: they may
-// quote the role, whose conditions are no business of who is refused.
-type unfitRole struct{ why error }
-
-func (u *unfitRole) Error() string { return u.why.Error() }
-
-func (b *broker) compileRole(ctx context.Context, r *role.Role) (*decision.Policy, error) {
-	if err := r.Validate(); err != nil {
-		return nil, err
-	}
-	p, err := b.providers.Open(ctx, r.Provider)
-	if err != nil {
-		return nil, err
-	}
-	if p == nil {
-		return nil, fault.New(fault.InvalidRequest, "provider: there is no providers/%s: write it first", r.Provider)
-	}
-	if err := p.CheckParameters(r.Mode, r.Parameters); err != nil {
-		return nil, err
-	}
-	typeName, _, _ := strings.Cut(r.Provider, "/")
-	return r.Compile(b.types.Lookup(typeName), p.Traits, p.Settings.MaxTTL)
-}
-
-func (b *broker) readRole(ctx context.Context, name string) (*role.Role, error) {
-	raw, err := b.storage.Get(ctx, rolePrefix+name)
-	if err != nil {
-		return nil, storageFault(err)
-	}
-	if raw == nil {
-		return nil, nil
-	}
-	r := &role.Role{}
-	if err := roleForm.Decode(raw.Value, r); err != nil {
-		return nil, storageFault(err)
-	}
-	return r, nil
-}
-
 func (b *broker) writeRole(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
-	lock := locksutil.LockForKey(b.roleLocks, name) // an update is partial; no provider is called here
-	lock.Lock()
-	defer lock.Unlock()
-	r, err := b.readRole(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if r == nil {
-		r = &role.Role{}
-	}
-	if err := mergeRole(r, req, d); err != nil {
-		return nil, err
-	}
-	if _, err := b.compileRole(ctx, r); err != nil {
-		return nil, err
-	}
-	p, err := b.providers.MustOpen(ctx, r.Provider)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.checkAudiences(ctx, r, p.Traits); err != nil {
-		return nil, err
-	}
-	if err := b.checkIssuers(ctx, r, p); err != nil {
-		return nil, err
-	}
-	if !p.AllowedRoles.MatchAny(name) {
-		return nil, fault.New(fault.InvalidRequest, "the provider's allowed_roles do not cover the role %q", name)
-	}
-	entry, err := entryOf(roleForm, rolePrefix+name, r)
-	if err != nil {
-		return nil, storageFault(err)
-	}
-	defer b.roles.drop(name) // after a failure too: it may have been written
-	if err := b.storage.Put(ctx, entry); err != nil {
-		return nil, storageFault(err)
-	}
-	return nil, nil
-}
-
-// checkIssuers refuses a role that names issuers which do not exist, or that would
-// forward tokens of which none can be the provider's.
-func (b *broker) checkIssuers(ctx context.Context, r *role.Role, p *downstream.Provider) error {
-	its := false
-	for field, names := range map[string][]string{"subject_issuers": r.SubjectIssuers, "actor_issuers": r.ActorIssuers} {
-		for _, name := range names {
-			known, err := b.issuer(ctx, name)
-			if err != nil {
-				return err
-			}
-			if known == nil {
-				return fault.New(fault.InvalidRequest, "%s: there is no issuers/%s: write it first", field, name)
-			}
-			if r.Mode == provider.ModeExchange && p.Traits.SignsNames && known.URL() == "" {
-				return fault.New(fault.InvalidRequest, "%s: nothing binds the issuer %q to a name, so the broker signs none that it vouches for: set bound_issuer on issuers/%s first", field, name, name)
-			}
-			its = its || field == "subject_issuers" && known.URL() == p.Traits.Issuer
+	return nil, b.roles.Change(ctx, name, func(r *role.Role) (*role.Role, error) {
+		if r == nil {
+			r = &role.Role{}
 		}
-	}
-	if r.Mode == provider.ModeForward && (p.Traits.Issuer == "" || !its) {
-		return fault.New(fault.InvalidRequest, "mode=forward: none of the subject_issuers is the provider's own issuer, and no other token is good there")
-	}
-	return nil
+		if err := mergeRole(r, req, d); err != nil {
+			return nil, err
+		}
+		return r, b.roles.check(ctx, name, r)
+	})
 }
 
 // mergeRole takes what the request brought; an empty value unsets.
@@ -326,9 +193,9 @@ func nilIfEmpty(values []string) []string {
 }
 
 func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	r, err := b.readRole(ctx, d.Get("name").(string))
-	if err != nil || r == nil {
-		return nil, err
+	r, err := b.roles.Get(ctx, d.Get("name").(string))
+	if err != nil {
+		return nil, nothingIfAbsent(err)
 	}
 	data := map[string]any{
 		"name": d.Get("name"), "provider": r.Provider, "mode": string(r.Mode), "on_excess": r.OnExcess,
@@ -375,21 +242,9 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 }
 
 func (b *broker) deleteRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	name := d.Get("name").(string)
-	lock := locksutil.LockForKey(b.roleLocks, name) // or an update under way would bring it back
-	lock.Lock()
-	defer lock.Unlock()
-	defer b.roles.drop(name)
-	if err := b.storage.Delete(ctx, rolePrefix+name); err != nil {
-		return nil, storageFault(err)
-	}
-	return nil, nil
+	return nil, b.roles.Delete(ctx, d.Get("name").(string))
 }
 
 func (b *broker) listRoles(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := b.storage.List(ctx, rolePrefix)
-	if err != nil {
-		return nil, storageFault(err)
-	}
-	return logical.ListResponse(names), nil
+	return listed(b.roles.List(ctx, ""))
 }

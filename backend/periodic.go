@@ -34,13 +34,11 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	if err := b.advanceKeys(ctx); err != nil {
 		b.Logger().Error("the signing keys could not be brought up to date", "error", err)
 	}
-	if err := b.freezer.move(ctx, sweepSlice/4); err != nil {
+	if err := b.freezer.Move(ctx, sweepSlice/4); err != nil {
 		b.Logger().Warn("what is frozen could not be given entries of its own yet: it stays frozen as it is", "error", err)
 	}
-	for _, i := range b.issuers.values() {
-		if i != nil { // else one that does not exist
-			i.KeepFresh(ctx)
-		}
+	for _, i := range b.issuers.open.Values() {
+		i.KeepFresh(ctx)
 	}
 	if !b.ledger.Loaded() {
 		// Reading many records here would hold up core. What is due among those that

@@ -30,7 +30,7 @@ func (b *broker) rolesOf(ctx context.Context, names []string) (roles map[string]
 		if name == "" || roles[name] != nil || deleted[name] {
 			continue
 		}
-		role, err := b.role(ctx, name)
+		role, err := b.roles.compiled(ctx, name)
 		switch {
 		case err == nil:
 			roles[name] = role

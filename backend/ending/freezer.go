@@ -1,0 +1,159 @@
+// Package ending is everything by which grants end: what is frozen, so that nothing new
+// is granted.
+package ending
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// The kinds of things that can be frozen, and killed by.
+const (
+	KindEntity   = "entity"
+	KindRole     = "role"
+	KindProvider = "provider"
+	KindIssuer   = "issuer"
+)
+
+// Thing is what can be frozen, and what grants can be killed by.
+type Thing struct{ Kind, Name string }
+
+// String is the thing's name among all kinds.
+func (t Thing) String() string { return t.Kind + "/" + t.Name }
+
+// rememberedFor is longer than any mint can be in flight.
+const rememberedFor = time.Hour
+
+// Freezer knows what may get no new grants. A freeze is in memory before it returns, and
+// an issue looks again after it has recorded its grant: so either the kill that follows
+// a freeze finds the grant, or the issue finds the freeze. It is safe for concurrent use.
+type Freezer struct {
+	now    func() time.Time
+	frozen *frozenNames
+
+	mu sync.RWMutex
+	// count numbers this process's freezes, and last is each thing's latest one: a
+	// mint that was in flight then is not handed out, thawed meanwhile or not.
+	count uint64
+	last  map[string]frozenAt
+}
+
+// frozenAt is when this process froze something: by number, and by the clock so
+// that it is forgotten one day.
+type frozenAt struct {
+	count uint64
+	at    time.Time
+}
+
+// NewFreezer knows what storage says; nothing is read yet.
+func NewFreezer(storage logical.Storage, now func() time.Time) *Freezer {
+	return &Freezer{now: now, frozen: newFrozenNames(storage), last: map[string]frozenAt{}}
+}
+
+// Freeze stops new grants of a thing, durably. What is frozen already stays as it was.
+func (f *Freezer) Freeze(ctx context.Context, what Thing, by string) error {
+	name, now := what.String(), f.now()
+	if err := f.frozen.add(ctx, name, Frozen{Since: now, By: by}); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count++
+	f.last[name] = frozenAt{f.count, now}
+	return nil
+}
+
+// Thaw allows new grants of a thing again.
+func (f *Freezer) Thaw(ctx context.Context, what Thing) error {
+	if err := f.frozen.remove(ctx, what.String()); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// No mint is in flight any more that began before these.
+	for name, frozen := range f.last {
+		if f.now().Sub(frozen.at) > rememberedFor {
+			delete(f.last, name)
+		}
+	}
+	return nil
+}
+
+// Check says what of a grant's is frozen. The issuers are those of the tokens that it
+// rests on, by their names; "" is none.
+func (f *Freezer) Check(ctx context.Context, holder, role, provider string, issuers ...string) ([]*fault.Error, error) {
+	frozen, err := f.frozen.anyOf(ctx, stoppers(holder, role, provider, issuers))
+	if err != nil {
+		return nil, err
+	}
+	var reasons []*fault.Error
+	for _, what := range frozen {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the %s is frozen: an operator has stopped its grants", what.Kind))
+	}
+	return reasons, nil
+}
+
+// Moment is now, for CheckSince.
+func (f *Freezer) Moment() uint64 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.count
+}
+
+// CheckSince is Check, and also says what was frozen since the moment and has been
+// thawed again.
+func (f *Freezer) CheckSince(ctx context.Context, moment uint64, holder, role, provider string, issuers ...string) ([]*fault.Error, error) {
+	reasons, err := f.Check(ctx, holder, role, provider, issuers...)
+	if err != nil || len(reasons) > 0 {
+		return reasons, err
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, what := range stoppers(holder, role, provider, issuers) {
+		if f.last[what.String()].count > moment {
+			reasons = append(reasons, fault.New(fault.AccessDenied, "the %s was frozen meanwhile: try again", what.Kind))
+		}
+	}
+	return reasons, nil
+}
+
+// stoppers is all that a freeze of which stops a grant.
+func stoppers(holder, role, provider string, issuers []string) []Thing {
+	things := []Thing{{KindEntity, holder}, {KindRole, role}, {KindProvider, provider}}
+	// Builds of before took a holder's id to end at its first dot, showed that to
+	// operators and refused what was frozen by it.
+	if early, _, dotted := strings.Cut(holder, "."); dotted {
+		things = append(things, Thing{KindEntity, early})
+	}
+	for i, issuer := range issuers {
+		if issuer != "" && !slices.Contains(issuers[:i], issuer) {
+			things = append(things, Thing{KindIssuer, issuer})
+		}
+	}
+	return things
+}
+
+// List returns at most limit of what is frozen, in the order of the names, beginning
+// with those that come after one.
+func (f *Freezer) List(ctx context.Context, after string, limit int) ([]Frozen, error) {
+	return f.frozen.list(ctx, after, limit)
+}
+
+// Move gives what an earlier build has frozen in one entry entries of its own, as much as
+// fits into the slice; the next call goes on.
+func (f *Freezer) Move(ctx context.Context, slice time.Duration) error {
+	return f.frozen.moveOld(ctx, slice)
+}
+
+// Invalidate makes the next look read again what another node has written at key. It
+// reports whether key is one of the freezer's.
+func (f *Freezer) Invalidate(key string) bool {
+	return f.frozen.stored.Invalidate(key) || f.frozen.oldStored.Invalidate(key)
+}
