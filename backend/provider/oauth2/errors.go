@@ -2,16 +2,14 @@ package oauth2
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -68,7 +66,7 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 	case wantsConsent(resp.Body):
 		return invalid("the provider refuses what was asked for (invalid_grant, consent_required): ask for other scopes or targets, or let whoever consented to the token consent to these at the provider")
 	case p.settings.Grant == grantRefreshToken && refusesParent(resp.Body) != "":
-		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(retryAfter(resp))
+		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(p.retryAfter(resp))
 	}
 	switch code {
 	case "":
@@ -87,55 +85,19 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 		}
 		return invalid("the provider calls the request invalid (invalid_request): often an audience or resource that the client may not have there, or another audience_parameter is needed")
 	case codeInvalidClient:
-		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works%s", code, p.basicHint()).Because(retryAfter(resp))
+		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works%s", code, p.basicHint()).Because(p.retryAfter(resp))
 	case codeUnauthorizedClient, codeInvalidGrant:
-		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(retryAfter(resp))
+		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(p.retryAfter(resp))
 	}
-	return unavailable("the provider answered HTTP %d with %s: try again, and see the provider's check path", resp.Status, p.discreet(code, sent...)).Because(retryAfter(resp))
+	return unavailable("the provider answered HTTP %d with %s: try again, and see the provider's check path", resp.Status, p.discreet(code, sent...)).Because(p.retryAfter(resp))
 }
 
 // failure is an answer without an OAuth error that is no success either.
 func (p *Provider) failure(resp *httpclient.Response, sent ...secret.Text) *fault.Error {
-	to := resp.PointsTo()
-	switch {
-	case to != "" && !p.repeatsSecret(to, sent):
-		return violation("the provider answered with a redirect (HTTP %d) to %s, which is never followed with a credential: write the final URL", resp.Status, to)
-	case resp.Status >= 300 && resp.Status < 400:
-		return violation("the provider answered with a redirect (HTTP %d), which is never followed with a credential: write the final URL", resp.Status)
-	case resp.Status == http.StatusUnauthorized:
+	if resp.Status == http.StatusUnauthorized {
 		return unavailable("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works%s", p.basicHint())
-	case resp.Status == http.StatusTooManyRequests || (resp.Status == http.StatusServiceUnavailable && retryAfter(resp) != nil):
-		// Whoever says when to come back has not done the work. Any other 503 may be
-		// a gateway's that lost the answer of the server behind it.
-		return unavailable("the provider is overloaded (HTTP %d): try again later", resp.Status).Because(retryAfter(resp))
-	case resp.Status >= 500:
-		// A gateway that gave up does not know what the server behind it did.
-		return unavailable("the provider failed (HTTP %d): try again later", resp.Status).Because(errors.Join(provider.ErrAnswerLost, retryAfter(resp)))
 	}
-	return unavailable("the provider answered HTTP %d: check its URLs", resp.Status)
-}
-
-// lost is a token request of which no whole answer arrived. If a token was seen
-// in what did arrive, there is nothing that nobody knows of.
-func lost(err error, tokens seen) *fault.Error {
-	var failed *httpclient.Error
-	var unsigned *fault.Error
-	if errors.As(err, &unsigned) { // no assertion could be made, so nothing was sent
-		return unsigned
-	}
-	sent := errors.As(err, &failed) && failed.Sent
-	if sent && len(tokens.access) == 0 {
-		err = errors.Join(provider.ErrAnswerLost, err)
-	}
-	switch {
-	case errors.Is(err, httpclient.ErrBodyTooLarge):
-		return violation("the provider's answer is larger than %d bytes", httpclient.MaxBody).Because(err)
-	case errors.Is(err, httpclient.ErrCertificateRefused):
-		return unavailable("the provider refuses the parent credential: it does not accept the client certificate; see the provider's check path, and let the server have the certificate that a read of the provider shows").Because(err)
-	case sent:
-		return unavailable("the provider's answer did not arrive whole or in time: try again, and see the provider's timeout").Because(err)
-	}
-	return unavailable("the provider could not be reached: try again, and see the provider's URLs and ca_pem").Because(err)
+	return kit.Refusal(resp, p.deps.Now(), append(p.ownSecrets(), sent...)...)
 }
 
 // discreet keeps a code that repeats one of our secrets, or of those that were
@@ -147,37 +109,10 @@ func (p *Provider) discreet(code string, sent ...secret.Text) string {
 	return code
 }
 
-// RetryLater is in the chain of an error after which the server asked to wait
-// (Retry-After, RFC 9110 10.2.3), as for a revocation in RFC 7009 2.2.1.
-type RetryLater struct{ After time.Duration }
-
-// Error implements error.
-func (e *RetryLater) Error() string { return "the provider asks to wait " + e.After.String() }
-
-// RetryAfter is how long to wait.
-func (e *RetryLater) RetryAfter() time.Duration { return e.After }
-
-// maxRetryAfter bounds what a server can make us wait.
-const maxRetryAfter = time.Hour
-
-// retryAfter reads the header; nil if there is none that can be read.
-func retryAfter(resp *httpclient.Response) error {
-	header := resp.Header.Get("Retry-After")
-	if header == "" {
-		return nil
-	}
-	var wait time.Duration
-	if seconds, ok := form.WholeNumber(strings.TrimSpace(header)); ok && seconds >= 0 {
-		if strings.ContainsAny(header, ".eE") {
-			seconds++ // a fraction may have been cut off, and nobody asks too early
-		}
-		wait = time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second
-	} else if at, err := http.ParseTime(header); err == nil {
-		wait = time.Until(at)
-	} else {
-		return nil
-	}
-	return &RetryLater{After: min(max(wait, 0), maxRetryAfter)}
+// retryAfter is for the chain of an error after which the server asked to wait, as for a
+// revocation in RFC 7009 2.2.1.
+func (p *Provider) retryAfter(resp *httpclient.Response) error {
+	return kit.RetryAfter(resp, p.deps.Now())
 }
 
 func violation(format string, args ...any) *fault.Error {

@@ -10,6 +10,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -113,13 +114,7 @@ func claimsObject(raw json.RawMessage) string {
 	return line.String()
 }
 
-// repeatsSecret reports whether a text of the provider's holds, or is a longer
-// part of, one of the parent's secrets or of the tokens that were sent.
+// repeatsSecret is kit.Repeats for the parent's secrets and the tokens that were sent.
 func (p *Provider) repeatsSecret(text string, sent []secret.Text) bool {
-	for _, s := range append(p.ownSecrets(), sent...) {
-		if strings.Contains(text, s.Reveal()) || strings.Contains(s.Reveal(), text) && len(text) >= 8 {
-			return true
-		}
-	}
-	return false
+	return kit.Repeats(text, append(p.ownSecrets(), sent...)...)
 }

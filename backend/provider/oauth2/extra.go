@@ -1,15 +1,14 @@
 package oauth2
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"maps"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -117,7 +116,7 @@ func withoutNulls(value any) any {
 func confidential(value any, secrets []secret.Text) bool {
 	switch v := value.(type) {
 	case string:
-		return slices.ContainsFunc(secrets, func(s secret.Text) bool { return holds(v, s.Reveal()) })
+		return slices.ContainsFunc(secrets, func(s secret.Text) bool { return kit.Holds(v, s) })
 	case json.Number:
 		return confidential(v.String(), secrets)
 	case []any:
@@ -128,25 +127,6 @@ func confidential(value any, secrets []secret.Text) bool {
 			if named || confidential(name, secrets) || confidential(inner, secrets) {
 				return true
 			}
-		}
-	}
-	return false
-}
-
-// holds reports whether text has own inside, in any usual encoding, or is at least half
-// of it: an id may be the beginning of a token (Salesforce's organization is).
-func holds(text, own string) bool {
-	if own == "" || text == "" {
-		return false
-	}
-	if len(text) < len(own) { // which is shorter than all its spellings: no work for a server to cause
-		return 2*len(text) >= len(own) && strings.Contains(own, text)
-	}
-	for _, spelling := range []string{
-		own, url.QueryEscape(own), url.PathEscape(own), base64.RawStdEncoding.EncodeToString([]byte(own)), base64.RawURLEncoding.EncodeToString([]byte(own)),
-	} {
-		if strings.Contains(text, spelling) {
-			return true
 		}
 	}
 	return false

@@ -29,7 +29,7 @@ func (p *Provider) introspect(ctx context.Context, endpoint, token, hint string)
 	case err != nil:
 		return introspection{}, unavailable("the introspection endpoint did not answer: try again, and check introspection_url").Because(err)
 	case !succeeded(resp.Status):
-		return introspection{}, unavailable("the introspection endpoint answered HTTP %d: check introspection_url, and whether the client may introspect there", resp.Status).Because(retryAfter(resp))
+		return introspection{}, unavailable("the introspection endpoint answered HTTP %d: check introspection_url, and whether the client may introspect there", resp.Status).Because(p.retryAfter(resp))
 	}
 	parsed, err := parseIntrospection(resp.Body)
 	if err != nil {

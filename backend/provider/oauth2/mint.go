@@ -11,6 +11,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -168,7 +169,7 @@ func (p *Provider) ask(ctx context.Context, form url.Values, send sender, refuse
 		if errors.As(err, &failed) {
 			got.status, got.tokens = failed.Status, seeTokensIn(failed.Partial)
 		}
-		return got, lost(err, got.tokens)
+		return got, kit.Lost(err, len(got.tokens.access) > 0)
 	}
 	got.status, got.body, got.tokens = resp.Status, resp.Body, seeTokens(resp)
 	got.nonce = p.nonceIn(resp.Header)

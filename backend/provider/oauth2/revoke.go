@@ -165,12 +165,12 @@ func (p *Provider) judgeRevocation(resp *httpclient.Response) error {
 	case (resp.Status == http.StatusOK || resp.Status == http.StatusNoContent) && !failed:
 		return nil
 	case resp.Status == http.StatusAccepted && !failed:
-		return unavailable("the provider has taken the revocation on (HTTP 202), and does not say that it is done: it is asked again").Because(retryAfter(resp))
+		return unavailable("the provider has taken the revocation on (HTTP 202), and does not say that it is done: it is asked again").Because(p.retryAfter(resp))
 	}
 	if failed && code == "" {
-		return unavailable("the revocation endpoint answered HTTP %d with a failure in its body: the kill will be retried", resp.Status).Because(retryAfter(resp))
+		return unavailable("the revocation endpoint answered HTTP %d with a failure in its body: the kill will be retried", resp.Status).Because(p.retryAfter(resp))
 	}
-	return p.revocationRefusal(resp.Status, code).Because(retryAfter(resp))
+	return p.revocationRefusal(resp.Status, code).Because(p.retryAfter(resp))
 }
 
 // failureIn tells a failure by the body of an answer, whatever its status says, and by
