@@ -54,13 +54,17 @@ func (b *broker) answerChild(d *decided, made *minted) *logical.Response {
 		expires = g.MaxLease
 	}
 	data := map[string]any{
-		"access_token":   child.Token.Reveal(),
-		"token_type":     child.TokenType,
 		"expires_at":     expires.UTC().Format(time.RFC3339),
 		"provider":       g.Provider,
 		"grant_id":       g.ID,
 		"revocation":     string(g.Class),
 		"self_contained": g.SelfContained,
+	}
+	for name, part := range child.Secrets {
+		data[name] = part.Reveal()
+	}
+	if child.TokenType != "" {
+		data["token_type"] = child.TokenType
 	}
 	if g.Subject != "" {
 		data["subject"], data["subject_issuer"] = g.Subject, g.SubjectIssuer
@@ -76,7 +80,7 @@ func (b *broker) answerChild(d *decided, made *minted) *logical.Response {
 	}
 	show(data, g.Access, g.Granted, d.Stripped)
 	for name, value := range child.Extra {
-		if _, taken := data[name]; !taken && value != nil {
+		if value != nil {
 			data[name] = value
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/oauth2"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -45,7 +47,9 @@ func TestNamedMembersReachTheCaller(t *testing.T) {
 // Nothing that a server says takes the place of a field of the broker's own.
 func TestNoMemberTakesAFieldsName(t *testing.T) {
 	m := newMount(t, setup{})
-	for _, name := range slices.Sorted(maps.Keys(credsResponse())) {
+	taken := provider.CommonFields()
+	maps.Copy(taken, oauth2.Type{}.Answer())
+	for _, name := range slices.Sorted(maps.Keys(taken)) {
 		for _, spelled := range []string{name, strings.ToUpper(name)} {
 			_, err := m.write("providers/oauth2/p", map[string]any{"extra_members": []string{"fine", spelled}})
 			requireCode(t, err, fault.InvalidRequest, "extra_members", spelled)

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/maphash"
@@ -57,6 +58,7 @@ type minted struct {
 	child      *provider.Child
 	grant      *grant.Grant
 	unverified []string
+	unfit      string // why it must not be handed out, found when it came
 }
 
 // mintGrant mints a child and records its grant, or leaves nothing alive. expect, if
@@ -83,12 +85,12 @@ func (b *broker) mintGrant(ctx context.Context, d *decided, expect func(id strin
 	// or kills it, also when the caller has hung up.
 	alive := ctx
 	ctx = context.WithoutCancel(ctx)
-	made := &minted{child: child, grant: newGrant(id, d, child)}
+	made := received(id, d, child)
 	if expect != nil {
 		expect(id)
 	}
 	if err == nil {
-		made.unverified, err = b.judge(d, child, made.grant)
+		made.unverified, err = b.judge(d, made)
 	}
 	if err == nil {
 		err = b.record(ctx, d, made.grant)
@@ -170,15 +172,16 @@ func (b *broker) mintOnce(ctx context.Context, d *decided, id string, at *downst
 func (b *broker) mint(ctx context.Context, d *decided, id string, at *downstream.Place) (*provider.Child, error) {
 	p := d.provider
 	child, err := p.Mint(ctx, at, d.role.Mode, d.request(id))
-	switch {
-	case child != nil && p.Parented(child.Token):
-		// Dropped unrecorded: killing it would send the parent to a revocation endpoint.
-		return nil, fault.New(fault.ProviderViolation, "the provider answered with the parent credential itself")
-	case child != nil && d.bringsItself(child):
-		// Dropped unrecorded: it is the caller's own, and stays alive.
-		return nil, fault.New(fault.ProviderViolation, "the provider answered with the token that was to be exchanged: nothing became narrower")
-	case err == nil && (child == nil || child.Token.Empty()):
-		child, err = nil, fault.New(fault.ProviderViolation, "the provider answered without a token")
+	if isNothing(child) {
+		child = nil
+		if err == nil {
+			err = fault.New(fault.ProviderViolation, "the provider answered without a token")
+		}
+	} else if why, keep := repeats(p.Secrets(), d.brought(), child); why != nil {
+		if !keep {
+			return nil, why // and unrecorded
+		}
+		err = why
 	}
 	if child == nil && errors.Is(err, provider.ErrAnswerLost) {
 		b.meters.lost.WithLabelValues(p.Ref).Inc()
@@ -200,28 +203,22 @@ func (d *decided) request(id string) provider.Request {
 	return r
 }
 
-// bringsItself reports whether an exchange's answer is what it was asked with.
-func (d *decided) bringsItself(child *provider.Child) bool {
-	return d.role.Mode == provider.ModeExchange && !child.Token.Empty() &&
-		(child.Token.Equal(d.ask.subjectToken) || child.Token.Equal(d.ask.actorToken))
-}
-
 var errSubjectExpired = fault.New(fault.InvalidGrant, "the subject token expired meanwhile: get a new one")
 
 // judge checks what came back and fixes how long it lives.
-func (b *broker) judge(d *decided, child *provider.Child, g *grant.Grant) ([]string, error) {
-	now := b.now()
+func (b *broker) judge(d *decided, made *minted) ([]string, error) {
+	child, g, now := made.child, made.grant, b.now()
 	if child.ExpiresAt.IsZero() && child.Handle.Empty() {
 		return nil, fault.New(fault.ProviderViolation, "the token has no end that is known and cannot be revoked: set assumed_lifetime or verify on the provider")
 	}
 	if !child.ExpiresAt.IsZero() && !child.ExpiresAt.After(now) {
 		return nil, fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
 	}
-	if d.role.RequireRevocable && child.Handle.Empty() {
-		return nil, unrevocable(d.role.Mode)
-	}
-	if why := unfitToRecord(d.secrets(child), child.Granted.Flat()); why != "" {
+	if why := cmp.Or(d.provider.Answer.Violation(child), made.unfit); why != "" {
 		return nil, fault.New(fault.ProviderViolation, "%s", why)
+	}
+	if d.role.RequireRevocable && child.Class == provider.ClassExpiry {
+		return nil, unrevocable(d.role.Mode)
 	}
 	unverified, violation := d.role.policy.Accept(d.Access, decision.Answer{Granted: child.Granted, Confirmed: child.Confirmed})
 	if violation != nil {

@@ -22,10 +22,8 @@ const childTokenType = "broker_child_token"
 // else is in the ledger, so it can be killed whatever changed since.
 func (b *broker) childToken() *framework.Secret {
 	return &framework.Secret{
-		Type: childTokenType,
-		Fields: map[string]*framework.FieldSchema{
-			"access_token": {Type: framework.TypeString, Description: "The child token."},
-		},
+		Type:   childTokenType,
+		Fields: b.secretFields(),
 		Renew:  b.renewLease,
 		Revoke: b.revokeLease,
 	}

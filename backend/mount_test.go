@@ -213,7 +213,7 @@ func (m *mount) checkResponse(req *logical.Request, resp *logical.Response) {
 	require.False(m.t, resp.IsError(), "errors are coded: %v", resp.Data)
 	shown := maps.Clone(resp.Data)
 	if strings.HasPrefix(req.Path, "creds/") {
-		delete(shown, "access_token")
+		maps.DeleteFunc(shown, func(name string, _ any) bool { return m.b.secretFields()[name] != nil })
 	}
 	if raw, ok := shown[logical.HTTPRawBody].([]byte); ok {
 		shown[logical.HTTPRawBody] = string(raw)

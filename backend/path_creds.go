@@ -34,7 +34,7 @@ func (b *broker) pathCreds() []*framework.Path {
 		return &framework.PathOperation{
 			Callback: b.creds, Summary: "Get a leased child token.",
 			DisplayAttrs:                &framework.DisplayAttributes{OperationVerb: "generate", OperationSuffix: suffix},
-			Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "The child token and what is known of it.", Fields: credsResponse()}}},
+			Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "The child token and what is known of it.", Fields: b.credsResponse()}}},
 			ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
 		}
 	}
@@ -65,31 +65,21 @@ func credsFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-// credsResponse is the schema of what issue.go answers with.
-func credsResponse() map[string]*framework.FieldSchema {
-	text, list := framework.TypeString, framework.TypeStringSlice
-	return map[string]*framework.FieldSchema{
-		"access_token":          {Type: text, Description: "The child token."},
-		"token_type":            {Type: text, Description: "How to present it, as in RFC 6749 7.1."},
-		"expires_at":            {Type: framework.TypeTime, Description: "When the token is dead at the latest, RFC 3339."},
-		"scopes":                {Type: list, Description: "Scopes as granted."},
-		"audiences":             {Type: list, Description: "Audiences as granted."},
-		"resources":             {Type: list, Description: "Resources as granted."},
-		"permissions":           {Type: framework.TypeMap, Description: "Permissions as granted."},
-		"authorization_details": {Type: framework.TypeSlice, Description: "Authorization details as granted."},
-		"granted":               {Type: list, Description: "All of it flat, for the audit log."},
-		"stripped":              {Type: list, Description: "What was asked for beyond the role and dropped."},
-		"unverified":            {Type: list, Description: "Dimensions for which the provider's word was not checked, and binding if nobody looked whether the token is bound to the caller's key, and actor if nothing shows that the token names who acts."},
-		"subject":               {Type: text, Description: "On whose behalf: the subject token's sub."},
-		"subject_issuer":        {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},
-		"actor":                 {Type: text, Description: "Who acts for the subject: the entity's id, or the actor token's sub."},
-		"issued_token_type":     {Type: text, Description: "What an exchange gave, as in RFC 8693 3."},
-		"dpop_nonce":            {Type: text, Description: "The nonce that the next DPoP proof for this provider must hold, if its server says so (RFC 9449 8.2)."},
-		"provider":              {Type: text, Description: "The provider as <type>/<name>."},
-		"grant_id":              {Type: text, Description: "The grant's id, for grants/ and revoke/."},
-		"revocation":            {Type: text, Description: "token, lever or expiry: what can kill the token before it expires."},
-		"self_contained":        {Type: framework.TypeBool, Description: "True if services that verify offline accept the token until expires_at even after revocation."},
+// credsResponse is the schema of what answer.go answers with, for providers of every
+// type. Types that have a field of the same name mean the same by it.
+func (b *broker) credsResponse() map[string]*framework.FieldSchema {
+	fields := provider.CommonFields()
+	for _, t := range b.types {
+		maps.Copy(fields, t.Answer())
 	}
+	return fields
+}
+
+// secretFields are those of a creds response that are kept out of the clear audit log.
+func (b *broker) secretFields() map[string]*framework.FieldSchema {
+	fields := b.credsResponse()
+	maps.DeleteFunc(fields, func(_ string, f *framework.FieldSchema) bool { return !provider.IsSecret(f) })
+	return fields
 }
 
 // creds parses the request; issue does the rest.

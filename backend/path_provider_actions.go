@@ -105,6 +105,9 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 	ctx = context.WithoutCancel(ctx)
 	var warnings []string
 	for _, child := range health.Children {
+		if why, keep := repeats(p.Secrets(), nil, child); why != nil && !keep {
+			continue // there is nothing to kill but the parent
+		}
 		if err := h.b.killer.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
 			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.Ref, "error", err)
 			if !child.Handle.Empty() {

@@ -328,7 +328,7 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 		return nil, errors.Join(err, b.endShare(ctx, g.ID, share))
 	}
 	b.meters.joined.WithLabelValues(g.Provider, g.Role).Inc()
-	resp := b.answerChild(&joined, &minted{s.child, g, s.unverified})
+	resp := b.answerChild(&joined, &minted{child: s.child, grant: g, unverified: s.unverified})
 	resp.Secret.InternalData["share"] = share
 	return resp, nil
 }

@@ -6,6 +6,8 @@ package downstream
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,13 +51,16 @@ type Provider struct {
 	Pinned       provider.Pinned
 	Traits       provider.Traits
 	AllowedRoles access.Globs
-	Parent       provider.Parent
+	// Answer is what a child of the provider consists of.
+	Answer provider.Answer
 	// Opening tells this provider from the same one before or after a change.
 	Opening uint64
 
 	opened provider.Provider
 	gate   *gate
 	deps   *Deps
+	// secrets looks for those of the parent as the provider last read or saved it.
+	secrets atomic.Pointer[secret.Search]
 }
 
 // Registry opens providers and keeps them open. It is safe for concurrent use.
@@ -133,26 +138,48 @@ func (r *Registry) Assemble(ref string, entry *Entry) (*Provider, error) {
 	}
 	g := r.gate(ref)
 	g.setLimit(entry.Settings.RateLimit)
-	p, err := t.Open(
+	p := &Provider{
+		Ref: ref, Version: entry.Version, Settings: entry.Settings, Pinned: entry.Pinned,
+		AllowedRoles: globs, Opening: r.openings.Add(1), gate: g, deps: r.deps,
+	}
+	p.lookFor(entry.Parent())
+	p.opened, err = t.Open(
 		provider.Config{Name: name, Fields: entry.Fields, Pinned: entry.Pinned},
 		entry.Parent(),
 		provider.Deps{
 			Client:     client.To(entry.Pinned.Destinations),
 			Logger:     r.deps.Logger().Named(ref),
 			Now:        r.deps.Now,
-			LoadParent: func(ctx context.Context) (provider.Parent, error) { return r.loadParent(ctx, ref) },
-			SaveParent: func(ctx context.Context, p provider.Parent) error { return r.saveParent(ctx, ref, p) },
-			Turn:       func(ctx context.Context) (func(), error) { return g.turn(ctx, entry.Settings.patience()) },
-			Signer:     r.deps.Signer,
+			LoadParent: func(ctx context.Context) (provider.Parent, error) { return p.lookedFor(r.loadParent(ctx, ref)) },
+			SaveParent: func(ctx context.Context, parent provider.Parent) error {
+				_, err := p.lookedFor(parent, r.saveParent(ctx, ref, parent))
+				return err
+			},
+			Turn:   func(ctx context.Context) (func(), error) { return g.turn(ctx, entry.Settings.patience()) },
+			Signer: r.deps.Signer,
 		})
 	if err != nil {
 		return nil, err
 	}
-	return &Provider{
-		Ref: ref, Version: entry.Version, Settings: entry.Settings, Pinned: entry.Pinned, Traits: p.Traits(),
-		AllowedRoles: globs, Parent: entry.Parent(), Opening: r.openings.Add(1),
-		opened: p, gate: g, deps: r.deps,
-	}, nil
+	p.Traits = p.opened.Traits()
+	p.Answer = provider.AnswerOf(t, p.Traits)
+	return p, nil
+}
+
+// Secrets looks for those of the parent as the provider last read or saved it.
+func (p *Provider) Secrets() *secret.Search { return p.secrets.Load() }
+
+func (p *Provider) lookFor(parent provider.Parent) {
+	search := secret.NewSearch(slices.Collect(maps.Values(parent.Secrets))...)
+	p.secrets.Store(&search)
+}
+
+// lookedFor looks for the parent's secrets from now on, if there is no error.
+func (p *Provider) lookedFor(parent provider.Parent, err error) (provider.Parent, error) {
+	if err == nil {
+		p.lookFor(parent)
+	}
+	return parent, err
 }
 
 func (r *Registry) gate(ref string) *gate {
@@ -210,14 +237,4 @@ func (r *Registry) Admit(ctx context.Context, p *Provider) (leave func(), err er
 		return nil, err
 	}
 	return leave, nil
-}
-
-// Parented reports whether token is one of the parent's own secrets.
-func (p *Provider) Parented(token secret.Text) bool {
-	for _, s := range p.Parent.Secrets {
-		if s.Equal(token) {
-			return true
-		}
-	}
-	return false
 }

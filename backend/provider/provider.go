@@ -28,6 +28,11 @@ type Type interface {
 	// Parameters are the keys that a role's parameters may hold, with a
 	// description each; nil for none.
 	Parameters() map[string]string
+	// Answer are the fields that its children have in a creds response beside the
+	// CommonFields. Those with DisplayAttrs.Sensitive, of type string, are Child.Secrets;
+	// the others, which a child may lack, Child.Extra. CheckAnswer has nothing against
+	// them.
+	Answer() map[string]*framework.FieldSchema
 	// Configure judges what an operator wrote and pins the endpoints that
 	// discovery finds. It may use the network, and never sends a secret. Errors
 	// are *fault.Error.
@@ -149,8 +154,8 @@ type Provider interface {
 	// Mint asks for exactly r.Access and never more than once: after an error
 	// that leaves open whether the provider minted, it does not repeat.
 	//
-	// A Child is returned whenever a token was seen, also beside an error: the
-	// caller then owns a live token that must be killed. Errors are *fault.Error:
+	// A Child is returned whenever any part of one was seen, also beside an error: the
+	// caller then owns something alive that must be killed. Errors are *fault.Error:
 	// what the request itself caused is a 4xx code, a refused parent or a failed
 	// provider temporarily_unavailable, an answer that must not be handed out
 	// provider_violation. ErrAnswerLost is in the chain if the provider may have

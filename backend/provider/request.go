@@ -54,37 +54,3 @@ type Party struct {
 	Claims    map[string]any
 	ExpiresAt time.Time
 }
-
-// Child is one token that a provider answered with.
-type Child struct {
-	Token secret.Text
-	// TokenType as in RFC 6749 7.1, such as "Bearer".
-	TokenType string
-	// ExpiresAt is zero if the provider gave it no end, or none that is known.
-	ExpiresAt time.Time
-	// SelfContained tokens are accepted offline until they expire, revoked or not.
-	SelfContained bool
-	// Granted is what the provider really granted in the dimensions of
-	// Confirmed; in the others it is what was asked for.
-	Granted   access.Access
-	Confirmed access.Dimensions
-	// Unverified names what beside the dimensions rests on the asking alone, such as
-	// UnverifiedBinding.
-	Unverified []string
-	// Handle is what Revoke needs to kill the child without anything that may
-	// change (endpoint and token, say), versioned, never the parent. It is empty
-	// if the child cannot be killed.
-	Handle secret.Text
-	// Lever is true if more than the child may die with it, such as the login that it
-	// came from.
-	Lever bool
-	// Issuer is the broker's own, if it has signed the child itself; "" for another's.
-	Issuer string
-	// ActorConfirmed is true if the token was seen to name the request's Actor. Else
-	// that rests on the asking: a server may answer with a token of the subject alone.
-	ActorConfirmed bool
-	// IssuedTokenType as in RFC 8693 2.2.1, if it was an exchange.
-	IssuedTokenType string
-	// Extra is what the type adds to the creds response; never null, no secrets.
-	Extra map[string]any
-}

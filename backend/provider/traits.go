@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"github.com/hashicorp/vault/sdk/framework"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 )
 
@@ -34,6 +36,9 @@ const (
 // when they are written. They need no network.
 type Traits struct {
 	Class Class
+	// Answer are the fields of this provider's children, where its configuration decides
+	// that; nil for those of its type.
+	Answer map[string]*framework.FieldSchema
 	// Modes are how children can come about; nil is ModeMint alone.
 	Modes []Mode
 	// Askable are the dimensions that can be asked for, Checkable those of which

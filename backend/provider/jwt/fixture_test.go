@@ -147,7 +147,7 @@ func alice() provider.Identity {
 // payload are the claims of a token as a verifier reads them, and as they stand in it.
 func (f *fixture) payload(t testing.TB, child *provider.Child) (map[string]any, []byte) {
 	t.Helper()
-	raw, err := jws.Verify([]byte(child.Token.Reveal()), jws.WithKey(jwa.ES256, f.signer.key.Public()))
+	raw, err := jws.Verify([]byte(child.Token().Reveal()), jws.WithKey(jwa.ES256, f.signer.key.Public()))
 	require.NoError(t, err)
 	claims := map[string]any{}
 	require.NoError(t, json.Unmarshal(raw, &claims))

@@ -54,6 +54,9 @@ func (Type) Parameters() map[string]string { return nil }
 // Fields implements provider.Type.
 func (Type) Fields() map[string]*framework.FieldSchema { return fields() }
 
+// Answer implements provider.Type.
+func (Type) Answer() map[string]*framework.FieldSchema { return provider.TokenField() }
+
 // Configure implements provider.Type: everything is judged here, templates
 // included, and there is nothing to discover. The account is always the same one,
 // because what kills a child is the broker's own record of it.
@@ -160,7 +163,7 @@ func (p *Provider) issue(ctx context.Context, r provider.Request, issuedType str
 		return nil, fault.New(fault.InvalidRequest, "the token would be longer than %d bytes: ask for fewer scopes, audiences or details, or have an operator take claims from the provider", maxToken)
 	}
 	child := &provider.Child{
-		Token: token, TokenType: "Bearer", ExpiresAt: c.expires, SelfContained: true,
+		Secrets: provider.OneToken(token), TokenType: "Bearer", Class: p.settings.class, ExpiresAt: c.expires, SelfContained: true,
 		Granted: c.granted, Confirmed: signed(), IssuedTokenType: issuedType,
 		ActorConfirmed: r.Actor != nil, Issuer: issuer,
 	}

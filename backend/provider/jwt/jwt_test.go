@@ -24,10 +24,11 @@ func TestConformance(t *testing.T) {
 		r := request()
 		return providertest.Subject{
 			Provider: f.Provider,
+			Type:     Type{},
 			Request:  r,
 			Store:    providertest.NewParentStore(provider.Parent{}),
-			Alive: func(token string) bool {
-				_, err := f.signer.Verify(context.Background(), secret.New(token))
+			Alive: func(c *provider.Child) bool {
+				_, err := f.signer.Verify(context.Background(), c.Token())
 				return err == nil
 			},
 			Minted: func() int {

@@ -98,7 +98,7 @@ func TestAPublicClient(t *testing.T) {
 	f := newFixtureOn(t, server, with{"auth_method": "none", "grant": "refresh_token", "client_secret": "", "revocation": "token"})
 	child := f.mustMint(scopes("read"))
 	require.NoError(t, f.Revoke(context.Background(), child.Handle))
-	require.False(t, server.Active(child.Token.Reveal()))
+	require.False(t, server.Active(child.Token().Reveal()))
 	for _, e := range []authserver.Endpoint{authserver.EndpointToken, authserver.EndpointRevoke} {
 		r := server.LastRequest(e)
 		require.Empty(t, r.Header.Get("Authorization"))

@@ -80,9 +80,10 @@ func (f *fixture) subject(asked access.Access) providertest.Subject {
 	}
 	return providertest.Subject{
 		Provider:       f.Provider,
+		Type:           Type{},
 		Request:        provider.Request{Access: asked, TTL: time.Hour},
 		Store:          f.store,
-		Alive:          f.server.Active,
+		Alive:          providertest.Token(f.server.Active),
 		Minted:         func() int { return f.server.Counts().Minted },
 		Echo:           breakAll(authserver.Echo()),
 		Stall:          breakAll(authserver.Slow(time.Minute)),

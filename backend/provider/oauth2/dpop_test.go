@@ -70,7 +70,7 @@ func TestAChildIsBoundToTheCallersKey(t *testing.T) {
 			} else {
 				require.Empty(t, child.Unverified)
 			}
-			token, _ := f.server.Lookup(child.Token.Reveal())
+			token, _ := f.server.Lookup(child.Token().Reveal())
 			require.Equal(t, map[string]string{"jkt": key.id}, token.Confirmation)
 			// Neither introspection nor revocation has anything to do with the key.
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
@@ -202,7 +202,7 @@ func TestAnswersThatAreNotBoundAsTheyShould(t *testing.T) {
 			f.server.Break(authserver.EndpointIntrospect, test.introspect)
 			child, err := f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
 			requireCode(t, err, fault.ProviderViolation, test.words...)
-			require.Equal(t, "child-of-a-fault", child.Token.Reveal(), "it must be killed")
+			require.Equal(t, "child-of-a-fault", child.Token().Reveal(), "it must be killed")
 			require.False(t, child.Handle.Empty())
 		})
 	}

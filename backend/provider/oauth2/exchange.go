@@ -182,7 +182,7 @@ func (x *exchanging) judge(ctx context.Context, got reply) (*provider.Child, err
 		if len(got.tokens.refresh) > 0 {
 			return child, violation("the provider issued a refresh token beside a token that cannot be revoked, and nothing that lives so long is kept")
 		}
-		child.Handle = secret.Text{} // RFC 7009 2.1 revokes access and refresh tokens alone
+		child.Class, child.Handle = provider.ClassExpiry, secret.Text{} // RFC 7009 2.1 revokes access and refresh tokens alone
 	}
 	if err := x.p.verify(ctx, child, a, x.r.Access, x.samePeople); err != nil {
 		return child, err

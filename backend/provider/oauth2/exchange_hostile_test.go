@@ -102,7 +102,7 @@ func TestARefreshTokenBesideDiesWithTheChild(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, f.Revoke(context.Background(), child.Handle))
 		require.False(t, f.server.Active(beside))
-		require.False(t, f.server.Active(child.Token.Reveal()))
+		require.False(t, f.server.Active(child.Token().Reveal()))
 		require.Zero(t, f.store.Saves(), "it never became the parent")
 	}
 }

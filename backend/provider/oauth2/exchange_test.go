@@ -81,7 +81,7 @@ func TestExchange(t *testing.T) {
 				require.Equal(t, "Bearer", child.TokenType)
 				require.True(t, child.Granted.Equal(asked), "%v", child.Granted.Flat())
 				require.Equal(t, verify != verifyResponse, child.Confirmed[access.DimAudiences])
-				issued, _ := f.server.Lookup(child.Token.Reveal())
+				issued, _ := f.server.Lookup(child.Token().Reveal())
 				require.Equal(t, "jane", issued.Subject)
 				require.NoError(t, f.Revoke(context.Background(), child.Handle))
 				require.Empty(t, f.server.Live())
@@ -96,7 +96,7 @@ func TestExchangeIsForTheSubjectOnly(t *testing.T) {
 	parent := f.store.Parent()
 	child, err := f.exchange(forJane(scopes("read")))
 	require.NoError(t, err)
-	require.True(t, f.server.Active(child.Token.Reveal()))
+	require.True(t, f.server.Active(child.Token().Reveal()))
 	require.Equal(t, parent, f.store.Parent(), "no refresh token was used")
 	require.NotContains(t, f.server.LastRequest(authserver.EndpointToken).Body, "refresh_token=")
 
@@ -115,7 +115,7 @@ func TestActors(t *testing.T) {
 	r.Actor = agent()
 	child, err := f.exchange(r)
 	require.NoError(t, err)
-	issued, _ := f.server.Lookup(child.Token.Reveal())
+	issued, _ := f.server.Lookup(child.Token().Reveal())
 	require.Equal(t, "agent", issued.Actor)
 	require.Empty(t, signer.Signed(), "the caller's own token is enough")
 

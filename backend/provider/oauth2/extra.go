@@ -7,7 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hashicorp/vault/sdk/framework"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -32,13 +35,35 @@ var memberName = regexp.MustCompile(`^[A-Za-z_][-._A-Za-z0-9]{0,63}$`)
 // handed out.
 var tokenMembers = []string{memberAccess, memberRefresh, memberIdentity, "device_secret", "client_secret"}
 
-// spokenFor are the members of an answer that have a field of their own in a creds
-// response, or another name there, and all fields that one can have.
-var spokenFor = []string{
-	"token_type", "issued_token_type", "expires_in", "expires_at", "lease_expires_at", "scope", "scopes", "audiences", "resources",
-	"permissions", "authorization_details", "granted", "stripped", "unverified", "subject", "subject_issuer", "actor", "dpop_nonce",
-	"provider", "grant_id", "revocation", "self_contained", "error", "error_description", "error_uri",
-	"lease_id", "lease_duration", "renewable",
+// spokenFor are the members of an answer that have a field of the type's own in a creds
+// response, or another name there, or say that there is none.
+var spokenFor = []string{"dpop_nonce", "expires_in", "scope", "error", "error_description", "error_uri"}
+
+// Answer implements provider.Type.
+func (Type) Answer() map[string]*framework.FieldSchema {
+	fields := provider.TokenField()
+	fields["dpop_nonce"] = &framework.FieldSchema{Type: framework.TypeString, Description: "The nonce that the next DPoP proof for this provider must hold, if its server says so (RFC 9449 8.2)."}
+	return fields
+}
+
+// answer is Answer with the members that the operator has named.
+func (s settings) answer() map[string]*framework.FieldSchema {
+	fields := Type{}.Answer()
+	for _, name := range s.namedMembers() {
+		fields[name] = &framework.FieldSchema{Type: framework.TypeString, Description: "Member of the server's answer."}
+	}
+	return fields
+}
+
+// namedMembers are those of extra_members that an earlier version took and that have no
+// field of their own by now.
+func (s settings) namedMembers() []string {
+	return slices.DeleteFunc(slices.Clone(s.ExtraMembers), hasField)
+}
+
+// hasField reports whether a creds response has a field for that member of an answer.
+func hasField(name string) bool {
+	return provider.Taken(name) || slices.ContainsFunc(spokenFor, func(m string) bool { return strings.EqualFold(m, name) })
 }
 
 // checkExtraMembers judges extra_members.
@@ -52,7 +77,7 @@ func (s settings) checkExtraMembers() error {
 			return invalid("extra_members must be names of at most 64 letters, digits, '_', '-' and '.'")
 		case slices.ContainsFunc(tokenMembers, func(m string) bool { return strings.EqualFold(m, name) }):
 			return invalid("extra_members cannot have %s: no token or secret but the child itself is handed out", name)
-		case slices.ContainsFunc(spokenFor, func(m string) bool { return strings.EqualFold(m, name) }):
+		case hasField(name):
 			return invalid("extra_members cannot have %s: a creds response has a field for it", name)
 		}
 	}
@@ -73,7 +98,7 @@ func (p *Provider) extra(a answer, got reply) map[string]any {
 	if identity, err := stringMember(a.members[memberIdentity]); err == nil && identity != "" {
 		secrets = append(secrets, secret.New(identity))
 	}
-	for _, name := range p.settings.ExtraMembers {
+	for _, name := range p.settings.namedMembers() {
 		raw := present(a.members[name])
 		if raw == nil {
 			continue

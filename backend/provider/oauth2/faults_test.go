@@ -123,7 +123,7 @@ func (f *fixture) requireFate(child *provider.Child, want fate) {
 	require.NotNil(f.t, child)
 	live := f.server.Live()
 	require.Len(f.t, live, 1)
-	require.Equal(f.t, live[0], child.Token.Reveal())
+	require.Equal(f.t, live[0], child.Token().Reveal())
 	require.NoError(f.t, f.Revoke(context.Background(), child.Handle))
 	require.Empty(f.t, f.server.Live())
 }
@@ -214,14 +214,14 @@ func TestTokensThatMustNotBeHandedOut(t *testing.T) {
 			child, err := f.mint(scopes("read"))
 			requireCode(t, err, fault.ProviderViolation)
 			require.NotNil(t, child, "it was seen, so it must be killed")
-			require.Equal(t, token, child.Token.Reveal())
+			require.Equal(t, token, child.Token().Reveal())
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
 			require.Equal(t, token, f.server.LastRequest(authserver.EndpointRevoke).Form().Get("token"))
 		})
 	}
 	f := newFixture(t, authserver.Options{}, with{})
 	f.server.Break(authserver.EndpointToken, authserver.Set("access_token", strings.Repeat("a", maxToken)))
-	require.Len(t, f.mustMint(scopes("read")).Token.Reveal(), maxToken)
+	require.Len(t, f.mustMint(scopes("read")).Token().Reveal(), maxToken)
 }
 
 func TestTheParentIsNeverAChild(t *testing.T) {

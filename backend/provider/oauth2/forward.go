@@ -28,7 +28,7 @@ func (p *Provider) Forward(ctx context.Context, r provider.Request) (*provider.C
 		return nil, err
 	}
 	child := &provider.Child{
-		Token:         r.Subject.Token,
+		Secrets:       provider.OneToken(r.Subject.Token),
 		TokenType:     typeBearerToken,
 		ExpiresAt:     r.Subject.ExpiresAt,
 		SelfContained: true, // it was verified offline
@@ -43,7 +43,10 @@ func (p *Provider) Forward(ctx context.Context, r provider.Request) (*provider.C
 			return nil, err
 		}
 	}
-	child.Handle = p.killSwitch(claims, r.Subject.Token)
+	child.Class, child.Handle = provider.ClassExpiry, p.killSwitch(claims, r.Subject.Token)
+	if !child.Handle.Empty() {
+		child.Class = provider.ClassToken
+	}
 	if err := p.lookOnce(ctx, child); err != nil {
 		return nil, err
 	}
@@ -75,7 +78,7 @@ var errNoProof = fault.New(fault.InvalidGrant, "the token is bound to a key (cnf
 
 // lookAt introspects a token that is to be forwarded, and notes what that says.
 func (p *Provider) lookAt(ctx context.Context, child *provider.Child, r provider.Request, bound confirmation) error {
-	got, err := p.introspect(ctx, p.at.Introspection, child.Token.Reveal(), hintAccess)
+	got, err := p.introspect(ctx, p.at.Introspection, child.Token().Reveal(), hintAccess)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func TestForward(t *testing.T) {
 				r := f.forwarding(issuedTo(test.client), test.claims)
 				child, err := f.Forward(context.Background(), r)
 				require.NoError(t, err)
-				require.Equal(t, janesAccess, child.Token.Reveal())
+				require.Equal(t, janesAccess, child.Token().Reveal())
 				require.Equal(t, "Bearer", child.TokenType)
 				require.True(t, child.SelfContained)
 				require.True(t, child.Granted.Equal(r.Access), "%v", child.Granted.Flat())

@@ -40,7 +40,7 @@ func (p *Provider) introspect(ctx context.Context, endpoint, token, hint string)
 
 // introspectChild is verify=introspect.
 func (p *Provider) introspectChild(ctx context.Context, child *provider.Child) (facts, error) {
-	got, err := p.introspect(ctx, p.at.Introspection, child.Token.Reveal(), hintAccess)
+	got, err := p.introspect(ctx, p.at.Introspection, child.Token().Reveal(), hintAccess)
 	if err == nil && !got.active {
 		err = violation("%s", errInactive)
 	}

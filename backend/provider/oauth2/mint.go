@@ -223,7 +223,7 @@ func (p *Provider) lookOnce(ctx context.Context, child *provider.Child) error {
 	}
 	h.Seen = true
 	child.Handle = h.encode()
-	p.sight.note(child.Token, child.ExpiresAt)
+	p.sight.note(child.Token(), child.ExpiresAt)
 	return nil
 }
 
@@ -253,7 +253,7 @@ func (p *Provider) read(got reply, judgeType typeJudge) (*provider.Child, answer
 			return child, a, violation("the provider answered with the parent credential itself, or with a token that was to be exchanged, as a refresh token")
 		}
 	}
-	child.Token = secret.New(a.accessToken)
+	child.Secrets[provider.FieldToken] = secret.New(a.accessToken)
 	child.TokenType = a.tokenType
 	child.Extra = p.extra(a, got)
 	if got.proof != nil && got.nonce != "" {
@@ -293,14 +293,17 @@ func (p *Provider) childOf(got reply) *provider.Child {
 		return nil
 	}
 	child := &provider.Child{
-		Token:         secret.New(h.Tokens[0].Token),
+		Secrets:       provider.OneToken(secret.New(h.Tokens[0].Token)),
 		SelfContained: selfContained(h.Tokens[0].Token),
+		Class:         provider.ClassExpiry,
 	}
 	if p.class == provider.ClassToken {
-		child.Handle = h.encode()
+		child.Class, child.Handle = provider.ClassToken, h.encode()
 		// The refresh token of a user's login may take the login with it, and all that
 		// came from it (RFC 7009 2.1). Nobody has it, and it must not live on.
-		child.Lever = got.exchanged && slices.ContainsFunc(h.Tokens, func(d doomed) bool { return d.Hint == hintRefresh })
+		if got.exchanged && slices.ContainsFunc(h.Tokens, func(d doomed) bool { return d.Hint == hintRefresh }) {
+			child.Class = provider.ClassLever
+		}
 	}
 	return child
 }

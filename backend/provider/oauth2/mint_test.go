@@ -17,7 +17,7 @@ func TestMintAndRevoke(t *testing.T) {
 			f := newFixture(t, authserver.Options{}, with{"auth_method": method})
 			child := f.mustMint(scopes("read"))
 
-			require.True(t, f.server.Active(child.Token.Reveal()))
+			require.True(t, f.server.Active(child.Token().Reveal()))
 			require.Equal(t, "Bearer", child.TokenType)
 			require.WithinDuration(t, time.Now().Add(time.Hour), child.ExpiresAt, 10*time.Second)
 			require.False(t, child.SelfContained)
@@ -26,7 +26,7 @@ func TestMintAndRevoke(t *testing.T) {
 			require.False(t, child.Confirmed[access.DimAudiences])
 
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
-			require.False(t, f.server.Active(child.Token.Reveal()))
+			require.False(t, f.server.Active(child.Token().Reveal()))
 			require.NoError(t, f.Revoke(context.Background(), child.Handle), "gone is success")
 			require.Equal(t, 1, f.server.Counts().Minted)
 		})

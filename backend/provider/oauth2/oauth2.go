@@ -119,6 +119,7 @@ func (p *Provider) Traits() provider.Traits {
 	}
 	return provider.Traits{
 		Class:  p.class,
+		Answer: p.settings.answer(),
 		Modes:  p.settings.modes(p.at),
 		Proofs: proofs,
 		Askable: access.Dimensions{

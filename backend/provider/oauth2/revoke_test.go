@@ -52,7 +52,7 @@ func TestRevocationFaults(t *testing.T) {
 			f.beImpatient(name)
 			child := f.mustMint(scopes("read"))
 			if test.before != nil {
-				test.before(f, child.Token.Reveal())
+				test.before(f, child.Token().Reveal())
 			}
 			f.server.Break(authserver.EndpointRevoke, test.fault)
 			err := f.Revoke(context.Background(), child.Handle)
@@ -61,7 +61,7 @@ func TestRevocationFaults(t *testing.T) {
 				requireCode(t, err, fault.TemporarilyUnavailable, test.words...)
 				f.server.Break(authserver.EndpointRevoke, nil)
 				require.NoError(t, f.Revoke(context.Background(), child.Handle), "a retry works")
-				require.False(t, f.server.Active(child.Token.Reveal()))
+				require.False(t, f.server.Active(child.Token().Reveal()))
 				return
 			}
 			require.NoError(t, err)
@@ -118,7 +118,7 @@ func TestAGrantIsKillableWhateverChanged(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			require.False(t, f.server.Active(child.Token.Reveal()))
+			require.False(t, f.server.Active(child.Token().Reveal()))
 		})
 	}
 }
@@ -130,7 +130,7 @@ func TestHandles(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(child.Handle.Reveal()), &h))
 	require.Equal(t, handle{
 		Version: 1, URL: f.server.Endpoint(authserver.EndpointRevoke), Introspection: f.server.Endpoint(authserver.EndpointIntrospect),
-		Tokens: []doomed{{Token: child.Token.Reveal(), Hint: "access_token"}}, Seen: true,
+		Tokens: []doomed{{Token: child.Token().Reveal(), Hint: "access_token"}}, Seen: true,
 	}, h)
 	require.NotContains(t, child.Handle.Reveal(), testSecret)
 	require.NotContains(t, child.Handle.Reveal(), nextSecret)
@@ -151,7 +151,7 @@ func TestHandles(t *testing.T) {
 func TestTheFirstVersionsHandles(t *testing.T) {
 	f := newFixture(t, authserver.Options{}, with{})
 	child := f.mustMint(scopes("read"))
-	text := `{"v":1,"url":"` + f.server.URL + `/revoke","tokens":[{"token":"` + child.Token.Reveal() + `","hint":"access_token"}],"introspect":"` + f.server.URL + `/introspect"}`
+	text := `{"v":1,"url":"` + f.server.URL + `/revoke","tokens":[{"token":"` + child.Token().Reveal() + `","hint":"access_token"}],"introspect":"` + f.server.URL + `/introspect"}`
 	require.NoError(t, f.Revoke(context.Background(), secret.New(text)))
 	require.Empty(t, f.server.Live())
 }
@@ -165,7 +165,7 @@ func TestEveryTokenOfAHandleIsTried(t *testing.T) {
 	require.Error(t, f.Revoke(context.Background(), child.Handle))
 	require.False(t, f.server.Active(extra), "one failure does not spare the other")
 	require.NoError(t, f.Revoke(context.Background(), child.Handle))
-	require.False(t, f.server.Active(child.Token.Reveal()))
+	require.False(t, f.server.Active(child.Token().Reveal()))
 }
 
 func TestNoHandleWhereNothingCanBeKilled(t *testing.T) {

@@ -50,7 +50,7 @@ func (p *Provider) verify(ctx context.Context, child *provider.Child, a answer, 
 	case verifyIntrospect:
 		f, err = p.introspectChild(ctx, child)
 	case verifyJWT:
-		f, err = p.readJWT(ctx, child.Token.Reveal())
+		f, err = p.readJWT(ctx, child.Token().Reveal())
 	}
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,13 +25,15 @@ import (
 // that it works in.
 type Subject struct {
 	Provider provider.Provider
+	// Type is the provider's.
+	Type provider.Type
 	// Request is one that the downstream system grants.
 	Request provider.Request
 	// Store holds the parent.
 	Store *ParentStore
-	// Alive says whether a token is accepted downstream, and Minted how many were
+	// Alive says whether a child is accepted downstream, and Minted how many were
 	// ever issued there.
-	Alive  func(token string) bool
+	Alive  func(c *provider.Child) bool
 	Minted func() int
 	// Echo makes the downstream system refuse everything with a text that repeats
 	// what it was sent.
@@ -51,7 +54,7 @@ func Run(t *testing.T, newSubject func(t *testing.T) Subject) {
 	for name, test := range map[string]func(*testing.T, Subject){
 		"traits make sense":             testTraits,
 		"a child is what it says":       testMint,
-		"one mint is one token":         testOneMint,
+		"one mint is one child":         testOneMint,
 		"a revoked child is dead":       testRevoke,
 		"a broken handle is an error":   testBrokenHandles,
 		"many at once":                  testConcurrency,
@@ -99,12 +102,19 @@ func (s Subject) mint(t *testing.T) *provider.Child {
 	return child
 }
 
-func (s Subject) secrets() []string {
-	var values []string
-	for _, text := range s.Store.Parent().Secrets {
-		values = append(values, text.Reveal())
-	}
-	return values
+// Token makes a Subject's Alive of what a system says of a token.
+func Token(active func(token string) bool) func(*provider.Child) bool {
+	return func(c *provider.Child) bool { return active(c.Token().Reveal()) }
+}
+
+// parent are the parent's secrets.
+func (s Subject) parent() []secret.Text {
+	return slices.Collect(maps.Values(s.Store.Parent().Secrets))
+}
+
+// parts are the child's secrets.
+func parts(c *provider.Child) []secret.Text {
+	return slices.Collect(maps.Values(c.Secrets))
 }
 
 func testTraits(t *testing.T, s Subject) {
@@ -114,6 +124,9 @@ func testTraits(t *testing.T, s Subject) {
 	}
 	if _, revokes := s.Provider.(provider.Revoker); !revokes && traits.Class != provider.ClassExpiry {
 		t.Errorf("class %s without a Revoker", traits.Class)
+	}
+	if err := provider.CheckAnswer(s.Type.Answer()); err != nil {
+		t.Errorf("the type's answer: %v", err)
 	}
 	if traits.Class == provider.ClassExpiry && traits.Endless {
 		t.Error("children that neither end nor can be killed serve no role")
@@ -131,17 +144,20 @@ func testTraits(t *testing.T, s Subject) {
 func testMint(t *testing.T, s Subject) {
 	child := s.mint(t)
 	traits := s.Provider.Traits()
-	if !s.Alive(child.Token.Reveal()) {
-		t.Error("the token does not work")
+	if !s.Alive(child) {
+		t.Error("the child does not work")
 	}
-	if child.TokenType == "" {
-		t.Error("no token type")
+	if why := provider.AnswerOf(s.Type, traits).Violation(child); why != "" {
+		t.Error(why)
+	}
+	if (child.TokenType == "") != child.Token().Empty() {
+		t.Errorf("token type %q: a token has one, and nothing else has", child.TokenType)
 	}
 	if child.ExpiresAt.IsZero() && (traits.Class == provider.ClassExpiry || !traits.Endless) {
 		t.Error("no end, and the traits do not say so")
 	}
-	if child.Handle.Empty() != (traits.Class == provider.ClassExpiry) {
-		t.Errorf("class %s, but the handle's emptiness is %v", traits.Class, child.Handle.Empty())
+	if child.Class != traits.Class {
+		t.Errorf("a child of class %s, and the traits say %s", child.Class, traits.Class)
 	}
 	if excess := child.Granted.Excess(s.Request.Access); len(excess) > 0 {
 		t.Errorf("more than asked: %v", excess)
@@ -156,14 +172,32 @@ func testMint(t *testing.T, s Subject) {
 			t.Errorf("extra %s is nil", name)
 		}
 	}
-	for _, own := range s.secrets() {
-		if strings.Contains(child.Handle.Reveal(), own) || strings.Contains(child.Token.Reveal(), own) {
-			t.Error("the parent is in the child")
+	testSecrecy(t, s, child)
+}
+
+// testSecrecy: the parent is nowhere in a child, and the child's own secrets are where
+// they belong.
+func testSecrecy(t *testing.T, s Subject, child *provider.Child) {
+	parent := secret.NewSearch(s.parent()...)
+	for name, part := range child.Secrets {
+		if parent.In(part.Reveal()) {
+			t.Errorf("the parent is in the child's %s", name)
+		}
+	}
+	if parent.In(child.Handle.Reveal()) {
+		t.Error("the parent is in the handle")
+	}
+	all := secret.NewSearch(append(s.parent(), parts(child)...)...)
+	for what, shown := range map[string]any{"extra": child.Extra, "what was granted": child.Granted.Flat(), "the lever": child.Lever} {
+		if all.In(fmt.Sprint(shown)) {
+			t.Errorf("a secret in %s", what)
 		}
 	}
 	printed := fmt.Sprintf("%v %+v %#v", child, *child, *child)
-	if strings.Contains(printed, child.Token.Reveal()) {
-		t.Error("printing a child shows its token")
+	for name, part := range child.Secrets {
+		if strings.Contains(printed, part.Reveal()) {
+			t.Errorf("printing a child shows its %s", name)
+		}
 	}
 }
 
@@ -171,13 +205,13 @@ func testOneMint(t *testing.T, s Subject) {
 	before := s.Minted()
 	s.mint(t)
 	if got := s.Minted() - before; got != 1 {
-		t.Errorf("%d tokens for one mint", got)
+		t.Errorf("%d children for one mint", got)
 	}
 }
 
 func testRevoke(t *testing.T, s Subject) {
 	revoker, ok := s.Provider.(provider.Revoker)
-	if !ok || s.Provider.Traits().Class != provider.ClassToken {
+	if !ok || s.Provider.Traits().Class == provider.ClassExpiry {
 		t.Skip("nothing is revoked")
 	}
 	child, other := s.mint(t), s.mint(t)
@@ -186,11 +220,11 @@ func testRevoke(t *testing.T, s Subject) {
 			t.Fatalf("revoke: %v", err)
 		}
 	}
-	if s.Alive(child.Token.Reveal()) {
-		t.Error("a revoked token works")
+	if s.Alive(child) {
+		t.Error("a revoked child works")
 	}
-	if !s.Alive(other.Token.Reveal()) {
-		t.Error("class token, but another child died with it")
+	if together := child.Class == provider.ClassLever && child.Lever != "" && child.Lever == other.Lever; !together && !s.Alive(other) {
+		t.Errorf("class %s, lever %q, but another child died with it", child.Class, child.Lever)
 	}
 	s.mint(t) // the parent lives
 }
@@ -224,18 +258,12 @@ func testConcurrency(t *testing.T, s Subject) {
 		})
 	}
 	wg.Wait()
-	seen := map[string]bool{}
-	for _, child := range children {
-		if child == nil {
-			continue
-		}
-		if seen[child.Token.Reveal()] {
-			t.Error("two mints answered the same token")
-		}
-		seen[child.Token.Reveal()] = true
-	}
+	children = slices.DeleteFunc(children, func(c *provider.Child) bool { return c == nil })
 	revoker, ok := s.Provider.(provider.Revoker)
-	if !ok || s.Provider.Traits().Class != provider.ClassToken {
+	if class := s.Provider.Traits().Class; class != provider.ClassLever {
+		testApart(t, children) // a lever may be that the system gives equal tokens to several
+	}
+	if !ok || s.Provider.Traits().Class == provider.ClassExpiry {
 		return
 	}
 	for _, child := range children {
@@ -246,9 +274,23 @@ func testConcurrency(t *testing.T, s Subject) {
 		})
 	}
 	wg.Wait()
-	for token := range seen {
-		if s.Alive(token) {
-			t.Error("a revoked token works")
+	for _, child := range children {
+		if s.Alive(child) {
+			t.Error("a revoked child works")
+		}
+	}
+}
+
+// testApart: no two children have a secret in common.
+func testApart(t *testing.T, children []*provider.Child) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, child := range children {
+		for name, part := range child.Secrets {
+			if seen[part.Reveal()] {
+				t.Errorf("two mints answered the same %s", name)
+			}
+			seen[part.Reveal()] = true
 		}
 	}
 }
@@ -302,7 +344,7 @@ func testCancelledMeanwhile(t *testing.T, s Subject) {
 
 func testErrors(t *testing.T, s Subject) {
 	child := s.mint(t)
-	known := append(s.secrets(), child.Token.Reveal())
+	known := append(s.parent(), parts(child)...)
 	s.Echo()
 	var failures []error
 	_, err := s.Provider.Mint(s.ctx, s.Request)
@@ -319,7 +361,7 @@ func testErrors(t *testing.T, s Subject) {
 		walk(err, func(e error) {
 			for _, text := range []string{e.Error(), fmt.Sprintf("%+v", e)} {
 				for _, value := range known {
-					if strings.Contains(text, value) {
+					if strings.Contains(text, value.Reveal()) {
 						t.Errorf("a secret in the error %T", e)
 					}
 				}
@@ -351,8 +393,8 @@ func testCheck(t *testing.T, s Subject) {
 		if err := s.Provider.(provider.Revoker).Revoke(s.ctx, child.Handle); err != nil {
 			t.Errorf("revoke: %v", err)
 		}
-		if s.Alive(child.Token.Reveal()) {
-			t.Error("a token of the check lives")
+		if s.Alive(child) {
+			t.Error("a child of the check lives")
 		}
 	}
 }

@@ -1,0 +1,130 @@
+package provider
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+)
+
+// CommonFields are the fields of a creds response that do not hang on the type of its
+// provider. No type declares one of them.
+func CommonFields() map[string]*framework.FieldSchema {
+	text, list := framework.TypeString, framework.TypeStringSlice
+	return map[string]*framework.FieldSchema{
+		"token_type":            {Type: text, Description: "How to present a token, as in RFC 6749 7.1; left out for what is not presented so."},
+		"expires_at":            {Type: framework.TypeTime, Description: "When the token is dead at the latest, RFC 3339."},
+		"scopes":                {Type: list, Description: "Scopes as granted."},
+		"audiences":             {Type: list, Description: "Audiences as granted."},
+		"resources":             {Type: list, Description: "Resources as granted."},
+		"permissions":           {Type: framework.TypeMap, Description: "Permissions as granted."},
+		"authorization_details": {Type: framework.TypeSlice, Description: "Authorization details as granted."},
+		"granted":               {Type: list, Description: "All of it flat, for the audit log."},
+		"stripped":              {Type: list, Description: "What was asked for beyond the role and dropped."},
+		"unverified":            {Type: list, Description: "Dimensions for which the provider's word was not checked, and binding if nobody looked whether the token is bound to the caller's key, and actor if nothing shows that the token names who acts."},
+		"subject":               {Type: text, Description: "On whose behalf: the subject token's sub."},
+		"subject_issuer":        {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},
+		"actor":                 {Type: text, Description: "Who acts for the subject: the entity's id, or the actor token's sub."},
+		"issued_token_type":     {Type: text, Description: "What an exchange gave, as in RFC 8693 3."},
+		"provider":              {Type: text, Description: "The provider as <type>/<name>."},
+		"grant_id":              {Type: text, Description: "The grant's id, for grants/ and revoke/."},
+		"revocation":            {Type: text, Description: "token, lever or expiry: what can kill the token before it expires."},
+		"self_contained":        {Type: framework.TypeBool, Description: "True if services that verify offline accept the token until expires_at even after revocation."},
+	}
+}
+
+// besides are names that Vault's own clients show beside a response's fields, and those
+// that a later version may add to the common ones.
+var besides = []string{"lease_id", "lease_duration", "lease_expires_at", "renewable"}
+
+// Taken reports whether no type may have a field of that name, however it is spelled.
+func Taken(name string) bool {
+	folded := strings.ToLower(name)
+	_, common := commonFields[folded]
+	return common || slices.Contains(besides, folded)
+}
+
+var commonFields = CommonFields()
+
+// TokenField declares the field of children that are one token.
+func TokenField() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		FieldToken: {Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}, Description: "The child token."},
+	}
+}
+
+// IsSecret reports whether a field's declaration calls it a secret.
+func IsSecret(f *framework.FieldSchema) bool {
+	return f.DisplayAttrs != nil && f.DisplayAttrs.Sensitive
+}
+
+var fieldName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+
+// CheckAnswer says what is wrong with a declaration of fields, or nil.
+func CheckAnswer(fields map[string]*framework.FieldSchema) error {
+	secrets := 0
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		f := fields[name]
+		switch {
+		case !fieldName.MatchString(name):
+			return fmt.Errorf("%q is no name for a field: lower-case letters, digits and _ make one", name)
+		case Taken(name):
+			return fmt.Errorf("%s is a field of every creds response already", name)
+		case f.Description == "":
+			return fmt.Errorf("%s has no description", name)
+		case IsSecret(f) && f.Type != framework.TypeString:
+			return fmt.Errorf("%s is a secret and no string", name)
+		case IsSecret(f):
+			secrets++
+		}
+	}
+	if secrets == 0 {
+		return fmt.Errorf("none of the fields is a secret: there is nothing to hand out")
+	}
+	return nil
+}
+
+// Answer is what the children of one provider consist of. It is immutable.
+type Answer struct{ secret map[string]bool }
+
+// AnswerOf is the answer of a Type's provider with these traits.
+func AnswerOf(t Type, traits Traits) Answer {
+	fields := traits.Answer
+	if fields == nil {
+		fields = t.Answer()
+	}
+	a := Answer{secret: make(map[string]bool, len(fields))}
+	for name, f := range fields {
+		a.secret[name] = IsSecret(f)
+	}
+	return a
+}
+
+// Violation says why the child is not what its provider has declared, or "".
+func (a Answer) Violation(c *Child) string {
+	for name, isSecret := range a.secret {
+		if isSecret && c.Secrets[name].Empty() {
+			return "the provider answered without " + name
+		}
+	}
+	for name := range c.Secrets {
+		if !a.secret[name] {
+			return fmt.Sprintf("the provider answered with a secret %q that its type does not declare", name)
+		}
+	}
+	for name := range c.Extra {
+		if isSecret, declared := a.secret[name]; !declared || isSecret {
+			return fmt.Sprintf("the provider answered with a field %q that its type does not declare, or declares a secret", name)
+		}
+	}
+	switch {
+	case !slices.Contains([]Class{ClassToken, ClassLever, ClassExpiry}, c.Class), c.Handle.Empty() != (c.Class == ClassExpiry):
+		return fmt.Sprintf("the provider calls the revocation class of what it answered %q, and what would kill it does not go with that", c.Class)
+	case c.Lever != "" && c.Class != ClassLever:
+		return fmt.Sprintf("the provider names a lever for what it answered, whose revocation class is %s", c.Class)
+	}
+	return ""
+}

@@ -1,0 +1,114 @@
+package backend
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+)
+
+// Whatever the type of the provider, every part of its answer is looked through for
+// what must not be there: the parent's secrets and the caller's own tokens in the child,
+// and any secret at all in what is recorded or shown in clear.
+
+// brought are the caller's tokens that the provider has seen.
+func (d *decided) brought() []secret.Text {
+	if d.role.Mode != provider.ModeExchange {
+		return nil // what is forwarded is the child, and a mint shows no token to anybody
+	}
+	return []secret.Text{d.ask.subjectToken, d.ask.actorToken}
+}
+
+// repeats says why the child must not be handed out, because the parent or a token of
+// the caller's is in it. keep is true if it is more than these, so that it must be killed;
+// else there is nothing to kill: no provider is told to revoke the parent, or what is the
+// caller's own.
+func repeats(parent *secret.Search, brought []secret.Text, child *provider.Child) (why *fault.Error, keep bool) {
+	for _, part := range child.Secrets {
+		text := part.Reveal()
+		switch {
+		case parent.Is(part):
+			why = errIsParent
+		case parent.In(text):
+			why, keep = errHoldsParent, true
+		case slices.ContainsFunc(brought, part.Equal) && !part.Empty():
+			why = errIsBrought
+		case slices.ContainsFunc(brought, func(t secret.Text) bool { return t.In(text) }):
+			why, keep = errHoldsBrought, true
+		default:
+			keep = keep || !part.Empty()
+		}
+	}
+	handle := child.Handle.Reveal()
+	switch {
+	case parent.Is(child.Handle), parent.In(handle):
+		return errHoldsParent, false
+	case slices.ContainsFunc(brought, func(t secret.Text) bool { return t.In(handle) }):
+		return errHoldsBrought, false
+	}
+	return why, keep
+}
+
+var (
+	errIsParent     = fault.New(fault.ProviderViolation, "the provider answered with the parent credential itself")
+	errHoldsParent  = fault.New(fault.ProviderViolation, "the provider answered with something that holds the parent credential")
+	errIsBrought    = fault.New(fault.ProviderViolation, "the provider answered with the token that was to be exchanged: nothing became narrower")
+	errHoldsBrought = fault.New(fault.ProviderViolation, "the provider answered with something that holds the token that was to be exchanged")
+)
+
+// isNothing reports whether nothing was answered that could be used or killed.
+func isNothing(child *provider.Child) bool {
+	if child == nil {
+		return true
+	}
+	for _, part := range child.Secrets {
+		if !part.Empty() {
+			return false
+		}
+	}
+	return child.Handle.Empty()
+}
+
+// unrecordable says why what a provider told of a child, beside its secrets, must be neither
+// recorded nor shown, or "". flat is what was granted.
+func (d *decided) unrecordable(child *provider.Child, flat []string) string {
+	return unrecordable(d.provider.Secrets(), []secret.Text{d.ask.subjectToken, d.ask.actorToken}, child, flat)
+}
+
+func unrecordable(parent *secret.Search, brought []secret.Text, child *provider.Child, flat []string) string {
+	if sizeOf(flat)+len(child.Lever) > maxGranted {
+		return fmt.Sprintf("the provider granted more than %d bytes of names, more than can be recorded", maxGranted)
+	}
+	confidential := func(text string) bool {
+		for _, part := range child.Secrets {
+			if part.In(text) {
+				return true
+			}
+		}
+		return parent.In(text) || slices.ContainsFunc(brought, func(t secret.Text) bool { return t.In(text) })
+	}
+	if slices.ContainsFunc(flat, confidential) || confidential(child.Lever) {
+		return "the provider repeats the parent credential, or a token, among what it granted"
+	}
+	for name, value := range child.Extra {
+		if confidential(asText(value)) {
+			return fmt.Sprintf("the provider repeats the parent credential, or a token, in the field %s, which is no secret", name)
+		}
+	}
+	return ""
+}
+
+// asText is all of a value that a response can hold.
+func asText(value any) string {
+	if text, ok := value.(string); ok {
+		return text
+	}
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return ""
+	}
+	return string(raw)
+}
