@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,9 +23,13 @@ type Answer struct {
 //
 // Audiences and resources that nobody asked for, in a role without a ceiling on
 // them, are the server's default (RFC 9068 section 3) and narrow the token; they
-// are accepted and shown. Everything else beyond what was asked is excess.
+// are accepted and shown. Everything else beyond what was asked is excess, but for
+// scopes within the ceiling where an indirect one was asked for.
 func (p *Policy) Accept(asked access.Access, a Answer) (unverified []string, err *fault.Error) {
 	allowed := p.allowed(asked)
+	if p.asksIndirectly(asked) {
+		allowed.Scopes = p.Ceiling.Scopes
+	}
 	var excess []string
 	for _, dim := range access.AllDimensions() {
 		switch {
@@ -40,6 +45,21 @@ func (p *Policy) Accept(asked access.Access, a Answer) (unverified []string, err
 		return nil, fault.New(fault.ProviderViolation, "the provider granted more than was allowed (%s), so the token is not handed out: bring the role or the provider's own settings in line", quoteAll(excess))
 	}
 	return unverified, nil
+}
+
+// asksIndirectly reports whether the server decides on the scopes.
+func (p *Policy) asksIndirectly(asked access.Access) bool {
+	values, _ := asked.Scopes.Values()
+	return slices.ContainsFunc(values, p.Indirect.Contains)
+}
+
+// expected is the most that may come of what is asked for, as a condition sees it: for
+// an indirect scope that is all of the ceiling.
+func (p *Policy) expected(asked access.Access) access.Access {
+	if !p.asksIndirectly(asked) {
+		return asked
+	}
+	return asked.With(access.DimScopes, access.Access{Scopes: access.Exactly(p.Ceiling.Scopes.Literals()...)})
 }
 
 const maxNamed = 10

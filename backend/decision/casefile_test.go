@@ -75,6 +75,7 @@ type providerBlock struct {
 	Modes       []provider.Mode             `yaml:"modes"`
 	NoActors    bool                        `yaml:"no_actors"`
 	Acts        bool                        `yaml:"acts_by_default"`
+	Indirect    []string                    `yaml:"indirect"`
 	Required    []access.Dimension          `yaml:"required"`
 }
 
@@ -360,6 +361,12 @@ func (b *providerBlock) traits() (provider.Traits, error) {
 	traits.Class = provider.Class(either(string(b.Revocation), string(provider.ClassToken)))
 	traits.Endless, traits.Levels, traits.Hints = b.Endless, b.Levels, b.Hints
 	traits.Signed = b.Signed
+	if b.Indirect != nil {
+		var err error
+		if traits.Indirect, err = access.Ceiling(b.Indirect...); err != nil {
+			return traits, err
+		}
+	}
 	traits.Actors, traits.ActsByDefault = !b.NoActors, b.Acts
 	if b.Modes != nil {
 		traits.Modes = b.Modes

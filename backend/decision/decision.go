@@ -25,6 +25,9 @@ type Policy struct {
 	Defaults *access.Set
 	// RefuseExcess refuses a request beyond the ceiling instead of stripping it.
 	RefuseExcess bool
+	// Indirect are scopes that stand for whatever the server has on record, within the
+	// ceiling: an answer to one is judged by that.
+	Indirect access.Set
 	// Levels order the permissions dimension.
 	Levels access.Levels
 	Who    Who
@@ -100,7 +103,7 @@ func (p *Policy) Decide(s Situation, q Request) *Decision {
 	// What would be granted is not known if nothing would be.
 	if p.Condition != nil && (len(d.Refusals) == before || !p.Condition.Uses("request")) {
 		d.refuse(p.checkCondition(facts{
-			caller: s.Caller, remote: s.Caller.remote(), access: d.Access, ttl: d.Lifetime.TTL, claims: s.claims(), now: s.Now,
+			caller: s.Caller, remote: s.Caller.remote(), access: p.expected(d.Access), ttl: d.Lifetime.TTL, claims: s.claims(), now: s.Now,
 		})...)
 	}
 	return d

@@ -489,6 +489,22 @@ func TestAcceptAlwaysRefusesExcess(t *testing.T) {
 	})
 }
 
+// TestAnIndirectScopeNeverWidensTheRole: whatever a server gives for a scope that names
+// no result is within the ceiling, or is refused.
+func TestAnIndirectScopeNeverWidensTheRole(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		d := w.Decide(drawSituation(t, w), drawRequest(t, w))
+		asked, _ := d.Access.Scopes.Values()
+		w.Indirect = access.Exactly(asked...)
+		a := drawAnswer(t, d.Access)
+		if _, err := w.Accept(d.Access, a); err != nil || !a.Confirmed[access.DimScopes] {
+			return
+		}
+		must(t, a.Granted.Scopes.Within(w.Ceiling.Scopes), "%v is beyond %v", a.Granted.Scopes, w.Ceiling.Scopes)
+	})
+}
+
 // TestGrantsAlwaysStayWithin walks through the lives of grants: whatever was narrowed,
 // granted, renewed and edited in whatever order, what is held is within every
 // ceiling that held when it was issued or renewed, and ends within all of them.

@@ -48,6 +48,9 @@ type Traits struct {
 	Hints              map[access.Dimension]string
 	// Ceiling is what the parent can grant at most, Unbounded where unknown.
 	Ceiling access.Access
+	// Indirect are scopes that name no result: the server gives for one whatever was
+	// consented to there, and says what that is.
+	Indirect access.Set
 	// Levels orders the levels of the permissions dimension, lowest first.
 	Levels access.Levels
 	// Endless is true if a child may turn out to have no end that the broker can

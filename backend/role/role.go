@@ -168,7 +168,7 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, providerMaxTTL t
 		}
 	}
 	p := &decision.Policy{
-		RefuseExcess: r.OnExcess == Refuse, Levels: traits.Levels, Askable: traits.Askable,
+		RefuseExcess: r.OnExcess == Refuse, Levels: traits.Levels, Askable: traits.Askable, Indirect: traits.Indirect,
 		TTL: r.TTL, MaxTTL: r.MaxTTL, ProviderMaxTTL: providerMaxTTL,
 		Forward: r.Mode == provider.ModeForward, Acts: r.acts(traits),
 	}
@@ -181,7 +181,25 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, providerMaxTTL t
 	if err := r.compileSubject(p); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return p, r.checkIndirect(p)
+}
+
+// checkIndirect refuses a ceiling that says nothing of what the server will give for a
+// scope such as Entra's .default, or not enough for the role's condition. In a mint the
+// server names no scopes for one: what was consented to is the parent's own.
+func (r *Role) checkIndirect(p *decision.Policy) error {
+	at := slices.IndexFunc(r.Scopes, p.Indirect.Contains)
+	if at < 0 {
+		return nil
+	}
+	direct := slices.ContainsFunc(r.Scopes, func(v string) bool { return !p.Indirect.Contains(v) })
+	switch {
+	case r.Mode == provider.ModeExchange && !direct:
+		return fault.New(fault.InvalidRequest, "scopes: %s names no result: the provider gives for it whatever the user has consented to. Write beside it every scope that it may come to, as the provider spells them: the answer is held against these", r.Scopes[at])
+	case p.Condition != nil && p.Condition.Uses("request") && !p.Ceiling.Enumerable(access.DimScopes):
+		return fault.New(fault.InvalidRequest, "scopes: beside %s, which names no result, a condition that looks at the request needs scopes without patterns", r.Scopes[at])
+	}
+	return nil
 }
 
 // CheckAudiences refuses a role whose audiences or resources cover a reserved one, in

@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // see names
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"time"
 
@@ -40,6 +43,23 @@ func (p *Provider) assertion(ctx context.Context, c credential) (secret.Text, er
 	return c.key.sign("JWT", claims)
 }
 
+// names are the header's members by which a server finds the key: its kid, or the
+// thumbprints of its certificate (RFC 7515 4.1.7 and 4.1.8). Beside these there is no kid
+// but one that the key has brought: a server that looks for it first would find nothing.
+func (k *clientKey) names(typ string) map[string]string {
+	names := map[string]string{jws.TypeKey: typ, jws.KeyIDKey: k.id}
+	if k.certificate == nil {
+		return names
+	}
+	if !k.registered {
+		delete(names, jws.KeyIDKey)
+	}
+	sum, sum256 := sha1.Sum(k.certificate.Raw), sha256.Sum256(k.certificate.Raw) //nolint:gosec // RFC 7515 4.1.7 wants SHA-1: a name, no proof
+	names[jws.X509CertThumbprintKey] = base64.RawURLEncoding.EncodeToString(sum[:])
+	names[jws.X509CertThumbprintS256Key] = base64.RawURLEncoding.EncodeToString(sum256[:])
+	return names
+}
+
 // sign makes a compact JWS of the claims.
 func (k *clientKey) sign(typ string, claims map[string]any) (secret.Text, error) {
 	payload, err := json.Marshal(claims)
@@ -47,7 +67,7 @@ func (k *clientKey) sign(typ string, claims map[string]any) (secret.Text, error)
 		return secret.Text{}, err
 	}
 	headers := jws.NewHeaders()
-	for name, value := range map[string]string{jws.TypeKey: typ, jws.KeyIDKey: k.id} {
+	for name, value := range k.names(typ) {
 		if err := headers.Set(name, value); err != nil {
 			return secret.Text{}, err
 		}

@@ -11,7 +11,9 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
+	"strings"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwk"
@@ -32,6 +34,7 @@ const backdated = 5 * time.Minute
 // The ways in which a certificate and its key will not do.
 var (
 	errPair        = errors.New("must be PEM, the certificate first and then its chain, and the key must be the certificate's own")
+	errNotItsOwn   = errors.New("and its certificate are not of one key, or the certificate is not PEM: write both together, or the certificate empty")
 	errPairPrivate = errors.New("holds a private key, and is shown to everybody who may read the provider: write the certificates alone, and replace that key")
 )
 
@@ -56,6 +59,30 @@ func parsePair(certificate, key string) (*tls.Certificate, error) {
 		return nil, errPair
 	}
 	return &pair, nil
+}
+
+// parseCertificateOf reads the certificate of a private key, which comes first in the PEM
+// text. Its errors are the ends of sentences that begin with the name of the key's field.
+func parseCertificateOf(private crypto.Signer, text string) (*x509.Certificate, error) {
+	switch {
+	case len(text) > 4*maxToken:
+		return nil, errNotItsOwn
+	case strings.Contains(text, "PRIVATE KEY-----"):
+		return nil, fmt.Errorf("has a certificate that %w", errPairPrivate)
+	}
+	block, _ := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, errNotItsOwn
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, errNotItsOwn
+	}
+	public, ok := private.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(certificate.PublicKey) {
+		return nil, errNotItsOwn
+	}
+	return certificate, nil
 }
 
 // makePair makes a self-signed certificate for a new key.

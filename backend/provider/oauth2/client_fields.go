@@ -25,6 +25,7 @@ const (
 
 	keyES256 = "ES256"
 	keyRS256 = "RS256"
+	keyPS256 = "PS256"
 	keyEdDSA = "EdDSA"
 )
 
@@ -58,6 +59,19 @@ func (s settings) secretFields() (current, next []string) {
 		return []string{fieldCertificate, fieldCertificateKey}, []string{fieldCertificateNext, fieldCertificateKeyNext}
 	}
 	return nil, nil
+}
+
+// companion is the field of the certificate by whose thumbprint a server may find the
+// private key of that field; "" if there is none.
+func (s settings) companion(field string) string {
+	switch {
+	case s.AuthMethod != authPrivateKeyJWT || s.AssertionSigner == signerBroker:
+	case field == fieldPrivateKey:
+		return fieldCertificate
+	case field == fieldPrivateKeyNext:
+		return fieldCertificateNext
+	}
+	return ""
 }
 
 // makesKeys reports whether the broker makes the credential itself: what it needs
@@ -96,12 +110,12 @@ func clientFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldPrivateKey:         secretText("The private key of auth_method=private_key_jwt: PEM (PKCS#8, PKCS#1 or SEC 1) or a JWK. Absent or written empty, the broker makes one. Its public half is client_jwks in a read of the provider. Write-only."),
 		fieldPrivateKeyNext:     secretText("The private key that will follow. The rotate path makes it, and makes it the private_key once the server has taken it. It is tried when the server refuses private_key. Write-only."),
-		fieldCertificate:        secretText("The client certificate of auth_method=tls_client_auth or self_signed_tls_client_auth in PEM, with the chain after it. It is shown by a read, and kept with its key, so that the two change together. For self_signed_tls_client_auth the broker makes both if there is no key."),
-		fieldCertificateNext:    secretText("The client certificate that will follow, with client_certificate_key_next."),
+		fieldCertificate:        secretText("The client certificate of auth_method=tls_client_auth or self_signed_tls_client_auth in PEM, with the chain after it. It is shown by a read, and kept with its key, so that the two change together. For self_signed_tls_client_auth the broker makes both if there is no key. With auth_method=private_key_jwt it is optional, the certificate of private_key: assertions then name it by its thumbprints (x5t and x5t#S256, RFC 7515 4.1.7), for servers such as Entra that find the key by them."),
+		fieldCertificateNext:    secretText("The client certificate that will follow, with client_certificate_key_next, or with private_key_next."),
 		fieldCertificateKey:     secretText("The private key of client_certificate in PEM. Write-only."),
 		fieldCertificateKeyNext: secretText("The private key of client_certificate_next in PEM. It is tried when the server refuses client_certificate, and the rotate path makes the two the current ones. Write-only."),
-		fieldClientKeyAlgorithm: choice("The kind of key that the broker makes for private_key_jwt and self_signed_tls_client_auth. Default ES256.",
-			keyES256, keyRS256, keyEdDSA),
+		fieldClientKeyAlgorithm: choice("The kind of key that the broker makes for private_key_jwt and self_signed_tls_client_auth. An RSA private_key of your own signs with it too, if it is RS256 or PS256 and the key is no JWK that says otherwise. Default ES256.",
+			keyES256, keyRS256, keyPS256, keyEdDSA),
 		fieldAssertionAudience: text("The aud of client assertions. Default: issuer, or token_url where no issuer is written. Hydra and other servers on fosite want their token endpoint here. The revocation and introspection endpoints get it too, and if they refuse the client, assertions for their own URL, the issuer and the token endpoint."),
 		fieldAssertionSigner: choice("Who signs client assertions: client (the default, with private_key) or broker, which then signs as its own issuer (config issuer), so that nothing is stored here: the server must trust that issuer.",
 			signerClient, signerBroker),

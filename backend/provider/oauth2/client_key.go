@@ -27,6 +27,10 @@ type clientKey struct {
 	public  jwk.Key // with kid, alg and use
 	alg     jwa.SignatureAlgorithm
 	id      string // kid
+	// registered is true if the key has brought its kid, so that the server knows it.
+	registered bool
+	// certificate is the key's, by whose thumbprints a server finds it; nil for none.
+	certificate *x509.Certificate
 }
 
 // The ways in which a private key will not do. None quotes the key.
@@ -38,23 +42,32 @@ var (
 )
 
 // parseClientKey reads a private key as an operator wrote it, or as it was made
-// here. Its errors are the ends of sentences that begin with a field's name.
-func parseClientKey(text string) (*clientKey, error) {
+// here. It signs with the preferred algorithm if that fits and the key itself names
+// none. Its errors are the ends of sentences that begin with a field's name.
+func parseClientKey(text, preferred string) (*clientKey, error) {
 	if len(text) > maxToken {
 		return nil, errKeyShape
 	}
 	if strings.HasPrefix(strings.TrimSpace(text), "{") {
-		return parseJWK(text)
+		return parseJWK(text, preferred)
 	}
 	private, err := parsePEMKey(text)
 	if err != nil {
 		return nil, err
 	}
-	return newClientKey(private, "", "")
+	return newClientKey(private, fittingOr(private, preferred), "")
+}
+
+// fittingOr is the algorithm if the key can sign with it, or "".
+func fittingOr(private crypto.Signer, algorithm string) jwa.SignatureAlgorithm {
+	if alg := jwa.SignatureAlgorithm(algorithm); slices.Contains(jwks.AlgorithmsOf(private.Public()), alg) {
+		return alg
+	}
+	return ""
 }
 
 // parseJWK keeps a kid that the key brings: the server may know it by that.
-func parseJWK(text string) (*clientKey, error) {
+func parseJWK(text, preferred string) (*clientKey, error) {
 	parsed, err := jwk.ParseKey([]byte(text))
 	if err != nil {
 		return nil, errKeyShape
@@ -73,7 +86,15 @@ func parseJWK(text string) (*clientKey, error) {
 	if !ok {
 		return nil, errKeyShape
 	}
-	return newClientKey(private, jwa.SignatureAlgorithm(parsed.Algorithm().String()), parsed.KeyID())
+	alg := jwa.SignatureAlgorithm(parsed.Algorithm().String())
+	if alg == "" {
+		alg = fittingOr(private, preferred)
+	}
+	key, err := newClientKey(private, alg, parsed.KeyID())
+	if err == nil {
+		key.registered = parsed.KeyID() != ""
+	}
+	return key, err
 }
 
 // parsePEMKey reads the only private key of a PEM text.
@@ -156,7 +177,7 @@ func thumbprint(key jwk.Key) (string, error) {
 // makeKey makes a private key for one of the values of client_key_algorithm.
 func makeKey(algorithm string) (crypto.Signer, error) {
 	switch algorithm {
-	case keyRS256:
+	case keyRS256, keyPS256:
 		return rsa.GenerateKey(rand.Reader, 2048)
 	case keyEdDSA:
 		_, private, err := ed25519.GenerateKey(rand.Reader)

@@ -71,7 +71,7 @@ func TestPrivateKeysInEveryUsualForm(t *testing.T) {
 		"JWK that wants PS256":        {jwkOf(t, rsa2048, map[string]any{"alg": "PS256"}), jwa.PS256, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			key, err := parseClientKey(test.text)
+			key, err := parseClientKey(test.text, "")
 			require.NoError(t, err)
 			require.Equal(t, test.alg, key.alg)
 			if test.id == "" {
@@ -116,7 +116,7 @@ func TestOtherThingsAreNoPrivateKeys(t *testing.T) {
 		"larger than a secret": {good + string(make([]byte, maxToken)), errKeyShape},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := parseClientKey(test.text)
+			_, err := parseClientKey(test.text, "")
 			require.ErrorIs(t, err, test.want)
 		})
 	}
@@ -149,7 +149,7 @@ func FuzzClientKey(f *testing.F) {
 	f.Add(`{"kty":"EC","crv":"P-256","x":"AA","y":"AA","d":"AA"}`)
 	f.Add("-----BEGIN PRIVATE KEY-----\nMFkw\n-----END PRIVATE KEY-----\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		key, err := parseClientKey(text)
+		key, err := parseClientKey(text, "")
 		if err == nil {
 			_, err = key.sign("JWT", map[string]any{"a": 1})
 			if err != nil {

@@ -92,7 +92,7 @@ func (s settings) checkValues() error {
 	}{
 		{fieldAuthMethod, s.AuthMethod, []string{authBasic, authPost, authPrivateKeyJWT, authTLS, authSelfSignedTLS, authNone}, nil},
 		{fieldAssertionSigner, s.AssertionSigner, []string{"", signerClient, signerBroker}, nil},
-		{fieldClientKeyAlgorithm, s.ClientKeyAlgorithm, []string{"", keyES256, keyRS256, keyEdDSA}, nil},
+		{fieldClientKeyAlgorithm, s.ClientKeyAlgorithm, []string{"", keyES256, keyRS256, keyPS256, keyEdDSA}, nil},
 		{fieldGrant, s.Grant, []string{grantClientCredentials, grantRefreshToken}, nil},
 		{fieldExchange, s.Exchange, []string{"", exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf}, nil},
 		{fieldAudienceParameter, s.AudienceParameter, []string{audienceNone, audienceAudience, audienceResource}, nil},

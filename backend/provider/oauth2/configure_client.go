@@ -1,6 +1,7 @@
 package oauth2
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"net/url"
 	"slices"
@@ -38,7 +39,7 @@ func (s settings) checkCredential(parent provider.Parent) error {
 	current, next := s.secretFields()
 	has := func(name string) bool { return !parent.Secrets[name].Empty() }
 	for _, name := range allSecretFields {
-		switch known := slices.Contains(current, name) || slices.Contains(next, name); {
+		switch known := s.holdsCredential(name); {
 		case slices.Contains(current, name) && !has(name):
 			return invalid("%s is missing: auth_method=%s needs it", name, s.AuthMethod)
 		case has(name) && !known && s.AssertionSigner == signerBroker:
@@ -55,15 +56,31 @@ func (s settings) checkCredential(parent provider.Parent) error {
 	return nil
 }
 
+// holdsCredential reports whether the field belongs to how the client authenticates.
+func (s settings) holdsCredential(name string) bool {
+	current, next := s.secretFields()
+	for _, field := range append(current, next...) {
+		if name == field || name == s.companion(field) {
+			return true
+		}
+	}
+	return false
+}
+
 // checkSecret judges one credential, if it is there.
 func (s settings) checkSecret(parent provider.Parent, fields []string) error {
 	value := func(i int) string { return parent.Secrets[fields[i]].Reveal() }
 	var err error
 	switch {
-	case len(fields) == 0 || !slices.ContainsFunc(fields, func(name string) bool { return !parent.Secrets[name].Empty() }):
+	case len(fields) == 0:
+		return nil
+	case !slices.ContainsFunc(fields, func(name string) bool { return !parent.Secrets[name].Empty() }):
+		if companion := s.companion(fields[0]); !parent.Secrets[companion].Empty() {
+			return invalid("%s is there without %s, whose certificate it is: write both, or it empty", companion, fields[0])
+		}
 		return nil
 	case s.AuthMethod == authPrivateKeyJWT:
-		_, err = parseClientKey(value(0))
+		_, err = s.parseKey(parent, fields[0])
 	case s.mutualTLS():
 		_, err = parsePair(value(0), value(1))
 	default:
@@ -80,15 +97,34 @@ func (s settings) checkSecret(parent provider.Parent, fields []string) error {
 func (s settings) checkDates(change provider.Change) error {
 	current, next := s.secretFields()
 	for _, fields := range [][]string{current, next} {
-		if !s.mutualTLS() || !change.Written[fields[0]] || change.Parent.Secrets[fields[0]].Empty() {
+		if len(fields) == 0 {
 			continue
 		}
-		pair, err := parsePair(change.Parent.Secrets[fields[0]].Reveal(), change.Parent.Secrets[fields[1]].Reveal())
-		if err == nil && time.Now().After(pair.Leaf.NotAfter) {
-			return invalid("%s has expired: get another", fields[0])
+		certificate, field := s.certificateIn(change.Parent, fields)
+		if certificate != nil && change.Written[field] && time.Now().After(certificate.NotAfter) {
+			return invalid("%s has expired: get another", field)
 		}
 	}
 	return nil
+}
+
+// certificateIn is the certificate of a credential, and its field; nil if it has none.
+func (s settings) certificateIn(parent provider.Parent, fields []string) (*x509.Certificate, string) {
+	if s.mutualTLS() {
+		pair, err := parsePair(parent.Secrets[fields[0]].Reveal(), parent.Secrets[fields[1]].Reveal())
+		if err != nil {
+			return nil, ""
+		}
+		return pair.Leaf, fields[0]
+	}
+	if s.AuthMethod != authPrivateKeyJWT {
+		return nil, ""
+	}
+	key, err := s.parseKey(parent, fields[0])
+	if err != nil {
+		return nil, ""
+	}
+	return key.certificate, s.companion(fields[0])
 }
 
 // checkText judges a secret that is sent as it is.

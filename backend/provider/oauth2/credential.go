@@ -47,7 +47,7 @@ func (p *Provider) credentialsOf(parent provider.Parent) ([]credential, error) {
 
 func (p *Provider) credentialIn(parent provider.Parent, fields []string) (credential, error) {
 	var joined string
-	for _, name := range fields {
+	for _, name := range append(slices.Clone(fields), p.settings.companion(fields[0])) {
 		joined += parent.Secrets[name].Reveal() + "\x00"
 	}
 	c := credential{field: fields[0], id: secret.New(joined).Fingerprint(), secret: parent.Secrets[fields[0]]}
@@ -64,7 +64,7 @@ func (p *Provider) credentialIn(parent provider.Parent, fields []string) (creden
 	var err error
 	switch {
 	case p.settings.AuthMethod == authPrivateKeyJWT:
-		c.key, err = parseClientKey(c.secret.Reveal())
+		c.key, err = p.settings.parseKey(parent, fields[0])
 	case p.settings.mutualTLS():
 		if c.pair, err = parsePair(c.secret.Reveal(), parent.Secrets[fields[1]].Reveal()); err == nil {
 			c.client, err = p.deps.Client.WithCertificate(*c.pair)
@@ -74,6 +74,16 @@ func (p *Provider) credentialIn(parent provider.Parent, fields []string) (creden
 		return c, invalid("%s %s", fields[0], err)
 	}
 	return c, nil
+}
+
+// parseKey reads the private key in that field, with its certificate if it has one. Its
+// errors are the ends of sentences that begin with the field's name.
+func (s settings) parseKey(parent provider.Parent, field string) (*clientKey, error) {
+	key, err := parseClientKey(parent.Secrets[field].Reveal(), s.ClientKeyAlgorithm)
+	if certificate := parent.Secrets[s.companion(field)]; err == nil && !certificate.Empty() {
+		key.certificate, err = parseCertificateOf(key.private, certificate.Reveal())
+	}
+	return key, err
 }
 
 // setParent is for a parent that was loaded or stored. Its credentials were judged

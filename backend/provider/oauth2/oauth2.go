@@ -139,7 +139,8 @@ func (p *Provider) Traits() provider.Traits {
 			access.DimResources:   "set audience_parameter=resource on the provider, or verify=jwt or verify=introspect",
 			access.DimPermissions: "an oauth2 provider has no permissions; bound its scopes or authorization_details instead",
 		},
-		Ceiling: access.Everything(),
+		Ceiling:  access.Everything(),
+		Indirect: indirect,
 		// The other forms of exchange have no parameter for an actor.
 		Actors: p.settings.exchangeForm() == exchangeToken,
 		Issuer: p.at.Issuer,
@@ -148,6 +149,16 @@ func (p *Provider) Traits() provider.Traits {
 		Endless: p.class != provider.ClassExpiry && p.settings.AssumedLifetime == 0 && p.settings.Verify != verifyJWT,
 	}
 }
+
+// indirect is Entra's .default, of any resource: what was consented to, or what was
+// configured for the client (learn.microsoft.com/entra/identity-platform/scopes-oidc).
+var indirect = func() access.Set {
+	set, err := access.Ceiling(".default", "**/.default")
+	if err != nil {
+		panic(err) // they are constants
+	}
+	return set
+}()
 
 // mints reports whether the client can have tokens without a subject: a public
 // client has nothing to show for that but a refresh token.

@@ -61,7 +61,7 @@ func (f *fixture) assertionClaims(e authserver.Endpoint) (map[string]any, string
 }
 
 func TestAssertionsAuthenticateEveryRequest(t *testing.T) {
-	for _, algorithm := range []string{"", keyES256, keyRS256, keyEdDSA} {
+	for _, algorithm := range []string{"", keyES256, keyRS256, keyPS256, keyEdDSA} {
 		t.Run("by a key of kind "+algorithm, func(t *testing.T) {
 			f := keyed(t, authserver.Options{}, with{"client_key_algorithm": algorithm, "verify": "introspect", "confirm_revocation": true})
 			child := f.mustMint(scopes("read"))

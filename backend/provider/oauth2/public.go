@@ -37,18 +37,22 @@ func (Type) Generate(change provider.Change) (map[string]secret.Text, error) {
 	switch {
 	case !s.makesKeys() || !change.Parent.Secrets[key].Empty():
 		return nil, nil
-	case s.mutualTLS() && change.Written[fieldCertificate] && !certificate.Empty():
+	case change.Written[fieldCertificate] && !certificate.Empty():
 		return nil, nil // somebody's own, whose key was forgotten
 	}
-	return s.makeCredential(current)
+	return s.makeCredential(current, false)
 }
 
-// makeCredential makes the secrets of those fields, in the order of secretFields.
-func (s settings) makeCredential(fields []string) (map[string]secret.Text, error) {
-	if s.mutualTLS() {
+// makeCredential makes the secrets of those fields, in the order of secretFields;
+// certified adds the certificate by which the server is to find a private key.
+func (s settings) makeCredential(fields []string, certified bool) (map[string]secret.Text, error) {
+	if s.mutualTLS() || certified {
 		certificate, key, err := makePair(s.keyAlgorithm(), time.Now())
 		if err != nil {
 			return nil, unavailable("a client certificate could not be made: try again").Because(err)
+		}
+		if certified {
+			return map[string]secret.Text{fields[0]: key, s.companion(fields[0]): certificate}, nil
 		}
 		return map[string]secret.Text{fields[0]: certificate, fields[1]: key}, nil
 	}
@@ -67,7 +71,7 @@ func (s settings) makeCredential(fields []string) (map[string]secret.Text, error
 func (Type) PublicFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		publicJWKS:           {Type: framework.TypeMap, Description: "The public keys to register at the server (RFC 7517): of auth_method=private_key_jwt, or the certificates of self_signed_tls_client_auth; the current one and the one that will follow."},
-		fieldCertificate:     text("The client certificate in PEM."),
+		fieldCertificate:     text("The client certificate in PEM; of auth_method=private_key_jwt, what to register where the server finds the key by it."),
 		fieldCertificateNext: text("The client certificate that will follow, in PEM."),
 	}
 }
@@ -77,10 +81,10 @@ func (p *Provider) Public() map[string]any {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	shown := map[string]any{}
-	if p.settings.mutualTLS() {
+	if p.settings.mutualTLS() || p.settings.companion(fieldPrivateKey) != "" {
 		for _, name := range []string{fieldCertificate, fieldCertificateNext} {
 			if pem := p.parent.Secrets[name]; !pem.Empty() {
-				shown[name] = pem.Reveal() // public: it is shown in every handshake
+				shown[name] = pem.Reveal() // public: it is shown in every handshake, or registered
 			}
 		}
 	}

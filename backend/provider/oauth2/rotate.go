@@ -67,12 +67,12 @@ func (p *Provider) prepare(ctx context.Context) (provider.Health, error) {
 	case !p.settings.makesKeys():
 		return provider.Health{}, invalid("there is nothing to rotate to: let the provider issue a second one, write it as %s, and rotate then", strings.Join(next, " and "))
 	}
-	made, err := p.settings.makeCredential(next)
+	made, err := p.settings.makeCredential(next, p.certified())
 	if err != nil {
 		return provider.Health{}, err
 	}
 	err = p.changeParent(ctx, func(parent *provider.Parent) error {
-		for _, name := range next {
+		for name := range made {
 			if !parent.Secrets[name].Empty() {
 				return errChangedMeanwhile
 			}
@@ -80,7 +80,11 @@ func (p *Provider) prepare(ctx context.Context) (provider.Health, error) {
 		maps.Copy(parent.Secrets, made)
 		return nil
 	})
-	return provider.Health{Detail: fmt.Sprintf("%s was made, and %s stays for now: register all of %s, which a read of the provider shows, at the provider, and rotate again", next[0], current[0], publicJWKS)}, err
+	register := "all of " + publicJWKS
+	if p.certified() {
+		register = p.settings.companion(next[0])
+	}
+	return provider.Health{Detail: fmt.Sprintf("%s was made, and %s stays for now: register %s, which a read of the provider shows, at the provider, and rotate again", next[0], current[0], register)}, err
 }
 
 // promote puts proven, the next credential, in place of the current one.
@@ -90,11 +94,24 @@ func (p *Provider) promote(parent *provider.Parent, proven credential) error {
 	if err != nil || stored.id != proven.id {
 		return errChangedMeanwhile
 	}
+	if companion := p.settings.companion(current[0]); companion != "" { // it goes with its key, and is not kept without
+		current, next = append(current, companion), append(next, p.settings.companion(next[0]))
+	}
 	for i, name := range next {
-		parent.Secrets[current[i]] = parent.Secrets[name]
+		delete(parent.Secrets, current[i])
+		if value := parent.Secrets[name]; !value.Empty() {
+			parent.Secrets[current[i]] = value
+		}
 		delete(parent.Secrets, name)
 	}
 	return nil
+}
+
+// certified reports whether the server finds the client's key by its certificate.
+func (p *Provider) certified() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.parent.Secrets[p.settings.companion(fieldPrivateKey)].Empty()
 }
 
 var errChangedMeanwhile = unavailable("the parent credential was changed meanwhile: rotate again")
