@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 const configHelp = `
@@ -89,21 +90,24 @@ func checkOwnIssuer(issuer string) error {
 	return nil
 }
 
-func configFields() map[string]*framework.FieldSchema {
-	var algorithms []any
-	for _, name := range keyring.Algorithms() {
-		algorithms = append(algorithms, name)
+var configFields = stored.Fields[config]{
+	{Name: "issuer", In: func(c *config) any { return &c.Issuer }, Description: "The broker's own issuer URL: where verifiers reach this mount. https, without a slash at the end. Empty stops the signing."},
+	{Name: "signing_algorithm", In: func(c *config) any { return &c.SigningAlgorithm }, Default: keyring.Algorithms()[0], Allowed: anyOf(keyring.Algorithms()), Description: "What the broker signs with: ES256, RS256 (3072 bits) or EdDSA (Ed25519). Another one rotates the keys."},
+	{Name: "rotation_period", In: func(c *config) any { return &c.RotationPeriod }, Default: int(defaultRotationPeriod / time.Second), Description: "How long a key signs before the next one does, 2h to 366d and not below max_token_ttl. Default 30d."},
+	{Name: "max_token_ttl", In: func(c *config) any { return &c.MaxTokenTTL }, Default: int(defaultMaxTokenTTL / time.Second), Description: "The longest life of anything that the broker signs, 2m to 10d. Default 24h."},
+}
+
+// anyOf are values for a field's schema.
+func anyOf(names []string) []any {
+	values := make([]any, 0, len(names))
+	for _, name := range names {
+		values = append(values, name)
 	}
-	return map[string]*framework.FieldSchema{
-		"issuer":            {Type: framework.TypeString, Description: "The broker's own issuer URL: where verifiers reach this mount. https, without a slash at the end. Empty stops the signing."},
-		"signing_algorithm": {Type: framework.TypeString, Default: keyring.Algorithms()[0], AllowedValues: algorithms, Description: "What the broker signs with: ES256, RS256 (3072 bits) or EdDSA (Ed25519). Another one rotates the keys."},
-		"rotation_period":   {Type: framework.TypeDurationSecond, Default: int(defaultRotationPeriod / time.Second), Description: "How long a key signs before the next one does, 2h to 366d and not below max_token_ttl. Default 30d."},
-		"max_token_ttl":     {Type: framework.TypeDurationSecond, Default: int(defaultMaxTokenTTL / time.Second), Description: "The longest life of anything that the broker signs, 2m to 10d. Default 24h."},
-	}
+	return values
 }
 
 func (b *broker) pathConfig() []*framework.Path {
-	fields := configFields()
+	fields := configFields.Schema()
 	return []*framework.Path{{
 		Pattern:         "config$",
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "configuration"},
@@ -129,20 +133,17 @@ func (b *broker) showConfig(ctx context.Context, _ *logical.Request, _ *framewor
 	if err != nil {
 		return nil, err
 	}
-	data := map[string]any{
-		"signing_algorithm": s.config.SigningAlgorithm,
-		"rotation_period":   int64(s.config.RotationPeriod / time.Second),
-		"max_token_ttl":     int64(s.config.MaxTokenTTL / time.Second),
-	}
-	if s.config.Issuer != "" {
-		data["issuer"] = s.config.Issuer
-	}
+	data := map[string]any{}
+	configFields.Show(&s.config, data)
 	return &logical.Response{Data: data}, nil
 }
 
 func (b *broker) writeConfig(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	before, after, err := b.own.change(ctx, func(s *ownState) error {
-		mergeConfig(&s.config, d)
+		if err := configFields.Merge(&s.config, d); err != nil {
+			return err
+		}
+		s.config.SigningAlgorithm = cmp.Or(s.config.SigningAlgorithm, defaultConfig().SigningAlgorithm)
 		if err := s.config.validate(); err != nil {
 			return err
 		}
@@ -159,20 +160,6 @@ func (b *broker) writeConfig(ctx context.Context, _ *logical.Request, d *framewo
 		return resp, nil
 	}
 	return b.warnOfReserved(ctx, resp, "config issuer", b.providers.ReservedOwn(after.config.Issuer)), nil
-}
-
-func mergeConfig(c *config, d *framework.FieldData) {
-	if v, ok := d.GetOk("issuer"); ok {
-		c.Issuer = v.(string)
-	}
-	if v, ok := d.GetOk("signing_algorithm"); ok {
-		c.SigningAlgorithm = cmp.Or(v.(string), defaultConfig().SigningAlgorithm)
-	}
-	for name, into := range map[string]*time.Duration{"rotation_period": &c.RotationPeriod, "max_token_ttl": &c.MaxTokenTTL} {
-		if v, ok := d.GetOk(name); ok {
-			*into = time.Duration(v.(int)) * time.Second
-		}
-	}
 }
 
 // warnOfChange says what a change does not do at once.

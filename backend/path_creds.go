@@ -53,7 +53,7 @@ func (b *broker) pathCreds() []*framework.Path {
 
 // credsFields are what a caller may say of the grant that is wanted.
 func credsFields() map[string]*framework.FieldSchema {
-	fields := ceilingFields("Narrows the grant to these ", "")
+	fields := dimensions("Narrows the grant to these ", "").Schema()
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		"role":          {Type: framework.TypeString, Description: "Name of the role."},
 		"subject_token": {Type: framework.TypeString, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}, Description: "The token on whose behalf, for a role with subject_issuers. By update only: a URL is no place for a token."},

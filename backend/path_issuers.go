@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -20,26 +21,25 @@ identity provider. A role names in subject_issuers whose tokens it takes. The ke
 of one issuer never vouch for another.
 `
 
-func issuerFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"name":                 {Type: framework.TypeString, Description: "Name of the issuer."},
-		"oidc_discovery_url":   {Type: framework.TypeString, Description: "The issuer's URL, below which its discovery document is found. This, jwks_url or jwks_pem."},
-		"jwks_url":             {Type: framework.TypeString, Description: "Where the issuer's keys are found, for one without discovery."},
-		"jwks_pem":             {Type: framework.TypeString, Description: "The issuer's public keys themselves, as PEM or as a JSON Web Key Set."},
-		"bound_issuer":         {Type: framework.TypeString, Description: "What iss must equal. With oidc_discovery_url it is that URL. Set it wherever keys are shared."},
-		"bound_audiences":      {Type: framework.TypeCommaStringSlice, Description: "A token must be for at least one of these. Required."},
-		"allowed_algorithms":   {Type: framework.TypeCommaStringSlice, Description: "Signature algorithms. Default ES256, ES384, RS256, PS256, EdDSA; never none, never HMAC."},
-		"clock_skew":           {Type: framework.TypeDurationSecond, Default: int(subject.DefaultClockSkew / time.Second), Description: "By how much the issuer's clock may differ, at most 5m."},
-		"max_subject_lifetime": {Type: framework.TypeDurationSecond, Description: "The longest life of a token that is taken. Default 24h."},
-		"ca_pem":               {Type: framework.TypeString, Description: "PEM certificates that replace the system's roots for this issuer's TLS."},
-		"timeout":              {Type: framework.TypeDurationSecond, Description: "How long one fetch may take. Default 10s."},
-		"allow_http":           {Type: framework.TypeBool, Description: "Permits plain http beyond loopback. Never in production."},
-	}
+// issuerFields are the fields of an issuer beside its name.
+var issuerFields = stored.Fields[subject.IssuerConfig]{
+	{Name: "oidc_discovery_url", In: func(i *subject.IssuerConfig) any { return &i.OIDCDiscoveryURL }, Description: "The issuer's URL, below which its discovery document is found. This, jwks_url or jwks_pem."},
+	{Name: "jwks_url", In: func(i *subject.IssuerConfig) any { return &i.JWKSURL }, Description: "Where the issuer's keys are found, for one without discovery."},
+	{Name: "jwks_pem", In: func(i *subject.IssuerConfig) any { return &i.JWKSPEM }, Description: "The issuer's public keys themselves, as PEM or as a JSON Web Key Set."},
+	{Name: "bound_issuer", In: func(i *subject.IssuerConfig) any { return &i.BoundIssuer }, Description: "What iss must equal. With oidc_discovery_url it is that URL. Set it wherever keys are shared."},
+	{Name: "bound_audiences", In: func(i *subject.IssuerConfig) any { return &i.BoundAudiences }, Description: "A token must be for at least one of these. Required."},
+	{Name: "allowed_algorithms", In: func(i *subject.IssuerConfig) any { return &i.AllowedAlgorithms }, Description: "Signature algorithms. Default ES256, ES384, RS256, PS256, EdDSA; never none, never HMAC."},
+	{Name: "clock_skew", In: func(i *subject.IssuerConfig) any { return &i.ClockSkew }, Default: int(subject.DefaultClockSkew / time.Second), Description: "By how much the issuer's clock may differ, at most 5m."},
+	{Name: "max_subject_lifetime", In: func(i *subject.IssuerConfig) any { return &i.MaxSubjectLifetime }, Description: "The longest life of a token that is taken. Default 24h."},
+	{Name: "ca_pem", In: func(i *subject.IssuerConfig) any { return &i.CAPEM }, Description: "PEM certificates that replace the system's roots for this issuer's TLS."},
+	{Name: "timeout", In: func(i *subject.IssuerConfig) any { return &i.Timeout }, Description: "How long one fetch may take. Default 10s."},
+	{Name: "allow_http", In: func(i *subject.IssuerConfig) any { return &i.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
 }
 
 func (b *broker) pathIssuers() []*framework.Path {
-	fields := issuerFields()
-	shown := issuerFields()
+	fields := issuerFields.Schema()
+	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the issuer."}
+	shown := maps.Clone(fields)
 	shown["pinned_jwks_url"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Where the keys are fetched, fixed when the issuer was written."}
 	write := &framework.PathOperation{
 		Callback: b.writeIssuer, Summary: "Create or update a trusted issuer.",
@@ -86,7 +86,9 @@ func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *frame
 	case !errors.Is(err, stored.ErrAbsent):
 		return nil, err
 	}
-	mergeIssuer(&after.IssuerConfig, d)
+	if err := issuerFields.Merge(&after.IssuerConfig, d); err != nil {
+		return nil, err
+	}
 	if err := b.issuers.replace(ctx, name, before, after, rediscovers(req)); err != nil {
 		return nil, err
 	}
@@ -109,57 +111,16 @@ func rediscovers(req *logical.Request) bool {
 	return false
 }
 
-func mergeIssuer(i *subject.IssuerConfig, d *framework.FieldData) {
-	for name, into := range map[string]*string{
-		"oidc_discovery_url": &i.OIDCDiscoveryURL, "jwks_url": &i.JWKSURL, "jwks_pem": &i.JWKSPEM,
-		"bound_issuer": &i.BoundIssuer, "ca_pem": &i.CAPEM,
-	} {
-		if v, ok := d.GetOk(name); ok {
-			*into = v.(string)
-		}
-	}
-	for name, into := range map[string]*[]string{"bound_audiences": &i.BoundAudiences, "allowed_algorithms": &i.AllowedAlgorithms} {
-		if v, ok := d.GetOk(name); ok {
-			*into = nilIfEmpty(v.([]string))
-		}
-	}
-	for name, into := range map[string]*time.Duration{
-		"clock_skew": &i.ClockSkew, "max_subject_lifetime": &i.MaxSubjectLifetime, "timeout": &i.Timeout,
-	} {
-		if v, ok := d.Raw[name]; ok && v != nil {
-			*into = time.Duration(d.Get(name).(int)) * time.Second
-		}
-	}
-	if v, ok := d.GetOk("allow_http"); ok {
-		i.AllowHTTP = v.(bool)
-	}
-}
-
 func (b *broker) showIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	i, err := b.issuers.Get(ctx, d.Get("name").(string))
 	if err != nil {
 		return nil, nothingIfAbsent(err)
 	}
-	algorithms := i.AllowedAlgorithms
-	if len(algorithms) == 0 {
-		algorithms = subject.DefaultAlgorithms()
-	}
-	lifetime := i.MaxSubjectLifetime
-	if lifetime == 0 {
-		lifetime = subject.DefaultMaxLifetime
-	}
-	data := map[string]any{
-		"name": i.Name, "bound_audiences": i.BoundAudiences, "allowed_algorithms": algorithms,
-		"clock_skew": int64(i.ClockSkew / time.Second), "max_subject_lifetime": int64(lifetime / time.Second),
-		"allow_http": i.AllowHTTP,
-	}
-	for name, value := range map[string]string{
-		"oidc_discovery_url": i.OIDCDiscoveryURL, "jwks_pem": i.JWKSPEM, "bound_issuer": i.IssuerURL(), "ca_pem": i.CAPEM,
-		"jwks_url": i.JWKSURL, "pinned_jwks_url": i.PinnedJWKSURL,
-	} {
-		if value != "" {
-			data[name] = value
-		}
+	data := map[string]any{"name": i.Name}
+	shown := i.WithDefaults()
+	issuerFields.Show(&shown, data)
+	if i.PinnedJWKSURL != "" {
+		data["pinned_jwks_url"] = i.PinnedJWKSURL
 	}
 	return &logical.Response{Data: data}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // Settings are the fields that every type of provider has.
@@ -25,57 +26,40 @@ type Settings struct {
 	Deleting bool `json:"deleting,omitempty"`
 }
 
-// CommonFields are the fields of every type of provider.
-func CommonFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		"name":          {Type: framework.TypeString, Description: "Name of the provider."},
-		"ca_pem":        {Type: framework.TypeString, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
-		"timeout":       {Type: framework.TypeDurationSecond, Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s. Default 10s."},
-		"rate_limit":    {Type: framework.TypeFloat, Description: "Requests per second towards the provider; unlimited if unset. Revocations go before mints."},
-		"allow_http":    {Type: framework.TypeBool, Description: "Permits plain http beyond loopback. Never in production."},
-		"max_ttl":       {Type: framework.TypeDurationSecond, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
-		"allowed_roles": {Type: framework.TypeCommaStringSlice, Description: "Globs of the names of the roles that may use the provider. Default *: every role."},
-		"disabled":      {Type: framework.TypeBool, Description: "Stops new grants. What lives can still be renewed and killed."},
-	}
+// settingsFields are the fields that every type of provider has, beside its name.
+var settingsFields = stored.Fields[Settings]{
+	{Name: "ca_pem", In: func(s *Settings) any { return &s.CAPEM }, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
+	{Name: "timeout", In: func(s *Settings) any { return &s.Timeout }, Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s. Default 10s."},
+	{Name: "rate_limit", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider; unlimited if unset. Revocations go before mints."},
+	{Name: "allow_http", In: func(s *Settings) any { return &s.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
+	{Name: "max_ttl", In: func(s *Settings) any { return &s.MaxTTL }, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
+	{Name: "allowed_roles", In: func(s *Settings) any { return &s.AllowedRoles }, Description: "Globs of the names of the roles that may use the provider. Default *: every role."},
+	{Name: "disabled", In: func(s *Settings) any { return &s.Disabled }, Description: "Stops new grants. What lives can still be renewed and killed."},
 }
 
-// merge takes the common fields that the request brought.
+// CommonFields are the fields of every type of provider.
+func CommonFields() map[string]*framework.FieldSchema {
+	fields := settingsFields.Schema()
+	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the provider."}
+	return fields
+}
+
+// merge takes the common fields that the request brought. What was stored before is not
+// judged again.
 func (s *Settings) merge(d *framework.FieldData) error {
-	if v, ok := d.GetOk("ca_pem"); ok {
-		s.CAPEM = v.(string)
-		if err := CheckCAPEM(s.CAPEM); err != nil {
-			return err
-		}
+	before := *s
+	if err := settingsFields.Merge(s, d); err != nil {
+		return err
 	}
-	if v, ok := d.GetOk("timeout"); ok {
-		s.Timeout = time.Duration(v.(int)) * time.Second
+	s.Deleting = s.Deleting && s.Disabled
+	if s.RateLimit != before.RateLimit && (s.RateLimit < 0 || s.RateLimit > 1e6) {
+		return fault.New(fault.InvalidRequest, "rate_limit must be between 0 and 1000000 requests per second")
 	}
-	if v, ok := d.GetOk("rate_limit"); ok {
-		s.RateLimit = v.(float64)
-		if s.RateLimit < 0 || s.RateLimit > 1e6 {
-			return fault.New(fault.InvalidRequest, "rate_limit must be between 0 and 1000000 requests per second")
-		}
+	if _, err := access.ParseGlobs(s.AllowedRoles); err != nil {
+		return fault.New(fault.InvalidRequest, "allowed_roles: %s", err)
 	}
-	if v, ok := d.GetOk("allow_http"); ok {
-		s.AllowHTTP = v.(bool)
-	}
-	if v, ok := d.GetOk("max_ttl"); ok {
-		s.MaxTTL = time.Duration(v.(int)) * time.Second
-		if s.MaxTTL < 0 {
-			return fault.New(fault.InvalidRequest, "max_ttl must not be negative")
-		}
-	}
-	if v, ok := d.GetOk("allowed_roles"); ok {
-		s.AllowedRoles = v.([]string)
-		if _, err := access.ParseGlobs(s.AllowedRoles); err != nil {
-			return fault.New(fault.InvalidRequest, "allowed_roles: %s", err)
-		}
-	}
-	if v, ok := d.GetOk("disabled"); ok {
-		s.Disabled = v.(bool)
-		if !s.Disabled {
-			s.Deleting = false
-		}
+	if s.CAPEM != before.CAPEM {
+		return CheckCAPEM(s.CAPEM)
 	}
 	return nil
 }
@@ -89,17 +73,10 @@ func CheckCAPEM(pem string) error {
 	return nil
 }
 
-// Show adds the settings to a response.
+// Show adds the settings to a response, with the defaults of what nobody has written.
 func (s Settings) Show(data map[string]any) {
-	if s.CAPEM != "" {
-		data["ca_pem"] = s.CAPEM
-	}
-	data["timeout"] = int64(s.timeout() / time.Second)
-	data["rate_limit"] = s.RateLimit
-	data["allow_http"] = s.AllowHTTP
-	data["max_ttl"] = int64(s.MaxTTL / time.Second)
-	data["allowed_roles"] = s.allowedRoles()
-	data["disabled"] = s.Disabled
+	s.Timeout, s.AllowedRoles = s.timeout(), s.allowedRoles()
+	settingsFields.Show(&s, data)
 }
 
 func (s Settings) allowedRoles() []string {

@@ -16,6 +16,7 @@ package subject
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -117,6 +118,17 @@ func (c IssuerConfig) IssuerURL() string {
 		return c.OIDCDiscoveryURL
 	}
 	return c.BoundIssuer
+}
+
+// WithDefaults is the configuration with what holds where nothing was written.
+func (c IssuerConfig) WithDefaults() IssuerConfig {
+	if len(c.AllowedAlgorithms) == 0 {
+		c.AllowedAlgorithms = DefaultAlgorithms()
+	}
+	c.MaxSubjectLifetime = cmp.Or(c.MaxSubjectLifetime, DefaultMaxLifetime)
+	c.Timeout = cmp.Or(c.Timeout, httpclient.DefaultTimeout)
+	c.BoundIssuer = c.IssuerURL()
+	return c
 }
 
 func checkKeySource(c IssuerConfig) *fault.Error {

@@ -1,0 +1,153 @@
+package stored
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+)
+
+// Field is a field of a T that operators write and read.
+type Field[T any] struct {
+	Name        string
+	Description string
+	Default     any   // which Vault's help shows; what nobody has written stays as it is
+	Allowed     []any // values, in Vault's help
+	// In points to where a T keeps the field, and thereby says of which type it is:
+	// *string, *bool, *int, *float64, *time.Duration, *[]string or *map[string]string;
+	// or it is a Value.
+	In func(*T) any
+}
+
+// Value is where a field is kept whose type is not one of Field's.
+type Value interface {
+	// Type is what the field is to Vault.
+	Type() framework.FieldType
+	// Set takes what was written, as FieldData.Get has it for the type. Its error is a
+	// *fault.Error.
+	Set(written any) error
+	// Get is what a read shows, nil for an empty field.
+	Get() any
+}
+
+// Fields are all fields of a T, and the only list of them.
+type Fields[T any] []Field[T]
+
+// Schema is what Vault is told of the fields.
+func (f Fields[T]) Schema() map[string]*framework.FieldSchema {
+	schema := make(map[string]*framework.FieldSchema, len(f))
+	for _, field := range f {
+		schema[field.Name] = &framework.FieldSchema{
+			Type: valueIn(field.In(new(T))).Type(), Description: field.Description, Default: field.Default, AllowedValues: field.Allowed,
+		}
+	}
+	return schema
+}
+
+// Merge takes what a request has written, which must fit the schema, and leaves the rest
+// as it is. An empty value unsets a field.
+func (f Fields[T]) Merge(into *T, written *framework.FieldData) error {
+	for _, field := range f {
+		value, ok := written.GetOk(field.Name)
+		if !ok {
+			continue
+		}
+		if err := valueIn(field.In(into)).Set(value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Show adds the fields to what a read answers. Empty text, lists and maps are left out.
+func (f Fields[T]) Show(from *T, data map[string]any) {
+	for _, field := range f {
+		if value := valueIn(field.In(from)).Get(); value != nil {
+			data[field.Name] = value
+		}
+	}
+}
+
+func valueIn(pointer any) Value {
+	switch p := pointer.(type) {
+	case Value:
+		return p
+	case *string:
+		return text{p}
+	case *time.Duration:
+		return duration{p}
+	case *[]string:
+		return list{p}
+	case *map[string]string:
+		return pairs{p}
+	case *bool:
+		return plain[bool]{framework.TypeBool, p}
+	case *int:
+		return plain[int]{framework.TypeInt, p}
+	case *float64:
+		return plain[float64]{framework.TypeFloat, p}
+	}
+	panic(fmt.Sprintf("no field can be kept in a %T", pointer)) // by whoever wrote the table, and at the start
+}
+
+// plain is a value that is shown whatever it is.
+type plain[V any] struct {
+	t  framework.FieldType
+	in *V
+}
+
+func (p plain[V]) Type() framework.FieldType { return p.t }
+func (p plain[V]) Set(written any) error     { *p.in = written.(V); return nil }
+func (p plain[V]) Get() any                  { return *p.in }
+
+type text struct{ in *string }
+
+func (t text) Type() framework.FieldType { return framework.TypeString }
+func (t text) Set(written any) error     { *t.in = written.(string); return nil }
+func (t text) Get() any {
+	if *t.in == "" {
+		return nil
+	}
+	return *t.in
+}
+
+type duration struct{ in *time.Duration }
+
+func (d duration) Type() framework.FieldType { return framework.TypeDurationSecond }
+func (d duration) Set(written any) error {
+	*d.in = time.Duration(written.(int)) * time.Second
+	return nil
+}
+func (d duration) Get() any { return int64(*d.in / time.Second) }
+
+type list struct{ in *[]string }
+
+func (l list) Type() framework.FieldType { return framework.TypeCommaStringSlice }
+func (l list) Set(written any) error {
+	if *l.in = written.([]string); len(*l.in) == 0 {
+		*l.in = nil
+	}
+	return nil
+}
+func (l list) Get() any {
+	if *l.in == nil {
+		return nil
+	}
+	return *l.in
+}
+
+type pairs struct{ in *map[string]string }
+
+func (p pairs) Type() framework.FieldType { return framework.TypeKVPairs }
+func (p pairs) Set(written any) error {
+	if *p.in = written.(map[string]string); len(*p.in) == 0 {
+		*p.in = nil
+	}
+	return nil
+}
+func (p pairs) Get() any {
+	if *p.in == nil {
+		return nil
+	}
+	return *p.in
+}
