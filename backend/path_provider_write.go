@@ -41,7 +41,7 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 			return nil, err
 		}
 	}
-	if _, err := h.b.providers.Assemble(ref, after); err != nil {
+	if _, err := h.b.providers.Peek(ref, after); err != nil {
 		return nil, err
 	}
 	if err := h.b.providers.Write(ctx, ref, after); err != nil {

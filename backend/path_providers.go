@@ -174,7 +174,7 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	data["name"] = d.Get("name")
 	h.b.showHealth(data, h.ref(d), entry)
 	entry.Settings.Show(data)
-	if p, err := h.b.providers.Assemble(h.ref(d), entry); err == nil {
+	if p, err := h.b.providers.Peek(h.ref(d), entry); err == nil {
 		data["revocation_class"] = string(p.Traits.Class)
 		maps.Copy(data, p.Public())
 	}

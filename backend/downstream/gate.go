@@ -19,7 +19,7 @@ const maxRevoking = 64
 // gate paces the calls to one provider: its rate limit, with revocations before
 // mints; how many there are at once, with revocations in slots of their own and mints
 // in places that all callers share; the pause that it asked for, and that which its
-// silence asks for; and the turn in which its parent credential may change.
+// silence asks for.
 type gate struct {
 	limiter *rate.Limiter
 	slots   chan struct{} // of revocations
@@ -28,7 +28,6 @@ type gate struct {
 	breaker breaker // of mints alone: a revocation is always tried
 	places  line    // of mints
 	paced   line    // for the one mint that waits for the limiter
-	turns   line    // for the parent
 	queued  map[sharer]int
 	// waiters is the sum of queued: mints that wait for a place or for the limiter.
 	waiters int
@@ -39,8 +38,6 @@ type gate struct {
 	// under load must not hold them up.
 	busy, moot  belief
 	revokePause time.Time
-	minting     int           // mints under way, until their children are recorded or killed
-	closed      bool          // to mints, by alone
 	waiting     int           // revocations that wait for the limiter
 	idle        chan struct{} // closed while none does
 }
@@ -57,7 +54,7 @@ const (
 func newGate() *gate {
 	g := &gate{
 		limiter: rate.NewLimiter(rate.Inf, 1), slots: make(chan struct{}, maxRevoking),
-		places: newLine(MaxMinting), paced: newLine(1), turns: newLine(1), queued: map[sharer]int{},
+		places: newLine(MaxMinting), paced: newLine(1), queued: map[sharer]int{},
 		idle: make(chan struct{}), breaker: newBreaker(),
 	}
 	close(g.idle)
@@ -171,82 +168,6 @@ func (g *gate) announce(delta int) {
 	case g.waiting == 0:
 		close(g.idle)
 	}
-}
-
-// enter lets a mint begin; ok is false while alone holds. leave ends it, once its
-// child is recorded or killed.
-func (g *gate) enter() (leave func(), ok bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return nil, false
-	}
-	g.minting++
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.minting--
-	}, true
-}
-
-// alone keeps mints out until done; ok is false if one is under way. It is for
-// changes after which a child could not be killed any more, and never waits.
-func (g *gate) alone() (done func(), ok bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed || g.minting > 0 {
-		return nil, false
-	}
-	g.closed = true
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.closed = false
-	}, true
-}
-
-// turn waits until nobody else changes the parent credential, no longer than
-// patience: behind a provider that does not answer, each one before us takes that
-// long. The callers take turns here, too.
-func (g *gate) turn(ctx context.Context, patience time.Duration) (release func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	k := kindIn(ctx)
-	g.mu.Lock()
-	w := g.turns.join(k)
-	g.mu.Unlock()
-	if err := g.stand(ctx, &g.turns, w); err != nil {
-		return nil, err
-	}
-	return func() { g.step(&g.turns, k) }, nil
-}
-
-// stand waits until w has its turn in the line, or another end.
-func (g *gate) stand(ctx context.Context, l *line, w *waiter) error {
-	select {
-	case err := <-w.turn:
-		return err
-	default:
-	}
-	select {
-	case err := <-w.turn:
-		return err
-	case <-ctx.Done():
-	}
-	g.mu.Lock()
-	abandoned := l.abandon(w)
-	g.mu.Unlock()
-	if !abandoned && <-w.turn == nil {
-		g.step(l, w.kind) // it came too late
-	}
-	return ctx.Err()
-}
-
-// step gives a place in the line back.
-func (g *gate) step(l *line, k Kind) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	l.leave(k.sharer())
 }
 
 // kindKey finds the kind of the mint that a provider works at.

@@ -42,7 +42,7 @@ func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time
 	}
 	p := &Place{gate: g}
 	if p.ticket, err = g.begin(k, now()); err != nil {
-		g.step(&g.places, k)
+		g.places.step(&g.mu, k)
 		return nil, err
 	}
 	return p, nil
@@ -79,14 +79,14 @@ func (g *gate) wait(ctx context.Context, now func() time.Time, patience time.Dur
 	defer g.served(w.kind.sharer())
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := g.stand(ctx, &g.places, w); err != nil {
+	if err := g.places.stand(ctx, &g.mu, w); err != nil {
 		return g.noPlace(w.kind, now(), err)
 	}
 	if !limited {
 		return nil
 	}
 	if err := g.pace(ctx, w.kind); err != nil {
-		g.step(&g.places, w.kind)
+		g.places.step(&g.mu, w.kind)
 		return g.noPlace(w.kind, now(), err)
 	}
 	return nil
@@ -107,10 +107,10 @@ func (g *gate) pace(ctx context.Context, k Kind) error {
 	g.mu.Lock()
 	w := g.paced.join(k)
 	g.mu.Unlock()
-	if err := g.stand(ctx, &g.paced, w); err != nil {
+	if err := g.paced.stand(ctx, &g.mu, w); err != nil {
 		return err
 	}
-	defer g.step(&g.paced, k)
+	defer g.paced.step(&g.mu, k)
 	g.mu.Lock()
 	idle := g.idle
 	g.mu.Unlock()

@@ -32,25 +32,25 @@ func within(t testing.TB, f func()) {
 }
 
 func TestAMintKeepsChangesOutAndNobodyWaits(t *testing.T) {
-	g := newGate()
-	first, ok := g.enter()
+	s := newSite()
+	first, ok := s.enter()
 	require.True(t, ok)
-	second, ok := g.enter()
+	second, ok := s.enter()
 	require.True(t, ok, "mints do not keep each other out")
-	_, ok = g.alone()
+	_, ok = s.alone()
 	require.False(t, ok)
 	first()
-	_, ok = g.alone()
+	_, ok = s.alone()
 	require.False(t, ok)
 	second()
-	done, ok := g.alone()
+	done, ok := s.alone()
 	require.True(t, ok)
-	_, ok = g.enter()
+	_, ok = s.enter()
 	require.False(t, ok)
-	_, ok = g.alone()
+	_, ok = s.alone()
 	require.False(t, ok)
 	done()
-	leave, ok := g.enter()
+	leave, ok := s.enter()
 	require.True(t, ok)
 	leave()
 }
@@ -117,15 +117,15 @@ func TestAGateWithoutRoomSaysSo(t *testing.T) {
 }
 
 func TestTurnsAreTakenOneByOne(t *testing.T) {
-	g := newGate()
-	release, err := g.turn(t.Context(), promptly)
+	s := newSite()
+	release, err := s.turn(t.Context(), promptly)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = g.turn(ctx, promptly)
+	_, err = s.turn(ctx, promptly)
 	require.ErrorIs(t, err, context.Canceled)
 	release()
-	release, err = g.turn(t.Context(), promptly)
+	release, err = s.turn(t.Context(), promptly)
 	require.NoError(t, err)
 	release()
 }
@@ -382,23 +382,23 @@ func TestTheRateLimitIsNobodysOwn(t *testing.T) {
 }
 
 func TestTheParentsTurnIsNobodysOwn(t *testing.T) {
-	g := newGate()
-	release, err := g.turn(t.Context(), promptly)
+	s := newSite()
+	release, err := s.turn(t.Context(), promptly)
 	require.NoError(t, err)
 	order := make(chan string, 40)
 	var turns sync.WaitGroup
 	wait := func(k Kind, n int) {
 		for i := range n {
 			turns.Go(func() {
-				release, err := g.turn(withKind(context.Background(), k), promptly)
+				release, err := s.turn(withKind(context.Background(), k), promptly)
 				require.NoError(t, err)
 				order <- k.Holder
 				release()
 			})
 			require.Eventually(t, func() bool {
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				for _, r := range g.turns.rows {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				for _, r := range s.turns.rows {
 					if r.who == k.sharer() {
 						return len(r.waiting) == i+1
 					}

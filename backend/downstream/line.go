@@ -1,6 +1,10 @@
 package downstream
 
-import "slices"
+import (
+	"context"
+	"slices"
+	"sync"
+)
 
 // timesFree is how many times what is left free one sharer may have, of places as of room
 // to wait: alone three quarters, of two each three sevenths, so that something is
@@ -117,4 +121,33 @@ func (l *line) dismiss(why func(Kind) error) {
 		})
 	}
 	l.rows = slices.DeleteFunc(l.rows, func(r *row) bool { return len(r.waiting) == 0 })
+}
+
+// stand waits until w has its turn, or another end. The line is mu's, which whoever
+// calls does not hold.
+func (l *line) stand(ctx context.Context, mu *sync.Mutex, w *waiter) error {
+	select {
+	case err := <-w.turn:
+		return err
+	default:
+	}
+	select {
+	case err := <-w.turn:
+		return err
+	case <-ctx.Done():
+	}
+	mu.Lock()
+	abandoned := l.abandon(w)
+	mu.Unlock()
+	if !abandoned && <-w.turn == nil {
+		l.step(mu, w.kind) // it came too late
+	}
+	return ctx.Err()
+}
+
+// step gives a place back under mu.
+func (l *line) step(mu *sync.Mutex, k Kind) {
+	mu.Lock()
+	defer mu.Unlock()
+	l.leave(k.sharer())
 }

@@ -22,12 +22,12 @@ func (p *Provider) typeName() string {
 
 // MayMint refuses a mint while the provider is to be left alone with its kind, because
 // it said so or because it does not answer. It costs no place.
-func (p *Provider) MayMint(k Kind) error { return p.gate.mayMint(k, p.deps.Now()) }
+func (p *Provider) MayMint(k Kind) error { return p.site.gate.mayMint(k, p.registry.deps.Now()) }
 
 // WaitMint waits for the place of a mint of the kind, no longer than the provider's
 // settings say, and refuses at once whom that would not suffice.
 func (p *Provider) WaitMint(ctx context.Context, k Kind) (*Place, error) {
-	return p.gate.waitMint(ctx, p.deps.Now, p.Settings.patience(), k)
+	return p.site.gate.waitMint(ctx, p.registry.deps.Now, p.Settings.patience(), k)
 }
 
 // Mint asks the provider for a child in that mode, as provider.Provider's Mint has it, at
@@ -40,10 +40,10 @@ func (p *Provider) Mint(ctx context.Context, at *Place, mode provider.Mode, r pr
 	ctx, exchanges := httpclient.Watch(withKind(ctx, k))
 	started := time.Now()
 	child, err := p.call(ctx, mode, r)
-	p.deps.Measure(p.Ref, CallMint, started, err)
-	p.gate.heedMint(k, p.deps.Now(), err)
-	if until := at.end(outcomeOf(exchanges, err), p.deps.Now()); !until.IsZero() {
-		p.deps.Logger().Warn("the provider does not answer, or fails at requests of this kind: it is not asked again until then", "provider", p.Ref, "kind", just(k), "until", until, "error", err)
+	p.registry.deps.Measure(p.Ref, CallMint, started, err)
+	p.site.gate.heedMint(k, p.registry.deps.Now(), err)
+	if until := at.end(outcomeOf(exchanges, err), p.registry.deps.Now()); !until.IsZero() {
+		p.registry.deps.Logger().Warn("the provider does not answer, or fails at requests of this kind: it is not asked again until then", "provider", p.Ref, "kind", just(k), "until", until, "error", err)
 	}
 	return child, err
 }

@@ -28,7 +28,7 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 		return ErrNotRevocable
 	}
 	deps := r.registry.deps
-	done, err := p.gate.waitRevoke(ctx, deps.Now())
+	done, err := p.site.gate.waitRevoke(ctx, deps.Now())
 	if err != nil {
 		return err
 	}
@@ -36,6 +36,6 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 	started := time.Now()
 	err = revoker.Revoke(ctx, handle)
 	deps.Measure(p.Ref, CallRevoke, started, err)
-	p.gate.heedRevoke(deps.Now(), err)
+	p.site.gate.heedRevoke(deps.Now(), err)
 	return err
 }

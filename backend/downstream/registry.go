@@ -56,9 +56,9 @@ type Provider struct {
 	// Opening tells this provider from the same one before or after a change.
 	Opening uint64
 
-	opened provider.Provider
-	gate   *gate
-	deps   *Deps
+	opened   provider.Provider
+	site     *site
+	registry *Registry
 	// secrets looks for those of the parent as the provider last read or saved it.
 	secrets atomic.Pointer[secret.Search]
 }
@@ -77,7 +77,7 @@ type Registry struct {
 	openings atomic.Uint64
 
 	mu    sync.Mutex
-	gates map[string]*gate // by ref; they outlive a provider's reopening
+	sites map[string]*site // by ref; they outlive a provider's reopening
 }
 
 // New makes the registry of one mount, and what alone can kill children of its
@@ -86,7 +86,7 @@ func New(deps Deps) (*Registry, *Reaper) {
 	r := &Registry{
 		deps: &deps, door: newDoor(deps.Now, deps.Tainted),
 		opened: stored.NewCache[*Provider](), reserves: stored.NewCache[provider.Reserved](), reserved: stored.NewCache[*Reserved](),
-		locks: locksutil.CreateLocks(), gates: map[string]*gate{},
+		locks: locksutil.CreateLocks(), sites: map[string]*site{},
 	}
 	return r, &Reaper{registry: r}
 }
@@ -103,13 +103,23 @@ func (r *Registry) Drop(ref string) {
 
 // Open returns the provider ref ("<type>/<name>"), or nil if there is none.
 func (r *Registry) Open(ctx context.Context, ref string) (*Provider, error) {
-	return r.opened.Get(ref, func() (*Provider, error) {
+	p, err := r.opened.Get(ref, func() (*Provider, error) {
 		entry, err := r.Read(ctx, ref)
 		if err != nil || entry == nil {
 			return nil, err
 		}
-		return r.Assemble(ref, entry)
+		return r.assemble(ref, entry, r.site(ref))
 	})
+	if err == nil && p != nil {
+		p.site.take(p)
+	}
+	return p, err
+}
+
+// Peek opens an entry that may never be stored, to see whether it can be and what it
+// would be. Nothing of that stays: the provider must be asked for no child.
+func (r *Registry) Peek(ref string, entry *Entry) (*Provider, error) {
+	return r.assemble(ref, entry, newSite())
 }
 
 // MustOpen is Open for where a missing provider is somebody's mistake.
@@ -121,8 +131,8 @@ func (r *Registry) MustOpen(ctx context.Context, ref string) (*Provider, error) 
 	return p, err
 }
 
-// Assemble makes a provider of an entry, stored or not.
-func (r *Registry) Assemble(ref string, entry *Entry) (*Provider, error) {
+// assemble makes a provider of an entry, and changes nothing of the site.
+func (r *Registry) assemble(ref string, entry *Entry, at *site) (*Provider, error) {
 	typeName, name, _ := strings.Cut(ref, "/")
 	t := r.deps.Types.Lookup(typeName)
 	if t == nil {
@@ -136,11 +146,9 @@ func (r *Registry) Assemble(ref string, entry *Entry) (*Provider, error) {
 	if err != nil {
 		return nil, fault.New(fault.InvalidRequest, "allowed_roles: %s", err)
 	}
-	g := r.gate(ref)
-	g.setLimit(entry.Settings.RateLimit)
 	p := &Provider{
 		Ref: ref, Version: entry.Version, Settings: entry.Settings, Pinned: entry.Pinned,
-		AllowedRoles: globs, Opening: r.openings.Add(1), gate: g, deps: r.deps,
+		AllowedRoles: globs, Opening: r.openings.Add(1), site: at, registry: r,
 	}
 	p.lookFor(entry.Parent())
 	p.opened, err = t.Open(
@@ -155,7 +163,7 @@ func (r *Registry) Assemble(ref string, entry *Entry) (*Provider, error) {
 				_, err := p.lookedFor(parent, r.saveParent(ctx, ref, parent))
 				return err
 			},
-			Turn:   func(ctx context.Context) (func(), error) { return g.turn(ctx, entry.Settings.patience()) },
+			Turn:   func(ctx context.Context) (func(), error) { return at.turn(ctx, entry.Settings.patience()) },
 			Signer: r.deps.Signer,
 		})
 	if err != nil {
@@ -182,38 +190,38 @@ func (p *Provider) lookedFor(parent provider.Parent, err error) (provider.Parent
 	return parent, err
 }
 
-func (r *Registry) gate(ref string) *gate {
+func (r *Registry) site(ref string) *site {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	g := r.gates[ref]
-	if g == nil {
-		g = newGate()
-		r.gates[ref] = g
+	s := r.sites[ref]
+	if s == nil {
+		s = newSite()
+		r.sites[ref] = s
 	}
-	return g
+	return s
 }
 
 // State is what goes on in front of one provider.
-func (r *Registry) State(ref string) State { return r.gate(ref).state(r.deps.Now()) }
+func (r *Registry) State(ref string) State { return r.site(ref).gate.state(r.deps.Now()) }
 
 // States are what goes on in front of the providers, by ref, those that are gone
 // included.
 func (r *Registry) States() map[string]State {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	states := make(map[string]State, len(r.gates))
-	for ref, g := range r.gates {
-		states[ref] = g.state(r.deps.Now())
+	states := make(map[string]State, len(r.sites))
+	for ref, s := range r.sites {
+		states[ref] = s.gate.state(r.deps.Now())
 	}
 	return states
 }
 
 // Mend lets mints through again: an operator has seen to the provider.
-func (r *Registry) Mend(ref string) { r.gate(ref).mend() }
+func (r *Registry) Mend(ref string) { r.site(ref).gate.mend() }
 
 // Alone keeps mints out until done; ok is false if one is under way. It is for
 // changes after which a child could not be killed any more, and never waits.
-func (r *Registry) Alone(ref string) (done func(), ok bool) { return r.gate(ref).alone() }
+func (r *Registry) Alone(ref string) (done func(), ok bool) { return r.site(ref).alone() }
 
 // Admit lets a mint begin. Until leave the provider can neither be deleted nor
 // become another account, and the mount is not given up: whatever the mint brings can
@@ -222,7 +230,7 @@ func (r *Registry) Admit(ctx context.Context, p *Provider) (leave func(), err er
 	if err := r.door.comeIn(p.Ref); err != nil {
 		return nil, err
 	}
-	depart, ok := p.gate.enter()
+	depart, ok := p.site.enter()
 	if !ok {
 		r.door.leave(p.Ref)
 		return nil, fault.New(fault.TemporarilyUnavailable, "the provider is being changed: try again")

@@ -1,0 +1,83 @@
+package downstream
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// site is what the registry keeps of a provider however often it is opened anew, by its
+// ref: the gate before it, who is minting at it, and whose turn its parent credential is.
+type site struct {
+	gate *gate
+	// limited is the opening whose rate limit the gate has.
+	limited atomic.Uint64
+
+	mu      sync.Mutex
+	minting int  // mints under way, until their children are recorded or killed
+	closed  bool // to mints, by alone
+	turns   line // for the parent
+}
+
+func newSite() *site { return &site{gate: newGate(), turns: newLine(1)} }
+
+// take is for a provider that comes into use: from now on its settings hold. One that
+// was opened and not used has changed nothing.
+func (s *site) take(p *Provider) {
+	if s.limited.Load() == p.Opening {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limited.Store(p.Opening)
+	s.gate.setLimit(p.Settings.RateLimit)
+}
+
+// enter lets a mint begin; ok is false while alone holds. leave ends it, once its
+// child is recorded or killed.
+func (s *site) enter() (leave func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false
+	}
+	s.minting++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.minting--
+	}, true
+}
+
+// alone keeps mints out until done; ok is false if one is under way. It is for
+// changes after which a child could not be killed any more, and never waits.
+func (s *site) alone() (done func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.minting > 0 {
+		return nil, false
+	}
+	s.closed = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.closed = false
+	}, true
+}
+
+// turn waits until nobody else changes the parent credential, no longer than
+// patience: behind a provider that does not answer, each one before us takes that
+// long. The callers take turns here, too.
+func (s *site) turn(ctx context.Context, patience time.Duration) (release func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	k := kindIn(ctx)
+	s.mu.Lock()
+	w := s.turns.join(k)
+	s.mu.Unlock()
+	if err := s.turns.stand(ctx, &s.mu, w); err != nil {
+		return nil, err
+	}
+	return func() { s.turns.step(&s.mu, k) }, nil
+}
