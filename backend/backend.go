@@ -4,7 +4,6 @@ package backend
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -51,7 +50,7 @@ type broker struct {
 	freezer   *ending.Freezer
 	quotas    *quotas
 	shares    *shares
-	killer    *killer
+	killer    *ending.Killer
 	known     recentIDs // entities that are there
 	strangers recentIDs // names of subjects that are no entity's id
 	own       *ownIssuer
@@ -91,7 +90,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 	b.door = b.providers.Door()
 	b.roles = newRoles(storage, b)
 	b.quotas = newQuotas(b)
-	b.killer = newKiller(killDeps{
+	b.killer = ending.New(ending.Deps{
 		Ledger: b.ledger, Storage: storage, Now: now, Logger: func() hclog.Logger { return b.Logger() }, Meters: b.meters,
 		Reaper: reaper, Freezer: b.freezer, Door: b.door, Standing: b.standing, CloseShare: b.shares.close,
 		Tainted: func() bool { return b.System().Tainted() },
@@ -129,7 +128,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			return nil
 		},
 		PeriodicFunc: b.periodic,
-		Clean:        b.killer.end,
+		Clean:        b.killer.End,
 		Invalidate:   b.invalidate,
 	}
 	return b
@@ -204,18 +203,9 @@ func (b *broker) invalidate(_ context.Context, key string) {
 		b.ledger.Invalidate()
 		b.quotas.forget()
 		b.shares.closeAll()
-	case key == firstLooksKey:
-		b.killer.holders.unknown.forget()
+	case b.killer.Invalidate(key):
 	}
 }
 
 // storageFault is stored.Fault.
 func storageFault(err error) *fault.Error { return stored.Fault(err) }
-
-// ledgerFault is why something that needs every grant cannot be done now.
-func ledgerFault(err error) *fault.Error {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return fault.New(fault.TemporarilyUnavailable, "the records of grants are still being read after a start: try again").Because(err)
-	}
-	return storageFault(err)
-}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
@@ -96,7 +95,7 @@ func TestALeaseKeepsTheMountWhileAMintIsInFlight(t *testing.T) {
 func TestAMintThatOutlastsTheWaitKeepsTheMountWhereALeaseCan(t *testing.T) {
 	m := newMount(t, patient)
 	l := m.mustCreds(nil)
-	m.b.killer.drain = time.Millisecond
+	m.b.killer.Drain = time.Millisecond
 	f := m.mintInFlight()
 	m.taint(true)
 	require.ErrorContains(t, m.periodic(), "1 at oauth2/p")
@@ -112,7 +111,7 @@ func TestAMintThatEndsAfterTheMountIsKilled(t *testing.T) {
 	for name, revoke := range map[string]authserver.Fault{"at once": nil, "at the second try": authserver.Once(authserver.Answer(500, "text/plain", ""))} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t, patient)
-			m.b.killer.drain, m.b.killer.latePause = time.Millisecond, time.Millisecond
+			m.b.killer.Drain, m.b.killer.LatePause = time.Millisecond, time.Millisecond
 			f := m.mintInFlight()
 			m.taint(true)
 			require.NoError(t, m.cleanUp())
@@ -127,7 +126,7 @@ func TestAMintThatEndsAfterTheMountIsKilled(t *testing.T) {
 
 func TestWhatCannotBeKilledAfterTheEndIsLoggedWithItsProviderAndEnd(t *testing.T) {
 	m := newMount(t, patient)
-	m.b.killer.drain, m.b.killer.latePause = time.Millisecond, time.Microsecond
+	m.b.killer.Drain, m.b.killer.LatePause = time.Millisecond, time.Microsecond
 	f := m.mintInFlight()
 	m.taint(true)
 	require.NoError(t, m.cleanUp())
@@ -182,12 +181,6 @@ func TestASharedTokenIsNotJoinedOnAMountThatGoes(t *testing.T) {
 	m.b.door.Close(false)
 	_, err = m.credsBy(call{entity: alice})
 	requireCode(t, err, fault.TemporarilyUnavailable, "being disabled or moved")
-}
-
-func TestAMintEndsBeforeTheWaitForIt(t *testing.T) {
-	require.Less(t, downstream.MintBudget+downstream.SettleBudget, downstream.DrainBudget)
-	require.Less(t, downstream.DrainBudget, leaveBudget)
-	require.Less(t, leaveBudget, 90*time.Second, "Vault's own bound on the last run")
 }
 
 // logged reports whether one line of the log holds all of words.

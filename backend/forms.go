@@ -9,9 +9,7 @@ import (
 // What is stored beside the grants' records (package grant) and the signing keys
 // (package keyring). The agenda's pages have no form: each start makes them anew.
 var (
-	orderForm = form.Kind{Name: "kill under way"}
-	usedForm  = form.Kind{Name: "used subject token"}
-	looksForm = form.Kind{Name: "first look at holders"}
+	usedForm = form.Kind{Name: "used subject token"}
 )
 
 // entryOf is v as an entry of Vault's storage.

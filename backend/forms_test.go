@@ -112,7 +112,7 @@ func TestEverythingStoredHasAForm(t *testing.T) {
 // nor take it for gone.
 func TestWhatANewerBuildStoredIsLeftAlone(t *testing.T) {
 	for _, prefix := range []string{
-		downstream.StoragePrefix, rolePrefix, issuerPrefix, configKey, signingKeysKey, ending.OldFrozenKey, ending.FrozenPrefix, usedPrefix, orderPrefix, grant.StoragePrefix,
+		downstream.StoragePrefix, rolePrefix, issuerPrefix, configKey, signingKeysKey, ending.OldFrozenKey, ending.FrozenPrefix, usedPrefix, ending.OrderPrefix, grant.StoragePrefix,
 	} {
 		t.Run(strings.Trim(prefix, "/"), func(t *testing.T) {
 			s := openOldMount(t, filepath.Join(mountsDir, "v0.1.0-2843258.json"))
@@ -128,7 +128,7 @@ func TestWhatANewerBuildStoredIsLeftAlone(t *testing.T) {
 				require.Equal(t, value, string(entry.Value))
 			}
 			told := slices.ContainsFunc(refusals, func(text string) bool { return strings.Contains(text, newerVersion) })
-			if prefix != usedPrefix && prefix != orderPrefix { // that it is there says enough; the sweep's to log
+			if prefix != usedPrefix && prefix != ending.OrderPrefix { // that it is there says enough; the sweep's to log
 				require.True(t, told, strings.Join(refusals, "\n"))
 			} else {
 				require.Contains(t, s.log.String(), newerVersion)
@@ -186,7 +186,7 @@ func (m *mount) storeNewer(key string) string {
 func TestNewerFirstLooksEndNoOffboarding(t *testing.T) {
 	m := newCrowdedMount(t)
 	entities, _ := m.crowd(1)
-	newer := m.storeNewer(firstLooksKey)
+	newer := m.storeNewer(ending.FirstLooksKey)
 	m.start()
 	m.vanish(entities...)
 	m.clock.advance(10 * time.Minute)
@@ -195,7 +195,7 @@ func TestNewerFirstLooksEndNoOffboarding(t *testing.T) {
 	m.must(m.write("sweep", nil))
 	m.waitForKills()
 	require.Empty(t, m.server.Live())
-	entry, err := m.storage.Get(t.Context(), firstLooksKey)
+	entry, err := m.storage.Get(t.Context(), ending.FirstLooksKey)
 	require.NoError(t, err)
 	require.NotNil(t, entry)
 	require.Equal(t, newer, string(entry.Value))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -296,12 +297,12 @@ func (b *broker) letBe(ctx context.Context, g *grant.Grant, why error) error {
 // discardBecause kills a token that is not handed out, and says in the refusal
 // if it could not be killed at once.
 func (b *broker) discardBecause(ctx context.Context, p *downstream.Provider, g *grant.Grant, why error) error {
-	if err := b.killer.discard(ctx, p, g, causeNotHandedOut); err != nil {
+	if err := b.killer.Discard(ctx, p, g, ending.CauseNotHandedOut); err != nil {
 		var f *fault.Error
 		if errors.As(why, &f) {
 			state := "not dead yet, being retried"
 			if summary := g.Summary(); !summary.Revocable {
-				state = "nothing can kill it, it works " + livesUntil(&summary)
+				state = "nothing can kill it, it works " + ending.LivesUntil(&summary)
 			}
 			return fault.New(f.Code, "%s (grant %s: %s)", f.Message, g.ID, state).Because(errors.Join(f.Cause, err))
 		}

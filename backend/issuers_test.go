@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -280,7 +281,7 @@ func TestAnIssuersKillSurvivesACrash(t *testing.T) {
 	m.sweep()
 	m.waitForKills()
 	require.Equal(t, []string{own.token}, m.server.Live())
-	require.Empty(t, m.allKeysBelow(orderPrefix))
+	require.Empty(t, m.allKeysBelow(ending.OrderPrefix))
 	require.NoError(t, m.revoke(own))
 }
 

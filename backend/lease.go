@@ -11,6 +11,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
@@ -48,9 +49,9 @@ func (b *broker) revokeLease(ctx context.Context, req *logical.Request, _ *frame
 	if share, ok := req.Secret.InternalData["share"].(string); ok {
 		err = b.endShare(ctx, id, share)
 	} else {
-		err = b.killer.kill(ctx, id, causeLeaseEnded)
+		err = b.killer.Kill(ctx, id, ending.CauseLeaseEnded)
 	}
-	return nil, b.killer.whetherItMayEnd(ctx, err)
+	return nil, b.killer.MayEnd(ctx, err)
 }
 
 // renewLease judges holder and role again, over what was recorded at the issue,

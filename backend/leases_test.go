@@ -97,16 +97,6 @@ func (m *mount) periodicallyUntil(done func() bool) {
 	}, promptly, 5*time.Millisecond)
 }
 
-func TestTheBackoffGrowsAndHasAnEnd(t *testing.T) {
-	for attempts := 1; attempts < 200; attempts++ {
-		want := min(5*time.Second<<min(attempts-1, 7), 10*time.Minute)
-		for range 20 {
-			require.GreaterOrEqual(t, backoff(attempts), want/2)
-			require.LessOrEqual(t, backoff(attempts), want)
-		}
-	}
-}
-
 func TestTheServersRetryAfterIsHeeded(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)

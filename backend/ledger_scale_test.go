@@ -10,7 +10,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -92,27 +91,6 @@ func TestTheOutboxGoesOnBeforeEverythingIsRead(t *testing.T) {
 	release()
 }
 
-func TestAProviderWithTooMuchToKillDoesNotHoldUpOthers(t *testing.T) {
-	m := newMount(t, setup{})
-	m.must(m.write("providers/oauth2/q", m.providerFields(nil)))
-	m.must(m.write("roles/q", map[string]any{"provider": "oauth2/q", "scopes": "read"}))
-	m.mustCreds(nil)
-	resp := m.must(m.read("creds/q"))
-	m.clock.advance(62 * time.Minute)
-	m.b.killer.orders.mu.Lock()
-	m.b.killer.orders.waiting["oauth2/p"] = maxQueued
-	m.b.killer.orders.mu.Unlock()
-	m.sweep()
-	left := m.allGrants()
-	require.Len(t, left, 1)
-	require.NotContains(t, left, resp.Data["grant_id"])
-	m.b.killer.orders.mu.Lock()
-	delete(m.b.killer.orders.waiting, "oauth2/p")
-	m.b.killer.orders.mu.Unlock()
-	m.sweep()
-	require.Empty(t, m.allGrants())
-}
-
 func TestListsAreInOrderAndTakenFromAnywhere(t *testing.T) {
 	m := newMount(t, setup{})
 	for _, entity := range []string{alice, bob, "", alice, bob, "", alice} {
@@ -133,31 +111,4 @@ func TestListsAreInOrderAndTakenFromAnywhere(t *testing.T) {
 	require.Equal(t, all, m.keys("grants", map[string]any{"after": "-"}))
 	require.Empty(t, m.keys("grants", map[string]any{"after": "zzz"}))
 	require.Empty(t, m.keys("grants/entity/nobody", nil))
-}
-
-// TestTheAgendaKnowsEveryCause holds when the ledger looks at a grant against why
-// the sweep kills one.
-func TestTheAgendaKnowsEveryCause(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-		at := func(name string) time.Time {
-			return now.Add(time.Duration(rapid.IntRange(-300, 300).Draw(t, name)) * time.Second)
-		}
-		s := grantSummary{Revocable: rapid.Bool().Draw(t, "revocable"), LeaseEnds: at("lease")}
-		if rapid.Bool().Draw(t, "expires") {
-			s.ExpiresAt = at("expiry")
-		}
-		if rapid.Bool().Draw(t, "doomed") {
-			s.Doomed, s.Next = true, at("next")
-		}
-		due, ever := s.Due()
-		if dueCause(&s, now, false) != "" {
-			require.True(t, ever && !now.Before(due), "looked at in time")
-		} else {
-			require.False(t, ever && now.After(due), "and not in vain")
-		}
-		if dueCause(&s, now, true) != "" {
-			require.True(t, ever && (!now.Add(grant.Overstay).Before(due) || s.Doomed), "by hand, too")
-		}
-	})
 }

@@ -62,12 +62,12 @@ func newMeters() *meters {
 	return m
 }
 
-// Killed implements killMeters.
+// Killed implements ending.Meters.
 func (m *meters) Killed(provider, cause string) {
 	m.killed.WithLabelValues(provider, cause).Inc()
 }
 
-// UnknownHolders implements killMeters.
+// UnknownHolders implements ending.Meters.
 func (m *meters) UnknownHolders(n int) { m.unknown.Set(float64(n)) }
 
 // call measures one call to a provider.
@@ -160,7 +160,8 @@ func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 	loaded := gauge("ledger_loaded", "1 once every record of a grant has been read after a start; until then the counts are too low.")
 	unreadable := gauge("grants_unreadable", "Records of grants that cannot be decoded: their tokens live until they expire.")
 	registry.MustRegister(live, depth, age, queued, loaded, unreadable)
-	queued.WithLabelValues().Set(float64(b.killer.orders.left()))
+	_, waiting := b.killer.UnderWay()
+	queued.WithLabelValues().Set(float64(waiting))
 	unreadable.WithLabelValues().Set(float64(len(b.ledger.Unreadable())))
 	patient, cancel := context.WithTimeout(ctx, metricsPatience)
 	defer cancel()

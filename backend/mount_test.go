@@ -475,7 +475,7 @@ func (m *mount) end() {
 		if g.Handle.Empty() && !strings.HasPrefix(g.Provider, "jwt/") {
 			unkillable++
 		}
-		require.NoError(m.t, m.b.killer.kill(context.Background(), id, "the test ended"), "every grant can be killed")
+		require.NoError(m.t, m.b.killer.Kill(context.Background(), id, "the test ended"), "every grant can be killed")
 	}
 	require.Len(m.t, m.server.Live(), m.lost+unkillable)
 	m.clean("the log", m.log.String())
@@ -843,8 +843,7 @@ func (m *mount) hangUpDuring(c call) (*logical.Response, error) {
 func (m *mount) waitForKills() {
 	m.t.Helper()
 	require.Eventually(m.t, func() bool {
-		m.b.killer.orders.mu.Lock()
-		defer m.b.killer.orders.mu.Unlock()
-		return len(m.b.killer.orders.running)+len(m.b.killer.orders.queued) == 0
+		orders, grants := m.b.killer.UnderWay()
+		return orders+grants == 0
 	}, promptly, time.Millisecond)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -346,5 +347,5 @@ func (m *mountMaker) makeOrder() {
 	m.must(m.write("revoke/role/ordered", nil))
 	m.waitForKills()
 	m.storage.on(nil)
-	require.Len(m.t, m.allKeysBelow(orderPrefix), 1)
+	require.Len(m.t, m.allKeysBelow(ending.OrderPrefix), 1)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -265,7 +266,7 @@ func (s *oldScene) isSwept() {
 	for _, token := range append(slices.Clone(s.old.Doomed), s.old.Ordered...) {
 		require.False(s.t, s.lives(token), "the outbox, and the kill under way, go on")
 	}
-	require.Empty(s.t, s.allKeysBelow(orderPrefix))
+	require.Empty(s.t, s.allKeysBelow(ending.OrderPrefix))
 	require.NotContains(s.t, s.keys("providers/oauth2", nil), "leaving", "it waited for that")
 	for _, l := range s.old.Leases {
 		if l.TTL > 10*time.Minute && !s.stopped(l) {
@@ -355,7 +356,7 @@ func (s *oldScene) endsByItself() {
 	}
 	s.sweep()
 	require.Empty(s.t, s.allGrants())
-	for _, prefix := range []string{grant.StoragePrefix, usedPrefix, ratePrefix, orderPrefix} {
+	for _, prefix := range []string{grant.StoragePrefix, usedPrefix, ratePrefix, ending.OrderPrefix} {
 		require.Empty(s.t, s.allKeysBelow(prefix), prefix)
 	}
 }

@@ -207,7 +207,7 @@ func (b *broker) checkOwn(ctx context.Context, field string, raw secret.Text, to
 		// Its sub is whatever that other issuer wrote, such as an entity's id.
 		return fault.New(fault.InvalidGrant, "the %s came of an exchange and is about another issuer's subject, who does not act as one of the broker's: bring the actor's own token", field)
 	}
-	alive, err := b.killer.isHeld(ctx, claims["jti"])
+	alive, err := b.killer.Held(ctx, idOf(claims))
 	if err == nil && !alive {
 		err = fault.New(fault.InvalidGrant, "the %s is one of the broker's own that was revoked, or whose lease has ended: get a new one", field)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
@@ -92,7 +93,7 @@ func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framewor
 	}
 	holders, err := b.ledger.Holders(ctx)
 	if err != nil {
-		return nil, ledgerFault(err)
+		return nil, ending.LedgerFault(err)
 	}
 	// In the order of the ids, in which the holder ends with a dot.
 	slices.SortFunc(holders, func(x, y string) int { return cmp.Compare(x+".", y+".") })
@@ -119,7 +120,7 @@ func (b *broker) listHolders(ctx context.Context, _ *logical.Request, d *framewo
 	}
 	holders, err := b.ledger.Holders(ctx)
 	if err != nil {
-		return nil, ledgerFault(err)
+		return nil, ending.LedgerFault(err)
 	}
 	from := sort.Search(len(holders), func(i int) bool { return holders[i] > after })
 	return logical.ListResponse(holders[from:min(len(holders), from+limit)]), nil
@@ -133,7 +134,7 @@ func (b *broker) grantPage(ctx context.Context, holders []string, after string, 
 		if first, ok := grant.HolderOf(after); ok && first == holder {
 			begin = after
 		}
-		err := b.ledger.Walk(ctx, holder, begin, func(s *grantSummary) bool {
+		err := b.ledger.Walk(ctx, holder, begin, func(s *grant.Summary) bool {
 			keys = append(keys, s.ID)
 			info[s.ID] = keyInfo(s)
 			return len(keys) < limit
@@ -148,7 +149,7 @@ func (b *broker) grantPage(ctx context.Context, holders []string, after string, 
 	return logical.ListResponseWithInfo(keys, info), nil
 }
 
-func keyInfo(s *grantSummary) map[string]any {
+func keyInfo(s *grant.Summary) map[string]any {
 	about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "lease_ends": stamp(s.LeaseEnds), "pending": s.Doomed && s.Revocable}
 	if s.Role != "" {
 		about["role"] = s.Role

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -85,7 +86,7 @@ func (b *broker) introspect(ctx context.Context, _ *logical.Request, d *framewor
 	}
 	held := false
 	if claims != nil {
-		if held, err = b.killer.isHeld(ctx, claims["jti"]); err != nil {
+		if held, err = b.killer.Held(ctx, idOf(claims)); err != nil {
 			return nil, err
 		}
 	}
@@ -144,14 +145,20 @@ func (b *broker) ownClaims(ctx context.Context, d *framework.FieldData) (map[str
 	return claims, err
 }
 
+// idOf is the id of the grant of a token that the broker has signed.
+func idOf(claims map[string]any) string {
+	id, _ := claims["jti"].(string)
+	return id
+}
+
 // revokeToken implements RFC 7009 2.
 func (b *broker) revokeToken(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	claims, err := b.ownClaims(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	if id, ok := claims["jti"].(string); ok {
-		if err := b.killer.kill(ctx, id, causeToken); err != nil {
+	if id := idOf(claims); id != "" {
+		if err := b.killer.Kill(ctx, id, ending.CauseToken); err != nil {
 			return nil, err
 		}
 	}

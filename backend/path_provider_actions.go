@@ -26,7 +26,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if alone {
 		defer done()
 	}
-	live, _, err := h.b.killer.liveOf(ctx, ref)
+	live, _, err := h.b.killer.LiveAt(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -43,15 +43,15 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err := h.b.providers.Write(ctx, ref, entry); err != nil {
 		return nil, err
 	}
-	run, err := h.b.killer.give(ctx, order{Kind: ending.KindProvider, Name: ref, Until: h.b.now(), Cause: causeProviderGone})
+	run, err := h.b.killer.KillAll(ctx, ending.Thing{Kind: ending.KindProvider, Name: ref}, ending.CauseProviderGone)
 	if err != nil {
 		return nil, err
 	}
-	tally, complete := run.wait(ctx, killMountBudget)
-	if complete && run.failed != nil {
-		return nil, ledgerFault(run.failed)
+	tally, complete := run.Wait(ctx, killMountBudget)
+	if complete && run.Failed() != nil {
+		return nil, ending.LedgerFault(run.Failed())
 	}
-	resp := &logical.Response{Data: tally.data()}
+	resp := &logical.Response{Data: tallyData(tally)}
 	if tally.Pending > 0 || !complete {
 		resp.AddWarning(fmt.Sprintf("%d revocations are pending: the provider stays, disabled, until they have succeeded", tally.Pending))
 		return resp, nil
@@ -108,7 +108,7 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 		if why, keep := repeats(p.Secrets(), nil, child); why != nil && !keep {
 			continue // there is nothing to kill but the parent
 		}
-		if err := h.b.killer.discard(ctx, p, h.b.checkGrant(p, child), causeParentCheck); err != nil {
+		if err := h.b.killer.Discard(ctx, p, h.b.checkGrant(p, child), ending.CauseParentCheck); err != nil {
 			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.Ref, "error", err)
 			if !child.Handle.Empty() {
 				warnings = append(warnings, "a token that this had to mint could not be revoked: "+fault.Public(err))

@@ -66,7 +66,7 @@ func (h providerHandler) mayReplace(ctx context.Context, ref string, before, aft
 		return err
 	}
 	if before.Pinned.Account != after.Pinned.Account {
-		_, live, err := h.b.killer.liveOf(ctx, ref)
+		_, live, err := h.b.killer.LiveAt(ctx, ref)
 		if err != nil {
 			return err
 		}

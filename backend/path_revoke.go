@@ -94,7 +94,7 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 			return nil, err
 		}
 		b.Logger().Info("thawed", "what", what, "by", by(req))
-		return &logical.Response{Data: tally{}.data()}, nil
+		return &logical.Response{Data: tallyData(ending.Tally{})}, nil
 	}
 	if given {
 		if err := b.freezer.Freeze(ctx, what, by(req)); err != nil {
@@ -102,15 +102,15 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 		}
 		b.Logger().Info("frozen", "what", what, "by", by(req))
 	}
-	run, err := b.killer.give(ctx, order{Kind: kind, Name: name, Until: b.now()})
+	run, err := b.killer.KillAll(ctx, what, "")
 	if err != nil {
 		return nil, err
 	}
-	t, complete := run.wait(ctx, revokeWait)
-	if complete && run.failed != nil {
-		return nil, ledgerFault(run.failed) // the sweep repeats it
+	t, complete := run.Wait(ctx, revokeWait)
+	if complete && run.Failed() != nil {
+		return nil, ending.LedgerFault(run.Failed()) // the sweep repeats it
 	}
-	resp := &logical.Response{Data: t.data()}
+	resp := &logical.Response{Data: tallyData(t)}
 	switch {
 	case !complete && !b.ledger.Loaded():
 		resp.AddWarning("the kill goes on: the records of grants are still being read after a start; how many are meant and for how long they live is not known yet")
@@ -136,14 +136,14 @@ func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework
 		if _, ok := grant.HolderOf(id); !ok {
 			return nil, fault.New(fault.InvalidRequest, "this is no grant id: it is the grant_id of a creds response")
 		}
-		return &logical.Response{Data: tally{}.data()}, nil
+		return &logical.Response{Data: tallyData(ending.Tally{})}, nil
 	}
 	if err != nil {
 		return nil, storageFault(err)
 	}
-	run := b.killer.startThose(ctx, []target{{g.Summary(), "revoke/grant"}})
-	t, _ := run.wait(ctx, revokeWait)
-	resp := &logical.Response{Data: t.data()}
+	run := b.killer.KillThis(ctx, g.Summary())
+	t, _ := run.Wait(ctx, revokeWait)
+	resp := &logical.Response{Data: tallyData(t)}
 	if t.Pending > 0 {
 		resp.AddWarning("the revocation failed and is being retried: the token still works")
 	}
@@ -165,6 +165,14 @@ func (b *broker) listFrozen(ctx context.Context, _ *logical.Request, d *framewor
 		info[item.Name] = map[string]any{"since": stamp(item.Since), "by": item.By}
 	}
 	return logical.ListResponseWithInfo(keys, info), nil
+}
+
+// tallyData is what is answered of a kill.
+func tallyData(t ending.Tally) map[string]any {
+	return map[string]any{
+		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly,
+		"residual_exposure_seconds": int64((t.Residual + time.Second - 1) / time.Second),
+	}
 }
 
 // killFields is the schema of a tally.

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 )
 
 // Bounds on one sweep: core holds its state lock while the periodic one runs.
@@ -63,7 +64,7 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 
 // leaveMount is the last run on a mount that is being disabled or moved.
 func (b *broker) leaveMount(ctx context.Context) error {
-	err := b.killer.killMount(ctx)
+	err := b.killer.Leave(ctx)
 	if err != nil {
 		b.Logger().Error("the mount cannot be disabled yet", "error", err)
 	}
@@ -71,10 +72,10 @@ func (b *broker) leaveMount(ctx context.Context) error {
 }
 
 // sweep lets the killer sweep, and tidies up in what is left of the slice.
-func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (swept, error) {
+func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (ending.Swept, error) {
 	started := time.Now()
 	defer func() { b.meters.sweep.Observe(time.Since(started).Seconds()) }()
-	counts, err := b.killer.sweep(ctx, byHand, slice)
+	counts, err := b.killer.Sweep(ctx, byHand, slice)
 	tidy, cancel := context.WithTimeout(ctx, max(slice-time.Since(started), time.Second))
 	defer cancel()
 	b.ledger.Unwatch(b.now().Add(-quotaIdle))
@@ -109,7 +110,7 @@ func (b *broker) deleteIfEmpty(ctx context.Context, p *downstream.Provider) erro
 		return nil // the mint under way may bring another grant
 	}
 	defer done()
-	_, live, err := b.killer.countOf(ctx, p.Ref)
+	_, live, err := b.killer.CountAt(ctx, p.Ref)
 	if err != nil || live > 0 {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
@@ -346,7 +347,7 @@ func (b *broker) endShare(ctx context.Context, id, share string) error {
 	case errors.Is(err, grant.ErrGone):
 		return nil
 	case errors.Is(err, errLastShare):
-		return b.killer.kill(ctx, id, causeLeaseEnded)
+		return b.killer.Kill(ctx, id, ending.CauseLeaseEnded)
 	case err != nil:
 		return storageFault(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
@@ -113,7 +114,7 @@ func TestAKillThatStorageKeepsFromItsRecordEndsTheJoining(t *testing.T) {
 		}
 		return nil
 	})
-	require.Error(t, m.b.killer.kill(t.Context(), first.grantID, causeToken))
+	require.Error(t, m.b.killer.Kill(t.Context(), first.grantID, ending.CauseToken))
 	m.storage.heal()
 	second := m.together(1)[0]
 	require.NotEqual(t, first.token, second.token)

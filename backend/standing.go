@@ -5,21 +5,22 @@ import (
 	"errors"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 )
 
 // standing asks Vault who the holder is now, and the roles that are named whether they
 // would still have the holder. An error while asking says nothing.
-func (b *broker) standing(ctx context.Context, holder string, names []string) (standing, error) {
+func (b *broker) standing(ctx context.Context, holder string, names []string) (ending.Standing, error) {
 	roles, want, deleted := b.rolesOf(ctx, names)
 	caller, where, err := b.find(entityOf(holder), want)
 	if err != nil {
-		return standing{}, err
+		return ending.Standing{}, err
 	}
 	unfit := map[string]bool{}
 	for name, role := range roles {
 		unfit[name] = len(role.policy.CheckStanding(decision.Situation{Now: b.now(), Caller: caller})) > 0
 	}
-	return standing{Known: where != unknown, Gone: where != present, Disabled: caller.Disabled, Deleted: deleted, Unfit: unfit}, nil
+	return ending.Standing{Known: where != unknown, Gone: where != present, Disabled: caller.Disabled, Deleted: deleted, Unfit: unfit}, nil
 }
 
 // rolesOf are the roles that can be judged, and those that are

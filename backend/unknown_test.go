@@ -2,11 +2,14 @@ package backend
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 )
 
 // crowd is n entities with a token each.
@@ -47,19 +50,20 @@ func (m *mount) passes(later time.Duration) {
 	for {
 		require.NoError(m.t, m.periodic())
 		m.waitForKills()
-		m.b.killer.holders.mu.Lock()
-		round := m.b.killer.holders.after == ""
-		m.b.killer.holders.mu.Unlock()
-		if round {
+		if m.b.killer.NextAfter() == "" {
 			return
 		}
 	}
 }
 
-func (m *mount) waiting() int {
-	m.b.killer.holders.unknown.mu.Lock()
-	defer m.b.killer.holders.unknown.mu.Unlock()
-	return len(m.b.killer.holders.unknown.at)
+// waiting is how many holders are looked at once more before they lose anything.
+func (m *mount) waiting() (n int) {
+	m.t.Helper()
+	_, rest, found := strings.Cut(m.metrics(), "\nbroker_holders_unknown ")
+	require.True(m.t, found)
+	_, err := fmt.Sscan(rest, &n)
+	require.NoError(m.t, err)
+	return n
 }
 
 func newCrowdedMount(t *testing.T) *mount {
@@ -98,7 +102,7 @@ func TestHoldersWhoVanishAndComeBackLoseNothing(t *testing.T) {
 	require.True(t, m.server.Active(leases[many-1].token))
 	m.passes(time.Minute)
 	require.Zero(t, m.waiting())
-	entry, err := m.storage.Get(t.Context(), firstLooksKey)
+	entry, err := m.storage.Get(t.Context(), ending.FirstLooksKey)
 	require.NoError(t, err)
 	require.Nil(t, entry)
 }
@@ -182,7 +186,7 @@ func TestTheFirstLookOutlivesARestart(t *testing.T) {
 	m.passes(0)
 	m.vanish(entities[:20]...)
 	m.storage.on(func(op, key string) error {
-		if key == firstLooksKey {
+		if key == ending.FirstLooksKey {
 			return errStorage
 		}
 		return nil
@@ -191,7 +195,7 @@ func TestTheFirstLookOutlivesARestart(t *testing.T) {
 	require.Len(t, m.server.Live(), 30)
 	m.passes(time.Minute)
 	require.Len(t, m.server.Live(), 10)
-	m.b.invalidate(t.Context(), firstLooksKey)
+	m.b.invalidate(t.Context(), ending.FirstLooksKey)
 	m.vanish(entities[20:25]...)
 	m.passes(time.Minute)
 	require.Len(t, m.server.Live(), 10, "nothing can be read")
@@ -218,20 +222,4 @@ func TestWhatVaultCannotSayIsNoLook(t *testing.T) {
 	require.Len(t, m.server.Live(), 100)
 	m.passes(time.Minute)
 	require.Len(t, m.server.Live(), 50)
-}
-
-// The entry stays small, whatever happens.
-func TestTheFirstLooksAreBounded(t *testing.T) {
-	f := &firstLooks{loaded: true, at: map[string]time.Time{}}
-	for i := range maxFirstLooks + 100 {
-		f.at[fmt.Sprintf("%0100d", i)] = newClock().Now()
-	}
-	storage := &logical.InmemStorage{}
-	require.NoError(t, f.save(t.Context(), storage))
-	entry, err := storage.Get(t.Context(), firstLooksKey)
-	require.NoError(t, err)
-	require.Less(t, len(entry.Value), 300<<10)
-	again := &firstLooks{}
-	require.NoError(t, again.load(t.Context(), storage))
-	require.Len(t, again.at, maxFirstLooks)
 }

@@ -1,5 +1,3 @@
-// Package ending is everything by which grants end: what is frozen, so that nothing new
-// is granted.
 package ending
 
 import (

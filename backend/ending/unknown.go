@@ -1,4 +1,4 @@
-package backend
+package ending
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // A holder whom Vault does not know has been deleted, or Vault has lost sight of its
@@ -27,10 +28,10 @@ const (
 	fewUnknown    = 10
 	unknownShare  = 10
 	unknownWindow = 10 * time.Minute
-	// firstLooksKey is where the first looks are remembered over a restart, and
+	// FirstLooksKey is where the first looks are remembered over a restart, and
 	// maxFirstLooks how many, which keeps the entry small: the others are first looked
 	// at again.
-	firstLooksKey = "first-looks"
+	FirstLooksKey = "first-looks"
 	maxFirstLooks = 2000
 )
 
@@ -55,9 +56,21 @@ type looks struct {
 	known, unknown, unsaid []string
 }
 
+var looksForm = form.Kind{Name: "first look at holders"}
+
 // storedLooks is the form in storage.
 type storedLooks struct {
 	At map[string]time.Time `json:"at"`
+}
+
+// Invalidate makes the next sweep read again what another node has written at key. It
+// reports whether key is one of the killer's.
+func (k *Killer) Invalidate(key string) bool {
+	if key != FirstLooksKey {
+		return false
+	}
+	k.holders.unknown.forget()
+	return true
 }
 
 // forget makes the next sweep read storage again.
@@ -71,7 +84,7 @@ func (f *firstLooks) forget() {
 // holders that can be judged, ordered. By hand somebody has looked at them already. If
 // the first looks cannot be read, nobody is confirmed; if they cannot be written, they
 // are remembered in memory.
-func (k *killer) confirm(ctx context.Context, seen looks, all []string, byHand bool) (map[string]bool, error) {
+func (k *Killer) confirm(ctx context.Context, seen looks, all []string, byHand bool) (map[string]bool, error) {
 	f := &k.holders.unknown
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -109,7 +122,7 @@ func (k *killer) confirm(ctx context.Context, seen looks, all []string, byHand b
 }
 
 // tellUnknown says loudly that many are unknown, and what to do.
-func (k *killer) tellUnknown(before, after map[string]time.Time, confirmed map[string]bool) {
+func (k *Killer) tellUnknown(before, after map[string]time.Time, confirmed map[string]bool) {
 	k.meters.UnknownHolders(len(after))
 	fresh, back := 0, 0
 	for holder := range after {
@@ -171,20 +184,20 @@ func (f *firstLooks) load(ctx context.Context, storage logical.Storage) error {
 	if f.loaded {
 		return nil
 	}
-	raw, err := storage.Get(ctx, firstLooksKey)
+	raw, err := storage.Get(ctx, FirstLooksKey)
 	if err != nil {
-		return storageFault(err)
+		return stored.Fault(err)
 	}
-	var stored storedLooks
+	var entry storedLooks
 	f.newer = false
 	if raw != nil {
 		// It only helps: what cannot be read of it must not end the offboarding of
 		// those who are gone, so the looks begin anew.
-		if err := looksForm.Decode(raw.Value, &stored); err != nil {
-			stored, f.newer = storedLooks{}, errors.Is(err, form.ErrNewer)
+		if err := looksForm.Decode(raw.Value, &entry); err != nil {
+			entry, f.newer = storedLooks{}, errors.Is(err, form.ErrNewer)
 		}
 	}
-	f.loaded, f.at = true, stored.At
+	f.loaded, f.at = true, entry.At
 	if f.at == nil {
 		f.at = map[string]time.Time{}
 	}
@@ -197,24 +210,24 @@ func (f *firstLooks) save(ctx context.Context, storage logical.Storage) error {
 		return nil
 	}
 	if len(f.at) == 0 {
-		if err := storage.Delete(ctx, firstLooksKey); err != nil {
-			return storageFault(err)
+		if err := storage.Delete(ctx, FirstLooksKey); err != nil {
+			return stored.Fault(err)
 		}
 		return nil
 	}
 	oldest := slices.SortedFunc(maps.Keys(f.at), func(x, y string) int {
 		return cmp.Or(f.at[x].Compare(f.at[y]), cmp.Compare(x, y))
 	})
-	stored := storedLooks{At: map[string]time.Time{}}
+	looks := storedLooks{At: map[string]time.Time{}}
 	for _, holder := range oldest[:min(len(oldest), maxFirstLooks)] {
-		stored.At[holder] = f.at[holder]
+		looks.At[holder] = f.at[holder]
 	}
-	entry, err := entryOf(looksForm, firstLooksKey, stored)
+	entry, err := stored.Entry(looksForm, FirstLooksKey, looks)
 	if err == nil {
 		err = storage.Put(ctx, entry)
 	}
 	if err != nil {
-		return storageFault(errors.Join(errors.New("a first look at holders is in memory only"), err))
+		return stored.Fault(errors.Join(errors.New("a first look at holders is in memory only"), err))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package backend
+package ending
 
 import (
 	"context"
@@ -10,18 +10,19 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 type grantSummary = grant.Summary
 
-// kill ends a grant at its provider and forgets it. It is the only way in which
+// Kill ends a grant at its provider and forgets it. It is the only way in which
 // a grant dies, whoever asks. Already gone is success; a failure is durable in
 // the outbox before it is reported.
 //
 // A token that nothing can kill stays in the ledger until it has expired, so
 // that nobody takes it for dead; for Vault's lease that is a success, because no
 // retry would do more.
-func (k *killer) kill(ctx context.Context, id, cause string) error {
+func (k *Killer) Kill(ctx context.Context, id, cause string) error {
 	if _, err := k.tryKill(ctx, id, cause); !errors.Is(err, errUnkillable) {
 		return err
 	}
@@ -32,9 +33,9 @@ func (k *killer) kill(ctx context.Context, id, cause string) error {
 // noted on its grant, and is no failure.
 var errUnkillable = errors.New("nothing can kill this token")
 
-// tryKill is kill that says what became of the token: revoked is true if its provider
+// tryKill is Kill that says what became of the token: revoked is true if its provider
 // has killed it now, and errUnkillable tells that it never will.
-func (k *killer) tryKill(ctx context.Context, id, cause string) (revoked bool, err error) {
+func (k *Killer) tryKill(ctx context.Context, id, cause string) (revoked bool, err error) {
 	k.ledger.EndHold(id) // its child may be about to become one that can be joined
 	k.closeShare(id)
 	g, err := k.ledger.Get(ctx, id)
@@ -43,7 +44,7 @@ func (k *killer) tryKill(ctx context.Context, id, cause string) (revoked bool, e
 	}
 	if err != nil {
 		k.ledger.Suspect(id)
-		return false, storageFault(errors.Join(err, errUnrecorded))
+		return false, stored.Fault(errors.Join(err, errUnrecorded))
 	}
 	return k.killGrant(ctx, g, cause)
 }
@@ -51,7 +52,7 @@ func (k *killer) tryKill(ctx context.Context, id, cause string) (revoked bool, e
 // errUnrecorded is in the chain of a kill's failure that is in memory only.
 var errUnrecorded = errors.New("the outbox could not be written")
 
-func (k *killer) killGrant(ctx context.Context, g *grant.Grant, cause string) (revoked bool, err error) {
+func (k *Killer) killGrant(ctx context.Context, g *grant.Grant, cause string) (revoked bool, err error) {
 	if g.Doom != nil {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}
@@ -66,7 +67,7 @@ func (k *killer) killGrant(ctx context.Context, g *grant.Grant, cause string) (r
 	}
 	if err := k.ledger.Remove(ctx, g); err != nil {
 		// The token is dead, and the next attempt finds it so.
-		return false, storageFault(errors.Join(err, k.doom(ctx, g, cause, storageFault(err))))
+		return false, stored.Fault(errors.Join(err, k.doom(ctx, g, cause, stored.Fault(err))))
 	}
 	k.meters.Killed(g.Provider, cause)
 	k.logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
@@ -75,7 +76,7 @@ func (k *killer) killGrant(ctx context.Context, g *grant.Grant, cause string) (r
 
 // endUnkillable notes on a grant that nothing can kill that it was to die, so that
 // its lease is not renewed any more. It stays on record until it has expired.
-func (k *killer) endUnkillable(ctx context.Context, g *grant.Grant, cause string) error {
+func (k *Killer) endUnkillable(ctx context.Context, g *grant.Grant, cause string) error {
 	if g.Doom != nil {
 		return nil
 	}
@@ -85,7 +86,7 @@ func (k *killer) endUnkillable(ctx context.Context, g *grant.Grant, cause string
 		return nil
 	})
 	if err != nil && !errors.Is(err, grant.ErrGone) {
-		return storageFault(err)
+		return stored.Fault(err)
 	}
 	return nil
 }
@@ -94,7 +95,7 @@ func (k *killer) endUnkillable(ctx context.Context, g *grant.Grant, cause string
 // Vault gives a lease's end while it holds its state lock.
 const killBudget = 45 * time.Second
 
-func (k *killer) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
+func (k *Killer) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
 	ctx, cancel := context.WithTimeout(ctx, killBudget)
 	defer cancel()
 	p, err := k.reaper.MustOpen(ctx, g.Provider)
@@ -106,7 +107,7 @@ func (k *killer) revokeAtProvider(ctx context.Context, g *grant.Grant) error {
 
 // intoOutbox makes a failed revocation durable and says so; errUnkillable if there is
 // nothing to be tried again.
-func (k *killer) intoOutbox(ctx context.Context, g *grant.Grant, cause string, failed error) error {
+func (k *Killer) intoOutbox(ctx context.Context, g *grant.Grant, cause string, failed error) error {
 	err := k.doom(ctx, g, cause, failed)
 	if errors.Is(err, grant.ErrGone) {
 		return nil // somebody else's attempt succeeded meanwhile
@@ -126,7 +127,7 @@ func givenUp(g *grant.Grant, failed error) bool {
 
 // doom writes a failed attempt into the outbox, or keeps it in memory until the
 // outbox can be written: then errUnrecorded is in the error's chain.
-func (k *killer) doom(ctx context.Context, g *grant.Grant, cause string, failed error) error {
+func (k *Killer) doom(ctx context.Context, g *grant.Grant, cause string, failed error) error {
 	now := k.now()
 	err := k.ledger.Doom(context.WithoutCancel(ctx), g, func(d *grant.Doom) {
 		if d.Attempts == 0 {
@@ -150,10 +151,10 @@ func backoff(attempts int) time.Duration {
 	return d/2 + rand.N(d/2+1) //nolint:gosec // spreads load, hides nothing
 }
 
-// discard kills a child that will not be handed out. It was perhaps never
+// Discard kills a child that will not be handed out. It was perhaps never
 // recorded: if it cannot be killed now it is recorded as doomed, and if even
 // that fails it is kept in memory until it can be.
-func (k *killer) discard(ctx context.Context, p *downstream.Provider, g *grant.Grant, cause string) error {
+func (k *Killer) Discard(ctx context.Context, p *downstream.Provider, g *grant.Grant, cause string) error {
 	failed := downstream.ErrNotRevocable
 	if !g.Handle.Empty() {
 		killCtx, cancel := context.WithTimeout(ctx, downstream.SettleBudget)
@@ -171,50 +172,18 @@ func (k *killer) discard(ctx context.Context, p *downstream.Provider, g *grant.G
 	if err := k.ledger.Remove(ctx, g); err != nil {
 		// The token is dead. A record of it may be there: the sweep takes it away.
 		k.logger().Warn("a token that was not handed out is dead, but its record could not be deleted", "grant_id", g.ID, "error", err)
-		_ = k.recordDoomed(ctx, g, cause, storageFault(err))
+		_ = k.recordDoomed(ctx, g, cause, stored.Fault(err))
 	}
 	return nil
 }
 
 // recordDoomed puts a grant that was perhaps never recorded into the outbox, in
 // memory if there is no other way.
-func (k *killer) recordDoomed(ctx context.Context, g *grant.Grant, cause string, failed error) error {
+func (k *Killer) recordDoomed(ctx context.Context, g *grant.Grant, cause string, failed error) error {
 	now := k.now()
 	g.IssuedAt, g.LeaseEnds, g.MaxLease, g.Withheld = now, now, now, true
 	if !g.Handle.Empty() { // else nobody need try again: it is on record until it expires
 		g.Doom = &grant.Doom{Since: now, Cause: cause, Attempts: 1, Next: now.Add(max(backoff(1), downstream.AskedToWait(failed))), Error: fault.Public(failed), Final: errors.Is(failed, provider.ErrCannotRevoke)}
 	}
 	return k.ledger.Keep(ctx, g)
-}
-
-// liveOf counts the grants of a provider that are not known to be dead, and how
-// many of them could be killed, once every record has been read. What has expired
-// is forgotten first, so that it keeps nobody from a change.
-func (k *killer) liveOf(ctx context.Context, ref string) (live, revocable int, err error) {
-	live, revocable, err = k.countOf(ctx, ref)
-	if err != nil || live == 0 {
-		return live, revocable, err
-	}
-	runs, err := k.killDue(ctx, false, sweepSlice)
-	if err != nil {
-		return 0, 0, err
-	}
-	waitForAll(ctx, runs, sweepSlice)
-	return k.countOf(ctx, ref)
-}
-
-// countOf is liveOf as of the last sweep.
-func (k *killer) countOf(ctx context.Context, ref string) (live, revocable int, err error) {
-	if err := k.ledger.Load(ctx); err != nil {
-		return 0, 0, ledgerFault(err)
-	}
-	if err := k.ledger.Newer(); err != nil {
-		return 0, 0, storageFault(err) // whose they are nobody knows
-	}
-	for _, c := range k.ledger.Totals() {
-		if c.Provider == ref {
-			live, revocable = live+c.Live, revocable+c.Revocable
-		}
-	}
-	return live, revocable, nil
 }

@@ -1,4 +1,4 @@
-package backend
+package ending
 
 import (
 	"context"
@@ -16,10 +16,10 @@ import (
 // leaveBudget bounds the last run on a mount, to which Vault gives 90 s.
 const leaveBudget = 85 * time.Second
 
-// whetherItMayEnd is what Vault is told of the end of a lease, of whose grant the kill has
+// MayEnd is what Vault is told of the end of a lease, of whose grant the kill has
 // returned err. Where the mount is being disabled or moved an error stops that, and is
 // what the operator sees; what a rollback answers then Vault ignores.
-func (k *killer) whetherItMayEnd(ctx context.Context, err error) error {
+func (k *Killer) MayEnd(ctx context.Context, err error) error {
 	if err == nil && (k.door.Busy() == 0 || !k.door.Leaving()) || !k.tainted() {
 		return err
 	}
@@ -33,14 +33,14 @@ func (k *killer) whetherItMayEnd(ctx context.Context, err error) error {
 	return nil
 }
 
-// killMount kills what lives before the mount and its records go, once no mint is
+// Leave kills what lives before the mount and its records go, once no mint is
 // under way that could bring more.
-func (k *killer) killMount(ctx context.Context) error {
+func (k *Killer) Leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveBudget)
 	defer cancel()
 	k.door.Close(false)
 	run := k.startKill(ctx, k.allKillable().feed)
-	empty := k.door.Drain(ctx, k.drain)
+	empty := k.door.Drain(ctx, k.Drain)
 	if err := k.outcome(ctx, run); err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (k *killer) killMount(ctx context.Context) error {
 	return k.outcome(ctx, k.startKill(ctx, k.allKillable().feed))
 }
 
-func (k *killer) allKillable() walk {
+func (k *Killer) allKillable() walk {
 	return walk{
 		ledger:   k.ledger,
 		whole:    true,
@@ -70,27 +70,27 @@ func (k *killer) allKillable() walk {
 }
 
 // outcome waits for the run of a mount that is to go.
-func (k *killer) outcome(ctx context.Context, run *killRun) error {
-	t, complete := run.wait(ctx, leaveBudget)
+func (k *Killer) outcome(ctx context.Context, run *Run) error {
+	t, complete := run.Wait(ctx, leaveBudget)
 	switch {
 	case complete && run.failed != nil:
-		return ledgerFault(run.failed)
+		return LedgerFault(run.failed)
 	case complete && t.Pending == 0:
 		return nil
 	}
 	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: %s", k.stillAlive(ctx))
 }
 
-// end ends the engine: on a mount that goes for good, or because this process ends.
+// End ends the engine: on a mount that goes for good, or because this process ends.
 // Vault waits for it, and answers nobody else of this plugin meanwhile, so it waits no
 // longer than the last mint of before the closing can take.
-func (k *killer) end(ctx context.Context) {
+func (k *Killer) End(ctx context.Context) {
 	k.door.Close(true)
 	disabled, budget := k.tainted(), downstream.HaltBudget
 	if disabled {
-		budget = k.drain
+		budget = k.Drain
 	}
-	if !k.door.Drain(ctx, min(budget, k.drain)) {
+	if !k.door.Drain(ctx, min(budget, k.Drain)) {
 		k.logger().Error("tokens are still being minted: this process kills them as soon as they come, if it lives", "mints", k.door.Whereabouts())
 	}
 	// What is in memory only would be lost with this process.
@@ -113,7 +113,7 @@ func (k *killer) end(ctx context.Context) {
 const leftoverBudget = 15 * time.Second
 
 // killLeftover is the last occasion to kill anything before the records go.
-func (k *killer) killLeftover(ctx context.Context) {
+func (k *Killer) killLeftover(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leftoverBudget)
 	defer cancel()
 	rest, err := k.ledger.HoldersOf(ctx, killable)
@@ -143,8 +143,8 @@ func (k *killer) killLeftover(ctx context.Context) {
 const maxAbandoned = 1000
 
 // logAbandoned names a token that nobody will kill any more.
-func (k *killer) logAbandoned(s *grantSummary) {
-	k.logger().Error("a token lives on", "grant_id", s.ID, "provider", s.Provider, "lives", livesUntil(s))
+func (k *Killer) logAbandoned(s *grantSummary) {
+	k.logger().Error("a token lives on", "grant_id", s.ID, "provider", s.Provider, "lives", LivesUntil(s))
 }
 
 // lateTries is how often a token is tried to be killed that came after the end.
@@ -152,21 +152,21 @@ const lateTries = 5
 
 // killLate goes on trying to kill what no ledger keeps any more: the token of a mint
 // that ended after Vault had given up the mount, or this process of it.
-func (k *killer) killLate(p *downstream.Provider, g *grant.Grant, failed error) {
+func (k *Killer) killLate(p *downstream.Provider, g *grant.Grant, failed error) {
 	late := g.Summary()
 	if errors.Is(failed, downstream.ErrNotRevocable) {
 		k.logAbandoned(&late)
 		return
 	}
-	k.logger().Error("a token came after the end and is not dead yet", "grant_id", g.ID, "provider", g.Provider, "lives", livesUntil(&late), "error", failed)
+	k.logger().Error("a token came after the end and is not dead yet", "grant_id", g.ID, "provider", g.Provider, "lives", LivesUntil(&late), "error", failed)
 	go func() {
 		for try := range lateTries {
-			time.Sleep(k.latePause << try)
+			time.Sleep(k.LatePause << try)
 			ctx, cancel := context.WithTimeout(context.Background(), killBudget)
 			err := k.reaper.Revoke(ctx, p, g.Handle)
 			cancel()
 			if err == nil {
-				k.logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "provider", g.Provider, "cause", causeNotHandedOut)
+				k.logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "provider", g.Provider, "cause", CauseNotHandedOut)
 				return
 			}
 			if errors.Is(err, provider.ErrCannotRevoke) {
@@ -183,7 +183,7 @@ func killable(c grant.Count) bool { return c.Revocable > 0 }
 const namedAlive = 5
 
 // stillAlive names a few of the grants that live, and until when they do.
-func (k *killer) stillAlive(ctx context.Context) string {
+func (k *Killer) stillAlive(ctx context.Context) string {
 	if !k.ledger.Loaded() {
 		return "the records of grants are still being read after a start: try again"
 	}
@@ -204,7 +204,7 @@ func (k *killer) stillAlive(ctx context.Context) string {
 		if err := k.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
 			if s.Revocable {
 				named++
-				text += fmt.Sprintf(" %s at %s %s;", s.ID, s.Provider, livesUntil(s))
+				text += fmt.Sprintf(" %s at %s %s;", s.ID, s.Provider, LivesUntil(s))
 			}
 			return named < namedAlive
 		}); err != nil || named == namedAlive {
@@ -214,10 +214,10 @@ func (k *killer) stillAlive(ctx context.Context) string {
 	return text + " bring the provider back and try again, or wait until they have expired"
 }
 
-// livesUntil says in words until when a token lives if nothing kills it.
-func livesUntil(s *grantSummary) string {
+// LivesUntil says in words until when a token lives if nothing kills it.
+func LivesUntil(s *grantSummary) string {
 	if s.ExpiresAt.IsZero() {
 		return "without an end that is known"
 	}
-	return "until " + stamp(s.ExpiresAt)
+	return "until " + s.ExpiresAt.UTC().Format(time.RFC3339)
 }

@@ -1,4 +1,4 @@
-package backend
+package ending
 
 import (
 	"cmp"
@@ -9,15 +9,18 @@ import (
 
 	"github.com/hashicorp/go-uuid"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
-// orderPrefix is where kills of many are kept until every grant of theirs has
+// OrderPrefix is where kills of many are kept until every grant of theirs has
 // been tried once. One write makes a kill of any size durable: after a crash the
 // sweep goes on with it.
-const orderPrefix = "kill/"
+const OrderPrefix = "kill/"
+
+var orderForm = form.Kind{Name: "kill under way"}
 
 // order is a kill of every grant of an entity, a role, a provider or an issuer that was
 // issued up to a moment; what is issued later, after a thaw say, is not meant.
@@ -36,11 +39,11 @@ func (o order) matches(s *grantSummary) bool {
 		return false
 	}
 	switch o.Kind {
-	case ending.KindEntity:
+	case KindEntity:
 		return s.Holder == o.Name
-	case ending.KindRole:
+	case KindRole:
 		return s.Role == o.Name
-	case ending.KindIssuer:
+	case KindIssuer:
 		return s.SubjectIssuer == o.Name || s.ActorIssuer == o.Name
 	default:
 		return s.Provider == o.Name
@@ -80,11 +83,12 @@ func (o *orders) full(ref string) bool {
 	return o.waiting[ref] >= maxQueued
 }
 
-// left is how many grants the runs have yet to try.
-func (o *orders) left() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return len(o.queued)
+// UnderWay is how many kills of many are not complete, and how many grants these and
+// others have yet to try.
+func (k *Killer) UnderWay() (orders, grants int) {
+	k.orders.mu.Lock()
+	defer k.orders.mu.Unlock()
+	return len(k.orders.running), len(k.orders.queued)
 }
 
 // has reports whether a run has the grant already.
@@ -94,25 +98,28 @@ func (o *orders) has(id string) bool {
 	return o.queued[id] > 0
 }
 
-// give makes an order durable and begins with it.
-func (k *killer) give(ctx context.Context, o order) (*killRun, error) {
+// KillAll kills every grant of a thing that has been issued until now. The cause is
+// "revoke/<kind>" if it is empty. The kill is durable when this returns, and goes on
+// whether or not somebody waits for it.
+func (k *Killer) KillAll(ctx context.Context, what Thing, cause string) (*Run, error) {
+	o := order{Kind: what.Kind, Name: what.Name, Until: k.now(), Cause: cause}
 	id, err := uuid.GenerateUUID()
 	if err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for an order's id").Because(err)
 	}
-	entry, err := entryOf(orderForm, orderPrefix+id, o)
+	entry, err := stored.Entry(orderForm, OrderPrefix+id, o)
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	if err := k.storage.Put(ctx, entry); err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	return k.execute(ctx, id, o), nil
 }
 
 // execute tries to kill every grant of the order once; those that fail are in
 // the outbox then, and the order is done.
-func (k *killer) execute(ctx context.Context, id string, o order) *killRun {
+func (k *Killer) execute(ctx context.Context, id string, o order) *Run {
 	k.orders.mu.Lock()
 	k.orders.running[id] = true
 	k.orders.mu.Unlock()
@@ -128,7 +135,7 @@ func (k *killer) execute(ctx context.Context, id string, o order) *killRun {
 			k.logger().Warn("a kill failed in part, and the outbox could not be written or the ledger not be read: the sweep will repeat it", "kind", o.Kind, "name", o.Name, "error", run.failed)
 			return
 		}
-		if err := k.storage.Delete(context.WithoutCancel(ctx), orderPrefix+id); err != nil {
+		if err := k.storage.Delete(context.WithoutCancel(ctx), OrderPrefix+id); err != nil {
 			k.logger().Warn("a kill is complete, but its order could not be deleted: the sweep will repeat it", "error", err)
 		}
 		k.logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending)
@@ -140,36 +147,36 @@ func (k *killer) execute(ctx context.Context, id string, o order) *killRun {
 // those of a role or a provider once the ledger knows who has any. Which issuers a grant
 // rests on its record alone tells: memory would grow with issuers and holders, for what
 // is asked once in a blue moon. So all records are read, one after the other.
-func (k *killer) chosen(o order) source {
+func (k *Killer) chosen(o order) source {
 	walk := walk{ledger: k.ledger, matches: func(s *grantSummary) string {
 		if o.matches(s) {
 			return o.cause()
 		}
 		return ""
 	}}
-	if o.Kind == ending.KindEntity {
+	if o.Kind == KindEntity {
 		walk.holders = func(context.Context) ([]string, error) { return []string{o.Name}, nil }
 		walk.concerns = func(grant.Count) bool { return true }
 		return walk.feed
 	}
 	walk.whole = true
-	if o.Kind == ending.KindIssuer {
+	if o.Kind == KindIssuer {
 		walk.concerns = func(grant.Count) bool { return false } // how many there are nobody knows
 		walk.holders = k.ledger.Holders
 		return walk.feed
 	}
 	walk.concerns = func(c grant.Count) bool {
-		return (o.Kind == ending.KindRole && c.Role == o.Name) || (o.Kind == ending.KindProvider && c.Provider == o.Name)
+		return (o.Kind == KindRole && c.Role == o.Name) || (o.Kind == KindProvider && c.Provider == o.Name)
 	}
 	walk.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, walk.concerns) }
 	return walk.feed
 }
 
 // resumeOrders goes on with what a crash or a change of leader interrupted.
-func (k *killer) resumeOrders(ctx context.Context) error {
-	ids, err := k.storage.List(ctx, orderPrefix)
+func (k *Killer) resumeOrders(ctx context.Context) error {
+	ids, err := k.storage.List(ctx, OrderPrefix)
 	if err != nil {
-		return storageFault(err)
+		return stored.Fault(err)
 	}
 	var problems error
 	for _, id := range ids {
@@ -178,23 +185,23 @@ func (k *killer) resumeOrders(ctx context.Context) error {
 	return problems
 }
 
-func (k *killer) resume(ctx context.Context, id string) error {
+func (k *Killer) resume(ctx context.Context, id string) error {
 	k.orders.mu.Lock()
 	running := k.orders.running[id]
 	k.orders.mu.Unlock()
 	if running {
 		return nil
 	}
-	raw, err := k.storage.Get(ctx, orderPrefix+id)
+	raw, err := k.storage.Get(ctx, OrderPrefix+id)
 	if err != nil {
-		return storageFault(err)
+		return stored.Fault(err)
 	}
 	if raw == nil {
 		return nil
 	}
 	var o order
 	if err := orderForm.Decode(raw.Value, &o); err != nil {
-		return storageFault(err)
+		return stored.Fault(err)
 	}
 	k.execute(ctx, id, o)
 	return nil

@@ -1,4 +1,4 @@
-package backend
+package ending
 
 import (
 	"context"
@@ -8,30 +8,31 @@ import (
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // dueBatch is how many due grants are looked at between two looks at the clock.
 const dueBatch = 500
 
-// swept counts what one sweep did.
-type swept struct {
+// Swept counts what one sweep did.
+type Swept struct {
 	Killed, Expired, Pending, Holders int
 }
 
-// sweep retries the outbox, kills what outlived its lease, forgets what has
+// Sweep retries the outbox, kills what outlived its lease, forgets what has
 // certainly expired, and judges the holders. It waits for its kills
 // no longer than the slice. By hand it ignores the outbox's backoff, and judges
 // every holder; then, and only then, it waits until the ledger is loaded.
-func (k *killer) sweep(ctx context.Context, byHand bool, slice time.Duration) (swept, error) {
+func (k *Killer) Sweep(ctx context.Context, byHand bool, slice time.Duration) (Swept, error) {
 	started := time.Now()
 	if byHand {
 		if err := k.ledger.Load(ctx); err != nil {
-			return swept{}, ledgerFault(err)
+			return Swept{}, LedgerFault(err)
 		}
 	}
 	var problems error
 	if err := k.ledger.Flush(ctx); err != nil {
-		problems = storageFault(err)
+		problems = stored.Fault(err)
 	}
 	runs, err := k.killDue(ctx, byHand, slice/3)
 	problems = errors.Join(problems, err)
@@ -46,7 +47,7 @@ func (k *killer) sweep(ctx context.Context, byHand bool, slice time.Duration) (s
 }
 
 // killDue starts the kills of what is due, as far as it comes within the slice.
-func (k *killer) killDue(ctx context.Context, byHand bool, slice time.Duration) (runs []*killRun, problems error) {
+func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration) (runs []*Run, problems error) {
 	now, deadline := k.now(), time.Now().Add(slice)
 	tried := map[string]bool{}
 	q := grant.Query{
@@ -58,7 +59,7 @@ func (k *killer) killDue(ctx context.Context, byHand bool, slice time.Duration) 
 	for {
 		due, looked, err := k.ledger.Due(ctx, q)
 		if err != nil {
-			problems = storageFault(err)
+			problems = stored.Fault(err)
 		}
 		for _, id := range looked {
 			tried[id] = true
@@ -80,7 +81,7 @@ func (k *killer) killDue(ctx context.Context, byHand bool, slice time.Duration) 
 
 // killUnfit starts to kill what its holders should not have any more; nil if there
 // is nothing to do.
-func (k *killer) killUnfit(ctx context.Context, unfits []unfit) *killRun {
+func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
 	if len(unfits) == 0 {
 		return nil
 	}
@@ -134,11 +135,11 @@ func dueCause(s *grantSummary, now time.Time, regardless bool) string {
 
 // waitForAll counts what has become of the kills when they are done or the time is
 // over.
-func waitForAll(ctx context.Context, runs []*killRun, atMost time.Duration) swept {
+func waitForAll(ctx context.Context, runs []*Run, atMost time.Duration) Swept {
 	deadline := time.Now().Add(max(atMost, 100*time.Millisecond))
-	var counts swept
+	var counts Swept
 	for _, run := range runs {
-		t, _ := run.wait(ctx, time.Until(deadline))
+		t, _ := run.Wait(ctx, time.Until(deadline))
 		expired := run.forgotten()
 		counts.Pending += t.Pending
 		counts.Expired += expired

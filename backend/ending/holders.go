@@ -1,4 +1,4 @@
-package backend
+package ending
 
 import (
 	"context"
@@ -59,7 +59,7 @@ func (c *holderCursor) release(unfits []unfit) {
 // instead of where the last slice ended. Vault is asked once or twice per
 // holder. An error while asking kills nobody: the holder is judged next time. Where Vault
 // does not know many of them, it is asked again by a later slice (see confirm).
-func (k *killer) sweepHolders(ctx context.Context, afresh bool, slice time.Duration) (found []unfit, checked int, err error) {
+func (k *Killer) sweepHolders(ctx context.Context, afresh bool, slice time.Duration) (found []unfit, checked int, err error) {
 	// One slice at a time. The periodic one does not wait for a manual one, which
 	// does its work; no provider is called here.
 	if afresh {
@@ -73,7 +73,7 @@ func (k *killer) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 	}
 	if afresh {
 		if err := k.ledger.Load(ctx); err != nil {
-			return nil, 0, ledgerFault(err)
+			return nil, 0, LedgerFault(err)
 		}
 	}
 	all := k.ledger.HoldersSoFar(killable)
@@ -100,8 +100,8 @@ func (k *killer) sweepHolders(ctx context.Context, afresh bool, slice time.Durat
 	return slices.DeleteFunc(found, func(u unfit) bool { return strangers[u.Holder] && !confirmed[u.Holder] }), checked, err
 }
 
-// standing is what Vault and the roles say of a holder now.
-type standing struct {
+// Standing is what Vault and the roles say of a holder now.
+type Standing struct {
 	// Known is that Vault knows of somebody by that id, Gone that it is nobody's own:
 	// its entity was deleted, or merged into another.
 	Known, Gone, Disabled bool
@@ -111,7 +111,7 @@ type standing struct {
 }
 
 // cause is why the holder should not have grants of a role any more; "" if it may.
-func (s standing) cause(role string) string {
+func (s Standing) cause(role string) string {
 	switch {
 	case s.Gone:
 		return causeHolderGone
@@ -125,9 +125,17 @@ func (s standing) cause(role string) string {
 	return ""
 }
 
+// NextAfter is the holder after whom the next slice of the periodic sweep goes on to judge;
+// "" if it begins anew.
+func (k *Killer) NextAfter() string {
+	k.holders.mu.Lock()
+	defer k.holders.mu.Unlock()
+	return k.holders.after
+}
+
 // judgeHolder returns what the holder should not have any more, and why, and notes
 // whether Vault knows it.
-func (k *killer) judgeHolder(ctx context.Context, holder string, counts []grant.Count, seen *looks) (found []unfit) {
+func (k *Killer) judgeHolder(ctx context.Context, holder string, counts []grant.Count, seen *looks) (found []unfit) {
 	// Of the others nothing can be done, or the outbox does it.
 	counts = slices.DeleteFunc(counts, func(c grant.Count) bool { return c.Revocable <= c.Outbox })
 	if len(counts) == 0 {

@@ -1,16 +1,19 @@
-package backend
+package ending
 
-import "context"
+import (
+	"context"
 
-// isHeld reports whether the grant with this id is one that its holder may still use:
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
+)
+
+// Held reports whether the grant with this id is one that its holder may still use:
 // on record, within its lease, neither killed nor about to be, nothing of it frozen,
 // and its holder still somebody whom the role would have. The last is what the sweep
 // looks for too, but there only of grants that something can kill.
-func (k *killer) isHeld(ctx context.Context, jti any) (bool, error) {
-	id, _ := jti.(string)
+func (k *Killer) Held(ctx context.Context, id string) (bool, error) {
 	s, known, err := k.ledger.Lookup(ctx, id)
 	if err != nil {
-		return false, storageFault(err)
+		return false, stored.Fault(err)
 	}
 	if !known || s.Doomed || s.Withheld || k.orders.has(id) || !k.now().Before(s.LeaseEnds) {
 		return false, nil

@@ -1,4 +1,4 @@
-package backend
+package ending
 
 import (
 	"context"
@@ -74,13 +74,13 @@ func (w walk) feed(ctx context.Context, expect func(int), yield func(target)) er
 	return problems
 }
 
-// killRun is a kill of many that goes on whether or not somebody waits for it.
-type killRun struct {
+// Run is a kill of many that goes on whether or not somebody waits for it.
+type Run struct {
 	done chan struct{}
 	now  func() time.Time
 
 	mu       sync.Mutex
-	count    tally
+	count    Tally
 	expired  int // of count, those that were merely forgotten
 	expected int // how many there may be, before all are found
 	found    int
@@ -94,9 +94,9 @@ type killRun struct {
 	failed     error
 }
 
-// tally is the count so far; what was not tried yet counts as pending. Before all
+// tally is the count so far; what was not tried yet counts as p Before all
 // are found, the residual exposure is the longest that there can be.
-func (r *killRun) tally() tally {
+func (r *Run) tally() Tally {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.count
@@ -122,9 +122,9 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// wait returns the count when the run is done, or when it has taken too long or
+// Wait returns the count when the run is done, or when it has taken too long or
 // ctx has ended; complete says which.
-func (r *killRun) wait(ctx context.Context, atMost time.Duration) (t tally, complete bool) {
+func (r *Run) Wait(ctx context.Context, atMost time.Duration) (t Tally, complete bool) {
 	timer := time.NewTimer(atMost)
 	defer timer.Stop()
 	select {
@@ -139,9 +139,9 @@ func (r *killRun) wait(ctx context.Context, atMost time.Duration) (t tally, comp
 // startKill kills the grants of a source, a bounded number at a time of each
 // provider: one that is slow or dead does not hold up the kills at the others, as
 // long as it does not have very many of them.
-func (k *killer) startKill(ctx context.Context, from source) *killRun {
+func (k *Killer) startKill(ctx context.Context, from source) *Run {
 	ctx = context.WithoutCancel(ctx)
-	run := &killRun{done: make(chan struct{}), now: k.now}
+	run := &Run{done: make(chan struct{}), now: k.now}
 	go func() {
 		defer close(run.done)
 		queues := map[string]chan target{}
@@ -167,7 +167,7 @@ func (k *killer) startKill(ctx context.Context, from source) *killRun {
 }
 
 // startThose is startKill of grants in memory: when it returns, they are queued.
-func (k *killer) startThose(ctx context.Context, targets []target) *killRun {
+func (k *Killer) startThose(ctx context.Context, targets []target) *Run {
 	for i := range targets {
 		k.orders.queue(&targets[i].grantSummary, 1)
 	}
@@ -182,8 +182,20 @@ func (k *killer) startThose(ctx context.Context, targets []target) *killRun {
 	return run
 }
 
+// KillThis is a kill of one, with the counts of a kill of many.
+func (k *Killer) KillThis(ctx context.Context, s grant.Summary) *Run {
+	return k.startThose(ctx, []target{{s, causeGrant}})
+}
+
+// Failed is why not all that was meant could be found; to be asked when the run is done.
+func (r *Run) Failed() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
 // killEach tries every grant of the queue once, at most killParallel at a time.
-func (k *killer) killEach(ctx context.Context, queue <-chan target, run *killRun) {
+func (k *Killer) killEach(ctx context.Context, queue <-chan target, run *Run) {
 	group := errgroup.Group{}
 	group.SetLimit(killParallel)
 	for t := range queue {
@@ -201,27 +213,27 @@ func (k *killer) killEach(ctx context.Context, queue <-chan target, run *killRun
 	_ = group.Wait()
 }
 
-func (r *killRun) expect(n int) {
+func (r *Run) expect(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.expected = n
 }
 
-func (r *killRun) find(s *grantSummary) {
+func (r *Run) find(s *grantSummary) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.found++
 	r.exposed.add(s)
 }
 
-func (r *killRun) end(err error) {
+func (r *Run) end(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.walked, r.failed = true, err
 }
 
 // settle notes what became of one grant.
-func (r *killRun) settle(t target, failed error) {
+func (r *Run) settle(t target, failed error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unrecorded = r.unrecorded || errors.Is(failed, errUnrecorded)
@@ -242,7 +254,7 @@ func (r *killRun) settle(t target, failed error) {
 }
 
 // forgotten is how many had expired and were merely forgotten.
-func (r *killRun) forgotten() int {
+func (r *Run) forgotten() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.expired
@@ -272,18 +284,11 @@ func (e exposure) from(now time.Time) time.Duration {
 	return max(0, e.until.Sub(now))
 }
 
-// tally counts what a kill of many did.
-type tally struct {
+// Tally counts what a kill of many did.
+type Tally struct {
 	Revoked, Pending, ExpiryOnly int
 	// Residual is for how long one of these tokens may still be accepted
 	// somewhere: because nothing can kill it, because it is verified offline, or
-	// because its kill is still pending.
+	// because its kill is still p
 	Residual time.Duration
-}
-
-func (t tally) data() map[string]any {
-	return map[string]any{
-		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly,
-		"residual_exposure_seconds": int64((t.Residual + time.Second - 1) / time.Second),
-	}
 }

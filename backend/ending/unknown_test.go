@@ -1,0 +1,26 @@
+package ending
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+)
+
+// The entry stays small, whatever happens.
+func TestTheFirstLooksAreBounded(t *testing.T) {
+	f := &firstLooks{loaded: true, at: map[string]time.Time{}}
+	for i := range maxFirstLooks + 100 {
+		f.at[fmt.Sprintf("%0100d", i)] = dawn
+	}
+	storage := &logical.InmemStorage{}
+	require.NoError(t, f.save(t.Context(), storage))
+	entry, err := storage.Get(t.Context(), FirstLooksKey)
+	require.NoError(t, err)
+	require.Less(t, len(entry.Value), 300<<10)
+	again := &firstLooks{}
+	require.NoError(t, again.load(t.Context(), storage))
+	require.Len(t, again.at, maxFirstLooks)
+}
