@@ -46,14 +46,6 @@ func added(to map[string]string, names []string) map[string]string {
 	return to
 }
 
-// AddAll adds all of o.
-func (t *Targets) AddAll(o Targets) {
-	for _, root := range o.trees {
-		t.AddTree(root)
-	}
-	t.Add(slices.Collect(maps.Values(o.names))...)
-}
-
 // Find returns the target, as it was added, that v is a spelling of, or is below.
 func (t Targets) Find(v string) (target string, found bool) {
 	key := spelling(v)

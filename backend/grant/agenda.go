@@ -13,8 +13,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// PagePrefix is where the agenda's pages lie: <prefix><run>/<number>.
-const PagePrefix = "due/"
+// pagePrefix is where the agenda's pages lie: <prefix><run>/<number>.
+const pagePrefix = "due/"
 
 // Bounds of the agenda. With them a page is written for every few thousand
 // issues, and stays well below what storage takes as one entry (512 KiB in the
@@ -178,7 +178,7 @@ func (l *Ledger) makeRoom(ctx context.Context) error {
 	for _, entries := range x.far() {
 		x.mu.Lock()
 		x.written++
-		key := fmt.Sprintf("%s%s/%d", PagePrefix, x.run, x.written)
+		key := fmt.Sprintf("%s%s/%d", pagePrefix, x.run, x.written)
 		x.mu.Unlock()
 		if err := l.writePage(ctx, key, entries); err != nil {
 			x.setRoom(l.room/4, true) // not again with the very next grant
@@ -260,7 +260,7 @@ func (l *Ledger) fetch(ctx context.Context, x *index, key string) error {
 
 // deletePages deletes the pages of earlier runs.
 func (l *Ledger) deletePages(ctx context.Context) error {
-	runs, err := l.storage.List(ctx, PagePrefix)
+	runs, err := l.storage.List(ctx, pagePrefix)
 	if err != nil {
 		return fmt.Errorf("cannot list the agenda's pages: %w", err)
 	}
@@ -268,12 +268,12 @@ func (l *Ledger) deletePages(ctx context.Context) error {
 		if folder == l.current().run+"/" {
 			continue
 		}
-		names, err := l.storage.List(ctx, PagePrefix+folder)
+		names, err := l.storage.List(ctx, pagePrefix+folder)
 		if err != nil {
 			return fmt.Errorf("cannot list the agenda's pages: %w", err)
 		}
 		for _, name := range names {
-			if err := l.storage.Delete(ctx, PagePrefix+folder+name); err != nil {
+			if err := l.storage.Delete(ctx, pagePrefix+folder+name); err != nil {
 				return fmt.Errorf("cannot delete a page of the agenda: %w", err)
 			}
 		}

@@ -50,7 +50,7 @@ func spilled(t *testing.T, n int) (*Ledger, *logical.InmemStorage, []*Grant) {
 		grants = append(grants, newGrant(t, "alice"))
 		require.NoError(t, l.Record(t.Context(), grants[len(grants)-1]))
 	}
-	pages, err := s.List(t.Context(), PagePrefix+l.current().run+"/")
+	pages, err := s.List(t.Context(), pagePrefix+l.current().run+"/")
 	require.NoError(t, err)
 	require.NotEmpty(t, pages)
 	return l, s, grants
@@ -156,10 +156,10 @@ func TestDue(t *testing.T) {
 type readOnly struct{ *imagined }
 
 func (readOnly) List(ctx context.Context, prefix string) ([]string, error) {
-	if prefix == PagePrefix {
+	if prefix == pagePrefix {
 		return []string{"old/"}, nil
 	}
-	if prefix == PagePrefix+"old/" {
+	if prefix == pagePrefix+"old/" {
 		return []string{"1"}, nil
 	}
 	return (&imagined{holders: 10, each: 10}).List(ctx, prefix)

@@ -152,7 +152,7 @@ func (l *Ledger) clear(ctx context.Context, id string) error {
 	lock := l.lock(id)
 	defer lock.Unlock()
 	l.mu.RLock()
-	g := l.doubtful[id].clone()
+	g := l.doubtful[id].Clone()
 	l.mu.RUnlock()
 	if g == nil {
 		return nil

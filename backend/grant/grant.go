@@ -15,9 +15,9 @@
 //   - after Vault stored the lease: the lease's end kills it, or the sweep.
 //
 // If Record itself fails, the caller kills the token before it answers, and if
-// that fails too keeps it in memory (Ledger.Adopt) and tries both again.
+// that fails too keeps it in memory (Ledger.Keep) and tries both again.
 //
-// Extend writes before a renewal is answered, so that a record never ends
+// Update writes before a renewal is answered, so that a record never ends
 // earlier than its lease. Doom writes before a failed revocation is reported, so
 // that the retry survives a restart. Remove is written only once the provider
 // has confirmed, or the token has certainly expired; a crash before it repeats
@@ -268,12 +268,9 @@ func (g *Grant) endWithShares() {
 	}
 }
 
-// Clone is a copy that can be changed; nil of nil.
-func (g *Grant) Clone() *Grant { return g.clone() }
-
-// clone is a copy that can be changed; nil of nil. What a grant refers to beside
+// Clone is a copy that can be changed; nil of nil. What a grant refers to beside
 // its doom and its shares is never changed.
-func (g *Grant) clone() *Grant {
+func (g *Grant) Clone() *Grant {
 	if g == nil {
 		return nil
 	}

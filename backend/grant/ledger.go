@@ -194,7 +194,7 @@ func (l *Ledger) Lookup(ctx context.Context, id string) (Summary, bool, error) {
 func (l *Ledger) adoptedGrant(id string) *Grant {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.adopted[id].clone()
+	return l.adopted[id].Clone()
 }
 
 // Update reads the grant, lets change alter it and writes it back, as one step
@@ -210,7 +210,7 @@ func (l *Ledger) Update(ctx context.Context, id string, change func(*Grant) erro
 	if err != nil {
 		return nil, err
 	}
-	before := g.clone()
+	before := g.Clone()
 	if err := change(g); err != nil {
 		return nil, err
 	}
@@ -232,9 +232,9 @@ func (l *Ledger) Doom(ctx context.Context, g *Grant, mark func(*Doom)) error {
 	if errors.Is(err, ErrGone) || (err != nil && !l.mayLive(g.ID)) {
 		return ErrGone
 	}
-	before := doomed.clone()
+	before := doomed.Clone()
 	if err != nil {
-		doomed = g.clone()
+		doomed = g.Clone()
 	}
 	if doomed.Doom == nil {
 		doomed.Doom = &Doom{}

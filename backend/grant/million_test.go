@@ -82,7 +82,7 @@ func (s *imagined) Get(_ context.Context, key string) (*logical.StorageEntry, er
 
 func (s *imagined) Put(_ context.Context, e *logical.StorageEntry) error {
 	s.calls.Add(1)
-	if strings.HasPrefix(e.Key, PagePrefix) {
+	if strings.HasPrefix(e.Key, pagePrefix) {
 		s.pages.Add(1)
 	}
 	return nil

@@ -204,7 +204,7 @@ func (h *history) doom() {
 	}
 	delete(h.holds, g.ID)
 	next := h.later("next", 10*time.Minute)
-	doomed := g.clone()
+	doomed := g.Clone()
 	final := rapid.IntRange(0, 3).Draw(h.T, "final") == 0
 	mark := func(d *Doom) { d.Since, d.Next, d.Attempts, d.Final = h.now, next, d.Attempts+1, final }
 	if doomed.Doom == nil {

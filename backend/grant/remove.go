@@ -83,7 +83,7 @@ func (l *Ledger) standing(ctx context.Context, id string) (is standing, counted 
 // also if storage left its record in doubt.
 func (l *Ledger) counted(ctx context.Context, id string) (*Grant, error) {
 	l.mu.RLock()
-	g := l.doubtful[id].clone()
+	g := l.doubtful[id].Clone()
 	l.mu.RUnlock()
 	if g != nil {
 		return g, nil
@@ -103,6 +103,6 @@ func (l *Ledger) doubt(g *Grant) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.doubtful[g.ID] == nil {
-		l.doubtful[g.ID] = g.clone()
+		l.doubtful[g.ID] = g.Clone()
 	}
 }

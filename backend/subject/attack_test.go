@@ -113,7 +113,7 @@ func TestAttacks(t *testing.T) {
 			issuer := open(t, fake.config()) // whose keys are fetched anew
 			_, err := issuer.Verify(t.Context(), attack.raw, noon)
 			requireFault(t, err, fault.InvalidGrant, attack.why)
-			_, err = PickIssuer(attack.raw, nil)
+			_, err = pickIssuer(attack.raw, nil)
 			requireFault(t, err, fault.InvalidGrant, "")
 		})
 	}
@@ -132,7 +132,7 @@ func TestOneIssuersKeyIsNeverAnothers(t *testing.T) {
 	trusted := []*Issuer{open(t, one.config()), open(t, two.config())}
 	for _, c := range []struct{ signer, named *fakeIssuer }{{one, two}, {two, one}} {
 		raw := c.signer.sign(jwa.ES256, nil, c.named.claims(nil))
-		picked, err := PickIssuer(raw, trusted)
+		picked, err := pickIssuer(raw, trusted)
 		require.NoError(t, err)
 		assert.Equal(t, c.named.URL, picked.URL())
 		_, err = picked.Verify(t.Context(), raw, noon)

@@ -66,7 +66,7 @@ func TestDocumentedShapes(t *testing.T) {
 			alg := jwa.SignatureAlgorithm(s.Header["alg"].(string))
 			raw := signRaw(alg, fake.keys[alg], header, claims)
 
-			picked, err := PickIssuer(raw, []*Issuer{issuer})
+			picked, err := pickIssuer(raw, []*Issuer{issuer})
 			require.NoError(t, err)
 			issued, err := s.Claims["iat"].(json.Number).Int64()
 			require.NoError(t, err)

@@ -79,7 +79,7 @@ func FuzzSubjectToken(f *testing.F) {
 				t.Fatalf("code %s", code)
 			}
 		}
-		_, _ = PickIssuer(raw, []*Issuer{issuer})
+		_, _ = pickIssuer(raw, []*Issuer{issuer})
 	})
 }
 

@@ -62,9 +62,9 @@ type IssuerConfig struct {
 	JWKSPEM string `json:"jwks_pem,omitempty"`
 	// BoundIssuer is what iss must equal. Beside OIDCDiscoveryURL it may only
 	// repeat it. Beside JWKSURL and JWKSPEM it should be set: without it these
-	// keys vouch for whatever name their tokens bear, and only the fences of
-	// PickIssuer and CheckActor keep them from another issuer's name (RFC 8725
-	// 3.8). Whether that is allowed is the caller's to decide, see IssuerURL.
+	// keys vouch for whatever name their tokens bear, and only VerifyFrom and
+	// CheckActor keep them from another issuer's name (RFC 8725 3.8). Whether that is
+	// allowed is the caller's to decide, see IssuerURL.
 	BoundIssuer string `json:"bound_issuer,omitempty"`
 
 	// BoundAudiences: a token must be for at least one of them (RFC 8725 3.9).

@@ -91,7 +91,7 @@ func (i *Issuer) URL() string { return i.cfg.IssuerURL() }
 // much longer than jwks.StaleAfter.
 func (i *Issuer) KeepFresh(ctx context.Context) { i.keys.KeepFresh(ctx) }
 
-// PickIssuer finds among the issuers that a role trusts the one that the token
+// pick finds among the issuers that a role trusts the one that the token
 // claims to be from, without verifying anything yet: only that issuer's keys may
 // then verify it, so that no issuer can speak for another (RFC 8725 3.8). Where
 // several are configured for the same iss, it is the first whose audiences fit,
@@ -101,15 +101,7 @@ func (i *Issuer) KeepFresh(ctx context.Context) { i.keys.KeepFresh(ctx) }
 // others has, so it cannot speak in the name of one that the role trusts beside
 // it. Two of those for the same audience cannot be told apart and are refused.
 //
-// Errors are *fault.Error: invalid_request without a token, else invalid_grant.
-func PickIssuer(raw secret.Text, allowed []*Issuer) (*Issuer, error) {
-	c, err := parseCompact(raw)
-	if err != nil {
-		return nil, err
-	}
-	return pick(c, allowed)
-}
-
+// Errors are *fault.Error with invalid_grant.
 func pick(c *compact, allowed []*Issuer) (*Issuer, error) {
 	iss, _ := c.claims["iss"].(string)
 	if iss == "" {
@@ -199,8 +191,9 @@ func (i *Issuer) Verify(ctx context.Context, raw secret.Text, now time.Time) (*T
 	return i.verify(ctx, c, now)
 }
 
-// VerifyFrom is PickIssuer and then that issuer's Verify. It reads the token once:
-// strictness is a sixth of what a verification costs (BenchmarkIssue/exchange).
+// VerifyFrom finds the token's issuer among those that a role trusts, and has it verify
+// the token. It reads the token once: reading it strictly is a sixth of what a
+// verification costs (BenchmarkIssue/exchange).
 func VerifyFrom(ctx context.Context, raw secret.Text, allowed []*Issuer, now time.Time) (*Token, error) {
 	c, err := parseCompact(raw)
 	if err != nil {

@@ -32,6 +32,15 @@ func requireFault(t *testing.T, err error, code fault.Code, part string) {
 	assert.True(t, part == "" || faulttest.Says(err.Error(), part), "%q does not say %q", err, part)
 }
 
+// pickIssuer is what VerifyFrom does before it verifies anything.
+func pickIssuer(raw secret.Text, allowed []*Issuer) (*Issuer, error) {
+	c, err := parseCompact(raw)
+	if err != nil {
+		return nil, err
+	}
+	return pick(c, allowed)
+}
+
 func TestVerifyEachAlgorithm(t *testing.T) {
 	fake := newFakeIssuer(t, goodKeys())
 	issuer := open(t, fake.config())
@@ -331,7 +340,7 @@ func TestPickIssuer(t *testing.T) {
 		"an empty iss is nobody's default": {one.sign(jwa.ES256, nil, map[string]any{"iss": ""}), all, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := PickIssuer(c.raw, c.allowed)
+			got, err := pickIssuer(c.raw, c.allowed)
 			if c.want == nil {
 				requireFault(t, err, fault.InvalidGrant, "subject_issuers")
 				return
@@ -353,7 +362,7 @@ func TestUnboundIssuer(t *testing.T) {
 	sign := func(changes map[string]any) secret.Text { return free.sign(jwa.ES256, nil, named.claims(changes)) }
 
 	raw := sign(map[string]any{"iss": "anyone"})
-	picked, err := PickIssuer(raw, []*Issuer{bound, two, one})
+	picked, err := pickIssuer(raw, []*Issuer{bound, two, one})
 	require.NoError(t, err)
 	assert.Same(t, one, picked, "by its audience")
 	token, err := picked.Verify(t.Context(), raw, noon)
@@ -361,16 +370,16 @@ func TestUnboundIssuer(t *testing.T) {
 	assert.Equal(t, "anyone", token.Issuer)
 	assert.Equal(t, "one", token.IssuerName)
 
-	picked, err = PickIssuer(sign(nil), []*Issuer{one, bound})
+	picked, err = pickIssuer(sign(nil), []*Issuer{one, bound})
 	require.NoError(t, err)
 	assert.Same(t, bound, picked, "the name of a trusted issuer is its own")
 	_, err = picked.Verify(t.Context(), sign(nil), noon)
 	requireFault(t, err, fault.InvalidGrant, "signature")
 
-	_, err = PickIssuer(raw, []*Issuer{one, two, three})
+	_, err = pickIssuer(raw, []*Issuer{one, two, three})
 	requireFault(t, err, fault.InvalidGrant, "one or three: set bound_issuer")
 	for _, changes := range []map[string]any{{"iss": nil}, {"iss": ""}, {"iss": 1}} {
-		_, err = PickIssuer(sign(changes), []*Issuer{one})
+		_, err = pickIssuer(sign(changes), []*Issuer{one})
 		requireFault(t, err, fault.InvalidGrant, "no iss")
 		_, err = one.Verify(t.Context(), sign(changes), noon)
 		requireFault(t, err, fault.InvalidGrant, "iss")

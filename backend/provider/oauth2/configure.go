@@ -88,22 +88,18 @@ func (s settings) checkValues() error {
 	for _, f := range []struct {
 		name, value string
 		supported   []string
-		known       []string
 	}{
-		{fieldAuthMethod, s.AuthMethod, []string{authBasic, authPost, authPrivateKeyJWT, authTLS, authSelfSignedTLS, authNone}, nil},
-		{fieldAssertionSigner, s.AssertionSigner, []string{"", signerClient, signerBroker}, nil},
-		{fieldClientKeyAlgorithm, s.ClientKeyAlgorithm, []string{"", keyES256, keyRS256, keyPS256, keyEdDSA}, nil},
-		{fieldGrant, s.Grant, []string{grantClientCredentials, grantRefreshToken}, nil},
-		{fieldExchange, s.Exchange, []string{"", exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf}, nil},
-		{fieldAudienceParameter, s.AudienceParameter, []string{audienceNone, audienceAudience, audienceResource}, nil},
-		{fieldVerify, s.Verify, []string{verifyResponse, verifyIntrospect, verifyJWT}, nil},
-		{fieldRevocation, s.Revocation, []string{"", revocationToken, revocationExpiry}, nil},
+		{fieldAuthMethod, s.AuthMethod, []string{authBasic, authPost, authPrivateKeyJWT, authTLS, authSelfSignedTLS, authNone}},
+		{fieldAssertionSigner, s.AssertionSigner, []string{"", signerClient, signerBroker}},
+		{fieldClientKeyAlgorithm, s.ClientKeyAlgorithm, []string{"", keyES256, keyRS256, keyPS256, keyEdDSA}},
+		{fieldGrant, s.Grant, []string{grantClientCredentials, grantRefreshToken}},
+		{fieldExchange, s.Exchange, []string{"", exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf}},
+		{fieldAudienceParameter, s.AudienceParameter, []string{audienceNone, audienceAudience, audienceResource}},
+		{fieldVerify, s.Verify, []string{verifyResponse, verifyIntrospect, verifyJWT}},
+		{fieldRevocation, s.Revocation, []string{"", revocationToken, revocationExpiry}},
 	} {
-		switch {
-		case slices.Contains(f.known, f.value):
-			return invalid("%s=%s is not supported by this version: use one of %s", f.name, f.value, list(f.supported))
-		case !slices.Contains(f.supported, f.value):
-			return invalid("%s must be one of %s", f.name, list(append(f.supported, f.known...)))
+		if !slices.Contains(f.supported, f.value) {
+			return invalid("%s must be one of %s", f.name, list(f.supported))
 		}
 	}
 	return nil
