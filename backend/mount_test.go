@@ -384,8 +384,8 @@ func (m *mount) balance() {
 	for _, id := range m.allGrants() {
 		g, err := m.b.ledger.Get(context.Background(), id)
 		require.NoError(m.t, err)
-		if strings.HasPrefix(g.Provider, "jwt/") {
-			continue // no server has its token
+		if !strings.HasPrefix(g.Provider, "oauth2/") {
+			continue // the server has not its token
 		}
 		if g.Handle.Empty() {
 			unkillable++
@@ -472,7 +472,7 @@ func (m *mount) end() {
 	for _, id := range m.allGrants() {
 		g, err := m.b.ledger.Get(context.Background(), id)
 		require.NoError(m.t, err)
-		if g.Handle.Empty() && !strings.HasPrefix(g.Provider, "jwt/") {
+		if g.Handle.Empty() && strings.HasPrefix(g.Provider, "oauth2/") {
 			unkillable++
 		}
 		require.NoError(m.t, m.b.killer.Kill(context.Background(), id, "the test ended"), "every grant can be killed")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +81,14 @@ func (b *broker) secretFields() map[string]*framework.FieldSchema {
 	fields := b.credsResponse()
 	maps.DeleteFunc(fields, func(_ string, f *framework.FieldSchema) bool { return !provider.IsSecret(f) })
 	return fields
+}
+
+// auditedFields are those of the answers to creds and explain that an operator is told to
+// let stand in the audit log in clear: all that are no secret.
+func (b *broker) auditedFields() []string {
+	fields := b.credsResponse()
+	maps.DeleteFunc(fields, func(_ string, f *framework.FieldSchema) bool { return provider.IsSecret(f) })
+	return append(slices.Sorted(maps.Keys(fields)), "allowed", "reasons")
 }
 
 // creds parses the request; issue does the rest.

@@ -1,0 +1,120 @@
+package backend
+
+import (
+	"encoding/base64"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
+)
+
+// A credential of several parts is handed out, leased, shown, renewed and killed as a
+// token is, and is nowhere called one.
+func TestAChildOfSeveralParts(t *testing.T) {
+	m, s := newSessionMount(t, nil)
+	l := m.mustSession(call{entity: alice})
+	require.Equal(t, "KEY1", l.data["access_key_id"])
+	require.Equal(t, "secret-access-key-00000001", l.data["secret_access_key"])
+	require.Equal(t, "session-token-00000001", l.data["session_token"])
+	require.Equal(t, "token", l.data["revocation"])
+	require.NotContains(t, l.data, "access_token")
+	require.NotContains(t, l.data, "token_type", "the word means nothing here")
+	require.Equal(t, map[string]any{"grant_id": l.grantID, "secret_type": childTokenType}, l.secret.InternalData)
+
+	shown := m.must(m.read("grants/" + l.grantID)).Data // mount searches it for every secret
+	require.Equal(t, "session/s", shown["provider"])
+	_, err := m.renew(l, 10*time.Minute)
+	require.NoError(t, err)
+	require.Equal(t, []string{"session-1"}, s.alive())
+	require.NoError(t, m.revoke(l))
+	require.Empty(t, s.alive())
+	require.Empty(t, m.allGrants())
+}
+
+// Who joins a shared child gets all of its parts.
+func TestAllPartsAreShared(t *testing.T) {
+	m, s := newSessionMount(t, map[string]any{"sharing": "entity"})
+	one, two := m.mustSession(call{entity: alice}), m.mustSession(call{entity: alice})
+	require.Equal(t, one.grantID, two.grantID)
+	for _, part := range []string{"access_key_id", "secret_access_key", "session_token"} {
+		require.NotEmpty(t, two.data[part])
+		require.Equal(t, one.data[part], two.data[part])
+	}
+	require.NoError(t, m.revoke(one))
+	require.Len(t, s.alive(), 1)
+	require.NoError(t, m.revoke(two))
+	require.Empty(t, s.alive())
+}
+
+// Every part is looked through: what must not be handed out is refused, and killed unless
+// there is nothing to kill but the parent.
+func TestNoPartOfAChildIsOverlooked(t *testing.T) {
+	set := func(name string, value any) func(int, map[string]any) {
+		return func(_ int, answer map[string]any) { answer[name] = value }
+	}
+	for name, test := range map[string]struct {
+		change func(int, map[string]any)
+		says   string
+		kept   bool // at the system, because nobody may be told to kill it
+	}{
+		"the first part is the parent":     {change: set("secret_access_key", rootKey), says: "the parent credential"},
+		"the second part is the parent":    {change: set("session_token", rootKey), says: "the parent credential"},
+		"the parent inside":                {change: set("session_token", "a"+rootKey+"b"), says: "holds the parent"},
+		"the parent inside, in Base64":     {change: set("session_token", base64.StdEncoding.EncodeToString([]byte("user:"+rootKey))), says: "holds the parent"},
+		"nothing but the parent":           {change: func(_ int, a map[string]any) { a["secret_access_key"], a["session_token"] = rootKey, rootKey }, says: "the parent credential itself", kept: true},
+		"the parent in what would kill it": {change: set("handle", "sessions/"+rootKey), says: "the parent", kept: true},
+		"a part is missing":                {change: func(_ int, a map[string]any) { delete(a, "secret_access_key") }, says: "without secret_access_key"},
+		"a part is empty":                  {change: set("session_token", ""), says: "without session_token"},
+		"a part that is not declared":      {change: set("second_token", "another-token-of-somebody"), says: "second_token"},
+		"a field that is not declared":     {change: set("region", "eu-west-1"), says: "region"},
+		"a secret where none belongs":      {change: func(_ int, a map[string]any) { a["access_key_id"] = a["session_token"] }, says: "access_key_id"},
+		"a secret deep inside":             {change: func(_ int, a map[string]any) { a["access_key_id"] = []any{map[string]any{"x": rootKey}} }, says: "access_key_id"},
+		"a secret among what was granted":  {change: func(_ int, a map[string]any) { a["scope"] = "read " + a["secret_access_key"].(string) }, says: "among what it granted"},
+		"a secret for a lever":             {change: func(_ int, a map[string]any) { a["class"], a["lever"] = "lever", a["session_token"] }, says: "among what it granted"},
+		"a class that nothing is known of": {change: set("class", "perhaps"), says: "perhaps"},
+		"no class":                         {change: set("class", ""), says: "class"},
+		"a class without what kills":       {change: set("handle", ""), says: "class", kept: true},
+		"expiry, and it can be killed":     {change: set("class", "expiry"), says: "class"},
+		"a lever of a token":               {change: set("lever", "login-1"), says: "lever"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, s := newSessionMount(t, nil)
+			s.changing(test.change)
+			_, err := m.session(call{})
+			requireCode(t, err, fault.ProviderViolation, test.says)
+			if test.kept {
+				require.Empty(t, s.killed)
+				return
+			}
+			require.Empty(t, s.alive(), "it is not handed out, and must not live")
+			require.Empty(t, m.allGrants())
+		})
+	}
+}
+
+// What an exchange was asked with is no part of what it gives, and is never revoked.
+func TestNoPartIsTheCallersOwnToken(t *testing.T) {
+	m, s := newSessionMount(t, nil)
+	m.must(m.write("issuers/i", map[string]any{
+		"jwks_url": m.server.Endpoint(authserver.EndpointJWKS), "bound_issuer": m.server.URL, "bound_audiences": "broker",
+	}))
+	m.must(m.write("roles/r", map[string]any{"mode": "exchange", "subject_issuers": "i"}))
+	token := m.subjectToken("one", nil)
+	for name, change := range map[string]func(int, map[string]any){
+		"a part":        func(_ int, a map[string]any) { a["session_token"] = token },
+		"inside a part": func(_ int, a map[string]any) { a["secret_access_key"] = "x" + token },
+	} {
+		s.changing(change)
+		_, err := m.session(call{data: map[string]any{"subject_token": token}})
+		requireCode(t, err, fault.ProviderViolation, "was to be exchanged")
+		require.Empty(t, s.alive(), name)
+	}
+	s.killed = nil
+	s.changing(func(_ int, a map[string]any) { a["handle"] = token })
+	_, err := m.session(call{data: map[string]any{"subject_token": token}})
+	requireCode(t, err, fault.ProviderViolation, "was to be exchanged")
+	require.Empty(t, s.killed)
+}
