@@ -6,13 +6,14 @@ import (
 	"crypto/rand"
 	"crypto/sha1" //nolint:gosec // see names
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jws"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -40,38 +41,29 @@ func (p *Provider) assertion(ctx context.Context, c credential) (secret.Text, er
 		return p.deps.Signer.Sign(ctx, provider.PurposeAssertion, claims)
 	}
 	claims["iss"] = p.settings.ClientID
-	return c.key.sign("JWT", claims)
+	return c.key.Sign(c.key.names("JWT"), claims)
+}
+
+// clientKey signs client assertions and DPoP proofs.
+type clientKey struct {
+	*kit.SigningKey
+	// certificate is the key's, by whose thumbprints a server finds it; nil for none.
+	certificate *x509.Certificate
 }
 
 // names are the header's members by which a server finds the key: its kid, or the
 // thumbprints of its certificate (RFC 7515 4.1.7 and 4.1.8). Beside these there is no kid
 // but one that the key has brought: a server that looks for it first would find nothing.
-func (k *clientKey) names(typ string) map[string]string {
-	names := map[string]string{jws.TypeKey: typ, jws.KeyIDKey: k.id}
+func (k *clientKey) names(typ string) map[string]any {
+	names := map[string]any{jws.TypeKey: typ, jws.KeyIDKey: k.ID}
 	if k.certificate == nil {
 		return names
 	}
-	if !k.registered {
+	if !k.Registered {
 		delete(names, jws.KeyIDKey)
 	}
 	sum, sum256 := sha1.Sum(k.certificate.Raw), sha256.Sum256(k.certificate.Raw) //nolint:gosec // RFC 7515 4.1.7 wants SHA-1: a name, no proof
 	names[jws.X509CertThumbprintKey] = base64.RawURLEncoding.EncodeToString(sum[:])
 	names[jws.X509CertThumbprintS256Key] = base64.RawURLEncoding.EncodeToString(sum256[:])
 	return names
-}
-
-// sign makes a compact JWS of the claims.
-func (k *clientKey) sign(typ string, claims map[string]any) (secret.Text, error) {
-	payload, err := json.Marshal(claims)
-	if err != nil {
-		return secret.Text{}, err
-	}
-	headers := jws.NewHeaders()
-	for name, value := range k.names(typ) {
-		if err := headers.Set(name, value); err != nil {
-			return secret.Text{}, err
-		}
-	}
-	signed, err := jws.Sign(payload, jws.WithKey(k.alg, k.private, jws.WithProtectedHeaders(headers)))
-	return secret.New(string(signed)), err
 }

@@ -14,7 +14,10 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -85,9 +88,12 @@ func TestAssertionsNameTheirCertificate(t *testing.T) {
 func TestAKidThatTheKeyBringsStaysBesideTheCertificate(t *testing.T) {
 	certificate, key, err := makePair(keyRS256, time.Now())
 	require.NoError(t, err)
-	private, err := parsePEMKey(key.Reveal())
+	private, err := kit.ParsePEMKey(key.Reveal())
 	require.NoError(t, err)
-	f := thumbprinted(t, with{"private_key": jwkOf(t, private, map[string]any{"kid": "known there"}), "client_certificate": certificate.Reveal()})
+	named, err := jwk.FromRaw(private)
+	require.NoError(t, err)
+	require.NoError(t, named.Set("kid", "known there"))
+	f := thumbprinted(t, with{"private_key": marshal(named), "client_certificate": certificate.Reveal()})
 	f.register(f.jwks())
 	f.mustMint(scopes("read"))
 	want := namesOf(f.certificate(fieldCertificate))
@@ -170,5 +176,25 @@ func TestCertificatesThatAreNotTheKeys(t *testing.T) {
 			_, err := setupFor(server, all).Configure(context.Background())
 			requireCode(t, err, fault.InvalidRequest, test.want...)
 		})
+	}
+}
+
+func TestACertificateFitsItsKey(t *testing.T) {
+	certificate, key, err := makePair(keyRS256, time.Now())
+	require.NoError(t, err)
+	_, other, err := makePair(keyES256, time.Now())
+	require.NoError(t, err)
+	_, err = parsePair(certificate.Reveal(), key.Reveal())
+	require.NoError(t, err)
+	for name, pair := range map[string][2]string{
+		"another's key":      {certificate.Reveal(), other.Reveal()},
+		"no key":             {certificate.Reveal(), ""},
+		"no certificate":     {"", key.Reveal()},
+		"the wrong way":      {key.Reveal(), certificate.Reveal()},
+		"key beside":         {certificate.Reveal() + key.Reveal(), key.Reveal()},
+		"certificate in key": {certificate.Reveal(), key.Reveal() + certificate.Reveal()},
+	} {
+		_, err := parsePair(pair[0], pair[1])
+		require.Error(t, err, name)
 	}
 }

@@ -16,9 +16,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -47,12 +49,12 @@ func parsePair(certificate, key string) (*tls.Certificate, error) {
 	case bytes.Contains([]byte(certificate), []byte("PRIVATE KEY-----")):
 		return nil, errPairPrivate
 	}
-	private, err := parsePEMKey(key)
+	private, err := kit.ParsePEMKey(key)
 	if err != nil {
 		return nil, errPair
 	}
 	if jwks.AlgorithmsOf(private.Public()) == nil {
-		return nil, errKeyKind
+		return nil, kit.ErrKeyKind
 	}
 	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
 	if err != nil {
@@ -87,7 +89,7 @@ func parseCertificateOf(private crypto.Signer, text string) (*x509.Certificate, 
 
 // makePair makes a self-signed certificate for a new key.
 func makePair(algorithm string, now time.Time) (certificate, key secret.Text, err error) {
-	private, err := makeKey(algorithm)
+	private, err := kit.GenerateKey(jwa.SignatureAlgorithm(algorithm))
 	if err != nil {
 		return certificate, key, err
 	}
@@ -108,7 +110,7 @@ func makePair(algorithm string, now time.Time) (certificate, key secret.Text, er
 	if err != nil {
 		return certificate, key, err
 	}
-	key, err = encodeKey(private)
+	key, err = kit.EncodeKey(private)
 	return secret.New(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))), key, err
 }
 
@@ -117,13 +119,13 @@ func makePair(algorithm string, now time.Time) (certificate, key secret.Text, er
 func certificateJWK(pair *tls.Certificate) (map[string]any, error) {
 	private, ok := pair.PrivateKey.(crypto.Signer)
 	if !ok {
-		return nil, errKeyKind
+		return nil, kit.ErrKeyKind
 	}
-	key, err := newClientKey(private, "", "")
+	key, err := kit.NewSigningKey(private, "", "")
 	if err != nil {
 		return nil, err
 	}
-	members, err := membersOf(key.public)
+	members, err := membersOf(key.Public)
 	if err != nil {
 		return nil, err
 	}

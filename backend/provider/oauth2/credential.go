@@ -6,6 +6,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -79,9 +80,13 @@ func (p *Provider) credentialIn(parent provider.Parent, fields []string) (creden
 // parseKey reads the private key in that field, with its certificate if it has one. Its
 // errors are the ends of sentences that begin with the field's name.
 func (s settings) parseKey(parent provider.Parent, field string) (*clientKey, error) {
-	key, err := parseClientKey(parent.Secrets[field].Reveal(), s.ClientKeyAlgorithm)
-	if certificate := parent.Secrets[s.companion(field)]; err == nil && !certificate.Empty() {
-		key.certificate, err = parseCertificateOf(key.private, certificate.Reveal())
+	signing, err := kit.ParseSigningKey(parent.Secrets[field].Reveal(), s.ClientKeyAlgorithm)
+	if err != nil {
+		return nil, err
+	}
+	key := &clientKey{SigningKey: signing}
+	if certificate := parent.Secrets[s.companion(field)]; !certificate.Empty() {
+		key.certificate, err = parseCertificateOf(key.Private, certificate.Reveal())
 	}
 	return key, err
 }

@@ -9,10 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -100,7 +102,7 @@ func parseProof(compact, endpoint string, now time.Time) (*dpopProof, error) {
 	if err := checkProofClaims(proof.Payload, endpoint, now); err != nil {
 		return nil, err
 	}
-	jkt, err := thumbprint(key)
+	jkt, err := kit.Thumbprint(key)
 	if err != nil {
 		return nil, errProofKey
 	}
@@ -166,15 +168,15 @@ func (p *Provider) ownProof(nonce string) (*dpopProof, error) {
 	if !p.settings.DPoP {
 		return nil, nil
 	}
-	private, err := makeKey(keyES256)
+	private, err := kit.GenerateKey(jwa.ES256)
 	if err != nil {
 		return nil, unavailable("a key for the check could not be made: try again").Because(err)
 	}
-	key, err := newClientKey(private, "", "")
+	key, err := kit.NewSigningKey(private, "", "")
 	if err != nil {
 		return nil, unavailable("a key for the check could not be made: try again").Because(err)
 	}
-	return key.prove(p.at.Token, nonce, p.deps.Now())
+	return prove(key, p.at.Token, nonce, p.deps.Now())
 }
 
 // proofURL is the htu of an endpoint: without its query (RFC 9449 4.2).

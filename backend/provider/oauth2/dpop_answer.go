@@ -15,7 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // The error codes of RFC 9449 5 and 8.
@@ -130,24 +130,16 @@ func (p *Provider) checkBinding(child *provider.Child, c confirmation, proof *dp
 	return nil
 }
 
-// prove makes a proof of this key (RFC 9449 4.2). The key travels in the header.
-func (k *clientKey) prove(endpoint, nonce string, now time.Time) (*dpopProof, error) {
+// prove makes a proof of the key (RFC 9449 4.2), which travels in the header.
+func prove(key *kit.SigningKey, endpoint, nonce string, now time.Time) (*dpopProof, error) {
 	claims := map[string]any{"jti": rand.Text(), "htm": http.MethodPost, "htu": proofURL(endpoint), "iat": now.Unix()}
 	if nonce != "" {
 		claims["nonce"] = nonce
 	}
-	payload, err := json.Marshal(claims)
+	public, err := jwk.FromRaw(key.Private.Public())
 	if err != nil {
 		return nil, err
 	}
-	public, err := jwk.FromRaw(k.private.Public())
-	if err != nil {
-		return nil, err
-	}
-	headers := jws.NewHeaders()
-	if err := errors.Join(headers.Set(jws.TypeKey, typeDPoP), headers.Set(jws.JWKKey, public)); err != nil {
-		return nil, err
-	}
-	signed, err := jws.Sign(payload, jws.WithKey(k.alg, k.private, jws.WithProtectedHeaders(headers)))
-	return &dpopProof{compact: secret.New(string(signed)), thumbprint: k.id}, err
+	compact, err := key.Sign(map[string]any{jws.TypeKey: typeDPoP, jws.JWKKey: public}, claims)
+	return &dpopProof{compact: compact, thumbprint: key.ID}, err
 }

@@ -19,24 +19,25 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // agentKey is a key that only the caller holds.
-func agentKey(t *testing.T) *clientKey {
+func agentKey(t *testing.T) *kit.SigningKey {
 	t.Helper()
-	private, err := makeKey(keyES256)
+	private, err := kit.GenerateKey(jwa.ES256)
 	require.NoError(t, err)
-	key, err := newClientKey(private, "", "")
+	key, err := kit.NewSigningKey(private, "", "")
 	require.NoError(t, err)
 	return key
 }
 
 // proof is a good one for the fixture's token endpoint.
-func (f *fixture) proof(key *clientKey, nonce string) string {
+func (f *fixture) proof(key *kit.SigningKey, nonce string) string {
 	f.t.Helper()
-	proof, err := key.prove(f.at.Token, nonce, time.Now())
+	proof, err := prove(key, f.at.Token, nonce, time.Now())
 	require.NoError(f.t, err)
 	return proof.compact.Reveal()
 }
@@ -71,7 +72,7 @@ func TestAChildIsBoundToTheCallersKey(t *testing.T) {
 				require.Empty(t, child.Unverified)
 			}
 			token, _ := f.server.Lookup(child.Token().Reveal())
-			require.Equal(t, map[string]string{"jkt": key.id}, token.Confirmation)
+			require.Equal(t, map[string]string{"jkt": key.ID}, token.Confirmation)
 			// Neither introspection nor revocation has anything to do with the key.
 			require.NoError(t, f.Revoke(context.Background(), child.Handle))
 			require.Empty(t, f.server.Live())
@@ -224,7 +225,7 @@ func TestNoncesAreShownOnlyIfTheyCanBe(t *testing.T) {
 }
 
 // forge makes a proof with any header and claims, signed by key.
-func forge(t testing.TB, key *clientKey, header, claims map[string]any) string {
+func forge(t testing.TB, key *kit.SigningKey, header, claims map[string]any) string {
 	t.Helper()
 	payload, err := json.Marshal(claims)
 	require.NoError(t, err)
@@ -232,7 +233,7 @@ func forge(t testing.TB, key *clientKey, header, claims map[string]any) string {
 	for name, value := range header {
 		require.NoError(t, headers.Set(name, value))
 	}
-	signed, err := jws.Sign(payload, jws.WithKey(key.alg, key.private, jws.WithProtectedHeaders(headers)))
+	signed, err := jws.Sign(payload, jws.WithKey(key.Algorithm, key.Private, jws.WithProtectedHeaders(headers)))
 	require.NoError(t, err)
 	return string(signed)
 }
@@ -240,9 +241,9 @@ func forge(t testing.TB, key *clientKey, header, claims map[string]any) string {
 func TestProofsAreJudgedBeforeTheyAreSent(t *testing.T) {
 	f := newFixture(t, authserver.Options{}, with{"dpop": true})
 	key, other := agentKey(t), agentKey(t)
-	public, err := jwk.FromRaw(key.private.Public())
+	public, err := jwk.FromRaw(key.Private.Public())
 	require.NoError(t, err)
-	private, err := jwk.FromRaw(key.private)
+	private, err := jwk.FromRaw(key.Private)
 	require.NoError(t, err)
 	made := func(header, claims map[string]any) string {
 		h := map[string]any{"typ": "dpop+jwt", "jwk": public}
@@ -261,7 +262,7 @@ func TestProofsAreJudgedBeforeTheyAreSent(t *testing.T) {
 	swapped := func(header string) string {
 		return base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + parts[1] + "." + parts[2]
 	}
-	otherPublic, err := jwk.FromRaw(other.private.Public())
+	otherPublic, err := jwk.FromRaw(other.Private.Public())
 	require.NoError(t, err)
 	for name, test := range map[string]struct {
 		proof string
@@ -310,9 +311,9 @@ func TestProofsAreJudgedBeforeTheyAreSent(t *testing.T) {
 func FuzzProof(f *testing.F) {
 	const endpoint = "https://as.test/token"
 	now := time.Unix(1_700_000_000, 0)
-	key, err := newClientKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), "", "")
+	key, err := kit.NewSigningKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), "", "")
 	require.NoError(f, err)
-	good, err := key.prove(endpoint, "nonce", now)
+	good, err := prove(key, endpoint, "nonce", now)
 	require.NoError(f, err)
 	f.Add(good.compact.Reveal())
 	f.Add("a.b.c")

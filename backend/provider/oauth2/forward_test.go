@@ -12,6 +12,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
@@ -122,9 +123,9 @@ func TestOnlyAccessTokensAreForwarded(t *testing.T) {
 }
 
 // keyID is the key's thumbprint, as in cnf.jkt.
-func keyID(t *testing.T, key *clientKey) string {
+func keyID(t *testing.T, key *kit.SigningKey) string {
 	t.Helper()
-	proof, err := key.prove("https://as.test/token", "", time.Now())
+	proof, err := prove(key, "https://as.test/token", "", time.Now())
 	require.NoError(t, err)
 	return proof.thumbprint
 }

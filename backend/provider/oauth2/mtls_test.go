@@ -2,6 +2,7 @@ package oauth2
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -116,7 +118,7 @@ func (a *authority) issue(name string) (certificate, key string) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, private.Public(), a.key)
 	require.NoError(a.t, err)
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), pemOf(a.t, "EC PRIVATE KEY", private)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), keyPEM(a.t, private)
 }
 
 func TestAnIssuedCertificateAuthenticates(t *testing.T) {
@@ -187,4 +189,15 @@ func TestAHandshakeThatIsRefused(t *testing.T) {
 	require.Nil(t, child)
 	require.NotErrorIs(t, err, provider.ErrAnswerLost)
 	require.Zero(t, f.requests(authserver.EndpointToken))
+}
+
+func newKey[K any](t *testing.T) func(K, error) K {
+	return func(k K, err error) K { t.Helper(); require.NoError(t, err); return k }
+}
+
+func keyPEM(t *testing.T, private crypto.Signer) string {
+	t.Helper()
+	text, err := kit.EncodeKey(private)
+	require.NoError(t, err)
+	return text.Reveal()
 }

@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -262,9 +264,9 @@ func TestTheBrokerSignsAndNothingIsStored(t *testing.T) {
 
 func TestMistakesOfClientAuthenticationAreNamed(t *testing.T) {
 	server := authserver.New(t, authserver.Options{}, registered())
-	key, err := makeKey(keyES256)
+	key, err := kit.GenerateKey(jwa.ES256)
 	require.NoError(t, err)
-	good := pemOf(t, "PRIVATE KEY", key)
+	good := keyPEM(t, key)
 	certificate, certificateKey, err := makePair(keyES256, time.Now())
 	require.NoError(t, err)
 	expired, expiredKey, err := makePair(keyES256, time.Now().Add(-2*selfSignedLife))

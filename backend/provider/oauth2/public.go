@@ -5,9 +5,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -56,11 +58,11 @@ func (s settings) makeCredential(fields []string, certified bool) (map[string]se
 		}
 		return map[string]secret.Text{fields[0]: certificate, fields[1]: key}, nil
 	}
-	private, err := makeKey(s.keyAlgorithm())
+	private, err := kit.GenerateKey(jwa.SignatureAlgorithm(s.keyAlgorithm()))
 	if err != nil {
 		return nil, unavailable("a private key could not be made: try again").Because(err)
 	}
-	text, err := encodeKey(private)
+	text, err := kit.EncodeKey(private)
 	if err != nil {
 		return nil, unavailable("a private key could not be made: try again").Because(err)
 	}
@@ -109,7 +111,7 @@ func (c credential) published(s settings) map[string]any {
 	var err error
 	switch {
 	case c.key != nil:
-		members, err = membersOf(c.key.public)
+		members, err = membersOf(c.key.Public)
 	case c.pair != nil && s.AuthMethod == authSelfSignedTLS:
 		members, err = certificateJWK(c.pair)
 	}

@@ -274,7 +274,7 @@ func (r *wireRun) do(f *fixture) (*provider.Child, provider.Health, error) {
 	ctx := context.Background()
 	request := provider.Request{Access: r.asked(), TTL: time.Hour}
 	if f.settings.DPoP {
-		proof, err := agentKey(f.t).prove(f.at.Token, "", wireNow)
+		proof, err := prove(agentKey(f.t), f.at.Token, "", wireNow)
 		require.NoError(f.t, err)
 		request.Proofs = map[provider.ProofKind]secret.Text{provider.ProofDPoP: proof.compact}
 	}

@@ -1,4 +1,4 @@
-package oauth2
+package kit
 
 import (
 	"crypto"
@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"testing"
-	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
@@ -71,20 +70,20 @@ func TestPrivateKeysInEveryUsualForm(t *testing.T) {
 		"JWK that wants PS256":        {jwkOf(t, rsa2048, map[string]any{"alg": "PS256"}), jwa.PS256, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			key, err := parseClientKey(test.text, "")
+			key, err := ParseSigningKey(test.text, "")
 			require.NoError(t, err)
-			require.Equal(t, test.alg, key.alg)
+			require.Equal(t, test.alg, key.Algorithm)
 			if test.id == "" {
-				sum, err := key.public.Thumbprint(crypto.SHA256)
+				sum, err := key.Public.Thumbprint(crypto.SHA256)
 				require.NoError(t, err)
 				require.Len(t, sum, 32)
-				test.id, err = thumbprint(key.public)
+				test.id, err = Thumbprint(key.Public)
 				require.NoError(t, err)
 			}
-			require.Equal(t, test.id, key.public.KeyID())
-			shown, err := json.Marshal(key.public)
+			require.Equal(t, test.id, key.Public.KeyID())
+			shown, err := json.Marshal(key.Public)
 			require.NoError(t, err)
-			for _, private := range privateMembers {
+			for _, private := range []string{"d", "p", "q", "dp", "dq", "qi", "k"} {
 				require.NotContains(t, string(shown), `"`+private+`":`)
 			}
 		})
@@ -101,57 +100,37 @@ func TestOtherThingsAreNoPrivateKeys(t *testing.T) {
 		text string
 		want error
 	}{
-		"nothing":              {"", errKeyShape},
-		"a word":               {"secret", errKeyShape},
-		"two keys":             {good + good, errKeyShape},
-		"a public key":         {string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})), errKeyShape},
-		"encrypted":            {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", errKeyShape},
-		"P-224":                {pemOf(t, "PRIVATE KEY", p224), errKeyKind},
-		"a public JWK":         {jwkOf(t, p256.Public(), nil), errKeyShape},
-		"a symmetric JWK":      {`{"kty":"oct","k":"c2VjcmV0LXNlY3JldC1zZWNyZXQ"}`, errKeyShape},
-		"a JWK for another":    {jwkOf(t, p256, map[string]any{"alg": "RS256"}), errKeyAlg},
-		"a JWK to encrypt":     {jwkOf(t, p256, map[string]any{"use": "enc"}), errKeyAlg},
-		"a JWK with odd kid":   {jwkOf(t, p256, map[string]any{"kid": "a\nb"}), errKeyID},
-		"a set":                {`{"keys":[` + jwkOf(t, p256, nil) + `]}`, errKeyShape},
-		"larger than a secret": {good + string(make([]byte, maxToken)), errKeyShape},
+		"nothing":              {"", ErrKeyShape},
+		"a word":               {"secret", ErrKeyShape},
+		"two keys":             {good + good, ErrKeyShape},
+		"a public key":         {string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})), ErrKeyShape},
+		"encrypted":            {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", ErrKeyShape},
+		"P-224":                {pemOf(t, "PRIVATE KEY", p224), ErrKeyKind},
+		"a public JWK":         {jwkOf(t, p256.Public(), nil), ErrKeyShape},
+		"a symmetric JWK":      {`{"kty":"oct","k":"c2VjcmV0LXNlY3JldC1zZWNyZXQ"}`, ErrKeyShape},
+		"a JWK for another":    {jwkOf(t, p256, map[string]any{"alg": "RS256"}), ErrKeyAlg},
+		"a JWK to encrypt":     {jwkOf(t, p256, map[string]any{"use": "enc"}), ErrKeyAlg},
+		"a JWK with odd kid":   {jwkOf(t, p256, map[string]any{"kid": "a\nb"}), ErrKeyID},
+		"a set":                {`{"keys":[` + jwkOf(t, p256, nil) + `]}`, ErrKeyShape},
+		"larger than a secret": {good + string(make([]byte, maxKey)), ErrKeyShape},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := parseClientKey(test.text, "")
+			_, err := ParseSigningKey(test.text, "")
 			require.ErrorIs(t, err, test.want)
 		})
 	}
 	weak := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: newKey[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 1024)).N, E: 65537}}
-	_, err = newClientKey(weak, "", "")
-	require.ErrorIs(t, err, errKeyKind)
+	_, err = NewSigningKey(weak, "", "")
+	require.ErrorIs(t, err, ErrKeyKind)
 }
 
-func TestACertificateFitsItsKey(t *testing.T) {
-	certificate, key, err := makePair(keyRS256, time.Now())
-	require.NoError(t, err)
-	_, other, err := makePair(keyES256, time.Now())
-	require.NoError(t, err)
-	_, err = parsePair(certificate.Reveal(), key.Reveal())
-	require.NoError(t, err)
-	for name, pair := range map[string][2]string{
-		"another's key":      {certificate.Reveal(), other.Reveal()},
-		"no key":             {certificate.Reveal(), ""},
-		"no certificate":     {"", key.Reveal()},
-		"the wrong way":      {key.Reveal(), certificate.Reveal()},
-		"key beside":         {certificate.Reveal() + key.Reveal(), key.Reveal()},
-		"certificate in key": {certificate.Reveal(), key.Reveal() + certificate.Reveal()},
-	} {
-		_, err := parsePair(pair[0], pair[1])
-		require.Error(t, err, name)
-	}
-}
-
-func FuzzClientKey(f *testing.F) {
+func FuzzSigningKey(f *testing.F) {
 	f.Add(`{"kty":"EC","crv":"P-256","x":"AA","y":"AA","d":"AA"}`)
 	f.Add("-----BEGIN PRIVATE KEY-----\nMFkw\n-----END PRIVATE KEY-----\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		key, err := parseClientKey(text, "")
+		key, err := ParseSigningKey(text, "")
 		if err == nil {
-			_, err = key.sign("JWT", map[string]any{"a": 1})
+			_, err = key.Sign(map[string]any{"typ": "JWT"}, map[string]any{"a": 1})
 			if err != nil {
 				t.Skip("a key of parts that do not fit") // refused by the first use
 			}
