@@ -321,6 +321,29 @@ func TestSettingsThatWouldLoseGrantsWaitForTheirEnd(t *testing.T) {
 	m.mustCreds(nil)
 }
 
+// Where the issuer itself has moved its revocation endpoint, live grants are no reason to
+// stay: they die at the new one.
+func TestAKillFollowsWhereTheIssuerHasMoved(t *testing.T) {
+	m := newMount(t, setup{})
+	l := m.mustCreds(nil)
+	const moved = "/mtls/revoke" // which the server takes for /revoke
+	for _, e := range []authserver.Endpoint{authserver.EndpointMetadata, authserver.EndpointOIDC} {
+		m.server.Break(e, authserver.Set("revocation_endpoint", m.server.URL+moved))
+	}
+	_, err := m.write("providers/oauth2/p", map[string]any{"issuer": m.server.URL})
+	requireCode(t, err, fault.InvalidRequest, "write client_secret again")
+	m.must(m.write("providers/oauth2/p", map[string]any{"issuer": m.server.URL, "client_secret": parentSecret}))
+	require.NoError(t, m.revoke(l))
+	require.False(t, m.server.Active(l.token))
+	var at []string
+	for _, r := range m.server.Requests() {
+		if strings.HasSuffix(r.Path, "/revoke") {
+			at = append(at, r.Path)
+		}
+	}
+	require.Equal(t, []string{moved}, at)
+}
+
 func TestDeletingAProvider(t *testing.T) {
 	m := newMount(t, setup{})
 	m.mustCreds(nil)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
@@ -76,9 +77,8 @@ func (p *Provider) Revoke(ctx context.Context, text secret.Text) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(p.pinned.Destinations, h.URL) {
-		// Another server would answer 200 for a token that it does not know.
-		return unavailable("the revocation endpoint of this token, %s, is not the provider's any more: write the provider as it was", h.URL)
+	if h.URL, err = p.revocationOf(h); err != nil {
+		return err
 	}
 	if h.Introspection != "" || p.settings.ConfirmRevocation {
 		h.Introspection = p.todays(h.Introspection, p.at.Introspection)
@@ -96,6 +96,20 @@ func (p *Provider) Revoke(ctx context.Context, text secret.Text) error {
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// revocationOf is where h's tokens die: where the handle says, if the provider may still
+// send its secret there; else where the issuer of the same account says today. Nobody
+// else's word will do: another server would answer 200 for a token that it does not know.
+func (p *Provider) revocationOf(h handle) (string, error) {
+	switch {
+	case slices.Contains(p.pinned.Destinations, h.URL):
+		return h.URL, nil
+	case p.settings.issuerRevokesAt(p.at):
+		return p.at.Revocation, nil
+	}
+	bare, _, _ := strings.Cut(h.URL, "?") // what is in a query may be a key
+	return "", unavailable("the revocation endpoint of this token%s is not the provider's any more: write the provider as it was", quoted(bare))
 }
 
 // todays is the endpoint that a handle names, if the provider may still send its

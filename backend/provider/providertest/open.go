@@ -112,6 +112,8 @@ type Setup struct {
 	Now     func() time.Time
 	// Signer is the broker as an issuer; nil is one that is not configured.
 	Signer provider.Signer
+	// Before is what an earlier write has pinned.
+	Before provider.Pinned
 }
 
 // Configure judges the setup as an operator's first write.
@@ -124,6 +126,7 @@ func (s Setup) Configure(ctx context.Context) (*provider.Pinned, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.Pinned = s.Before
 	return s.Type.Configure(ctx, provider.Change{
 		Config:  config,
 		Parent:  provider.Parent{Secrets: Secrets(s.Secrets)},
