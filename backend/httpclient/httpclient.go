@@ -311,7 +311,7 @@ func (c *Client) Do(req *http.Request) (*Response, error) {
 	}
 	read := &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
-		read.pointsTo = pointsTo(resp)
+		read.pointsTo = pointsTo(resp, req.Header)
 	}
 	return read, nil
 }

@@ -190,3 +190,31 @@ func serveAsking(t *testing.T, s *httptest.Server) (ca string) {
 	t.Cleanup(s.Close)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
 }
+
+func TestARedirectIsShownWithoutWhatMayBeASecret(t *testing.T) {
+	for location, shown := range map[string]string{
+		"https://login.example.com/realms/a/protocol/openid-connect/token": "https://login.example.com/realms/a/protocol/openid-connect/token",
+		"https://login.example.com/9188040d-6c67-4c5b-b112-36a304b66dad/":  "https://login.example.com/9188040d-6c67-4c5b-b112-36a304b66dad/",
+		"https://login.example.com":                                        "https://login.example.com",
+		"https://u:hunter2@login.example.com/a?b=hunter2#hunter2":          "https://login.example.com/a",
+		"https://login.example.com/a;jsessionid=hunter2/b;c":               "https://login.example.com/a/b",
+		"https://login.example.com/a/%68unter2/b":                          "https://login.example.com/a/...",
+		"https://login.example.com/a=hunter2/b":                            "https://login.example.com/...",
+		"https://login.example.com/c/" + strings.Repeat("a1", 13) + "/b":   "https://login.example.com/c/...",
+		"https://login.example.com/aHVudGVyMg==/b":                         "https://login.example.com/...",
+		"https://login.example.com/cb/aHVudGVyMg/b":                        "https://login.example.com/cb/aHVudGVyMg/b", // nobody's
+		"https://login.example.com/cb/my-t0ken/b":                          "",                                          // what was sent
+		"ftp://login.example.com/":                                         "",
+		"https://login.example.com/" + strings.Repeat("ab/", 100):          "",
+	} {
+		s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", location)
+			w.WriteHeader(http.StatusFound)
+		})
+		req := request(t, s.URL)
+		req.Header.Set("Authorization", "Bearer my-t0ken")
+		resp, err := send(newClient(t, httpclient.Options{}), req)
+		require.NoError(t, err)
+		require.Equal(t, shown, resp.PointsTo(), location)
+	}
+}

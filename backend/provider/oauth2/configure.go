@@ -131,11 +131,29 @@ func (s settings) checkURLs(allowHTTP bool) error {
 	return nil
 }
 
-// ownParameters are those that requests to endpoints carry in their body.
+// ownParameters are those by which a client says what it wants, who it is or what it has,
+// as IANA's registry of OAuth parameters lists them, and what servers have beside it.
 var ownParameters = []string{
 	"grant_type", "scope", "audience", "resource", "authorization_details", "client_id", "client_secret", "client_assertion",
 	"client_assertion_type", "refresh_token", "access_token", "token", "token_type_hint", "subject_token", "subject_token_type", "actor_token",
 	"actor_token_type", "requested_token_type", "requested_token_use", "assertion", "code", "username", "password",
+	"request", "request_uri", "response_type", "response_mode", "redirect_uri", "state", "nonce", "claims", "claims_locales", "prompt", "max_age",
+	"acr_values", "login_hint", "id_token_hint", "id_token", "code_verifier", "code_challenge", "code_challenge_method", "device_code", "auth_req_id",
+	"dpop_jkt", "dpop", "ticket", "claim_token", "claim_token_format", "pct", "rpt", "scopes", "aud", "permission",
+}
+
+// parameterOf is the parameter that a server takes a name for: in any case, as a member
+// of a list or map (scope[], scope[0]), and, as PHP has it, with dots, blanks and odd
+// brackets for underscores.
+func parameterOf(name string) string {
+	name = strings.ToLower(strings.TrimSpace(name))
+	if at := strings.IndexByte(name, '['); at > 0 {
+		name = name[:at]
+	}
+	if at := strings.IndexByte(name, 0); at >= 0 {
+		name = name[:at]
+	}
+	return strings.Trim(strings.NewReplacer(".", "_", " ", "_", "[", "_").Replace(name), "_")
 }
 
 // checkEndpoint lets an endpoint have a query (RFC 6749 3.2), but none that asks the
@@ -150,8 +168,8 @@ func checkEndpoint(raw string, allowHTTP bool) error {
 		return err
 	}
 	for name := range asked {
-		if slices.Contains(ownParameters, strings.ToLower(name)) {
-			return fmt.Errorf("must not have %s in its query: the broker itself says that in each request", strings.ToLower(name))
+		if own := parameterOf(name); slices.Contains(ownParameters, own) {
+			return fmt.Errorf("must not have %s in its query: the broker itself says that in each request, or leaves it out", own)
 		}
 	}
 	return nil

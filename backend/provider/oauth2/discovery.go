@@ -82,7 +82,7 @@ func (m metadata) endpoints(mutualTLS bool) endpoints {
 // is none that can be used, where OpenID Connect Discovery 4 does. No secret is
 // sent.
 func discover(ctx context.Context, client *httpclient.Client, s settings, allowHTTP bool) (endpoints, error) {
-	var best error
+	var best, other error
 	for _, location := range metadataURLs(s.Issuer) {
 		at, err := discoverAt(ctx, client, location, s, allowHTTP)
 		if err == nil {
@@ -91,22 +91,27 @@ func discover(ctx context.Context, client *httpclient.Client, s settings, allowH
 		// A failure at one place says nothing of the other, which a gateway may send to
 		// another server (RFC 8414 5).
 		if best == nil || telling(err) > telling(best) {
-			best = err
+			best, other = err, best
+		} else {
+			other = err
 		}
+	}
+	if other != nil && telling(best) == 2 && telling(other) == 1 {
+		best = unavailable("%s; at its other place, %s", message(best), message(other)).Because(errors.Join(best, other))
 	}
 	return endpoints{}, best
 }
 
-// telling ranks failures: what a document says is more telling than that there may be
-// one later, and that more than that there is none.
+// telling ranks failures: that there may be a document later is more telling than what
+// one says that is not the issuer's, and that more than that there is none.
 func telling(err error) int {
 	switch {
 	case errors.Is(err, errNoMetadata):
 		return 0
 	case fault.CodeOf(err) == fault.TemporarilyUnavailable:
-		return 1
+		return 2
 	}
-	return 2
+	return 1
 }
 
 var errNoMetadata = errors.New("no metadata at this URL")
