@@ -54,6 +54,9 @@ func (c IssuerConfig) Discover(ctx context.Context, client *httpclient.Client) (
 	if isHTTPS(c.OIDCDiscoveryURL) && !isHTTPS(uri) {
 		return "", invalid("the discovery document's jwks_uri must be https, as the issuer is")
 	}
+	if httpclient.IsLoopback(uri) && !httpclient.IsLoopback(c.OIDCDiscoveryURL) {
+		return "", invalid("the discovery document's jwks_uri is on this machine, which a remote issuer cannot know")
+	}
 	return uri, nil
 }
 

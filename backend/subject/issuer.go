@@ -167,6 +167,9 @@ func checkKeys(document string) *fault.Error {
 	if len(document) > maxPEM {
 		return invalid("jwks_pem is longer than %d bytes", maxPEM)
 	}
+	if strings.Contains(document, "PRIVATE KEY-----") {
+		return errPrivate()
+	}
 	if _, err := jwks.Static([]byte(document)); err != nil {
 		return invalid("jwks_pem: %s", err)
 	}
@@ -177,16 +180,41 @@ func checkKeys(document string) *fault.Error {
 	if err != nil {
 		return invalid("jwks_pem is not a JSON Web Key Set that can be trusted: %s", err)
 	}
-	keys, _ := set["keys"].([]any)
-	for _, key := range keys {
-		members, _ := key.(map[string]any)
-		for _, private := range []string{"d", "k"} { // RFC 7518 6.2.2, 6.3.2, 6.4
-			if _, present := members[private]; present {
-				return invalid("jwks_pem holds a private key: give the public ones only, and replace that key")
-			}
+	for name, value := range set {
+		pem, _ := value.(string) // whose name may be any key's id
+		if holdsPrivate(value) || isPrivate(name) && !strings.Contains(pem, "-----BEGIN ") {
+			return errPrivate()
 		}
 	}
 	return nil
+}
+
+func errPrivate() *fault.Error {
+	return invalid("jwks_pem holds a private key: give the public ones only, and replace that key")
+}
+
+// isPrivate reports whether a member of a JWK is one of a private or symmetric key's (RFC
+// 7518 6.2.2, 6.3.2, 6.4; RFC 8037 2), in the spelling of any reader.
+func isPrivate(member string) bool {
+	return slices.Contains([]string{"d", "k", "p", "q", "dp", "dq", "qi", "oth", "priv"}, strings.ToLower(member))
+}
+
+// holdsPrivate reports whether a private key stands anywhere in value: whoever reads the
+// configuration would find it, and not only where keys are looked for.
+func holdsPrivate(value any) bool {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, inner := range v {
+			if isPrivate(name) || holdsPrivate(inner) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(v, holdsPrivate)
+	case string:
+		return strings.Contains(v, "PRIVATE KEY-----") // escaped in the document
+	}
+	return false
 }
 
 func checkBoundIssuer(c IssuerConfig) *fault.Error {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 )
 
 func TestValidate(t *testing.T) {
@@ -24,8 +25,20 @@ func TestValidate(t *testing.T) {
 	require.NoError(t, err)
 	privateJSON, err := json.Marshal(map[string]any{"keys": []any{private}})
 	require.NoError(t, err)
+	privateOne, err := json.Marshal(private)
+	require.NoError(t, err)
 	privateDER, err := x509.MarshalPKCS8PrivateKey(goodKeys()[jwa.ES256])
 	require.NoError(t, err)
+	publicDER, err := x509.MarshalPKIXPublicKey(goodKeys()[jwa.ES256].Public())
+	require.NoError(t, err)
+	named := func(block, der string) func(*IssuerConfig) {
+		public := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER}))
+		document, err := json.Marshal(map[string]string{"k": public, "d": string(pem.EncodeToMemory(&pem.Block{Type: block, Bytes: []byte(der)}))})
+		require.NoError(t, err)
+		return func(c *IssuerConfig) {
+			c.OIDCDiscoveryURL, c.JWKSPEM, c.BoundIssuer = "", string(document), "https://issuer.example.com"
+		}
+	}
 	many := make([]string, maxAudiences+1)
 	for i := range many {
 		many[i] = "a"
@@ -61,29 +74,35 @@ func TestValidate(t *testing.T) {
 		"issuer with a line end": {func(c *IssuerConfig) {
 			c.OIDCDiscoveryURL, c.JWKSURL, c.BoundIssuer = "", "https://issuer.example.com/keys", "issuer\n"
 		}, "printable"},
-		"a key set":          {keyed(string(keySetJSON(goodKeys()))), ""},
-		"no key set":         {keyed("keys"), "jwks_pem"},
-		"an empty key set":   {keyed(`{"keys":[]}`), "jwks_pem"},
-		"an HMAC key":        {keyed(`{"keys":[{"kty":"oct","k":"AAAA"}]}`), "jwks_pem"},
-		"a private key set":  {keyed(string(privateJSON)), "private key"},
-		"a private PEM":      {keyed(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER}))), "jwks_pem"},
-		"a huge key set":     {keyed(strings.Repeat(" ", maxPEM) + `{"keys":[]}`), "longer than"},
-		"no audience":        {func(c *IssuerConfig) { c.BoundAudiences = nil }, "bound_audiences is required"},
-		"an empty audience":  {func(c *IssuerConfig) { c.BoundAudiences = []string{""} }, "bound_audiences"},
-		"an audience glob":   {func(c *IssuerConfig) { c.BoundAudiences = []string{"https://*"} }, "exactly"},
-		"too many audiences": {func(c *IssuerConfig) { c.BoundAudiences = many }, "more than"},
-		"none":               {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"ES256", "none"} }, "not signed"},
-		"None":               {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"None"} }, "not signed"},
-		"HS256":              {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"HS256"} }, "HMAC"},
-		"hs512":              {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"hs512"} }, "HMAC"},
-		"unknown algorithm":  {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"ES256K"} }, "unknown algorithm"},
-		"empty algorithm":    {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{""} }, "unknown algorithm"},
-		"no skew":            {func(c *IssuerConfig) { c.ClockSkew = 0 }, ""},
-		"negative skew":      {func(c *IssuerConfig) { c.ClockSkew = -1 }, "clock_skew"},
-		"large skew":         {func(c *IssuerConfig) { c.ClockSkew = MaxClockSkew + 1 }, "clock_skew"},
-		"negative lifetime":  {func(c *IssuerConfig) { c.MaxSubjectLifetime = -1 }, "max_subject_lifetime"},
-		"negative timeout":   {func(c *IssuerConfig) { c.Timeout = -1 }, "timeout"},
-		"ca_pem":             {func(c *IssuerConfig) { c.CAPEM = "x" }, "ca_pem"},
+		"a key set":                        {keyed(string(keySetJSON(goodKeys()))), ""},
+		"no key set":                       {keyed("keys"), "jwks_pem"},
+		"an empty key set":                 {keyed(`{"keys":[]}`), "jwks_pem"},
+		"an HMAC key":                      {keyed(`{"keys":[{"kty":"oct","k":"AAAA"}]}`), "jwks_pem"},
+		"a private key set":                {keyed(string(privateJSON)), "private key"},
+		"a private PEM":                    {keyed(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER}))), "jwks_pem"},
+		"private as another reader has it": {keyed(strings.Replace(string(keySetJSON(goodKeys())), `"keys"`, `"Keys":[`+string(privateOne)+`],"keys"`, 1)), "private key"},
+		"a private member in capitals":     {keyed(strings.Replace(string(privateJSON), `"d"`, `"D"`, 1)), "private key"},
+		"a private key beside the keys":    {keyed(strings.Replace(string(keySetJSON(goodKeys())), `"keys"`, `"backup":{"old":`+string(privateOne)+`},"keys"`, 1)), "private key"},
+		"a key around the keys":            {keyed(strings.Replace(string(keySetJSON(goodKeys())), `{"keys"`, `{"kty":"oct","K":"AAAA","keys"`, 1)), "private key"},
+		"a private PEM among named ones":   {named("PRIVATE KEY", string(privateDER)), "private key"},
+		"named PEM":                        {named("PUBLIC KEY", string(publicDER)), ""},
+		"a huge key set":                   {keyed(strings.Repeat(" ", maxPEM) + `{"keys":[]}`), "longer than"},
+		"no audience":                      {func(c *IssuerConfig) { c.BoundAudiences = nil }, "bound_audiences is required"},
+		"an empty audience":                {func(c *IssuerConfig) { c.BoundAudiences = []string{""} }, "bound_audiences"},
+		"an audience glob":                 {func(c *IssuerConfig) { c.BoundAudiences = []string{"https://*"} }, "exactly"},
+		"too many audiences":               {func(c *IssuerConfig) { c.BoundAudiences = many }, "more than"},
+		"none":                             {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"ES256", "none"} }, "not signed"},
+		"None":                             {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"None"} }, "not signed"},
+		"HS256":                            {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"HS256"} }, "HMAC"},
+		"hs512":                            {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"hs512"} }, "HMAC"},
+		"unknown algorithm":                {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{"ES256K"} }, "unknown algorithm"},
+		"empty algorithm":                  {func(c *IssuerConfig) { c.AllowedAlgorithms = []string{""} }, "unknown algorithm"},
+		"no skew":                          {func(c *IssuerConfig) { c.ClockSkew = 0 }, ""},
+		"negative skew":                    {func(c *IssuerConfig) { c.ClockSkew = -1 }, "clock_skew"},
+		"large skew":                       {func(c *IssuerConfig) { c.ClockSkew = MaxClockSkew + 1 }, "clock_skew"},
+		"negative lifetime":                {func(c *IssuerConfig) { c.MaxSubjectLifetime = -1 }, "max_subject_lifetime"},
+		"negative timeout":                 {func(c *IssuerConfig) { c.Timeout = -1 }, "timeout"},
+		"ca_pem":                           {func(c *IssuerConfig) { c.CAPEM = "x" }, "ca_pem"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := IssuerConfig{OIDCDiscoveryURL: "https://issuer.example.com", BoundAudiences: []string{audience}}
@@ -140,6 +159,24 @@ func TestDiscover(t *testing.T) {
 			}
 			requireFault(t, err, fault.InvalidRequest, c.refuse)
 		})
+	}
+}
+
+// A server elsewhere knows nothing of ours, whatever the scheme.
+func TestARemoteIssuersKeysAreNotOnThisMachine(t *testing.T) {
+	for _, uri := range []string{"https://127.0.0.1:8200/keys", "https://localhost/keys", "https://keys.localhost/keys", "https://[::1]/keys", "https://[::ffff:127.0.0.1]/keys"} {
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_ = json.NewEncoder(w).Encode(map[string]string{"issuer": "https://example.com", "jwks_uri": uri})
+		}))
+		t.Cleanup(s.Close)
+		p := providertest.NewProxy(t, false)
+		p.Resolve("example.com:443", s.Listener.Addr().String()) // its certificate has this name
+		client, err := httpclient.New(httpclient.Options{
+			CAPEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})), Proxy: &httpclient.Proxy{URL: p.URL},
+		})
+		require.NoError(t, err)
+		_, err = IssuerConfig{OIDCDiscoveryURL: "https://example.com", BoundAudiences: []string{audience}}.Discover(t.Context(), client)
+		requireFault(t, err, fault.InvalidRequest, "on this machine")
 	}
 }
 

@@ -351,7 +351,7 @@ func FuzzDiscovery(f *testing.F) {
 			t.Fatalf("accepted the issuer %q", at.Issuer)
 		}
 		for _, u := range at.byName() {
-			if u != "" && (httpclient.CheckEndpoint(u, false) != nil || isLoopback(u)) {
+			if u != "" && (httpclient.CheckEndpoint(u, false) != nil || httpclient.IsLoopback(u)) {
 				t.Fatalf("accepted the endpoint %q", u)
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -204,7 +203,7 @@ func readMetadata(body []byte, s settings, allowHTTP bool) (endpoints, error) {
 		return endpoints{}, err
 	}
 	for name, value := range at.byName() {
-		if isLoopback(value) && !isLoopback(s.Issuer) {
+		if httpclient.IsLoopback(value) && !httpclient.IsLoopback(s.Issuer) {
 			return endpoints{}, invalid("the issuer says that its %s endpoint is on this machine, which a remote issuer cannot know", name)
 		}
 	}
@@ -217,16 +216,6 @@ func quoted(raw string) string {
 		return ""
 	}
 	return " (" + raw + ")"
-}
-
-func isLoopback(raw string) bool {
-	u, err := url.Parse(raw)
-	if err != nil || raw == "" {
-		return false
-	}
-	host := strings.ToLower(u.Hostname())
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || (err == nil && addr.Unmap().IsLoopback())
 }
 
 func unavailable(format string, args ...any) *fault.Error {

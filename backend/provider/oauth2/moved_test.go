@@ -40,13 +40,13 @@ func TestAKillFollowsTheIssuerAndNobodyElse(t *testing.T) {
 	bothMetadata(f.server, authserver.Set("revocation_endpoint", f.server.URL+movedRevocation))
 	now := newFixtureOn(t, f.server, with{})
 	require.NoError(t, now.Revoke(context.Background(), moved.Handle))
-	require.False(t, f.server.Active(moved.Token.Reveal()))
+	require.False(t, f.server.Active(moved.Token().Reveal()))
 	require.Equal(t, 1, f.paths()[movedRevocation])
 	require.Zero(t, f.paths()["/revoke"], "the secret of today does not go to where nothing is pinned any more")
 
 	// As of a build that kept its URLs otherwise, or of nobody that we know of.
 	require.NoError(t, now.Revoke(context.Background(), handleAt(old, "https://gone.example.com/revoke?key=s3cret-key")))
-	require.False(t, f.server.Active(old.Token.Reveal()))
+	require.False(t, f.server.Active(old.Token().Reveal()))
 
 	written := newFixtureOn(t, f.server, with{"revocation_url": f.server.URL + "/revoke"})
 	urls := newFixtureOn(t, f.server, with{"issuer": "", "token_url": f.server.URL + "/token", "revocation_url": f.server.URL + "/revoke"})
@@ -58,7 +58,7 @@ func TestAKillFollowsTheIssuerAndNobodyElse(t *testing.T) {
 		require.Equal(t, before, f.paths())
 	}
 	require.Empty(t, elsewhere.Requests())
-	require.True(t, f.server.Active(foreign.Token.Reveal()))
+	require.True(t, f.server.Active(foreign.Token().Reveal()))
 }
 
 // While grants live the account must not change; that of an issuer who says himself that
