@@ -13,10 +13,8 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // Version is what the plugin reports to Vault; the build sets it.
@@ -189,13 +187,12 @@ func (b *broker) loadLedger(patience time.Duration) {
 
 // invalidate drops what is kept in memory of a key that another node wrote.
 func (b *broker) invalidate(_ context.Context, key string) {
-	for _, keeper := range []interface{ Invalidate(key string) bool }{b.roles, b.issuers, b.own.config, b.own.keys} {
+	for _, keeper := range []interface{ Invalidate(key string) bool }{b.roles, b.issuers, b.own.config, b.own.keys, b.freezer, b.killer} {
 		if keeper.Invalidate(key) {
 			return
 		}
 	}
 	switch {
-	case b.freezer.Invalidate(key):
 	case strings.HasPrefix(key, downstream.StoragePrefix):
 		b.providers.Drop(strings.TrimPrefix(key, downstream.StoragePrefix))
 		b.roles.ready.Clear()
@@ -203,9 +200,5 @@ func (b *broker) invalidate(_ context.Context, key string) {
 		b.ledger.Invalidate()
 		b.quotas.forget()
 		b.shares.closeAll()
-	case b.killer.Invalidate(key):
 	}
 }
-
-// storageFault is stored.Fault.
-func storageFault(err error) *fault.Error { return stored.Fault(err) }

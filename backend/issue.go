@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // issue is one creds request, counted.
@@ -254,7 +255,7 @@ func unrevocable(mode provider.Mode) *fault.Error {
 // while the provider was minting leaves it alive by mistake.
 func (b *broker) record(ctx context.Context, d *decided, g *grant.Grant) error {
 	if err := b.ledger.Record(ctx, g); err != nil {
-		return storageFault(err)
+		return stored.Fault(err)
 	}
 	return b.stillServed(ctx, d, g)
 }

@@ -66,7 +66,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 		return nil, fault.New(fault.AccessDenied, "the token of this lease is dead: read creds again")
 	}
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	role, err := b.roles.compiled(ctx, g.Role)
 	if errors.Is(err, errNoRole) {
@@ -119,7 +119,7 @@ func renewFault(err error) error {
 	case errors.As(err, &f):
 		return f
 	default:
-		return storageFault(err)
+		return stored.Fault(err)
 	}
 }
 

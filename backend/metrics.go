@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // meters are the mount's metrics. Labels are provider and role names, codes and
@@ -109,12 +110,12 @@ func (b *broker) pathMetrics() []*framework.Path {
 func (b *broker) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx), b.gateGauges()}.Gather()
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	var text bytes.Buffer
 	for _, family := range families {
 		if _, err := expfmt.MetricFamilyToText(&text, family); err != nil {
-			return nil, storageFault(err)
+			return nil, stored.Fault(err)
 		}
 	}
 	return &logical.Response{Data: map[string]any{

@@ -2,14 +2,18 @@ package backend
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
@@ -21,6 +25,66 @@ const (
 )
 
 var configForm = form.Kind{Name: "configuration"}
+
+// Defaults and bounds of the configuration.
+const (
+	defaultRotationPeriod = 30 * 24 * time.Hour
+	minRotationPeriod     = 2 * keyring.Lead
+	maxRotationPeriod     = 366 * 24 * time.Hour
+	defaultMaxTokenTTL    = 24 * time.Hour
+	// minMaxTokenTTL leaves room for what is signed for one request: actor tokens
+	// and client assertions.
+	minMaxTokenTTL = 2 * time.Minute
+	maxMaxTokenTTL = 10 * 24 * time.Hour
+)
+
+// config is the mount's settings as they are stored.
+type config struct {
+	Issuer           string        `json:"issuer,omitempty"`
+	SigningAlgorithm string        `json:"signing_algorithm"`
+	RotationPeriod   time.Duration `json:"rotation_period"`
+	MaxTokenTTL      time.Duration `json:"max_token_ttl"`
+}
+
+func defaultConfig() config {
+	return config{SigningAlgorithm: keyring.Algorithms()[0], RotationPeriod: defaultRotationPeriod, MaxTokenTTL: defaultMaxTokenTTL}
+}
+
+func (c config) terms() keyring.Terms {
+	return keyring.Terms{Algorithm: c.SigningAlgorithm, LongestLife: c.MaxTokenTTL, Period: c.RotationPeriod}
+}
+
+func (c config) validate() error {
+	switch {
+	case !slices.Contains(keyring.Algorithms(), c.SigningAlgorithm):
+		return fault.New(fault.InvalidRequest, "signing_algorithm must be one of %s", strings.Join(keyring.Algorithms(), ", "))
+	case c.MaxTokenTTL < minMaxTokenTTL || c.MaxTokenTTL > maxMaxTokenTTL:
+		return fault.New(fault.InvalidRequest, "max_token_ttl must be between %s and %s", minMaxTokenTTL, maxMaxTokenTTL)
+	case c.RotationPeriod < minRotationPeriod || c.RotationPeriod > maxRotationPeriod:
+		return fault.New(fault.InvalidRequest, "rotation_period must be between %s and %s: keys always rotate", minRotationPeriod, maxRotationPeriod)
+	case c.RotationPeriod < c.MaxTokenTTL:
+		// Otherwise retired keys, which outlive what they signed, would pile up.
+		return fault.New(fault.InvalidRequest, "rotation_period must not be shorter than max_token_ttl, which is %s", c.MaxTokenTTL)
+	case c.Issuer != "":
+		return checkOwnIssuer(c.Issuer)
+	}
+	return nil
+}
+
+// checkOwnIssuer holds the URL against OIDC Discovery 1.0 section 3, and against what
+// would make the paths below it ambiguous.
+func checkOwnIssuer(issuer string) error {
+	if err := httpclient.CheckURL(issuer, true); err != nil {
+		return fault.New(fault.InvalidRequest, "issuer %s", err)
+	}
+	if err := httpclient.CheckURL(issuer, false); err != nil {
+		return fault.New(fault.InvalidRequest, "issuer must be an https URL: whoever reads the keys on their way can replace them (plain http is for loopback only)")
+	}
+	if strings.HasSuffix(issuer, "/") {
+		return fault.New(fault.InvalidRequest, "issuer must not end with a slash, as in https://vault.example.com:8200/v1/broker")
+	}
+	return nil
+}
 
 // ownIssuer is the broker as an issuer of its own JWTs: what it is called and the
 // keys that it signs with. It is safe for concurrent use. Keys are in storage before
@@ -131,6 +195,58 @@ func (s *ownState) followSchedule(now time.Time) error {
 	}
 	s.ring = next
 	return nil
+}
+
+var errNothingPublished = fault.New(fault.InvalidRequest, "this broker is no issuer: an operator must write config issuer=...")
+
+// rotate makes the next keys, and withdraws those that are there if somebody may have
+// stolen them.
+func (s *ownState) rotate(now time.Time, emergency bool) error {
+	if s.config.Issuer == "" {
+		return errNothingPublished
+	}
+	next, err := s.ring.Rotate(now, s.config.terms(), emergency)
+	if errors.Is(err, keyring.ErrRefused) {
+		return fault.New(fault.InvalidRequest, "%s; emergency=true withdraws them, and what they signed, at once", err)
+	}
+	if err != nil {
+		return fault.New(fault.TemporarilyUnavailable, "the signing keys could not be made: try again").Because(err)
+	}
+	s.ring = next
+	return nil
+}
+
+// discoveryDocument is the broker's discovery document: what OIDC clients and Kubernetes'
+// API server insist on. There are no authorization and token endpoints, as in the
+// document that Kubernetes publishes itself, because tokens come from creds.
+type discoveryDocument struct {
+	Issuer                           string   `json:"issuer"`
+	JWKSURI                          string   `json:"jwks_uri"`
+	IntrospectionEndpoint            string   `json:"introspection_endpoint"`
+	RevocationEndpoint               string   `json:"revocation_endpoint"`
+	ResponseTypesSupported           []string `json:"response_types_supported"`
+	SubjectTypesSupported            []string `json:"subject_types_supported"`
+	IDTokenSigningAlgValuesSupported []string `json:"id_token_signing_alg_values_supported"`
+}
+
+func (s *ownState) discovery(now time.Time) ([]byte, error) {
+	issuer := s.config.Issuer
+	document, err := json.Marshal(discoveryDocument{
+		Issuer: issuer, JWKSURI: issuer + "/" + jwksPath,
+		IntrospectionEndpoint: issuer + "/" + introspectionPath, RevocationEndpoint: issuer + "/" + revocationPath,
+		ResponseTypesSupported: []string{"id_token"}, SubjectTypesSupported: []string{"public"},
+		IDTokenSigningAlgValuesSupported: s.ring.ActiveAlgorithms(now),
+	})
+	if err != nil {
+		return nil, stored.Fault(err)
+	}
+	return document, nil
+}
+
+// ownEndpoints are the URLs at which a token could be used against the broker itself, as
+// the issuer of that name.
+func ownEndpoints(issuer string) []string {
+	return []string{issuer, issuer + "/" + introspectionPath, issuer + "/" + revocationPath}
 }
 
 // advanceKeys does what the keys' schedule makes due. Making RSA keys takes seconds,

@@ -5,15 +5,12 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
@@ -29,66 +26,6 @@ Another issuer: tokens that are signed already bear the old one, where nobody fi
 keys any more. An empty issuer stops the signing; the keys stay published until the
 last token has expired.
 `
-
-// Defaults and bounds of the configuration.
-const (
-	defaultRotationPeriod = 30 * 24 * time.Hour
-	minRotationPeriod     = 2 * keyring.Lead
-	maxRotationPeriod     = 366 * 24 * time.Hour
-	defaultMaxTokenTTL    = 24 * time.Hour
-	// minMaxTokenTTL leaves room for what is signed for one request: actor tokens
-	// and client assertions.
-	minMaxTokenTTL = 2 * time.Minute
-	maxMaxTokenTTL = 10 * 24 * time.Hour
-)
-
-// config is the mount's settings as they are stored.
-type config struct {
-	Issuer           string        `json:"issuer,omitempty"`
-	SigningAlgorithm string        `json:"signing_algorithm"`
-	RotationPeriod   time.Duration `json:"rotation_period"`
-	MaxTokenTTL      time.Duration `json:"max_token_ttl"`
-}
-
-func defaultConfig() config {
-	return config{SigningAlgorithm: keyring.Algorithms()[0], RotationPeriod: defaultRotationPeriod, MaxTokenTTL: defaultMaxTokenTTL}
-}
-
-func (c config) terms() keyring.Terms {
-	return keyring.Terms{Algorithm: c.SigningAlgorithm, LongestLife: c.MaxTokenTTL, Period: c.RotationPeriod}
-}
-
-func (c config) validate() error {
-	switch {
-	case !slices.Contains(keyring.Algorithms(), c.SigningAlgorithm):
-		return fault.New(fault.InvalidRequest, "signing_algorithm must be one of %s", strings.Join(keyring.Algorithms(), ", "))
-	case c.MaxTokenTTL < minMaxTokenTTL || c.MaxTokenTTL > maxMaxTokenTTL:
-		return fault.New(fault.InvalidRequest, "max_token_ttl must be between %s and %s", minMaxTokenTTL, maxMaxTokenTTL)
-	case c.RotationPeriod < minRotationPeriod || c.RotationPeriod > maxRotationPeriod:
-		return fault.New(fault.InvalidRequest, "rotation_period must be between %s and %s: keys always rotate", minRotationPeriod, maxRotationPeriod)
-	case c.RotationPeriod < c.MaxTokenTTL:
-		// Otherwise retired keys, which outlive what they signed, would pile up.
-		return fault.New(fault.InvalidRequest, "rotation_period must not be shorter than max_token_ttl, which is %s", c.MaxTokenTTL)
-	case c.Issuer != "":
-		return checkOwnIssuer(c.Issuer)
-	}
-	return nil
-}
-
-// checkOwnIssuer holds the URL against OIDC Discovery 1.0 section 3, and against what
-// would make the paths below it ambiguous.
-func checkOwnIssuer(issuer string) error {
-	if err := httpclient.CheckURL(issuer, true); err != nil {
-		return fault.New(fault.InvalidRequest, "issuer %s", err)
-	}
-	if err := httpclient.CheckURL(issuer, false); err != nil {
-		return fault.New(fault.InvalidRequest, "issuer must be an https URL: whoever reads the keys on their way can replace them (plain http is for loopback only)")
-	}
-	if strings.HasSuffix(issuer, "/") {
-		return fault.New(fault.InvalidRequest, "issuer must not end with a slash, as in https://vault.example.com:8200/v1/broker")
-	}
-	return nil
-}
 
 var configFields = stored.Fields[config]{
 	{Name: "issuer", In: func(c *config) any { return &c.Issuer }, Description: "The broker's own issuer URL: where verifiers reach this mount. https, without a slash at the end. Empty stops the signing."},

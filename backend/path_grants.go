@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // maxPage is how many entries one list answers with at the most.
@@ -140,7 +141,7 @@ func (b *broker) grantPage(ctx context.Context, holders []string, after string, 
 			return len(keys) < limit
 		})
 		if err != nil {
-			return nil, storageFault(err)
+			return nil, stored.Fault(err)
 		}
 		if len(keys) == limit {
 			break
@@ -175,7 +176,7 @@ func (b *broker) readGrant(ctx context.Context, _ *logical.Request, d *framework
 		return nil, nil
 	}
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	return &logical.Response{Data: showGrant(g)}, nil
 }

@@ -2,8 +2,6 @@ package backend
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,7 +10,6 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 )
 
@@ -23,12 +20,6 @@ const (
 	introspectionPath = "oauth/introspect"
 	revocationPath    = "oauth/revoke"
 )
-
-// ownEndpoints are the URLs at which a token could be used against the broker itself, as
-// the issuer of that name.
-func ownEndpoints(issuer string) []string {
-	return []string{issuer, issuer + "/" + introspectionPath, issuer + "/" + revocationPath}
-}
 
 const rotateHelp = `
 Makes new signing keys, one for each purpose. They are published at once and sign an
@@ -109,38 +100,17 @@ func publish(document []byte) *logical.Response {
 	}}
 }
 
-var errNothingPublished = fault.New(fault.InvalidRequest, "this broker is no issuer: an operator must write config issuer=...")
-
-// discovery is the broker's discovery document: what OIDC clients and Kubernetes'
-// API server insist on. There are no authorization and token endpoints, as in the
-// document that Kubernetes publishes itself, because tokens come from creds.
-type discovery struct {
-	Issuer                           string   `json:"issuer"`
-	JWKSURI                          string   `json:"jwks_uri"`
-	IntrospectionEndpoint            string   `json:"introspection_endpoint"`
-	RevocationEndpoint               string   `json:"revocation_endpoint"`
-	ResponseTypesSupported           []string `json:"response_types_supported"`
-	SubjectTypesSupported            []string `json:"subject_types_supported"`
-	IDTokenSigningAlgValuesSupported []string `json:"id_token_signing_alg_values_supported"`
-}
-
 func (b *broker) readDiscovery(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	s, err := b.own.state(ctx)
 	if err != nil {
 		return nil, err
 	}
-	issuer := s.config.Issuer
-	if issuer == "" {
+	if s.config.Issuer == "" {
 		return nil, errNothingPublished
 	}
-	document, err := json.Marshal(discovery{
-		Issuer: issuer, JWKSURI: issuer + "/" + jwksPath,
-		IntrospectionEndpoint: issuer + "/" + introspectionPath, RevocationEndpoint: issuer + "/" + revocationPath,
-		ResponseTypesSupported: []string{"id_token"}, SubjectTypesSupported: []string{"public"},
-		IDTokenSigningAlgValuesSupported: s.ring.ActiveAlgorithms(b.now()),
-	})
+	document, err := s.discovery(b.now())
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, err
 	}
 	return publish(document), nil
 }
@@ -160,20 +130,7 @@ func (b *broker) readJWKS(ctx context.Context, _ *logical.Request, _ *framework.
 
 func (b *broker) rotateKeys(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	emergency := d.Get("emergency").(bool)
-	_, after, err := b.own.change(ctx, func(s *ownState) error {
-		if s.config.Issuer == "" {
-			return errNothingPublished
-		}
-		next, err := s.ring.Rotate(b.now(), s.config.terms(), emergency)
-		if errors.Is(err, keyring.ErrRefused) {
-			return fault.New(fault.InvalidRequest, "%s; emergency=true withdraws them, and what they signed, at once", err)
-		}
-		if err != nil {
-			return fault.New(fault.TemporarilyUnavailable, "the signing keys could not be made: try again").Because(err)
-		}
-		s.ring = next
-		return nil
-	})
+	_, after, err := b.own.change(ctx, func(s *ownState) error { return s.rotate(b.now(), emergency) })
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 const providersHelp = `
@@ -163,7 +164,7 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	}
 	data := map[string]any{}
 	if err := json.Unmarshal(entry.Fields, &data); err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	for _, name := range downstream.SecretNames(h.t) {
 		if value, ok := entry.Secrets[name]; ok {

@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // revokeWait is how long a kill of many is waited for; it goes on after that.
@@ -139,7 +140,7 @@ func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework
 		return &logical.Response{Data: tallyData(ending.Tally{})}, nil
 	}
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	run := b.killer.KillThis(ctx, g.Summary())
 	t, _ := run.Wait(ctx, revokeWait)

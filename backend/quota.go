@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // ratePrefix is where earlier builds kept the issues of the last minute. It is cleared.
@@ -78,7 +79,7 @@ func (q *quotas) reserveGrant(ctx context.Context, role *compiledRole, holder, k
 func (q *quotas) count(ctx context.Context, role *compiledRole, holder, key string, take func()) error {
 	for {
 		if err := q.b.ledger.Watch(ctx, holder, role.name, q.b.now()); err != nil {
-			return storageFault(err)
+			return stored.Fault(err)
 		}
 		if known, err := q.countKnown(role, holder, key, take); known {
 			return err
@@ -203,7 +204,7 @@ func (q *quotas) onRecord(ctx context.Context, role, holder string, now time.Tim
 		return true
 	})
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	slices.SortFunc(issues, time.Time.Compare)
 	return issues, nil
@@ -214,19 +215,19 @@ func (q *quotas) sweep(ctx context.Context) error {
 	q.forgetIdle(q.b.now())
 	roles, err := q.b.storage.List(ctx, ratePrefix)
 	if err != nil {
-		return storageFault(err)
+		return stored.Fault(err)
 	}
 	for _, role := range roles {
 		holders, err := q.b.storage.List(ctx, ratePrefix+role)
 		if err != nil {
-			return storageFault(err)
+			return stored.Fault(err)
 		}
 		for _, holder := range holders {
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // the slice is over, the next sweep goes on
 			}
 			if err := q.b.storage.Delete(ctx, ratePrefix+role+holder); err != nil {
-				return storageFault(err)
+				return stored.Fault(err)
 			}
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
@@ -323,7 +324,7 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 		return nil, err
 	}
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, stored.Fault(err)
 	}
 	if err := b.stillServed(ctx, d, g); err != nil {
 		return nil, errors.Join(err, b.endShare(ctx, g.ID, share))
@@ -349,7 +350,7 @@ func (b *broker) endShare(ctx context.Context, id, share string) error {
 	case errors.Is(err, errLastShare):
 		return b.killer.Kill(ctx, id, ending.CauseLeaseEnded)
 	case err != nil:
-		return storageFault(err)
+		return stored.Fault(err)
 	}
 	return nil
 }

@@ -2,15 +2,14 @@ package backend
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
@@ -21,8 +20,7 @@ const usedPrefix = "used/"
 // usedTokens is the memory of subject tokens that have been used up. It is safe
 // for concurrent use.
 type usedTokens struct {
-	storage logical.Storage
-	locks   []*locksutil.LockEntry
+	entries *stored.Keeper[usedEntry]
 
 	mu    sync.Mutex
 	until map[string]time.Time // what this process has seen; storage is the truth
@@ -33,7 +31,8 @@ type usedEntry struct {
 }
 
 func newUsedTokens(storage logical.Storage) *usedTokens {
-	return &usedTokens{storage: storage, locks: locksutil.CreateLocks(), until: map[string]time.Time{}}
+	kind := stored.KindOf[usedEntry](form.Kind{Name: "used subject token"})
+	return &usedTokens{entries: stored.NewKeeper(storage, usedPrefix, kind), until: map[string]time.Time{}}
 }
 
 // use records the token before the provider is called; a second use is
@@ -47,27 +46,24 @@ func (u *usedTokens) use(ctx context.Context, t *subject.Token) (release func(co
 	if latest := t.ExpiresAt.Add(subject.MaxClockSkew); until.Before(latest) {
 		until = latest
 	}
-	lock := locksutil.LockForKey(u.locks, key)
-	lock.Lock()
-	defer lock.Unlock()
-	before, err := u.storage.Get(ctx, usedPrefix+key)
+	err = u.entries.Change(ctx, key, func(before *usedEntry) (*usedEntry, error) {
+		if before != nil {
+			return nil, errUsed
+		}
+		return &usedEntry{Until: until}, nil
+	})
+	if stored.Unreadable(err) {
+		return nil, errUsed // that it is there says enough
+	}
 	if err != nil {
-		return nil, storageFault(err)
+		return nil, err
 	}
-	if before != nil {
-		return nil, errUsed
-	}
-	entry, err := entryOf(usedForm, usedPrefix+key, usedEntry{Until: until})
-	if err != nil {
-		return nil, storageFault(err)
-	}
-	if err := u.storage.Put(ctx, entry); err != nil {
-		return nil, storageFault(err)
-	}
-	u.mu.Lock()
-	u.until[key] = until
-	u.mu.Unlock()
-	return func(ctx context.Context) { _ = u.forget(ctx, key) }, nil
+	u.saw(key, until)
+	return func(ctx context.Context) {
+		if u.entries.Delete(ctx, key) == nil {
+			u.forget(key)
+		}
+	}, nil
 }
 
 // look says what use would, and uses nothing up.
@@ -76,55 +72,22 @@ func (u *usedTokens) look(ctx context.Context, t *subject.Token) error {
 	if err != nil {
 		return err
 	}
-	before, err := u.storage.Get(ctx, usedPrefix+key)
-	if err != nil {
-		return storageFault(err)
-	}
-	if before != nil {
+	there, err := u.entries.Exists(ctx, key)
+	if there || stored.Unreadable(err) {
 		return errUsed
 	}
-	return nil
+	return err
 }
 
 var errUsed = fault.New(fault.InvalidGrant, "the subject token has been used already: get a new one")
 
-// forgetExpired forgets a token if it is past its time, looking once more under
-// the lock: it may have been taken back and used again since it was listed.
-func (u *usedTokens) forgetExpired(ctx context.Context, key string, now time.Time) error {
-	lock := locksutil.LockForKey(u.locks, key)
-	lock.Lock()
-	defer lock.Unlock()
-	until, known, err := u.untilOf(ctx, key)
-	if err != nil || !known || !now.After(until) {
-		return err
-	}
-	return u.forgetLocked(ctx, key)
-}
-
-func (u *usedTokens) forget(ctx context.Context, key string) error {
-	lock := locksutil.LockForKey(u.locks, key)
-	lock.Lock()
-	defer lock.Unlock()
-	return u.forgetLocked(ctx, key)
-}
-
-func (u *usedTokens) forgetLocked(ctx context.Context, key string) error {
-	if err := u.storage.Delete(ctx, usedPrefix+key); err != nil {
-		return storageFault(err)
-	}
-	u.mu.Lock()
-	delete(u.until, key)
-	u.mu.Unlock()
-	return nil
-}
-
 // sweep forgets the tokens that could not be accepted any more anyway.
 func (u *usedTokens) sweep(ctx context.Context, now time.Time) error {
-	keys, err := u.storage.List(ctx, usedPrefix)
+	keys, err := u.entries.List(ctx, "")
 	if err != nil {
-		return storageFault(err)
+		return err
 	}
-	var newer error
+	var unreadable error
 	for _, key := range keys {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the slice is over, the next sweep goes on
@@ -132,19 +95,41 @@ func (u *usedTokens) sweep(ctx context.Context, now time.Time) error {
 		if until, seen := u.seen(key); seen && !now.After(until) {
 			continue
 		}
-		err := u.forgetExpired(ctx, key, now)
-		if errors.Is(err, form.ErrNewer) {
-			newer = err // that one's to forget, and no reason to keep the others
+		err := u.sweepOne(ctx, key, now)
+		if stored.Unreadable(err) {
+			unreadable = err // no reason to keep the others
 			continue
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return newer
+	return unreadable
 }
 
-// seen is what this process has read or written of the key.
+// sweepOne forgets a token if it is past its time, looking once more: it may have been
+// taken back and used again since it was listed.
+func (u *usedTokens) sweepOne(ctx context.Context, key string, now time.Time) error {
+	return u.entries.Change(ctx, key, func(before *usedEntry) (*usedEntry, error) {
+		if before == nil {
+			u.forget(key)
+			return nil, stored.ErrUnchanged
+		}
+		if now.After(before.Until) {
+			u.forget(key)
+			return nil, nil
+		}
+		u.saw(key, before.Until)
+		return nil, stored.ErrUnchanged
+	})
+}
+
+func (u *usedTokens) saw(key string, until time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.until[key] = until
+}
+
 func (u *usedTokens) seen(key string) (until time.Time, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -152,21 +137,8 @@ func (u *usedTokens) seen(key string) (until time.Time, ok bool) {
 	return until, ok
 }
 
-// untilOf reads the entry; the key's lock must be held.
-func (u *usedTokens) untilOf(ctx context.Context, key string) (until time.Time, known bool, err error) {
-	raw, err := u.storage.Get(ctx, usedPrefix+key)
-	if err != nil {
-		return time.Time{}, false, storageFault(err)
-	}
-	if raw == nil {
-		return time.Time{}, false, nil
-	}
-	var entry usedEntry
-	if err := usedForm.Decode(raw.Value, &entry); err != nil {
-		return time.Time{}, false, storageFault(err)
-	}
+func (u *usedTokens) forget(key string) {
 	u.mu.Lock()
-	u.until[key] = entry.Until
-	u.mu.Unlock()
-	return entry.Until, true, nil
+	defer u.mu.Unlock()
+	delete(u.until, key)
 }

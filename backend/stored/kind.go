@@ -23,6 +23,12 @@ var (
 	ErrUnchanged = errors.New("there is nothing to change")
 )
 
+// Unreadable reports whether an entry is there of which this version of the plugin cannot
+// know what it says: it is broken, or newer.
+func Unreadable(err error) bool {
+	return errors.Is(err, ErrUndecodable) || errors.Is(err, form.ErrNewer)
+}
+
 // Kind is how things of one kind are stored.
 type Kind[T any] struct {
 	// Name is what a message calls one.
