@@ -380,6 +380,7 @@ func TestReplaceIsForWhatWasRead(t *testing.T) {
 			require.Equal(t, stored, h.raw("a"))
 		})
 	}
+	write(&thing{Count: 1})
 	require.ErrorIs(t, h.things.Replace(t.Context(), "a", nil, &thing{}), ErrChanged, "there is one")
 }
 
