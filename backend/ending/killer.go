@@ -29,6 +29,7 @@ type Killer struct {
 	tainted    func() bool
 
 	orders  *orders
+	queue   *queue
 	holders holderCursor
 
 	// Drain is how long the end of a mount waits for the mints under way, LatePause comes
@@ -76,6 +77,6 @@ func New(d Deps) *Killer {
 	return &Killer{
 		ledger: d.Ledger, storage: d.Storage, now: d.Now, logger: d.Logger, meters: d.Meters, reaper: d.Reaper,
 		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted,
-		orders: newOrders(), Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
+		orders: newOrders(d.Storage), queue: newQueue(), Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
 	}
 }

@@ -2,15 +2,11 @@ package ending
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
 // leaveBudget bounds the last run on a mount, to which Vault gives 90 s.
@@ -60,7 +56,7 @@ func (k *Killer) allKillable() walk {
 		whole:    true,
 		concerns: killable,
 		holders:  func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, killable) },
-		matches: func(s *grantSummary) string {
+		matches: func(s *grant.Summary) string {
 			if s.Revocable {
 				return causeMountDisabled
 			}
@@ -124,100 +120,5 @@ func (k *Killer) killLeftover(ctx context.Context) {
 		return
 	}
 	k.logger().Error("the mount is given up, and not everything that it handed out is dead", "error", err)
-	logged := 0
-	for _, holder := range k.ledger.HoldersSoFar(killable) {
-		err := k.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
-			if s.Revocable {
-				k.logAbandoned(s)
-				logged++
-			}
-			return logged < maxAbandoned
-		})
-		if err != nil || logged == maxAbandoned {
-			return
-		}
-	}
-}
-
-// maxAbandoned bounds what is logged of grants that live on.
-const maxAbandoned = 1000
-
-// logAbandoned names a token that nobody will kill any more.
-func (k *Killer) logAbandoned(s *grantSummary) {
-	k.logger().Error("a token lives on", "grant_id", s.ID, "provider", s.Provider, "lives", LivesUntil(s))
-}
-
-// lateTries is how often a token is tried to be killed that came after the end.
-const lateTries = 5
-
-// killLate goes on trying to kill what no ledger keeps any more: the token of a mint
-// that ended after Vault had given up the mount, or this process of it.
-func (k *Killer) killLate(p *downstream.Provider, g *grant.Grant, failed error) {
-	late := g.Summary()
-	if errors.Is(failed, downstream.ErrNotRevocable) {
-		k.logAbandoned(&late)
-		return
-	}
-	k.logger().Error("a token came after the end and is not dead yet", "grant_id", g.ID, "provider", g.Provider, "lives", LivesUntil(&late), "error", failed)
-	go func() {
-		for try := range lateTries {
-			time.Sleep(k.LatePause << try)
-			ctx, cancel := context.WithTimeout(context.Background(), killBudget)
-			err := k.reaper.Revoke(ctx, p, g.Handle)
-			cancel()
-			if err == nil {
-				k.logger().Info("grant killed", "event", "grant_killed", "grant_id", g.ID, "provider", g.Provider, "cause", CauseNotHandedOut)
-				return
-			}
-			if errors.Is(err, provider.ErrCannotRevoke) {
-				break
-			}
-		}
-		k.logAbandoned(&late)
-	}()
-}
-
-func killable(c grant.Count) bool { return c.Revocable > 0 }
-
-// namedAlive is how many live grants an error names.
-const namedAlive = 5
-
-// stillAlive names a few of the grants that live, and until when they do.
-func (k *Killer) stillAlive(ctx context.Context) string {
-	if !k.ledger.Loaded() {
-		return "the records of grants are still being read after a start: try again"
-	}
-	if newer := form.Explain(k.ledger.Newer()); newer != "" {
-		return newer
-	}
-	live := 0
-	for _, c := range k.ledger.Totals() {
-		live += c.Revocable
-	}
-	holders, err := k.ledger.HoldersOf(ctx, killable)
-	if err != nil || live == 0 {
-		return "some grants could not be killed"
-	}
-	named := 0
-	text := fmt.Sprintf("%d grants still live at their providers:", live)
-	for _, holder := range holders[:min(len(holders), namedAlive)] {
-		if err := k.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
-			if s.Revocable {
-				named++
-				text += fmt.Sprintf(" %s at %s %s;", s.ID, s.Provider, LivesUntil(s))
-			}
-			return named < namedAlive
-		}); err != nil || named == namedAlive {
-			break
-		}
-	}
-	return text + " bring the provider back and try again, or wait until they have expired"
-}
-
-// LivesUntil says in words until when a token lives if nothing kills it.
-func LivesUntil(s *grantSummary) string {
-	if s.ExpiresAt.IsZero() {
-		return "without an end that is known"
-	}
-	return "until " + s.ExpiresAt.UTC().Format(time.RFC3339)
+	k.someAlive(ctx, k.ledger.HoldersSoFar(killable), maxAbandoned, k.logAbandoned)
 }

@@ -19,61 +19,6 @@ const (
 	maxQueued = 5000
 )
 
-// target is a grant that is to die, and why.
-type target struct {
-	grantSummary
-	cause string
-}
-
-// source finds the grants of a kill. It hands each to yield, which blocks while
-// too many of the same provider wait, and says with expect how many there may be.
-type source func(ctx context.Context, expect func(int), yield func(target)) error
-
-// walk is a source that reads the records of some holders.
-type walk struct {
-	ledger  *grant.Ledger
-	holders func(ctx context.Context) ([]string, error)
-	// concerns says which counts of theirs may hold something.
-	concerns func(grant.Count) bool
-	// matches is why a grant must die, or "".
-	matches func(*grantSummary) string
-	// whole says that the holders are all of whom memory knows that something concerns
-	// them. It does not know whose the records are that only a newer version reads.
-	whole bool
-}
-
-func (w walk) feed(ctx context.Context, expect func(int), yield func(target)) error {
-	holders, err := w.holders(ctx)
-	if err != nil {
-		return err
-	}
-	expected := 0
-	for _, holder := range holders {
-		for _, c := range w.ledger.Counts(holder) {
-			if w.concerns(c) {
-				expected += c.Live
-			}
-		}
-	}
-	expect(expected)
-	var problems error
-	for _, holder := range holders {
-		err := w.ledger.Walk(ctx, holder, "", func(s *grantSummary) bool {
-			if cause := w.matches(s); cause != "" {
-				yield(target{grantSummary: *s, cause: cause})
-			}
-			return true
-		})
-		if problems == nil { // the others say the same
-			problems = err
-		}
-	}
-	if problems == nil && w.whole {
-		problems = w.ledger.Newer()
-	}
-	return problems
-}
-
 // Run is a kill of many that goes on whether or not somebody waits for it.
 type Run struct {
 	done chan struct{}
@@ -147,8 +92,8 @@ func (k *Killer) startKill(ctx context.Context, from source) *Run {
 		queues := map[string]chan target{}
 		var all sync.WaitGroup
 		err := from(ctx, run.expect, func(t target) {
-			run.find(&t.grantSummary)
-			k.orders.queue(&t.grantSummary, 1)
+			run.find(&t.Summary)
+			k.queue.add(&t.Summary, 1)
 			queue := queues[t.Provider]
 			if queue == nil {
 				queue = make(chan target, maxQueued)
@@ -169,12 +114,12 @@ func (k *Killer) startKill(ctx context.Context, from source) *Run {
 // startThose is startKill of grants in memory: when it returns, they are queued.
 func (k *Killer) startThose(ctx context.Context, targets []target) *Run {
 	for i := range targets {
-		k.orders.queue(&targets[i].grantSummary, 1)
+		k.queue.add(&targets[i].Summary, 1)
 	}
 	run := k.startKill(ctx, func(_ context.Context, _ func(int), yield func(target)) error {
 		for _, t := range targets {
 			yield(t)
-			k.orders.queue(&t.grantSummary, -1) // the run has it now
+			k.queue.add(&t.Summary, -1) // the run has it now
 		}
 		return nil
 	})
@@ -200,12 +145,9 @@ func (k *Killer) killEach(ctx context.Context, queue <-chan target, run *Run) {
 	group.SetLimit(killParallel)
 	for t := range queue {
 		group.Go(func() error {
-			revoked, err := k.tryKill(ctx, t.ID, t.cause)
-			t.Revocable = t.Revocable || revoked
-			if errors.Is(err, errUnkillable) {
-				t.Revocable, err = false, nil
-			}
-			k.orders.queue(&t.grantSummary, -1)
+			what, err := k.try(ctx, t.ID, t.cause)
+			t.Revocable = (t.Revocable || what == revoked) && what != unkillable
+			k.queue.add(&t.Summary, -1)
 			run.settle(t, err)
 			return nil
 		})
@@ -219,7 +161,7 @@ func (r *Run) expect(n int) {
 	r.expected = n
 }
 
-func (r *Run) find(s *grantSummary) {
+func (r *Run) find(s *grant.Summary) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.found++
@@ -238,7 +180,7 @@ func (r *Run) settle(t target, failed error) {
 	defer r.mu.Unlock()
 	r.unrecorded = r.unrecorded || errors.Is(failed, errUnrecorded)
 	if failed != nil || t.SelfContained || !t.Revocable {
-		r.left.add(&t.grantSummary)
+		r.left.add(&t.Summary)
 	}
 	switch {
 	case failed != nil:
@@ -258,37 +200,4 @@ func (r *Run) forgotten() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.expired
-}
-
-// exposure is until when one of some tokens may be accepted somewhere.
-type exposure struct {
-	until   time.Time
-	endless bool // the end of one is not known
-}
-
-func (e *exposure) add(s *grantSummary) {
-	e.endless = e.endless || s.ExpiresAt.IsZero()
-	if s.ExpiresAt.After(e.until) {
-		e.until = s.ExpiresAt
-	}
-}
-
-// endless stands in the exposure for a token whose end nobody knows: no provider
-// is believed a longer one.
-const endless = 10 * 365 * 24 * time.Hour
-
-func (e exposure) from(now time.Time) time.Duration {
-	if e.endless {
-		return max(endless, e.until.Sub(now))
-	}
-	return max(0, e.until.Sub(now))
-}
-
-// Tally counts what a kill of many did.
-type Tally struct {
-	Revoked, Pending, ExpiryOnly int
-	// Residual is for how long one of these tokens may still be accepted
-	// somewhere: because nothing can kill it, because it is verified offline, or
-	// because its kill is still p
-	Residual time.Duration
 }

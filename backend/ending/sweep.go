@@ -52,9 +52,9 @@ func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration) 
 	tried := map[string]bool{}
 	q := grant.Query{
 		Now: now, Early: byHand, Limit: dueBatch,
-		Business: func(s *grantSummary) bool { return dueCause(s, now, byHand) != "" },
+		Business: func(s *grant.Summary) bool { return dueCause(s, now, byHand) != "" },
 		// What an earlier run still has in its queue would only pile up.
-		Skip: func(id string) bool { return tried[id] || k.orders.has(id) },
+		Skip: func(id string) bool { return tried[id] || k.queue.has(id) },
 	}
 	for {
 		due, looked, err := k.ledger.Due(ctx, q)
@@ -66,7 +66,7 @@ func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration) 
 		}
 		var targets []target
 		for i := range due {
-			if !k.orders.full(due[i].Provider) {
+			if !k.queue.full(due[i].Provider) {
 				targets = append(targets, target{due[i], dueCause(&due[i], now, byHand)})
 			}
 		}
@@ -93,8 +93,8 @@ func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
 		ledger:   k.ledger,
 		holders:  func(context.Context) ([]string, error) { return slices.Sorted(maps.Keys(byHolder)), nil },
 		concerns: func(grant.Count) bool { return false }, // how many there are nobody asks
-		matches: func(s *grantSummary) string {
-			if !s.Revocable || s.Doomed || k.orders.has(s.ID) {
+		matches: func(s *grant.Summary) string {
+			if !s.Revocable || s.Doomed || k.queue.has(s.ID) {
 				return "" // nothing can be done, or somebody does it
 			}
 			for _, u := range byHolder[s.Holder] {
@@ -115,7 +115,7 @@ func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
 const causeOutbox = "outbox"
 
 // dueCause is why a grant is the sweep's business, or "".
-func dueCause(s *grantSummary, now time.Time, regardless bool) string {
+func dueCause(s *grant.Summary, now time.Time, regardless bool) string {
 	grace := grant.Overstay
 	if regardless {
 		grace = 0

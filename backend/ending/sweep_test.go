@@ -24,11 +24,11 @@ func TestAProviderWithTooMuchToKillDoesNotHoldUpOthers(t *testing.T) {
 	w := newWorld(t)
 	slow, quick := w.record("alice", "oauth2/slow"), w.record("alice", "oauth2/quick")
 	w.now = w.now.Add(62 * time.Minute)
-	w.orders.waiting["oauth2/slow"] = maxQueued
+	w.queue.waiting["oauth2/slow"] = maxQueued
 	_, err := w.Sweep(t.Context(), true, time.Minute)
 	require.NoError(t, err)
 	require.Equal(t, []string{slow.ID}, w.left("alice"), quick.ID)
-	delete(w.orders.waiting, "oauth2/slow")
+	delete(w.queue.waiting, "oauth2/slow")
 	_, err = w.Sweep(t.Context(), true, time.Minute)
 	require.NoError(t, err)
 	require.Empty(t, w.left("alice"))
