@@ -62,7 +62,7 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 	if parent.Refused != "" {
 		return provider.Health{}, false, nil
 	}
-	if _, waiting := unsaved.get(parent.Secrets[fieldRefreshToken]); waiting {
+	if p.succession().Waiting(parent.Secrets[fieldRefreshToken]) {
 		return provider.Health{}, false, nil
 	}
 	got, err := p.introspect(ctx, p.at.Introspection, parent.Secrets[fieldRefreshToken].Reveal(), hintRefresh)

@@ -107,8 +107,7 @@ func TestTheNextRefreshTokenIsStoredBeforeTheChildIsAnswered(t *testing.T) {
 	f.mustMint(scopes("read"))
 	require.NotEqual(t, first, f.stored())
 	require.True(t, f.server.Active(f.stored()))
-	_, waiting := unsaved.get(secret.New(first))
-	require.False(t, waiting)
+	require.False(t, f.succession().Waiting(secret.New(first)))
 }
 
 func TestAnOperatorsNewTokenStands(t *testing.T) {

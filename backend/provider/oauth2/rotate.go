@@ -11,6 +11,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // Rotate implements provider.Rotator. The next credential becomes the current one
@@ -38,7 +39,7 @@ func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
 		}
 		return health, fault.New(code, "%s was not proven to work, so %s stays: %s%s", next.field, current[0], message(err), hint).Because(err)
 	}
-	err = p.changeParent(ctx, func(parent *provider.Parent) error { return p.promote(parent, next) })
+	err = p.succession().Change(ctx, current[0], func(parent *provider.Parent) error { return p.promote(parent, next) })
 	if err == nil {
 		health.Detail = next.field + " works and is the " + current[0] + " now; the former one can be withdrawn at the provider"
 	}
@@ -71,10 +72,10 @@ func (p *Provider) prepare(ctx context.Context) (provider.Health, error) {
 	if err != nil {
 		return provider.Health{}, err
 	}
-	err = p.changeParent(ctx, func(parent *provider.Parent) error {
+	err = p.succession().Change(ctx, current[0], func(parent *provider.Parent) error {
 		for name := range made {
 			if !parent.Secrets[name].Empty() {
-				return errChangedMeanwhile
+				return kit.ErrChangedMeanwhile
 			}
 		}
 		maps.Copy(parent.Secrets, made)
@@ -92,18 +93,12 @@ func (p *Provider) promote(parent *provider.Parent, proven credential) error {
 	current, next := p.settings.secretFields()
 	stored, err := p.credentialIn(*parent, next)
 	if err != nil || stored.id != proven.id {
-		return errChangedMeanwhile
+		return kit.ErrChangedMeanwhile
 	}
 	if companion := p.settings.companion(current[0]); companion != "" { // it goes with its key, and is not kept without
 		current, next = append(current, companion), append(next, p.settings.companion(next[0]))
 	}
-	for i, name := range next {
-		delete(parent.Secrets, current[i])
-		if value := parent.Secrets[name]; !value.Empty() {
-			parent.Secrets[current[i]] = value
-		}
-		delete(parent.Secrets, name)
-	}
+	kit.Promote(parent, current, next)
 	return nil
 }
 
@@ -112,32 +107,4 @@ func (p *Provider) certified() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.parent.Secrets[p.settings.companion(fieldPrivateKey)].Empty()
-}
-
-var errChangedMeanwhile = unavailable("the parent credential was changed meanwhile: rotate again")
-
-// changeParent stores the parent as change leaves it, in the parent's turn.
-func (p *Provider) changeParent(ctx context.Context, change func(*provider.Parent) error) error {
-	release, err := p.deps.Turn(ctx)
-	if err != nil {
-		return unavailable("another request is using this provider's parent credential: try again").Because(err)
-	}
-	defer release()
-	parent, err := p.loadParent(ctx)
-	if err != nil {
-		return err
-	}
-	parent.Secrets = maps.Clone(parent.Secrets)
-	if err := change(&parent); err != nil {
-		return err
-	}
-	switch err := p.deps.SaveParent(ctx, parent); {
-	case errors.Is(err, provider.ErrParentChanged):
-		return errChangedMeanwhile
-	case err != nil:
-		current, _ := p.settings.secretFields()
-		return unavailable("the rotated parent credential could not be stored, so %s stays: try again", current[0]).Because(err)
-	}
-	p.setParent(parent)
-	return nil
 }
