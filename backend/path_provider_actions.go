@@ -64,39 +64,22 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 }
 
 func (h providerHandler) check(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	return h.prove(ctx, d, func(ctx context.Context, p *downstream.Provider) (provider.Health, error) { return p.Check(ctx) })
+	return h.upkeep(ctx, d, (*downstream.Upkeep).Check)
 }
 
 func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	return h.prove(ctx, d, func(ctx context.Context, p *downstream.Provider) (provider.Health, error) {
-		health, err := p.Rotate(ctx)
-		if err == nil {
-			h.b.providers.Drop(p.Ref)
-		}
-		return health, err
-	})
+	return h.upkeep(ctx, d, (*downstream.Upkeep).Rotate)
 }
 
-// prove runs what calls the provider with the parent credential and may mint. It
-// goes on when the caller hangs up, because the answer may hold a token that
-// somebody has to kill, and the provider stays what it is meanwhile.
-func (h providerHandler) prove(ctx context.Context, d *framework.FieldData, call func(context.Context, *downstream.Provider) (provider.Health, error)) (*logical.Response, error) {
-	p, err := h.b.providers.Open(ctx, h.ref(d))
-	if err != nil || p == nil {
+// upkeep runs what calls the provider with the parent credential and may mint.
+func (h providerHandler) upkeep(ctx context.Context, d *framework.FieldData, call func(*downstream.Upkeep, context.Context) (provider.Health, error)) (*logical.Response, error) {
+	u, err := h.b.providers.Upkeep(ctx, h.ref(d))
+	if err != nil || u == nil {
 		return nil, missing(err, h.ref(d))
 	}
-	leave, err := h.b.providers.Admit(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downstream.MintBudget)
-	defer cancel()
-	health, err := call(callCtx, p)
-	if err == nil {
-		h.b.providers.Mend(p.Ref)
-	}
-	return h.answer(ctx, p, health, err)
+	defer u.Done()
+	health, err := call(u, ctx)
+	return h.answer(ctx, u.Provider, health, err)
 }
 
 // answer reports a check or a rotation, after killing what it had to mint, for

@@ -30,22 +30,20 @@ func (p *Provider) call(ctx context.Context, mode provider.Mode, r provider.Requ
 	return nil, fault.New(fault.TemporarilyUnavailable, "the provider cannot %s any more: an operator must write the role again", mode)
 }
 
-// Check proves that the parent credential works, as provider.Checker says.
-func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
-	checker, ok := p.opened.(provider.Checker)
-	if !ok {
-		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot be checked", p.typeName())
+// checker proves the parent credential; nil if that cannot be done.
+func (p *Provider) checker() func(context.Context) (provider.Health, error) {
+	if checker, ok := p.opened.(provider.Checker); ok {
+		return checker.Check
 	}
-	return checker.Check(ctx)
+	return nil
 }
 
-// Rotate changes the parent credential, as provider.Rotator says.
-func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
-	rotator, ok := p.opened.(provider.Rotator)
-	if !ok {
-		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate their parent credential", p.typeName())
+// rotator changes the parent credential; nil if that cannot be done.
+func (p *Provider) rotator() func(context.Context) (provider.Health, error) {
+	if rotator, ok := p.opened.(provider.Rotator); ok {
+		return rotator.Rotate
 	}
-	return rotator.Rotate(ctx)
+	return nil
 }
 
 // Ingredients is what a child for r would say, as provider.Composer has it; ok is false

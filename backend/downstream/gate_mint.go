@@ -101,9 +101,12 @@ func (g *gate) served(p sharer) {
 	}
 }
 
-// pace waits for the rate limit. One mint at a time does: the limiter serves in the
+// pace waits for the rate limit, if there is one. One mint at a time does: the limiter serves in the
 // order in which it is asked, and a revocation must not stand behind all of them.
 func (g *gate) pace(ctx context.Context, k Kind) error {
+	if g.limiter.Limit() == rate.Inf {
+		return nil
+	}
 	g.mu.Lock()
 	w := g.paced.join(k)
 	g.mu.Unlock()

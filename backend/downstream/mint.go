@@ -13,6 +13,8 @@ import (
 const (
 	CallMint   = "mint"
 	CallRevoke = "revoke"
+	CallCheck  = "check"
+	CallRotate = "rotate"
 )
 
 func (p *Provider) typeName() string {

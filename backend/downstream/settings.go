@@ -30,7 +30,7 @@ type Settings struct {
 var settingsFields = stored.Fields[Settings]{
 	{Name: "ca_pem", In: func(s *Settings) any { return &s.CAPEM }, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
 	{Name: "timeout", In: func(s *Settings) any { return &s.Timeout }, Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s. Default 10s."},
-	{Name: "rate_limit", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider; unlimited if unset. Revocations go before mints."},
+	{Name: "rate_limit", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider, checks and rotations included; unlimited if unset. Revocations go first."},
 	{Name: "allow_http", In: func(s *Settings) any { return &s.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
 	{Name: "max_ttl", In: func(s *Settings) any { return &s.MaxTTL }, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
 	{Name: "allowed_roles", In: func(s *Settings) any { return &s.AllowedRoles }, Description: "Globs of the names of the roles that may use the provider. Default *: every role."},

@@ -18,9 +18,10 @@ type site struct {
 	minting int  // mints under way, until their children are recorded or killed
 	closed  bool // to mints, by alone
 	turns   line // for the parent
+	upkeeps line // of checks and rotations
 }
 
-func newSite() *site { return &site{gate: newGate(), turns: newLine(1)} }
+func newSite() *site { return &site{gate: newGate(), turns: newLine(1), upkeeps: newLine(1)} }
 
 // take is for a provider that comes into use: from now on its settings hold. One that
 // was opened and not used has changed nothing.
