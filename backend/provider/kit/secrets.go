@@ -31,12 +31,26 @@ func Holds(text string, own secret.Text) bool {
 	if len(text) < len(plain) { // which is shorter than all its spellings: no work for a server to cause
 		return 2*len(text) >= len(plain) && strings.Contains(plain, text)
 	}
-	for _, spelling := range []string{
-		plain, url.QueryEscape(plain), url.PathEscape(plain), base64.RawStdEncoding.EncodeToString([]byte(plain)), base64.RawURLEncoding.EncodeToString([]byte(plain)),
-	} {
-		if strings.Contains(text, spelling) {
+	spelled := func(text string) bool {
+		return strings.Contains(text, plain) || strings.Contains(text, url.QueryEscape(plain)) || strings.Contains(text, url.PathEscape(plain))
+	}
+	if spelled(text) || secret.NewSearch(own).In(text) {
+		return true
+	}
+	for _, run := range strings.FieldsFunc(text, outsideBase64) {
+		run = strings.NewReplacer("+", "-", "/", "_").Replace(run)
+		if len(run)%4 == 1 { // no Base64 has such a length
+			run = run[:len(run)-1]
+		}
+		// A name and a password together, as in a header of RFC 7617.
+		if decoded, err := base64.RawURLEncoding.DecodeString(run); err == nil && spelled(string(decoded)) {
 			return true
 		}
 	}
 	return false
+}
+
+// outsideBase64 reports whether r stands in no Base64, padding aside.
+func outsideBase64(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("+/-_", r)
 }

@@ -94,6 +94,9 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 
 // failure is an answer without an OAuth error that is no success either.
 func (p *Provider) failure(resp *httpclient.Response, sent ...secret.Text) *fault.Error {
+	if succeeded(resp.Status) {
+		return violation("the provider answered HTTP %d with an error in a form that RFC 6749 does not have: try again, and see the provider's check path", resp.Status).Because(p.retryAfter(resp))
+	}
 	if resp.Status == http.StatusUnauthorized {
 		return unavailable("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works%s", p.basicHint())
 	}

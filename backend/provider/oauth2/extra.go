@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/hashicorp/vault/sdk/framework"
 
@@ -31,9 +32,21 @@ const (
 // memberName is what a response can have for a field.
 var memberName = regexp.MustCompile(`^[A-Za-z_][-._A-Za-z0-9]{0,63}$`)
 
-// tokenMembers hold tokens, wherever in an answer they are: what nobody kills is not
-// handed out.
-var tokenMembers = []string{memberAccess, memberRefresh, memberIdentity, "device_secret", "client_secret"}
+// secretNames are the ends of names, in lower case and without what parts their words,
+// under which a token or another secret stands: access_token, refreshToken,
+// bot.Access-Token, client_secret. What nobody kills is not handed out.
+var secretNames = []string{"token", "tokens", "secret", "secrets", "password", "passwd", "apikey", "privatekey", "assertion", "cookie"}
+
+// namesSecret reports whether a member of that name holds a secret, if it holds anything.
+func namesSecret(name string) bool {
+	plain := strings.Map(func(r rune) rune {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, name)
+	return slices.ContainsFunc(secretNames, func(end string) bool { return strings.HasSuffix(plain, end) })
+}
 
 // spokenFor are the members of an answer that have a field of the type's own in a creds
 // response, or another name there, or say that there is none.
@@ -55,10 +68,10 @@ func (s settings) answer() map[string]*framework.FieldSchema {
 	return fields
 }
 
-// namedMembers are those of extra_members that an earlier version took and that have no
-// field of their own by now.
+// namedMembers are those of extra_members that this version would take, too: a name may
+// have a field of its own by now, or be known for one of a secret.
 func (s settings) namedMembers() []string {
-	return slices.DeleteFunc(slices.Clone(s.ExtraMembers), hasField)
+	return slices.DeleteFunc(slices.Clone(s.ExtraMembers), func(name string) bool { return hasField(name) || namesSecret(name) })
 }
 
 // hasField reports whether a creds response has a field for that member of an answer.
@@ -75,7 +88,7 @@ func (s settings) checkExtraMembers() error {
 		switch {
 		case !memberName.MatchString(name):
 			return invalid("extra_members must be names of at most 64 letters, digits, '_', '-' and '.'")
-		case slices.ContainsFunc(tokenMembers, func(m string) bool { return strings.EqualFold(m, name) }):
+		case namesSecret(name):
 			return invalid("extra_members cannot have %s: no token or secret but the child itself is handed out", name)
 		case hasField(name):
 			return invalid("extra_members cannot have %s: a creds response has a field for it", name)
@@ -92,7 +105,7 @@ func (p *Provider) extra(a answer, got reply) map[string]any {
 		return extra
 	}
 	secrets := slices.Concat(p.ownSecrets(), got.own, got.theirs)
-	for _, token := range slices.Concat(got.tokens.access, got.tokens.refresh) {
+	for _, token := range slices.Concat(got.tokens.access, got.tokens.beside, got.tokens.refresh) {
 		secrets = append(secrets, secret.New(token))
 	}
 	if identity, err := stringMember(a.members[memberIdentity]); err == nil && identity != "" {
@@ -137,7 +150,7 @@ func withoutNulls(value any) any {
 }
 
 // confidential reports whether any text in value, however deep, is one of secrets, has
-// one inside, or is most of one; or is under the name of a token.
+// one inside, or is most of one; or is under the name of a secret.
 func confidential(value any, secrets []secret.Text) bool {
 	switch v := value.(type) {
 	case string:
@@ -148,8 +161,7 @@ func confidential(value any, secrets []secret.Text) bool {
 		return slices.ContainsFunc(v, func(inner any) bool { return confidential(inner, secrets) })
 	case map[string]any:
 		for name, inner := range v {
-			named := slices.ContainsFunc(tokenMembers, func(m string) bool { return strings.EqualFold(m, name) })
-			if named || confidential(name, secrets) || confidential(inner, secrets) {
+			if namesSecret(name) || confidential(name, secrets) || confidential(inner, secrets) {
 				return true
 			}
 		}

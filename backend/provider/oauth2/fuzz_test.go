@@ -28,6 +28,7 @@ func FuzzTokenResponse(f *testing.F) {
 		`{"access_token":"abc","token_type":"Bearer","scope":["a","b"],"authorization_details":[{"type":"x"}]}`,
 		`{"error":"invalid_scope","error_description":"\"access_token\":\"x\""}`,
 		`{"data":{"access_token":"abc"}}`,
+		`{"access_token":"abc","token_type":"Bearer","x":[{"access\u005ftoken":"def","refresh_token":"r"}]}{"access_token":"ghi"}`,
 		`{"access_token":"abc","tok`,
 		`<html>"access_token":"abc"</html>`,
 		"\xef\xbb\xbf{\"access_token\":\"abc\"}",

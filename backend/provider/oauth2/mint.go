@@ -173,7 +173,8 @@ func (p *Provider) ask(ctx context.Context, form url.Values, send sender, refuse
 	}
 	got.status, got.body, got.tokens = resp.Status, resp.Body, seeTokens(resp)
 	got.nonce = p.nonceIn(resp.Header)
-	success := succeeded(resp.Status) && errorCode(resp.Body) == ""
+	_, failed := failureIn(resp.Body, denials...)
+	success := succeeded(resp.Status) && !failed
 	switch {
 	case !success && len(got.tokens.access) > 0:
 		return got, violation("the provider answered HTTP %d with an error and a token at once", resp.Status)
@@ -279,7 +280,7 @@ func (p *Provider) settleEnd(child *provider.Child, started time.Time) error {
 // killed, nil if there is none. Nothing of the parent is ever among them.
 func (p *Provider) childOf(got reply) *provider.Child {
 	h := p.handleFor()
-	for _, token := range got.tokens.access {
+	for _, token := range slices.Concat(got.tokens.access, got.tokens.beside) {
 		if !p.isOwn(got, token) {
 			h.Tokens = append(h.Tokens, doomed{Token: token, Hint: hintAccess})
 		}

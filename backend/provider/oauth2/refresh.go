@@ -105,7 +105,7 @@ func (p *Provider) follow(ctx context.Context, parent provider.Parent, got reply
 // the server has forgotten the old one all the same.
 func (p *Provider) successor(got reply) (secret.Text, bool) {
 	given := got.tokens.next
-	if _, failed := failureIn(got.body); failed || !succeeded(got.status) || given == "" {
+	if _, failed := failureIn(got.body, denials...); failed || !succeeded(got.status) || given == "" {
 		return secret.Text{}, false
 	}
 	next := secret.New(given)

@@ -170,7 +170,7 @@ func (p *Provider) confirmDeath(ctx context.Context, h handle, d doomed, failure
 // judgeRevocation is nil if the token is dead by the revocation endpoint's answer.
 // RFC 7009 2.2 knows 200 alone, and 204 is that without a body.
 func (p *Provider) judgeRevocation(resp *httpclient.Response) error {
-	code, failed := failureIn(resp.Body)
+	code, failed := failureIn(resp.Body, append(denials, "revoked")...)
 	switch {
 	case code == codeInvalidToken && resp.Status == http.StatusBadRequest:
 		return nil // RFC 6750 3.1: expired, revoked or otherwise invalid
@@ -187,9 +187,12 @@ func (p *Provider) judgeRevocation(resp *httpclient.Response) error {
 	return p.revocationRefusal(resp.Status, code).Because(p.retryAfter(resp))
 }
 
+// denials are the members by which servers say with false that there was no success.
+var denials = []string{"ok", "success"}
+
 // failureIn tells a failure by the body of an answer, whatever its status says, and by
-// which code if that can be read: an error of any form, or a success that is denied.
-func failureIn(body []byte) (code string, failed bool) {
+// which code if that can be read: an error of any form, or one of denials that is false.
+func failureIn(body []byte, denials ...string) (code string, failed bool) {
 	if code := errorCode(body); code != "" {
 		return code, true
 	}
@@ -207,7 +210,7 @@ func failureIn(body []byte) (code string, failed bool) {
 			return "", true
 		}
 	}
-	for _, member := range []string{"ok", "success", "revoked"} {
+	for _, member := range denials {
 		if slices.Contains(twice, member) || string(present(members[member])) == "false" {
 			return "", true
 		}

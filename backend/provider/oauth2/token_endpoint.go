@@ -19,6 +19,9 @@ import (
 type seen struct {
 	access  []string
 	refresh []string
+	// beside are access tokens inside or behind an object that has one of its own: they
+	// are nobody's, and die with that.
+	beside []string
 	// next is the refresh token that the answer gives, "" if it only mentions some. A
 	// gateway's page may repeat the request, and a complaint name its members: what
 	// stands anywhere else than at the top of an object is given only beside an access
@@ -60,16 +63,22 @@ func (s *seen) settleNext() {
 }
 
 // seeTokensIn reads the members of a JSON object one after the other up to where
-// it breaks off. If that finds no access token, the bytes are searched: a token
-// may stand behind other text, inside HTML or in an inner object.
+// it breaks off. Then the bytes are searched: a token may stand behind other text,
+// inside HTML or in an inner object.
 func seeTokensIn(body []byte) seen {
-	var s seen
-	s.readMembers(httpclient.Document(body))
-	if len(s.access) == 0 {
-		s.search(body, memberAccess)
-		s.search(body, memberRefresh)
+	var s, other seen
+	s.readMembers(httpclient.Document(body), &other)
+	other.search(body, memberAccess)
+	other.search(body, memberRefresh)
+	for _, token := range other.refresh {
+		s.add(memberRefresh, token)
 	}
-	s.settleNext()
+	if len(s.access) == 0 {
+		s.access = other.access
+		s.settleNext()
+		return s
+	}
+	s.beside = slices.DeleteFunc(other.access, func(token string) bool { return slices.Contains(s.access, token) })
 	return s
 }
 
@@ -99,8 +108,9 @@ func document(resp *httpclient.Response) []byte {
 	return object
 }
 
-// readMembers collects from the top level of one JSON object, as far as it goes.
-func (s *seen) readMembers(body []byte) {
+// readMembers collects from the top level of one JSON object, as far as it goes; what its
+// values have inside goes to inner.
+func (s *seen) readMembers(body []byte, inner *seen) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
 		return
@@ -114,12 +124,35 @@ func (s *seen) readMembers(body []byte) {
 		if dec.Decode(&value) != nil {
 			return
 		}
+		if value[0] == '{' || value[0] == '[' {
+			var v any
+			_ = json.Unmarshal(value, &v) // which Decode has found to be JSON
+			inner.inside(v)
+			continue
+		}
 		var token string
 		if json.Unmarshal(value, &token) == nil {
 			s.add(name, token)
 			if name == memberRefresh && token != "" {
 				s.next = token
 			}
+		}
+	}
+}
+
+// inside collects from the objects in v, however deep.
+func (s *seen) inside(v any) {
+	switch v := v.(type) {
+	case []any:
+		for _, inner := range v {
+			s.inside(inner)
+		}
+	case map[string]any:
+		for name, inner := range v {
+			if token, ok := inner.(string); ok {
+				s.add(name, token)
+			}
+			s.inside(inner)
 		}
 	}
 }
