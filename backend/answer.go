@@ -54,11 +54,12 @@ func (b *broker) answerChild(d *decided, made *minted) *logical.Response {
 		expires = g.MaxLease
 	}
 	data := map[string]any{
-		"expires_at":     expires.UTC().Format(time.RFC3339),
-		"provider":       g.Provider,
-		"grant_id":       g.ID,
-		"revocation":     string(g.Class),
-		"self_contained": g.SelfContained,
+		"expires_at":       expires.UTC().Format(time.RFC3339),
+		"lease_expires_at": b.now().Add(d.Lifetime.TTL).UTC().Format(time.RFC3339),
+		"provider":         g.Provider,
+		"grant_id":         g.ID,
+		"revocation":       string(g.Class),
+		"self_contained":   g.SelfContained,
 	}
 	for name, part := range child.Secrets {
 		data[name] = part.Reveal()
@@ -125,7 +126,11 @@ func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Gra
 	}
 	switch g.Class {
 	case provider.ClassExpiry:
-		resp.AddWarning("nothing can revoke this token: it works until expires_at, also after the lease has ended")
+		text := "nothing can revoke this token: it works until expires_at, also after the lease has ended"
+		if more := g.ExpiresAt.Sub(b.now()) - d.Lifetime.TTL; !g.ExpiresAt.IsZero() && more >= time.Second {
+			text += fmt.Sprintf(", %s longer than its lease", more.Truncate(time.Second))
+		}
+		resp.AddWarning(text)
 	case provider.ClassLever:
 		resp.AddWarning("more than this token may die when the lease ends: such as the whole login that it came from")
 	}

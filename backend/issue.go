@@ -195,7 +195,7 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *downstream
 // request is what the provider is asked for.
 func (d *decided) request(id string) provider.Request {
 	r := provider.Request{
-		Access: d.Access, TTL: d.Lifetime.TTL, Parameters: d.role.Parameters, GrantID: id, Identity: identity(d.caller),
+		Access: d.Access, TTL: d.role.traits.Life.Within(d.Lifetime.TTL), Parameters: d.role.Parameters, GrantID: id, Identity: identity(d.caller),
 		Proofs: d.ask.proofs,
 	}
 	// In a mint a subject token is evidence for the decision and nobody else's.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/condition"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
 const explainHelp = `
@@ -54,8 +55,11 @@ func (b *broker) pathExplain() []*framework.Path {
 					"ttl":                   {Type: framework.TypeDurationSecond, Description: "Life of the lease, unless the token's own end comes first."},
 					"max_ttl":               {Type: framework.TypeDurationSecond, Description: "How far renewals could go."},
 					"ttl_decided_by":        {Type: framework.TypeString, Description: "Which term of the minimum decided: request, role, provider, mount or subject."},
+					"child_ttl":             {Type: framework.TypeDurationSecond, Description: "Life that would be asked for the token, where that is not the lease's: the token is killed when the lease ends, if it can be."},
+					"child_least_ttl":       {Type: framework.TypeDurationSecond, Description: "The shortest life that the provider can be asked for, if it is known."},
+					"child_most_ttl":        {Type: framework.TypeDurationSecond, Description: "The longest life that the provider can be asked for, if it is known."},
 					"provider":              {Type: framework.TypeString, Description: "The provider that would be asked."},
-					"revocation":            {Type: framework.TypeString, Description: "The provider's revocation class."},
+					"revocation":            {Type: framework.TypeString, Description: "The revocation class of the role's tokens."},
 					"entity_id":             {Type: framework.TypeString, Description: "The entity that was decided for."},
 				}}}},
 			},
@@ -130,8 +134,18 @@ func explainedReason(r *fault.Error) string {
 	return r.Error()
 }
 
+// showLife adds how long children can be asked to live.
+func showLife(data map[string]any, life provider.Life) {
+	if life.Least > 0 {
+		data["child_least_ttl"] = int64(life.Least / time.Second)
+	}
+	if life.Most > 0 {
+		data["child_most_ttl"] = int64(life.Most / time.Second)
+	}
+}
+
 func explained(o *decided) map[string]any {
-	data := map[string]any{"allowed": o.Allowed(), "provider": o.provider.Ref, "revocation": string(o.provider.Traits.Class)}
+	data := map[string]any{"allowed": o.Allowed(), "provider": o.provider.Ref, "revocation": string(o.role.traits.Class)}
 	if o.caller.EntityID != "" {
 		data["entity_id"] = o.caller.EntityID
 	}
@@ -146,6 +160,10 @@ func explained(o *decided) map[string]any {
 	data["ttl"] = int64(o.Lifetime.TTL / time.Second)
 	data["max_ttl"] = int64(o.Lifetime.Max / time.Second)
 	data["ttl_decided_by"] = o.Lifetime.DecidedBy
+	showLife(data, o.role.traits.Life)
+	if asked := o.role.traits.Life.Within(o.Lifetime.TTL); asked != o.Lifetime.TTL {
+		data["child_ttl"] = int64(asked / time.Second)
+	}
 	show(data, values(o.Access), o.Access.Flat(), o.Stripped)
 	return data
 }

@@ -177,6 +177,7 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	entry.Settings.Show(data)
 	if p, err := h.b.providers.Peek(h.ref(d), entry); err == nil {
 		data["revocation_class"] = string(p.Traits.Class)
+		showLife(data, p.Traits.Life)
 		maps.Copy(data, p.Public())
 	}
 	if pinned := map[string]any{}; json.Unmarshal(entry.Pinned.Data, &pinned) == nil {
@@ -197,6 +198,8 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 	}
 	maps.Copy(fields, downstream.PublicFields(h.t))
 	fields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
+	fields["child_least_ttl"] = &framework.FieldSchema{Type: framework.TypeDurationSecond, Description: "The shortest life that children can be asked for, if it is known."}
+	fields["child_most_ttl"] = &framework.FieldSchema{Type: framework.TypeDurationSecond, Description: "The longest life that children can be asked for, if it is known."}
 	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, unreachable, limited, disabled or deleting: what the broker last learnt."}
 	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential; or which requests are not made now, and until when."}
 	fields["revocation_class"] = &framework.FieldSchema{Type: framework.TypeString, Description: "token, lever or expiry: how children can be killed."}

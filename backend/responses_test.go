@@ -110,7 +110,7 @@ func newID(t testing.TB) string {
 }
 
 func TestTheCredsResponse(t *testing.T) {
-	always := []string{"access_token", "expires_at", "grant_id", "granted", "provider", "revocation", "scopes", "self_contained", "token_type"}
+	always := []string{"access_token", "expires_at", "grant_id", "granted", "lease_expires_at", "provider", "revocation", "scopes", "self_contained", "token_type"}
 	for name, c := range map[string]struct {
 		setup  setup
 		fault  authserver.Fault

@@ -38,6 +38,7 @@ type compiledRole struct {
 	*role.Role
 	name   string
 	policy *decision.Policy
+	traits provider.Traits // of its children
 }
 
 func newRoles(storage logical.Storage, b *broker) *roles {
@@ -63,7 +64,7 @@ func (r *roles) compiled(ctx context.Context, name string) (*compiledRole, error
 		if err != nil {
 			return nil, err
 		}
-		policy, err := r.compile(ctx, entry)
+		policy, traits, err := r.compile(ctx, entry)
 		if fault.CodeOf(err) == fault.InvalidRequest {
 			// It was valid when it was written: the provider changed since.
 			return nil, fault.New(fault.TemporarilyUnavailable, "the role %q no longer fits its provider: an operator must write it again (roles/%s/explain says why)", name, name).Because(&unfitRole{err})
@@ -71,7 +72,7 @@ func (r *roles) compiled(ctx context.Context, name string) (*compiledRole, error
 		if err != nil {
 			return nil, err
 		}
-		return &compiledRole{Role: entry, name: name, policy: policy}, nil
+		return &compiledRole{Role: entry, name: name, policy: policy, traits: traits}, nil
 	})
 }
 
@@ -81,27 +82,33 @@ type unfitRole struct{ why error }
 
 func (u *unfitRole) Error() string { return u.why.Error() }
 
-func (r *roles) compile(ctx context.Context, entry *role.Role) (*decision.Policy, error) {
+func (r *roles) compile(ctx context.Context, entry *role.Role) (p *decision.Policy, traits provider.Traits, err error) {
 	if err := entry.Validate(); err != nil {
-		return nil, err
+		return nil, traits, err
 	}
-	p, err := r.providers.Open(ctx, entry.Provider)
+	opened, err := r.providers.Open(ctx, entry.Provider)
 	if err != nil {
-		return nil, err
+		return nil, traits, err
 	}
-	if p == nil {
-		return nil, fault.New(fault.InvalidRequest, "provider: there is no providers/%s: write it first", entry.Provider)
-	}
-	if err := p.CheckParameters(entry.Mode, entry.Parameters); err != nil {
-		return nil, err
+	if opened == nil {
+		return nil, traits, fault.New(fault.InvalidRequest, "provider: there is no providers/%s: write it first", entry.Provider)
 	}
 	typeName, _, _ := strings.Cut(entry.Provider, "/")
-	return entry.Compile(r.types.Lookup(typeName), p.Traits, p.Settings.MaxTTL)
+	t := r.types.Lookup(typeName)
+	if err := entry.CheckParameters(t); err != nil {
+		return nil, traits, err
+	}
+	if err := opened.CheckParameters(entry.Mode, entry.Parameters); err != nil {
+		return nil, traits, err
+	}
+	traits = opened.TraitsFor(entry.Mode, entry.Parameters)
+	p, err = entry.Compile(t, traits, opened.Settings.MaxTTL)
+	return p, traits, err
 }
 
 // check refuses what must not be written as the role of that name.
 func (r *roles) check(ctx context.Context, name string, entry *role.Role) error {
-	if _, err := r.compile(ctx, entry); err != nil {
+	if _, _, err := r.compile(ctx, entry); err != nil {
 		return err
 	}
 	p, err := r.providers.MustOpen(ctx, entry.Provider)

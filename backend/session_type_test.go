@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,8 +30,10 @@ import (
 // and further parts is believed, so that tests can have any.
 type sessionType struct{}
 
-func (sessionType) Name() string                  { return "session" }
-func (sessionType) Parameters() map[string]string { return map[string]string{"class": "The class."} }
+func (sessionType) Name() string { return "session" }
+func (sessionType) Parameters() map[string]string {
+	return map[string]string{"class": "The class.", "least": "The least life.", "most": "The longest life."}
+}
 
 func (sessionType) Fields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
@@ -83,6 +86,25 @@ func (p *sessionProvider) Traits() provider.Traits {
 		Class: class, Modes: []provider.Mode{provider.ModeMint, provider.ModeExchange}, Askable: all, Checkable: all, Ceiling: access.Everything(),
 		Hints: map[access.Dimension]string{},
 	}
+}
+
+func (p *sessionProvider) TraitsFor(_ provider.Mode, parameters map[string]string) provider.Traits {
+	traits := p.Traits()
+	if class := parameters["class"]; class != "" {
+		traits.Class = provider.Class(class)
+	}
+	traits.Life.Least, _ = time.ParseDuration(parameters["least"])
+	traits.Life.Most, _ = time.ParseDuration(parameters["most"])
+	return traits
+}
+
+func (p *sessionProvider) CheckParameters(_ provider.Mode, parameters map[string]string) error {
+	for name := range parameters {
+		if !slices.Contains([]string{"class", "least", "most"}, name) {
+			return fault.New(fault.TemporarilyUnavailable, "it was promised known parameters only")
+		}
+	}
+	return nil
 }
 
 func (p *sessionProvider) send(ctx context.Context, method, path string, body any) (*httpclient.Response, error) {
@@ -208,6 +230,13 @@ func (s *sessions) serve(w http.ResponseWriter, r *http.Request) {
 		"access_key_id": fmt.Sprintf("KEY%d", s.count), "class": "token", "handle": "sessions/" + id,
 		"secret_access_key": s.m.hide(fmt.Sprintf("secret-access-key-%08d", s.count)),
 		"session_token":     s.m.hide(fmt.Sprintf("session-token-%08d", s.count)),
+		"seconds":           asked["seconds"],
+	}
+	if class, _ := asked["class"].(string); class != "" {
+		answer["class"] = class
+	}
+	if answer["class"] == "expiry" {
+		delete(answer, "handle")
 	}
 	if s.change != nil {
 		s.change(s.count, answer)

@@ -65,6 +65,14 @@ func (p *Provider) CheckParameters(mode provider.Mode, parameters map[string]str
 	return nil
 }
 
+// TraitsFor are the traits for the children of a role, as provider.Varying says.
+func (p *Provider) TraitsFor(mode provider.Mode, parameters map[string]string) provider.Traits {
+	if varying, ok := p.opened.(provider.Varying); ok {
+		return varying.TraitsFor(mode, parameters)
+	}
+	return p.Traits
+}
+
 // Public are the fields that a read of the provider adds.
 func (p *Provider) Public() map[string]any {
 	if publisher, ok := p.opened.(provider.Publisher); ok {

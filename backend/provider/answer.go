@@ -17,6 +17,7 @@ func CommonFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"token_type":            {Type: text, Description: "How to present a token, as in RFC 6749 7.1; left out for what is not presented so."},
 		"expires_at":            {Type: framework.TypeTime, Description: "When the token is dead at the latest, RFC 3339."},
+		"lease_expires_at":      {Type: framework.TypeTime, Description: "When the lease ends unless it is renewed, RFC 3339; the token is killed then, if it can be. Keep it no longer."},
 		"scopes":                {Type: list, Description: "Scopes as granted."},
 		"audiences":             {Type: list, Description: "Audiences as granted."},
 		"resources":             {Type: list, Description: "Resources as granted."},
@@ -36,9 +37,8 @@ func CommonFields() map[string]*framework.FieldSchema {
 	}
 }
 
-// besides are names that Vault's own clients show beside a response's fields, and those
-// that a later version may add to the common ones.
-var besides = []string{"lease_id", "lease_duration", "lease_expires_at", "renewable"}
+// besides are names that Vault's own clients show beside a response's fields.
+var besides = []string{"lease_id", "lease_duration", "renewable"}
 
 // Taken reports whether no type may have a field of that name, however it is spelled.
 func Taken(name string) bool {

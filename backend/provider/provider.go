@@ -191,6 +191,16 @@ type ParameterChecker interface {
 	CheckParameters(mode Mode, parameters map[string]string) error
 }
 
+// Varying is a Provider whose children's class or life, or what they can be asked to
+// have, hangs on a role's mode and parameters.
+type Varying interface {
+	// TraitsFor are Traits for a role's children. It gets what CheckParameters has
+	// nothing against, and needs no network. What is about the provider as a whole
+	// (Modes, Answer, Signed, SignsNames, Issuer, Proofs, and whom it needs to know) is
+	// as in Traits, and Traits.Class is a class that some role's children have.
+	TraitsFor(mode Mode, parameters map[string]string) Traits
+}
+
 // Composer is a Provider whose children say more than their request does: what it is
 // filled with is the caller's, or the provider's own.
 type Composer interface {

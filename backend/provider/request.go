@@ -10,7 +10,7 @@ import (
 // Request is what to mint: already decided, exact values, no globs.
 type Request struct {
 	Access access.Access
-	// TTL is the life that is wanted, for providers that can be asked.
+	// TTL is the life that is wanted, within Traits.Life, for providers that can be asked.
 	TTL time.Duration
 	// Parameters are the role's, with known keys only.
 	Parameters map[string]string

@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"time"
+
 	"github.com/hashicorp/vault/sdk/framework"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
@@ -36,6 +38,8 @@ const (
 // when they are written. They need no network.
 type Traits struct {
 	Class Class
+	// Life is how long children can be asked to live; zero is as long as may be wanted.
+	Life Life
 	// Answer are the fields of this provider's children, where its configuration decides
 	// that; nil for those of its type.
 	Answer map[string]*framework.FieldSchema
@@ -75,6 +79,19 @@ type Traits struct {
 	NeedsEntity, NeedsGroups bool
 	// Proofs are the kinds of proof of possession that a request may bring.
 	Proofs []ProofKind
+}
+
+// Life bounds the lives that a provider's children can be asked to have. Zero does not
+// bind.
+type Life struct{ Least, Most time.Duration }
+
+// Within is the life to ask for where one is wanted. It is longer where the system gives
+// none so short: the child is then killed when its lease ends.
+func (l Life) Within(wanted time.Duration) time.Duration {
+	if l.Most > 0 {
+		wanted = min(wanted, l.Most)
+	}
+	return max(wanted, l.Least)
 }
 
 // ProofKind is how a caller says which key a child shall be bound to.

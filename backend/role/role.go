@@ -147,6 +147,17 @@ func checkName(v string) error {
 	return nil
 }
 
+// CheckParameters refuses parameters that providers of type t do not know.
+func (r *Role) CheckParameters(t provider.Type) error {
+	known := t.Parameters()
+	for key := range r.Parameters {
+		if _, ok := known[key]; !ok {
+			return fault.New(fault.InvalidRequest, "parameters: providers of type %s know no %q", t.Name(), key)
+		}
+	}
+	return nil
+}
+
 // Compile judges the role against what its provider can do and makes the policy
 // of it. The errors are *fault.Error with invalid_request: what the provider
 // could neither be asked for nor be checked for is no ceiling.
@@ -161,11 +172,11 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, providerMaxTTL t
 	if err := r.checkRevocation(traits); err != nil {
 		return nil, err
 	}
-	known := t.Parameters()
-	for key := range r.Parameters {
-		if _, ok := known[key]; !ok {
-			return nil, fault.New(fault.InvalidRequest, "parameters: providers of type %s know no %q", t.Name(), key)
-		}
+	if err := r.CheckParameters(t); err != nil {
+		return nil, err
+	}
+	if most := traits.Life.Most; most > 0 && (providerMaxTTL == 0 || most < providerMaxTTL) {
+		providerMaxTTL = most // no lease outlives its child
 	}
 	p := &decision.Policy{
 		RefuseExcess: r.OnExcess == Refuse, Levels: traits.Levels, Askable: traits.Askable, Indirect: traits.Indirect,

@@ -102,6 +102,14 @@ func (s Subject) mint(t *testing.T) *provider.Child {
 	return child
 }
 
+// traits are those for the children of the suite's request.
+func (s Subject) traits() provider.Traits {
+	if varying, ok := s.Provider.(provider.Varying); ok {
+		return varying.TraitsFor(provider.ModeMint, s.Request.Parameters)
+	}
+	return s.Provider.Traits()
+}
+
 // Token makes a Subject's Alive of what a system says of a token.
 func Token(active func(token string) bool) func(*provider.Child) bool {
 	return func(c *provider.Child) bool { return active(c.Token().Reveal()) }
@@ -118,7 +126,7 @@ func parts(c *provider.Child) []secret.Text {
 }
 
 func testTraits(t *testing.T, s Subject) {
-	traits := s.Provider.Traits()
+	traits := s.traits()
 	if !slices.Contains([]provider.Class{provider.ClassToken, provider.ClassLever, provider.ClassExpiry}, traits.Class) {
 		t.Errorf("unknown class %q", traits.Class)
 	}
@@ -127,6 +135,9 @@ func testTraits(t *testing.T, s Subject) {
 	}
 	if err := provider.CheckAnswer(s.Type.Answer()); err != nil {
 		t.Errorf("the type's answer: %v", err)
+	}
+	if traits.Life.Within(s.Request.TTL) != s.Request.TTL {
+		t.Errorf("the suite asks for a life of %s, and the traits say that this cannot be had: %+v", s.Request.TTL, traits.Life)
 	}
 	if traits.Class == provider.ClassExpiry && traits.Endless {
 		t.Error("children that neither end nor can be killed serve no role")
@@ -143,7 +154,7 @@ func testTraits(t *testing.T, s Subject) {
 
 func testMint(t *testing.T, s Subject) {
 	child := s.mint(t)
-	traits := s.Provider.Traits()
+	traits := s.traits()
 	if !s.Alive(child) {
 		t.Error("the child does not work")
 	}
@@ -211,7 +222,7 @@ func testOneMint(t *testing.T, s Subject) {
 
 func testRevoke(t *testing.T, s Subject) {
 	revoker, ok := s.Provider.(provider.Revoker)
-	if !ok || s.Provider.Traits().Class == provider.ClassExpiry {
+	if !ok || s.traits().Class == provider.ClassExpiry {
 		t.Skip("nothing is revoked")
 	}
 	child, other := s.mint(t), s.mint(t)
@@ -260,10 +271,10 @@ func testConcurrency(t *testing.T, s Subject) {
 	wg.Wait()
 	children = slices.DeleteFunc(children, func(c *provider.Child) bool { return c == nil })
 	revoker, ok := s.Provider.(provider.Revoker)
-	if class := s.Provider.Traits().Class; class != provider.ClassLever {
+	if class := s.traits().Class; class != provider.ClassLever {
 		testApart(t, children) // a lever may be that the system gives equal tokens to several
 	}
-	if !ok || s.Provider.Traits().Class == provider.ClassExpiry {
+	if !ok || s.traits().Class == provider.ClassExpiry {
 		return
 	}
 	for _, child := range children {
