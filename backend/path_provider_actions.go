@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -13,6 +14,9 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
+
+// deleteWait is how long a forced deletion waits for its kills; they go on after that.
+const deleteWait = 80 * time.Second
 
 // delete refuses while grants live. With force it kills them first; what cannot
 // be killed now is the sweep's, which also deletes the provider in the end.
@@ -47,7 +51,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err != nil {
 		return nil, err
 	}
-	tally, complete := run.Wait(ctx, killMountBudget)
+	tally, complete := run.Wait(ctx, deleteWait)
 	if complete && run.Failed() != nil {
 		return nil, ending.LedgerFault(run.Failed())
 	}

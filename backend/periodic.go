@@ -14,8 +14,7 @@ import (
 // Bounds on one sweep: core holds its state lock while the periodic one runs.
 // What a slice leaves undone is the next one's; kills go on meanwhile.
 const (
-	sweepSlice      = 4 * time.Second
-	killMountBudget = 80 * time.Second
+	sweepSlice = 4 * time.Second
 	// quotaIdle is how long a quota's count is kept that nobody needs.
 	quotaIdle = 10 * time.Minute
 )

@@ -28,9 +28,11 @@ type Killer struct {
 	closeShare func(id string)
 	tainted    func() bool
 
-	orders  *orders
-	queue   *queue
-	holders holderCursor
+	orders *orders
+	queue  *queue
+	judged cursor
+	looks  firstLooks // at holders whom Vault does not know
+	losing losing
 
 	// Drain is how long the end of a mount waits for the mints under way, LatePause comes
 	// before the first further try of a kill after the end. Tests shorten them.
@@ -77,6 +79,6 @@ func New(d Deps) *Killer {
 	return &Killer{
 		ledger: d.Ledger, storage: d.Storage, now: d.Now, logger: d.Logger, meters: d.Meters, reaper: d.Reaper,
 		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted,
-		orders: newOrders(d.Storage), queue: newQueue(), Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
+		orders: newOrders(d.Storage), queue: newQueue(), looks: firstLooks{storage: d.Storage}, Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
 	}
 }

@@ -2,6 +2,7 @@ package ending
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,9 @@ type world struct {
 	// revoke is what the providers do, standing what Vault says of holders.
 	revoke   func(ref string, handle secret.Text) error
 	standing func(holder string) (Standing, error)
+
+	mu     sync.Mutex
+	killed []string // "<provider> <cause>"
 }
 
 func newWorld(t *testing.T) *world {
@@ -43,7 +47,11 @@ func newWorld(t *testing.T) *world {
 }
 
 // Killed implements Meters.
-func (w *world) Killed(string, string) {}
+func (w *world) Killed(ref, cause string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.killed = append(w.killed, ref+" "+cause)
+}
 
 // UnknownHolders implements Meters.
 func (w *world) UnknownHolders(int) {}

@@ -3,8 +3,6 @@ package ending
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -38,7 +36,7 @@ func (k *Killer) Sweep(ctx context.Context, byHand bool, slice time.Duration) (S
 	problems = errors.Join(problems, err)
 	unfits, holders, err := k.sweepHolders(ctx, byHand, slice*2/3-time.Since(started))
 	problems = errors.Join(problems, err, k.resumeOrders(ctx))
-	if run := k.killUnfit(ctx, k.holders.take(unfits)); run != nil {
+	if run := k.killUnfit(ctx, k.losing.take(unfits)); run != nil {
 		runs = append(runs, run)
 	}
 	counts := waitForAll(ctx, runs, slice-time.Since(started))
@@ -77,38 +75,6 @@ func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration) 
 			return runs, problems
 		}
 	}
-}
-
-// killUnfit starts to kill what its holders should not have any more; nil if there
-// is nothing to do.
-func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
-	if len(unfits) == 0 {
-		return nil
-	}
-	byHolder := map[string][]unfit{}
-	for _, u := range unfits {
-		byHolder[u.Holder] = append(byHolder[u.Holder], u)
-	}
-	w := walk{
-		ledger:   k.ledger,
-		holders:  func(context.Context) ([]string, error) { return slices.Sorted(maps.Keys(byHolder)), nil },
-		concerns: func(grant.Count) bool { return false }, // how many there are nobody asks
-		matches: func(s *grant.Summary) string {
-			if !s.Revocable || s.Doomed || k.queue.has(s.ID) {
-				return "" // nothing can be done, or somebody does it
-			}
-			for _, u := range byHolder[s.Holder] {
-				if u.Role == s.Role {
-					return u.cause
-				}
-			}
-			return ""
-		},
-	}
-	return k.startKill(ctx, func(ctx context.Context, expect func(int), yield func(target)) error {
-		defer k.holders.release(unfits)
-		return w.feed(ctx, expect, yield)
-	})
 }
 
 // causeOutbox stands for the cause that the grant's own record names.

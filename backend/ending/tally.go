@@ -1,10 +1,129 @@
 package ending
 
 import (
+	"context"
+	"errors"
+	"sync"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
+
+// Run is a kill of many that goes on whether or not somebody waits for it.
+type Run struct {
+	done chan struct{}
+	now  func() time.Time
+
+	mu       sync.Mutex
+	count    Tally
+	expired  int // of count, those that were merely forgotten
+	expected int // how many there may be, before all are found
+	found    int
+	walked   bool // all are found
+	// exposed is until when one that was found may be accepted somewhere, left until
+	// when one that was tried may be.
+	exposed, left exposure
+	// unrecorded is true if a failure is not in the outbox, failed why not all could
+	// be found; to be read when done.
+	unrecorded bool
+	failed     error
+}
+
+// tally is the count so far; what was not tried yet counts as p Before all
+// are found, the residual exposure is the longest that there can be.
+func (r *Run) tally() Tally {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.count
+	t.Pending = r.found - t.Revoked - t.ExpiryOnly
+	t.Residual = r.left.from(r.now())
+	switch {
+	case !r.walked:
+		// Nobody knows yet what else there is: more than too little.
+		t.Pending = max(1, t.Pending, r.expected-t.Revoked-t.ExpiryOnly)
+		t.Residual = max(endless, r.exposed.from(r.now()))
+	case !closed(r.done):
+		t.Residual = r.exposed.from(r.now())
+	}
+	return t
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// Wait returns the count when the run is done, or when it has taken too long or
+// ctx has ended; complete says which.
+func (r *Run) Wait(ctx context.Context, atMost time.Duration) (t Tally, complete bool) {
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+		return r.tally(), true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return r.tally(), false
+}
+
+// Failed is why not all that was meant could be found; to be asked when the run is done.
+func (r *Run) Failed() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
+func (r *Run) expect(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expected = n
+}
+
+func (r *Run) find(s *grant.Summary) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.found++
+	r.exposed.add(s)
+}
+
+func (r *Run) end(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.walked, r.failed = true, err
+}
+
+// settle notes what became of one grant.
+func (r *Run) settle(t target, failed error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unrecorded = r.unrecorded || errors.Is(failed, errUnrecorded)
+	if failed != nil || t.SelfContained || !t.Revocable {
+		r.left.add(&t.Summary)
+	}
+	switch {
+	case failed != nil:
+		return
+	case t.Revocable:
+		r.count.Revoked++
+	default:
+		r.count.ExpiryOnly++
+	}
+	if t.cause == causeExpired {
+		r.expired++
+	}
+}
+
+// forgotten is how many had expired and were merely forgotten.
+func (r *Run) forgotten() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.expired
+}
 
 // exposure is until when one of some tokens may be accepted somewhere.
 type exposure struct {

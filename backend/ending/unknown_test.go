@@ -11,16 +11,16 @@ import (
 
 // The entry stays small, whatever happens.
 func TestTheFirstLooksAreBounded(t *testing.T) {
-	f := &firstLooks{loaded: true, at: map[string]time.Time{}}
+	storage := &logical.InmemStorage{}
+	f := &firstLooks{storage: storage, loaded: true, at: map[string]time.Time{}}
 	for i := range maxFirstLooks + 100 {
 		f.at[fmt.Sprintf("%0100d", i)] = dawn
 	}
-	storage := &logical.InmemStorage{}
-	require.NoError(t, f.save(t.Context(), storage))
+	require.NoError(t, f.save(t.Context()))
 	entry, err := storage.Get(t.Context(), FirstLooksKey)
 	require.NoError(t, err)
 	require.Less(t, len(entry.Value), 300<<10)
-	again := &firstLooks{}
-	require.NoError(t, again.load(t.Context(), storage))
+	again := &firstLooks{storage: storage}
+	require.NoError(t, again.load(t.Context()))
 	require.Len(t, again.at, maxFirstLooks)
 }

@@ -1,0 +1,80 @@
+package ending
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+)
+
+// unfit is a holder who should not have a role's grants any more, and why.
+type unfit struct {
+	Holder, Role string
+	cause        string
+}
+
+// losing are the unfit whose kill has not read all their records yet. It is safe for
+// concurrent use.
+type losing struct {
+	mu    sync.Mutex
+	unfit map[unfit]bool
+}
+
+// take returns those whose kill has yet to begin.
+func (l *losing) take(found []unfit) (rest []unfit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unfit == nil {
+		l.unfit = map[unfit]bool{}
+	}
+	for _, u := range found {
+		if !l.unfit[u] {
+			l.unfit[u] = true
+			rest = append(rest, u)
+		}
+	}
+	return rest
+}
+
+// release ends the turn of a kill.
+func (l *losing) release(unfits []unfit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, u := range unfits {
+		delete(l.unfit, u)
+	}
+}
+
+// killUnfit starts to kill what its holders should not have any more; nil if there
+// is nothing to do.
+func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
+	if len(unfits) == 0 {
+		return nil
+	}
+	byHolder := map[string][]unfit{}
+	for _, u := range unfits {
+		byHolder[u.Holder] = append(byHolder[u.Holder], u)
+	}
+	w := walk{
+		ledger:   k.ledger,
+		holders:  func(context.Context) ([]string, error) { return slices.Sorted(maps.Keys(byHolder)), nil },
+		concerns: func(grant.Count) bool { return false }, // how many there are nobody asks
+		matches: func(s *grant.Summary) string {
+			if !s.Revocable || s.Doomed || k.queue.has(s.ID) {
+				return "" // nothing can be done, or somebody does it
+			}
+			for _, u := range byHolder[s.Holder] {
+				if u.Role == s.Role {
+					return u.cause
+				}
+			}
+			return ""
+		},
+	}
+	return k.startKill(ctx, func(ctx context.Context, expect func(int), yield func(target)) error {
+		defer k.losing.release(unfits)
+		return w.feed(ctx, expect, yield)
+	})
+}
