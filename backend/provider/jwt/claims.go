@@ -9,6 +9,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -30,11 +31,11 @@ func (p *Provider) claims(r provider.Request, issuer string, longest time.Durati
 		return nil, err
 	}
 	c := &claims{values: map[string]any{}, expires: expires}
-	filling := fillingOf(r.Identity)
+	filling := kit.FillingOf(r.Identity)
 	if err := c.further(p, r, filling); err != nil {
 		return nil, err
 	}
-	client, err := p.settings.clientID.identifier(filling)
+	client, err := p.settings.clientID.Identifier(filling)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +70,9 @@ func end(now time.Time, r provider.Request, longest time.Duration) (time.Time, e
 }
 
 // about sets who the token is about and who acts.
-func (c *claims) about(p *Provider, r provider.Request, issuer string, f filling) error {
+func (c *claims) about(p *Provider, r provider.Request, issuer string, f kit.Filling) error {
 	if r.Subject == nil {
-		sub, err := p.settings.subject.identifier(f)
+		sub, err := p.settings.subject.Identifier(f)
 		c.values["sub"] = sub
 		return err
 	}
@@ -81,15 +82,15 @@ func (c *claims) about(p *Provider, r provider.Request, issuer string, f filling
 // further sets the operator's claims. What says something of the caller stands beside
 // the caller's own sub alone: groups, roles and entitlements are read as the subject's
 // (RFC 9068 2.2.3.1).
-func (c *claims) further(p *Provider, r provider.Request, f filling) error {
+func (c *claims) further(p *Provider, r provider.Request, f kit.Filling) error {
 	if r.Subject == nil {
-		return fill(c.values, p.settings.claims, func(t template) (any, error) { return t.value(f) })
+		return fill(c.values, p.settings.claims, func(t kit.Template) (any, error) { return t.Value(f) })
 	}
-	return fill(c.values, p.settings.subjects, func(t template) (any, error) { return t.copied(r.Subject.Claims) })
+	return fill(c.values, p.settings.subjects, func(c copied) (any, error) { return c.of(r.Subject.Claims) })
 }
 
 // fill sets the claims of the templates, in no order.
-func fill(values map[string]any, templates map[string]template, value func(template) (any, error)) error {
+func fill[T any](values map[string]any, templates map[string]T, value func(T) (any, error)) error {
 	for name, t := range templates {
 		var err error
 		if values[name], err = value(t); err != nil {

@@ -5,12 +5,13 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // delegate sets the claims of an exchange. Every sub in them that came from
 // elsewhere is qualified by an iss, because the token's own iss, to which a bare
 // one belongs, is now the broker.
-func (c *claims) delegate(p *Provider, r provider.Request, issuer string, f filling) error {
+func (c *claims) delegate(p *Provider, r provider.Request, issuer string, f kit.Filling) error {
 	s := r.Subject
 	if _, bound := s.Claims["cnf"]; bound {
 		// The proof goes to resource servers (RFC 9449 7), and none reaches the broker:
@@ -44,10 +45,10 @@ func (c *claims) delegate(p *Provider, r provider.Request, issuer string, f fill
 }
 
 // actor is who acts, with the operator's claims about the Vault entity if that is who.
-func actor(p *Provider, a *provider.Party, f filling) (map[string]any, error) {
+func actor(p *Provider, a *provider.Party, f kit.Filling) (map[string]any, error) {
 	act := map[string]any{}
 	if a.Token.Empty() { // the Vault entity
-		if err := fill(act, p.settings.actors, func(t template) (any, error) { return t.value(f) }); err != nil {
+		if err := fill(act, p.settings.actors, func(t kit.Template) (any, error) { return t.Value(f) }); err != nil {
 			return nil, err
 		}
 	}

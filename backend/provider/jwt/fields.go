@@ -5,13 +5,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/hashicorp/vault/sdk/framework"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // The fields by name.
@@ -27,7 +26,7 @@ const (
 const insideAct = "act."
 
 // entityID is the default of subject and client_id.
-const entityID = "{{" + idExpression + "}}"
+const entityID = "{{" + kit.IDExpression + "}}"
 
 // Bounds on the further claims.
 const (
@@ -39,7 +38,7 @@ func fields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldSubject: {
 			Type:        framework.TypeString,
-			Description: "Template of sub in tokens about the caller; in an exchange sub is the subject token's. Default " + entityID + ". Templates take " + known + ".",
+			Description: "Template of sub in tokens about the caller; in an exchange sub is the subject token's. Default " + entityID + ". Templates take " + kit.KnownExpressions + ".",
 		},
 		fieldClientID: {
 			Type:        framework.TypeString,
@@ -47,7 +46,7 @@ func fields() map[string]*framework.FieldSchema {
 		},
 		fieldClaims: {
 			Type:        framework.TypeKVPairs,
-			Description: "Further claims of tokens about the caller: a map of names to templates. In an exchange, where sub is somebody else, they stay out. A template that is exactly {{" + groupNames + "}} makes a list of strings, every other one a string, whatever it is filled with. Claims that the broker sets itself cannot be named.",
+			Description: "Further claims of tokens about the caller: a map of names to templates. In an exchange, where sub is somebody else, they stay out. A template that is exactly {{" + kit.GroupNames + "}} makes a list of strings, every other one a string, whatever it is filled with. Claims that the broker sets itself cannot be named.",
 		},
 		fieldExchangeClaims: {
 			Type:        framework.TypeKVPairs,
@@ -82,11 +81,12 @@ func isReserved(name string) bool {
 
 // settings are what the fields mean.
 type settings struct {
-	subject, clientID template
+	subject, clientID kit.Template
 	// claims are about the caller, and stand beside the caller's sub. In an exchange
 	// subjects stand beside the subject's, and actors in the act of the Vault entity.
-	claims, subjects, actors map[string]template
-	class                    provider.Class
+	claims, actors map[string]kit.Template
+	subjects       map[string]copied
+	class          provider.Class
 }
 
 // parseSettings judges the fields. Errors are *fault.Error with invalid_request.
@@ -107,7 +107,7 @@ func parseSettings(raw json.RawMessage) (settings, error) {
 	case provider.ClassExpiry, provider.ClassToken:
 		s.class = class
 	default:
-		return settings{}, invalid(fieldRevocation, "want expiry or token")
+		return settings{}, kit.Invalid(fieldRevocation, "want expiry or token")
 	}
 	var err error
 	if s.subject, err = parseText(fieldSubject, f.Subject); err != nil {
@@ -126,7 +126,7 @@ func parseSettings(raw json.RawMessage) (settings, error) {
 			delete(f.Exchange, name)
 		}
 	}
-	if s.subjects, err = parseClaims(fieldExchangeClaims, "", f.Exchange, parseSubject); err != nil {
+	if s.subjects, err = parseClaims(fieldExchangeClaims, "", f.Exchange, parseCopied); err != nil {
 		return settings{}, err
 	}
 	s.actors, err = parseClaims(fieldExchangeClaims, insideAct, actors, parseTemplate)
@@ -135,11 +135,11 @@ func parseSettings(raw json.RawMessage) (settings, error) {
 
 // parseClaims parses the claims of a field whose names begin with prefix, which has
 // been cut off.
-func parseClaims(field, prefix string, sources map[string]string, parse func(field, source string) (template, error)) (map[string]template, error) {
+func parseClaims[T any](field, prefix string, sources map[string]string, parse func(field, source string) (T, error)) (map[string]T, error) {
 	if len(sources) > maxClaims {
-		return nil, invalid(field, "more than %d", maxClaims)
+		return nil, kit.Invalid(field, "more than %d", maxClaims)
 	}
-	claims := make(map[string]template, len(sources))
+	claims := make(map[string]T, len(sources))
 	for _, name := range slices.Sorted(maps.Keys(sources)) {
 		if err := checkClaimName(field, name); err != nil {
 			return nil, err
@@ -153,13 +153,13 @@ func parseClaims(field, prefix string, sources map[string]string, parse func(fie
 }
 
 // parseText parses a template whose claim must be a string.
-func parseText(field, source string) (template, error) {
+func parseText(field, source string) (kit.Template, error) {
 	if source == "" {
 		source = entityID
 	}
 	t, err := parseTemplate(field, source)
-	if err == nil && t.list {
-		err = invalid(field, "{{%s}} is a list, and this claim is a string", groupNames)
+	if err == nil && t.List() {
+		err = kit.Invalid(field, "{{%s}} is a list, and this claim is a string", kit.GroupNames)
 	}
 	return t, err
 }
@@ -167,39 +167,25 @@ func parseText(field, source string) (template, error) {
 func checkClaimName(field, name string) error {
 	switch {
 	case name == "" || len(name) > maxClaimName:
-		return invalid(field, "a claim's name has between 1 and %d bytes", maxClaimName)
-	case !isPrintable(name):
-		return invalid(field, "a claim's name has an unprintable character")
+		return kit.Invalid(field, "a claim's name has between 1 and %d bytes", maxClaimName)
+	case !kit.IsPrintable(name):
+		return kit.Invalid(field, "a claim's name has an unprintable character")
 	case isReserved(name):
-		return invalid(field, "%s is a claim that the broker sets itself, or that would change what its tokens mean", name)
+		return kit.Invalid(field, "%s is a claim that the broker sets itself, or that would change what its tokens mean", name)
 	}
 	return nil
 }
 
-// isPrintable is true of text that can stand in a log line and that JSON repeats
-// byte by byte.
-func isPrintable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
-}
-
 // aboutCaller are the templates that are filled from the Vault entity.
-func (s settings) aboutCaller() []template {
-	return slices.Concat([]template{s.subject, s.clientID}, slices.Collect(maps.Values(s.claims)), slices.Collect(maps.Values(s.actors)))
+func (s settings) aboutCaller() []kit.Template {
+	return slices.Concat([]kit.Template{s.subject, s.clientID}, slices.Collect(maps.Values(s.claims)), slices.Collect(maps.Values(s.actors)))
 }
 
 // needsEntity is true if a template takes more of the entity than its id.
 func (s settings) needsEntity() bool {
-	return slices.ContainsFunc(s.aboutCaller(), func(t template) bool {
-		return slices.ContainsFunc(expressions(t.source), func(e string) bool { return e != idExpression })
-	})
+	return slices.ContainsFunc(s.aboutCaller(), kit.Template.NeedsEntity)
 }
 
 func (s settings) needsGroups() bool {
-	return slices.ContainsFunc(s.aboutCaller(), func(t template) bool { return t.list })
-}
-
-func invalid(field, format string, args ...any) *fault.Error {
-	f := fault.New(fault.InvalidRequest, format, args...)
-	f.Message = field + ": " + f.Message
-	return f
+	return slices.ContainsFunc(s.aboutCaller(), kit.Template.List)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -86,7 +87,7 @@ func TestFields(t *testing.T) {
 		"closing braces":          {claims("a", "identity.entity.id}}"), "do not match"},
 		"nested braces":           {claims("a", "{{identity.{{entity.id}}}}"), "do not match"},
 		"an empty template":       {claims("a", ""), "between 1 and"},
-		"an endless template":     {claims("a", strings.Repeat("x", maxTemplate+1)), "between 1 and"},
+		"an endless template":     {claims("a", strings.Repeat("x", kit.MaxTemplate+1)), "between 1 and"},
 		"a newline":               {claims("a", "x\ny"), "printable"},
 		"a claim without a name":  {claims("", "x"), "a claim's name"},
 		"an endless name":         {claims(strings.Repeat("x", maxClaimName+1), "x"), "a claim's name"},

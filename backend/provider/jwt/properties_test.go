@@ -165,26 +165,3 @@ func requireNoDuplicates(rt *rapid.T, raw []byte) {
 	require.NoError(rt, err)
 	require.Len(rt, raw, len(canonical), "a member stands in it twice")
 }
-
-// Templates that are accepted are ones that can be filled, and parsing never fails in
-// another way than by refusing.
-func FuzzTemplate(f *testing.F) {
-	for _, t := range append(slices.Clone(templates), "{{", "}}", "{{ x }}", "{{identity.entity.metadata.{{}}}}", "{{}}{{}}") {
-		f.Add(t)
-	}
-	id := fillingOf(provider.Identity{EntityID: entity, Name: "n", Metadata: map[string]string{"a": "1", "b": "2"}, Groups: []string{"g"},
-		Aliases: []provider.Alias{{Name: "n", MountAccessor: "acc", Metadata: map[string]string{"a": "1"}}}})
-	f.Fuzz(func(t *testing.T, source string) {
-		parsed, err := parseTemplate("f", source)
-		if err != nil {
-			return
-		}
-		value, err := parsed.value(id)
-		if err != nil {
-			requireFault(t, err, "access_denied", "f")
-			return
-		}
-		_, isText := value.(string)
-		require.Equal(t, parsed.list, !isText)
-	})
-}
