@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -48,6 +49,32 @@ func TestATokenThatNothingCanRevokeIsNotTriedForEver(t *testing.T) {
 	m.server.Break(authserver.EndpointRevoke, nil)
 	require.EqualValues(t, 1, m.must(m.write("revoke/grant/"+other.grantID, nil)).Data["revoked"], "a server that has been mended")
 	require.False(t, m.server.Active(other.token))
+}
+
+// A token without an end that was handed out, and that its server turns out never to
+// revoke, is on record as long as it may matter to anybody, and not for ever.
+func TestATokenThatNeitherEndsNorCanBeRevokedIsNotOnRecordForEver(t *testing.T) {
+	m := newMount(t, setup{role: map[string]any{"max_grants_per_entity": 1}})
+	m.server.Break(authserver.EndpointToken, authserver.Drop("expires_in"))
+	l, err := m.credsBy(call{entity: alice})
+	require.NoError(t, err)
+	m.clock.advance(48 * time.Hour)
+	require.NotEmpty(t, m.allGrants(), "while nobody has asked for its end it stays")
+	m.server.Break(authserver.EndpointRevoke, neverRevoked())
+	require.NoError(t, m.revoke(l))
+	require.Equal(t, "expiry", m.must(m.read("grants/" + l.grantID)).Data["revocation"])
+
+	m.clock.advance(grant.EndlessLife)
+	m.sweep()
+	require.Equal(t, []string{l.grantID}, m.allGrants())
+	m.clock.advance(time.Second)
+	m.start()
+	m.sweep()
+	require.Empty(t, m.allGrants())
+	m.server.Break(authserver.EndpointToken, nil)
+	_, err = m.credsBy(call{entity: alice})
+	require.NoError(t, err, "its holder's quota is free again")
+	require.Zero(t, m.must(m.write("revoke/role/r", nil)).Data["pending"])
 }
 
 // What is given up keeps nobody from giving up the provider.

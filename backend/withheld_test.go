@@ -24,7 +24,7 @@ func TestRecordsOfTokensThatNobodyGotEnd(t *testing.T) {
 	m.must(m.write("providers/oauth2/p/check", nil)) // which mints one, too
 	require.Len(t, m.allGrants(), 4)
 	for range 2 { // as it is in memory, and as it is read after a start
-		m.clock.advance(grant.WithheldLife / 2)
+		m.clock.advance(grant.EndlessLife / 2)
 		m.sweep()
 		require.Len(t, m.allGrants(), 4)
 		_, err := m.delete("providers/oauth2/p", nil)

@@ -128,21 +128,22 @@ func TestDue(t *testing.T) {
 		want time.Time
 		ever bool
 	}{
-		"its lease's end, with time for Vault":   {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(60)}, at(12), true},
-		"its expiry, with grace":                 {Summary{Revocable: true, LeaseEnds: at(60), ExpiresAt: at(60)}, at(61), true},
-		"no expiry that is known":                {Summary{Revocable: true, LeaseEnds: at(10)}, at(12), true},
-		"the next attempt":                       {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(60), Doomed: true, Next: at(30)}, at(30), true},
-		"an attempt after the expiry":            {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(20), Doomed: true, Next: at(30)}, at(21), true},
-		"nothing can kill it":                    {Summary{LeaseEnds: at(10), ExpiresAt: at(60), Doomed: true}, at(61), true},
-		"nothing can kill it, ever":              {Summary{LeaseEnds: at(10)}, time.Time{}, false},
-		"nothing can kill it, and nobody has it": {Summary{LeaseEnds: at(10), IssuedAt: at(10), Withheld: true}, at(10).Add(WithheldLife), true},
-		"nobody has it, and it expires":          {Summary{LeaseEnds: at(10), IssuedAt: at(10), Withheld: true, ExpiresAt: at(60)}, at(61), true},
-		"an intent, its deadline":                {Summary{Revocable: true, IssuedAt: at(10), Intent: at(11)}, at(11), true},
-		"an intent, the next attempt":            {Summary{Revocable: true, IssuedAt: at(10), Intent: at(11), Doomed: true, Next: at(30)}, at(30), true},
-		"released, its expiry":                   {Summary{Revocable: true, Released: true, LeaseEnds: at(10), ExpiresAt: at(60)}, at(61), true},
-		"released, and no expiry is known":       {Summary{Revocable: true, Released: true, LeaseEnds: at(10)}, time.Time{}, false},
-		"released, the next attempt":             {Summary{Revocable: true, Released: true, LeaseEnds: at(10), Doomed: true, Next: at(30)}, at(30), true},
-		"nobody has it, and it can be killed":    {Summary{Revocable: true, IssuedAt: at(10), Withheld: true, Doomed: true, Next: at(30)}, at(30), true},
+		"its lease's end, with time for Vault":       {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(60)}, at(12), true},
+		"its expiry, with grace":                     {Summary{Revocable: true, LeaseEnds: at(60), ExpiresAt: at(60)}, at(61), true},
+		"no expiry that is known":                    {Summary{Revocable: true, LeaseEnds: at(10)}, at(12), true},
+		"the next attempt":                           {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(60), Doomed: true, Next: at(30)}, at(30), true},
+		"an attempt after the expiry":                {Summary{Revocable: true, LeaseEnds: at(10), ExpiresAt: at(20), Doomed: true, Next: at(30)}, at(21), true},
+		"nothing can kill it":                        {Summary{LeaseEnds: at(10), ExpiresAt: at(60), Doomed: true}, at(61), true},
+		"nothing can kill it, ever":                  {Summary{LeaseEnds: at(10)}, time.Time{}, false},
+		"nothing can kill it, and nobody has it":     {Summary{LeaseEnds: at(10), IssuedAt: at(10), Withheld: true}, at(10).Add(EndlessLife), true},
+		"nothing can kill it, as the kill has shown": {Summary{LeaseEnds: at(10), IssuedAt: at(1), Doomed: true, Since: at(5), Next: at(6)}, at(5).Add(EndlessLife), true},
+		"nobody has it, and it expires":              {Summary{LeaseEnds: at(10), IssuedAt: at(10), Withheld: true, ExpiresAt: at(60)}, at(61), true},
+		"an intent, its deadline":                    {Summary{Revocable: true, IssuedAt: at(10), Intent: at(11)}, at(11), true},
+		"an intent, the next attempt":                {Summary{Revocable: true, IssuedAt: at(10), Intent: at(11), Doomed: true, Next: at(30)}, at(30), true},
+		"released, its expiry":                       {Summary{Revocable: true, Released: true, LeaseEnds: at(10), ExpiresAt: at(60)}, at(61), true},
+		"released, and no expiry is known":           {Summary{Revocable: true, Released: true, LeaseEnds: at(10)}, time.Time{}, false},
+		"released, the next attempt":                 {Summary{Revocable: true, Released: true, LeaseEnds: at(10), Doomed: true, Next: at(30)}, at(30), true},
+		"nobody has it, and it can be killed":        {Summary{Revocable: true, IssuedAt: at(10), Withheld: true, Doomed: true, Next: at(30)}, at(30), true},
 	} {
 		due, ever := c.s.Due()
 		require.Equal(t, c.ever, ever, name)

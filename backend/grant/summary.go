@@ -6,10 +6,10 @@ import "time"
 // revoke before the sweep does it.
 const Overstay = 2 * time.Minute
 
-// WithheldLife is how long a record is kept of a token that was never handed out, that
-// nothing can kill and of which nobody knows an end: without one of its own the record
-// would be there for ever. Hardly any access token lives longer, and nobody has this one.
-const WithheldLife = 24 * time.Hour
+// EndlessLife is how long a record is kept of a token that was to die, that nothing can
+// kill and of which nobody knows an end: without one of its own the record would be there
+// for ever. Hardly any access token lives longer.
+const EndlessLife = 24 * time.Hour
 
 // Summary is what is needed of a grant to list, count and choose it, without a
 // token or a handle.
@@ -54,7 +54,7 @@ func (s *Summary) CertainlyExpired(now time.Time) bool {
 }
 
 // Over reports whether nothing is left to be done about the grant: its token has
-// certainly expired, or is one that WithheldLife is for.
+// certainly expired, or is one that EndlessLife is for.
 func (s *Summary) Over(now time.Time) bool {
 	over, ever := s.over()
 	return ever && now.After(over)
@@ -64,8 +64,11 @@ func (s *Summary) over() (at time.Time, ever bool) {
 	switch {
 	case !s.ExpiresAt.IsZero():
 		return s.ExpiresAt.Add(ExpiryGrace), true
-	case s.Withheld && !s.Revocable:
-		return s.IssuedAt.Add(WithheldLife), true
+	case s.Revocable:
+	case s.Doomed && s.Since.After(s.IssuedAt): // and given up: the provider kills none of them
+		return s.Since.Add(EndlessLife), true
+	case s.Doomed || s.Withheld:
+		return s.IssuedAt.Add(EndlessLife), true
 	}
 	return time.Time{}, false
 }
