@@ -187,16 +187,12 @@ func (b *broker) loadLedger(patience time.Duration) {
 
 // invalidate drops what is kept in memory of a key that another node wrote.
 func (b *broker) invalidate(_ context.Context, key string) {
-	for _, keeper := range []interface{ Invalidate(key string) bool }{b.roles, b.issuers, b.own.config, b.own.keys, b.freezer, b.killer} {
+	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.own.config, b.own.keys, b.freezer, b.killer} {
 		if keeper.Invalidate(key) {
 			return
 		}
 	}
-	switch {
-	case strings.HasPrefix(key, downstream.StoragePrefix):
-		b.providers.Drop(strings.TrimPrefix(key, downstream.StoragePrefix))
-		b.roles.ready.Clear()
-	case strings.HasPrefix(key, grant.StoragePrefix):
+	if strings.HasPrefix(key, grant.StoragePrefix) {
 		b.ledger.Invalidate()
 		b.quotas.forget()
 		b.shares.closeAll()

@@ -165,9 +165,21 @@ func TestAWriteThatFailedIsNotForgotten(t *testing.T) {
 	}
 	_, err = m.b.issuers.opened(t.Context(), "i")
 	require.ErrorIs(t, err, stored.ErrAbsent)
-	p, err := m.b.providers.Open(t.Context(), "oauth2/p")
-	require.NoError(t, err)
-	require.Nil(t, p)
+	_, err = m.b.providers.Open(t.Context(), "oauth2/p")
+	require.ErrorIs(t, err, stored.ErrAbsent)
+}
+
+// TestADeletedProviderIsSaidToBeGone, whether or not what was compiled against it is in
+// memory.
+func TestADeletedProviderIsSaidToBeGone(t *testing.T) {
+	m := newMount(t, setup{})
+	require.NoError(t, m.revoke(m.mustCreds(nil)))
+	m.must(m.delete("providers/oauth2/p", nil))
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.TemporarilyUnavailable, "an operator must write providers/oauth2/p")
+	m.start()
+	_, err = m.creds(nil)
+	requireCode(t, err, fault.TemporarilyUnavailable, "an operator must write providers/oauth2/p")
 }
 
 // TestGrantsDieByADeletedRoleAlone, and by nothing else that is wrong with a role.

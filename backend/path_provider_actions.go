@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // deleteWait is how long a forced deletion waits for its kills; they go on after that.
@@ -23,8 +25,8 @@ const deleteWait = 80 * time.Second
 func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	ref := h.ref(d)
 	entry, err := h.b.providers.Read(ctx, ref)
-	if err != nil || entry == nil {
-		return nil, err
+	if err != nil {
+		return nil, nothingIfAbsent(err)
 	}
 	done, alone := h.b.providers.Alone(ref)
 	if alone {
@@ -78,7 +80,7 @@ func (h providerHandler) rotate(ctx context.Context, _ *logical.Request, d *fram
 // upkeep runs what calls the provider with the parent credential and may mint.
 func (h providerHandler) upkeep(ctx context.Context, d *framework.FieldData, call func(*downstream.Upkeep, context.Context) (provider.Health, error)) (*logical.Response, error) {
 	u, err := h.b.providers.Upkeep(ctx, h.ref(d))
-	if err != nil || u == nil {
+	if err != nil {
 		return nil, missing(err, h.ref(d))
 	}
 	defer u.Done()
@@ -113,10 +115,10 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 }
 
 func missing(err error, ref string) error {
-	if err != nil {
-		return err
+	if errors.Is(err, stored.ErrAbsent) {
+		return fault.New(fault.InvalidRequest, "there is no provider %q", ref)
 	}
-	return fault.New(fault.InvalidRequest, "there is no provider %q", ref)
+	return err
 }
 
 func healthResponses() map[int][]framework.Response {

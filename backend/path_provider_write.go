@@ -2,12 +2,14 @@ package backend
 
 import (
 	"context"
+	"errors"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // write creates or changes a provider: merge what came with what is there, let
@@ -15,7 +17,7 @@ import (
 func (h providerHandler) write(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	ref := h.ref(d)
 	before, err := h.b.providers.Read(ctx, ref)
-	if err != nil {
+	if err != nil && !errors.Is(err, stored.ErrAbsent) {
 		return nil, err
 	}
 	written := map[string]bool{}
@@ -47,7 +49,6 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	if err := h.b.providers.Write(ctx, ref, after); err != nil {
 		return nil, err
 	}
-	h.b.roles.ready.Clear() // they were compiled against the provider's traits
 	h.b.providers.Mend(ref) // it may be another server now, or the right ca_pem
 	added := h.b.providers.ReservedNew(ref, before, after)
 	if added == nil {

@@ -153,14 +153,13 @@ func (h providerHandler) ref(d *framework.FieldData) string {
 }
 
 func (h providerHandler) exists(ctx context.Context, _ *logical.Request, d *framework.FieldData) (bool, error) {
-	entry, err := h.b.providers.Read(ctx, h.ref(d))
-	return entry != nil, err
+	return h.b.providers.Exists(ctx, h.ref(d))
 }
 
 func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	entry, err := h.b.providers.Read(ctx, h.ref(d))
-	if err != nil || entry == nil {
-		return nil, err
+	if err != nil {
+		return nil, nothingIfAbsent(err)
 	}
 	data := map[string]any{}
 	if err := json.Unmarshal(entry.Fields, &data); err != nil {
@@ -256,8 +255,8 @@ func (h providerHandler) list(ctx context.Context, _ *logical.Request, _ *framew
 // describe adds the key_info of one provider.
 func (b *broker) describe(ctx context.Context, ref, key string, info map[string]any) error {
 	entry, err := b.providers.Read(ctx, ref)
-	if err != nil || entry == nil {
-		return err
+	if err != nil {
+		return nothingIfAbsent(err)
 	}
 	typeName, _, _ := strings.Cut(ref, "/")
 	about := map[string]any{"type": typeName}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // Bounds on one sweep: core holds its state lock while the periodic one runs.
@@ -93,7 +94,7 @@ func (b *broker) deleteEmptied(ctx context.Context) error {
 	}
 	for _, ref := range refs {
 		p, err := b.providers.Open(ctx, ref)
-		if err != nil || p == nil || !p.Settings.Deleting {
+		if err != nil || !p.Settings.Deleting {
 			continue
 		}
 		if err := b.deleteIfEmpty(ctx, p); err != nil {
@@ -113,7 +114,7 @@ func (b *broker) deleteIfEmpty(ctx context.Context, p *downstream.Provider) erro
 	if err != nil || live > 0 {
 		return err
 	}
-	if err := b.providers.Delete(ctx, p.Ref, p.Version); !errors.Is(err, downstream.ErrChangedMeanwhile) {
+	if err := b.providers.Delete(ctx, p.Ref, p.Version); !errors.Is(err, stored.ErrChanged) {
 		return err
 	}
 	return nil // it has been written meanwhile: the next sweep judges it as it is then

@@ -47,6 +47,7 @@ func newRoles(storage logical.Storage, b *broker) *roles {
 		types: b.types, providers: b.providers, issuers: b.issuers,
 	}
 	r.OnChange(r.ready.Drop)
+	r.providers.OnChange(func(string) { r.ready.Clear() }) // they were compiled against its traits
 	return r
 }
 
@@ -65,6 +66,9 @@ func (r *roles) compiled(ctx context.Context, name string) (*compiledRole, error
 			return nil, err
 		}
 		policy, traits, err := r.compile(ctx, entry)
+		if errors.Is(err, stored.ErrAbsent) {
+			return nil, downstream.Missing(entry.Provider)
+		}
 		if fault.CodeOf(err) == fault.InvalidRequest {
 			// It was valid when it was written: the provider changed since.
 			return nil, fault.New(fault.TemporarilyUnavailable, "the role %q no longer fits its provider: an operator must write it again (roles/%s/explain says why)", name, name).Because(&unfitRole{err})
@@ -87,11 +91,11 @@ func (r *roles) compile(ctx context.Context, entry *role.Role) (p *decision.Poli
 		return nil, traits, err
 	}
 	opened, err := r.providers.Open(ctx, entry.Provider)
+	if errors.Is(err, stored.ErrAbsent) {
+		return nil, traits, fault.New(fault.InvalidRequest, "provider: there is no providers/%s: write it first", entry.Provider).Because(err)
+	}
 	if err != nil {
 		return nil, traits, err
-	}
-	if opened == nil {
-		return nil, traits, fault.New(fault.InvalidRequest, "provider: there is no providers/%s: write it first", entry.Provider)
 	}
 	typeName, _, _ := strings.Cut(entry.Provider, "/")
 	t := r.types.Lookup(typeName)
@@ -183,7 +187,7 @@ func (r *roles) covering(ctx context.Context, reserved *downstream.Reserved) ([]
 			return covering, err
 		}
 		p, err := r.providers.Open(ctx, entry.Provider)
-		if err != nil || p == nil {
+		if err != nil {
 			continue // it issues nothing in any case
 		}
 		targets, err := reserved.Of(p.Traits)

@@ -3,14 +3,13 @@ package downstream
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
@@ -206,20 +205,14 @@ func (e *Entry) MayFollow(before *Entry, written map[string]bool) error {
 	return nil
 }
 
-// Read returns the stored provider, or nil if there is none.
+// Read returns the stored provider. The errors are those of stored.Keeper.
 func (r *Registry) Read(ctx context.Context, ref string) (*Entry, error) {
-	raw, err := r.deps.Storage.Get(ctx, StoragePrefix+ref)
-	if err != nil {
-		return nil, stored.Fault(err)
-	}
-	if raw == nil {
-		return nil, nil
-	}
-	entry := &Entry{}
-	if err := entryForm.Decode(raw.Value, entry); err != nil {
-		return nil, stored.Fault(fmt.Errorf("the provider %s: %w: %w", ref, stored.ErrUndecodable, err))
-	}
-	return entry, nil
+	return r.entries.Get(ctx, ref)
+}
+
+// Exists reports whether the provider is stored. One that cannot be read is an error.
+func (r *Registry) Exists(ctx context.Context, ref string) (bool, error) {
+	return r.entries.Exists(ctx, ref)
 }
 
 // Refs are all stored providers of the types that this version has, as <type>/<name>.
@@ -239,24 +232,20 @@ func (r *Registry) Refs(ctx context.Context) ([]string, error) {
 
 // Names are the stored providers of one type.
 func (r *Registry) Names(ctx context.Context, t provider.Type) ([]string, error) {
-	names, err := r.deps.Storage.List(ctx, StoragePrefix+t.Name()+"/")
-	if err != nil {
-		return nil, stored.Fault(err)
-	}
-	return names, nil
+	return r.entries.List(ctx, t.Name()+"/")
 }
 
 // allRefs are all stored providers, also those of a type that this version lacks.
 func (r *Registry) allRefs(ctx context.Context) ([]string, error) {
-	types, err := r.deps.Storage.List(ctx, StoragePrefix)
+	types, err := r.entries.List(ctx, "")
 	if err != nil {
-		return nil, stored.Fault(err)
+		return nil, err
 	}
 	var refs []string
 	for _, t := range types {
-		names, err := r.deps.Storage.List(ctx, StoragePrefix+t)
+		names, err := r.entries.List(ctx, t)
 		if err != nil {
-			return nil, stored.Fault(err)
+			return nil, err
 		}
 		for _, name := range names {
 			refs = append(refs, t+name)
@@ -265,32 +254,23 @@ func (r *Registry) allRefs(ctx context.Context) ([]string, error) {
 	return refs, nil
 }
 
-// ErrChangedMeanwhile refuses a write to what it was not made from.
-var ErrChangedMeanwhile = fault.New(fault.InvalidRequest, "the provider was changed by somebody else meanwhile: read it and write again")
-
-// Write stores entry if the stored version is still the one that it was made from.
+// Write stores entry if the stored version is still the one that it was made from, but
+// for what the server has replaced meanwhile. Else stored.ErrChanged is in the error.
 func (r *Registry) Write(ctx context.Context, ref string, entry *Entry) error {
-	lock := locksutil.LockForKey(r.locks, ref)
-	lock.Lock()
-	defer lock.Unlock()
-	current, err := r.Read(ctx, ref)
-	if err != nil {
-		return err
-	}
-	if (current == nil && entry.Version != 0) || (current != nil && current.Version != entry.Version) {
-		return ErrChangedMeanwhile
-	}
-	if current != nil {
-		entry.followRotation(current)
-	}
-	if current == nil {
-		// Not 0: a write that began before a provider of this name was deleted must
-		// not take the new one for what it was made from.
-		entry.Version = rand.Uint64N(1 << 62) //nolint:gosec // tells versions apart, hides nothing
-	}
-	entry.Version++
-	defer r.Drop(ref) // after a failure too: it may have been written
-	return r.put(ctx, ref, entry)
+	return r.entries.Change(ctx, ref, func(current *Entry) (*Entry, error) {
+		switch {
+		case current == nil && entry.Version != 0, current != nil && current.Version != entry.Version:
+			return nil, stored.ErrChanged
+		case current == nil:
+			// Not 0: a write that began before a provider of this name was deleted must
+			// not take the new one for what it was made from.
+			entry.Version = rand.Uint64N(1 << 62) //nolint:gosec // tells versions apart, hides nothing
+		default:
+			entry.followRotation(current)
+		}
+		entry.Version++
+		return entry, nil
+	})
 }
 
 // followRotation takes the secrets that this write does not bring from what is
@@ -312,24 +292,13 @@ func (e *Entry) followRotation(current *Entry) {
 	}
 }
 
-func (r *Registry) put(ctx context.Context, ref string, entry *Entry) error {
-	raw, err := stored.Entry(entryForm, StoragePrefix+ref, entry)
-	if err != nil {
-		return stored.Fault(err)
-	}
-	if err := r.deps.Storage.Put(ctx, raw); err != nil {
-		return stored.Fault(err)
-	}
-	return nil
-}
-
 func (r *Registry) loadParent(ctx context.Context, ref string) (provider.Parent, error) {
 	entry, err := r.Read(ctx, ref)
+	if errors.Is(err, stored.ErrAbsent) {
+		return provider.Parent{}, provider.ErrParentChanged
+	}
 	if err != nil {
 		return provider.Parent{}, err
-	}
-	if entry == nil {
-		return provider.Parent{}, provider.ErrParentChanged
 	}
 	return entry.Parent(), nil
 }
@@ -337,43 +306,38 @@ func (r *Registry) loadParent(ctx context.Context, ref string) (provider.Parent,
 // saveParent stores a parent that the provider itself rotated or was told is
 // refused. The opened provider stays: it made the change and knows it.
 func (r *Registry) saveParent(ctx context.Context, ref string, p provider.Parent) error {
-	lock := locksutil.LockForKey(r.locks, ref)
-	lock.Lock()
-	defer lock.Unlock()
-	entry, err := r.Read(ctx, ref)
-	if err != nil {
-		return err
-	}
-	if entry == nil || entry.Serial != p.Serial {
-		return provider.ErrParentChanged
-	}
-	before := maps.Clone(entry.Secrets)
-	entry.setSecrets(p)
-	if err := r.put(ctx, ref, entry); err != nil {
-		return err
-	}
-	if !maps.Equal(before, entry.Secrets) {
+	var before, after map[string]string
+	err := r.entries.ChangeQuietly(ctx, ref, func(entry *Entry) (*Entry, error) {
+		if entry == nil || entry.Serial != p.Serial {
+			return nil, provider.ErrParentChanged
+		}
+		before = entry.Secrets
+		entry.setSecrets(p)
+		after = entry.Secrets
+		return entry, nil
+	})
+	if err == nil && !maps.Equal(before, after) {
 		r.deps.Logger().Info("parent credential rotated", "provider", ref)
 	}
-	return nil
+	return err
 }
 
 // Delete forgets the provider if the stored version is still the one that was judged.
+// Else stored.ErrChanged is in the error. That there is none is no error.
 func (r *Registry) Delete(ctx context.Context, ref string, version uint64) error {
-	lock := locksutil.LockForKey(r.locks, ref)
-	lock.Lock()
-	defer lock.Unlock()
-	current, err := r.Read(ctx, ref)
-	if err != nil || current == nil {
-		return err
+	there := false
+	err := r.entries.Change(ctx, ref, func(current *Entry) (*Entry, error) {
+		switch {
+		case current == nil:
+			return nil, stored.ErrUnchanged
+		case current.Version != version:
+			return nil, stored.ErrChanged
+		}
+		there = true
+		return nil, nil
+	})
+	if err == nil && there {
+		r.Mend(ref) // the next one of this name may be another server
 	}
-	if current.Version != version {
-		return ErrChangedMeanwhile
-	}
-	defer r.Drop(ref)
-	if err := r.deps.Storage.Delete(ctx, StoragePrefix+ref); err != nil {
-		return stored.Fault(err)
-	}
-	r.Mend(ref) // the next one of this name may be another server
-	return nil
+	return err
 }

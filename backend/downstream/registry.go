@@ -6,6 +6,7 @@ package downstream
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -14,7 +15,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/vault/sdk/helper/locksutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
@@ -65,14 +65,14 @@ type Provider struct {
 
 // Registry opens providers and keeps them open. It is safe for concurrent use.
 type Registry struct {
-	deps   *Deps
-	door   *Door
-	opened *stored.Cache[*Provider]
+	deps    *Deps
+	door    *Door
+	entries *stored.Keeper[Entry]
+	opened  *stored.Cache[*Provider]
 	// reserves is what each provider reserves, reserved all of that together, by the
 	// broker's own issuer.
 	reserves *stored.Cache[provider.Reserved]
 	reserved *stored.Cache[*Reserved]
-	locks    []*locksutil.LockEntry // of storage entries; never over a provider's call
 	// openings numbers the providers that were opened, in this process.
 	openings atomic.Uint64
 
@@ -84,10 +84,11 @@ type Registry struct {
 // providers: it is for who ends grants.
 func New(deps Deps) (*Registry, *Reaper) {
 	r := &Registry{
-		deps: &deps, door: newDoor(deps.Now, deps.Tainted),
-		opened: stored.NewCache[*Provider](), reserves: stored.NewCache[provider.Reserved](), reserved: stored.NewCache[*Reserved](),
-		locks: locksutil.CreateLocks(), sites: map[string]*site{},
+		deps: &deps, door: newDoor(deps.Now, deps.Tainted), sites: map[string]*site{},
+		entries: stored.NewKeeper(deps.Storage, StoragePrefix, stored.KindOf[Entry](entryForm)),
+		opened:  stored.NewCacheOfAbsent[*Provider](), reserves: stored.NewCache[provider.Reserved](), reserved: stored.NewCache[*Reserved](),
 	}
+	r.entries.OnChange(r.Drop)
 	return r, &Reaper{registry: r}
 }
 
@@ -101,16 +102,25 @@ func (r *Registry) Drop(ref string) {
 	r.reserved.Clear()
 }
 
-// Open returns the provider ref ("<type>/<name>"), or nil if there is none.
+// OnChange has drop called after the provider ref was written or deleted, here or on
+// another node. It must be called before the registry is used, and must not block.
+func (r *Registry) OnChange(drop func(ref string)) { r.entries.OnChange(drop) }
+
+// Invalidate forgets what was made of the provider that another node has written at a
+// key of storage. It reports whether the key is a provider's.
+func (r *Registry) Invalidate(key string) bool { return r.entries.Invalidate(key) }
+
+// Open returns the provider ref ("<type>/<name>"). The error is stored.ErrAbsent if there
+// is none.
 func (r *Registry) Open(ctx context.Context, ref string) (*Provider, error) {
 	p, err := r.opened.Get(ref, func() (*Provider, error) {
 		entry, err := r.Read(ctx, ref)
-		if err != nil || entry == nil {
+		if err != nil {
 			return nil, err
 		}
 		return r.assemble(ref, entry, r.site(ref))
 	})
-	if err == nil && p != nil {
+	if err == nil {
 		p.site.take(p)
 	}
 	return p, err
@@ -125,10 +135,16 @@ func (r *Registry) Peek(ref string, entry *Entry) (*Provider, error) {
 // MustOpen is Open for where a missing provider is somebody's mistake.
 func (r *Registry) MustOpen(ctx context.Context, ref string) (*Provider, error) {
 	p, err := r.Open(ctx, ref)
-	if err == nil && p == nil {
-		err = fault.New(fault.TemporarilyUnavailable, "the provider %q does not exist: an operator must write providers/%s", ref, ref)
+	if errors.Is(err, stored.ErrAbsent) {
+		return nil, Missing(ref)
 	}
 	return p, err
+}
+
+// Missing is what a caller is told who may have what a provider that does not exist
+// would give.
+func Missing(ref string) error {
+	return fault.New(fault.TemporarilyUnavailable, "the provider %q does not exist: an operator must write providers/%s", ref, ref)
 }
 
 // assemble makes a provider of an entry, and changes nothing of the site.

@@ -88,7 +88,9 @@ func (r *Registry) Reserved(ctx context.Context) (*Reserved, error) {
 				return r.reservedBy(ref, entry), err
 			})
 			switch {
-			case errors.Is(err, stored.ErrUndecodable):
+			case errors.Is(err, stored.ErrAbsent):
+				continue // deleted since it was listed
+			case stored.Unreadable(err):
 				all.unknown = append(all.unknown, ref)
 			case err != nil:
 				return nil, err

@@ -23,11 +23,11 @@ type Upkeep struct {
 var errUpkeep = fault.New(fault.TemporarilyUnavailable, "another check or rotation of this provider is under way: try again when it has ended")
 
 // Upkeep waits until no other one is under way at the provider, and for the rate limit, no
-// longer than a mint would. It is nil if there is no such provider. Until Done the provider
-// stays what it is, as during a mint.
+// longer than a mint would. The error is stored.ErrAbsent if there is no such provider.
+// Until Done the provider stays what it is, as during a mint.
 func (r *Registry) Upkeep(ctx context.Context, ref string) (*Upkeep, error) {
 	p, err := r.Open(ctx, ref)
-	if err != nil || p == nil {
+	if err != nil {
 		return nil, err
 	}
 	done, err := p.site.upkeep(ctx, p.Settings.patience())
