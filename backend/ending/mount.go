@@ -35,7 +35,7 @@ func (k *Killer) Leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveBudget)
 	defer cancel()
 	k.door.Close(false)
-	run := k.startKill(ctx, k.allKillable().feed)
+	run := k.killKillable(ctx)
 	empty := k.door.Drain(ctx, k.Drain)
 	if err := k.outcome(ctx, run); err != nil {
 		return err
@@ -47,12 +47,12 @@ func (k *Killer) Leave(ctx context.Context) error {
 	if rest, err := k.ledger.HoldersOf(ctx, killable); err == nil && len(rest) == 0 {
 		return nil
 	}
-	return k.outcome(ctx, k.startKill(ctx, k.allKillable().feed))
+	return k.outcome(ctx, k.killKillable(ctx))
 }
 
-func (k *Killer) allKillable() walk {
-	return walk{
-		ledger:   k.ledger,
+// killKillable starts to kill all that can be killed.
+func (k *Killer) killKillable(ctx context.Context) *Run {
+	return k.startKill(ctx, k.along(walk{
 		whole:    true,
 		concerns: killable,
 		holders:  func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, killable) },
@@ -62,7 +62,7 @@ func (k *Killer) allKillable() walk {
 			}
 			return ""
 		},
-	}
+	}))
 }
 
 // outcome waits for the run of a mount that is to go.
@@ -114,7 +114,7 @@ func (k *Killer) killLeftover(ctx context.Context) {
 	defer cancel()
 	rest, err := k.ledger.HoldersOf(ctx, killable)
 	if err == nil && len(rest) > 0 {
-		err = k.outcome(ctx, k.startKill(ctx, k.allKillable().feed))
+		err = k.outcome(ctx, k.killKillable(ctx))
 	}
 	if err == nil {
 		return

@@ -121,7 +121,7 @@ func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
 // rests on its record alone tells: memory would grow with issuers and holders, for what
 // is asked once in a blue moon. So all records are read, one after the other.
 func (k *Killer) chosen(o *order) source {
-	w := walk{ledger: k.ledger, matches: func(s *grant.Summary) string {
+	w := walk{matches: func(s *grant.Summary) string {
 		if o.matches(s) {
 			return o.cause()
 		}
@@ -132,8 +132,7 @@ func (k *Killer) chosen(o *order) source {
 		w.holders = func(context.Context) ([]string, error) { return []string{o.Name}, nil }
 		w.concerns = func(grant.Count) bool { return true }
 	case KindIssuer:
-		w.whole, w.holders = true, k.ledger.Holders
-		w.concerns = func(grant.Count) bool { return false } // how many there are nobody knows
+		w.whole, w.holders = true, k.ledger.Holders // how many there are nobody knows
 	default:
 		w.whole = true
 		w.concerns = func(c grant.Count) bool {
@@ -141,7 +140,7 @@ func (k *Killer) chosen(o *order) source {
 		}
 		w.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, w.concerns) }
 	}
-	return w.feed
+	return k.along(w)
 }
 
 // resumeOrders goes on with what a crash or a change of leader interrupted.

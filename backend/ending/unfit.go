@@ -58,9 +58,7 @@ func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
 		byHolder[u.Holder] = append(byHolder[u.Holder], u)
 	}
 	w := walk{
-		ledger:   k.ledger,
-		holders:  func(context.Context) ([]string, error) { return slices.Sorted(maps.Keys(byHolder)), nil },
-		concerns: func(grant.Count) bool { return false }, // how many there are nobody asks
+		holders: func(context.Context) ([]string, error) { return slices.Sorted(maps.Keys(byHolder)), nil },
 		matches: func(s *grant.Summary) string {
 			if !s.Revocable || s.Doomed || k.queue.has(s.ID) {
 				return "" // nothing can be done, or somebody does it
@@ -75,6 +73,6 @@ func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
 	}
 	return k.startKill(ctx, func(ctx context.Context, expect func(int), yield func(target)) error {
 		defer k.losing.release(unfits)
-		return w.feed(ctx, expect, yield)
+		return k.along(w)(ctx, expect, yield)
 	})
 }

@@ -16,11 +16,10 @@ type target struct {
 // too many of the same provider wait, and says with expect how many there may be.
 type source func(ctx context.Context, expect func(int), yield func(target)) error
 
-// walk is a source that reads the records of some holders.
+// walk is what of the records of some holders a kill is meant for.
 type walk struct {
-	ledger  *grant.Ledger
 	holders func(ctx context.Context) ([]string, error)
-	// concerns says which counts of theirs may hold something.
+	// concerns says which counts of theirs may hold something; nil if nobody asks.
 	concerns func(grant.Count) bool
 	// matches is why a grant must die, or "".
 	matches func(*grant.Summary) string
@@ -29,34 +28,44 @@ type walk struct {
 	whole bool
 }
 
-func (w walk) feed(ctx context.Context, expect func(int), yield func(target)) error {
-	holders, err := w.holders(ctx)
-	if err != nil {
-		return err
+// along is the source that reads the records of a walk.
+func (k *Killer) along(w walk) source {
+	return func(ctx context.Context, expect func(int), yield func(target)) error {
+		holders, err := w.holders(ctx)
+		if err != nil {
+			return err
+		}
+		expect(k.expected(w, holders))
+		var problems error
+		for _, holder := range holders {
+			err := k.ledger.Walk(ctx, holder, "", func(s *grant.Summary) bool {
+				if cause := w.matches(s); cause != "" {
+					yield(target{Summary: *s, cause: cause})
+				}
+				return true
+			})
+			if problems == nil { // the others say the same
+				problems = err
+			}
+		}
+		if problems == nil && w.whole {
+			problems = k.ledger.Newer()
+		}
+		return problems
 	}
-	expected := 0
+}
+
+// expected is how many grants of the holders may be meant.
+func (k *Killer) expected(w walk, holders []string) (n int) {
+	if w.concerns == nil {
+		return 0
+	}
 	for _, holder := range holders {
-		for _, c := range w.ledger.Counts(holder) {
+		for _, c := range k.ledger.Counts(holder) {
 			if w.concerns(c) {
-				expected += c.Live
+				n += c.Live
 			}
 		}
 	}
-	expect(expected)
-	var problems error
-	for _, holder := range holders {
-		err := w.ledger.Walk(ctx, holder, "", func(s *grant.Summary) bool {
-			if cause := w.matches(s); cause != "" {
-				yield(target{Summary: *s, cause: cause})
-			}
-			return true
-		})
-		if problems == nil { // the others say the same
-			problems = err
-		}
-	}
-	if problems == nil && w.whole {
-		problems = w.ledger.Newer()
-	}
-	return problems
+	return n
 }
