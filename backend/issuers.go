@@ -7,9 +7,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -48,20 +46,12 @@ func (i *issuers) opened(ctx context.Context, name string) (*subject.Issuer, err
 		if err != nil {
 			return nil, err
 		}
-		client, err := entry.client()
+		client, err := entry.Client()
 		if err != nil {
 			return nil, err
 		}
 		return subject.Open(entry.IssuerConfig, entry.PinnedJWKSURL, client, i.now)
 	})
-}
-
-func (e *storedIssuer) client() (*httpclient.Client, error) {
-	client, err := httpclient.New(e.ClientOptions())
-	if err != nil {
-		return nil, fault.New(fault.InvalidRequest, "%s", err)
-	}
-	return client, nil
 }
 
 // replace judges what was made of an issuer, finds its keys anew if it shall, and stores
@@ -73,7 +63,7 @@ func (i *issuers) replace(ctx context.Context, name string, before, after *store
 	if err := after.Validate(); err != nil {
 		return err
 	}
-	client, err := after.client()
+	client, err := after.Client()
 	if err != nil {
 		return err
 	}

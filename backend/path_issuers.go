@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -34,12 +34,16 @@ var issuerFields = stored.Fields[subject.IssuerConfig]{
 	{Name: "ca_pem", In: func(i *subject.IssuerConfig) any { return &i.CAPEM }, Description: "PEM certificates that replace the system's roots for this issuer's TLS."},
 	{Name: "timeout", In: func(i *subject.IssuerConfig) any { return &i.Timeout }, Description: "How long one fetch may take. Default 10s."},
 	{Name: "allow_http", In: func(i *subject.IssuerConfig) any { return &i.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
+	{Name: "proxy_url", In: func(i *subject.IssuerConfig) any { return &i.ProxyURL }, Description: "HTTP proxy, http or https, through which alone the issuer is reached, by CONNECT: its URLs must then be https. Its certificate may be signed by the system's roots or those of ca_pem. The environment's proxy is never used."},
+	{Name: "proxy_username", In: func(i *subject.IssuerConfig) any { return &i.ProxyUsername }, Description: "Username at the proxy, which gets it in plain http only on this machine or with allow_http=true."},
+	{Name: "proxy_password", Secret: true, In: func(i *subject.IssuerConfig) any { return &i.ProxyPassword }, Description: "Password at the proxy. It is sent to the proxy alone, and a write that moves proxy_url or ca_pem must bring it again."},
 }
 
 func (b *broker) pathIssuers() []*framework.Path {
 	fields := issuerFields.Schema()
 	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the issuer."}
-	shown := maps.Clone(fields)
+	shown := issuerFields.Shown()
+	shown["name"] = fields["name"]
 	shown["pinned_jwks_url"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Where the keys are fetched, fixed when the issuer was written."}
 	write := &framework.PathOperation{
 		Callback: b.writeIssuer, Summary: "Create or update a trusted issuer.",
@@ -89,8 +93,14 @@ func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *frame
 	if err := issuerFields.Merge(&after.IssuerConfig, d); err != nil {
 		return nil, err
 	}
+	if after.ProxyURL == "" && before != nil && before.ProxyURL != "" {
+		after.ProxyUsername, after.ProxyPassword = "", ""
+	}
+	if _, brought := req.Data["proxy_password"]; before != nil && after.ProxyPassword != "" && !brought && (before.ProxyURL != after.ProxyURL || before.CAPEM != after.CAPEM) {
+		return nil, fault.New(fault.InvalidRequest, "this changes where the proxy's password is sent: write proxy_password again with it")
+	}
 	if err := b.issuers.replace(ctx, name, before, after, rediscovers(req)); err != nil {
-		return nil, err
+		return nil, forOperators(err)
 	}
 	if after.IssuerURL() != "" {
 		return nil, nil
@@ -103,7 +113,7 @@ func (b *broker) writeIssuer(ctx context.Context, req *logical.Request, d *frame
 // rediscovers reports whether the write says where the keys are or how they are
 // reached. Any other leaves the pinned URL alone, and needs no issuer to answer.
 func rediscovers(req *logical.Request) bool {
-	for _, name := range []string{"oidc_discovery_url", "jwks_url", "jwks_pem", "ca_pem", "allow_http"} {
+	for _, name := range []string{"oidc_discovery_url", "jwks_url", "jwks_pem", "ca_pem", "allow_http", "proxy_url", "proxy_username", "proxy_password"} {
 		if _, ok := req.Data[name]; ok {
 			return true
 		}

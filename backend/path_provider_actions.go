@@ -105,7 +105,7 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 		}
 	}
 	if failed != nil {
-		return nil, failed
+		return nil, forOperators(failed)
 	}
 	data := map[string]any{"healthy": true, "detail": health.Detail}
 	if len(health.Grants) > 0 {

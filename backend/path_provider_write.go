@@ -29,7 +29,7 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 		return nil, err
 	}
 	if err := after.Configure(ctx, h.t, d.Get("name").(string), written); err != nil {
-		return nil, err
+		return nil, forOperators(err)
 	}
 	if before != nil {
 		if before.Pinned.Account != after.Pinned.Account {

@@ -21,7 +21,7 @@ import (
 const providersHelp = `
 A provider is one downstream system plus the parent credential that the broker
 holds for it. Its secrets are write-only: a read shows their SHA-256 fingerprint.
-A write that changes where a secret is sent (issuer, any URL, ca_pem) must bring
+A write that changes where a secret is sent (issuer, any URL, ca_pem, proxy_url) must bring
 the secret again. Updates are partial: what is not written stays; an empty value
 unsets a field.
 `
@@ -186,7 +186,7 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 }
 
 func (h providerHandler) readResponses() map[int][]framework.Response {
-	fields := downstream.CommonFields()
+	fields := downstream.ShownFields()
 	secrets := downstream.SecretNames(h.t)
 	for name, f := range h.t.Fields() {
 		if slices.Contains(secrets, name) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
@@ -167,6 +168,13 @@ func (e *Entry) Configure(ctx context.Context, t provider.Type, name string, wri
 	if err != nil {
 		return err
 	}
+	to, err := httpclient.ParseDestinations(pinned.Destinations)
+	switch {
+	case err != nil:
+		return fault.New(fault.InvalidRequest, "where the parent credential would be sent cannot be told: %s", err)
+	case client.Proxied() && to.Plain():
+		return fault.New(fault.InvalidRequest, "with proxy_url every URL must be https: a proxy reads plain http")
+	}
 	e.Pinned = *pinned
 	return nil
 }
@@ -194,7 +202,11 @@ func (e *Entry) generate(t provider.Type, change *provider.Change) error {
 // MayFollow refuses what would send a stored secret to a new place without
 // whoever writes it knowing it.
 func (e *Entry) MayFollow(before *Entry, written map[string]bool) error {
-	if slices.Equal(before.Pinned.Destinations, e.Pinned.Destinations) && before.Settings.CAPEM == e.Settings.CAPEM {
+	trusts := before.Settings.CAPEM != e.Settings.CAPEM || before.Settings.ProxyURL != e.Settings.ProxyURL
+	if trusts && e.Settings.ProxyPassword != "" && !written["proxy_password"] {
+		return fault.New(fault.InvalidRequest, "this changes where the proxy's password is sent: write proxy_password again with it")
+	}
+	if slices.Equal(before.Pinned.Destinations, e.Pinned.Destinations) && !trusts {
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Secrets)) {

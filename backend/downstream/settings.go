@@ -15,10 +15,15 @@ import (
 
 // Settings are the fields that every type of provider has.
 type Settings struct {
-	CAPEM        string        `json:"ca_pem,omitempty"`
-	Timeout      time.Duration `json:"timeout,omitempty"`
-	RateLimit    float64       `json:"rate_limit,omitempty"`
-	AllowHTTP    bool          `json:"allow_http,omitempty"`
+	CAPEM     string        `json:"ca_pem,omitempty"`
+	Timeout   time.Duration `json:"timeout,omitempty"`
+	RateLimit float64       `json:"rate_limit,omitempty"`
+	AllowHTTP bool          `json:"allow_http,omitempty"`
+	// ProxyPassword is the proxy's alone, and no part of the parent.
+	ProxyURL      string `json:"proxy_url,omitempty"`
+	ProxyUsername string `json:"proxy_username,omitempty"`
+	ProxyPassword string `json:"proxy_password,omitempty"`
+
 	MaxTTL       time.Duration `json:"max_ttl,omitempty"`
 	AllowedRoles []string      `json:"allowed_roles,omitempty"`
 	Disabled     bool          `json:"disabled,omitempty"`
@@ -32,9 +37,19 @@ var settingsFields = stored.Fields[Settings]{
 	{Name: "timeout", In: func(s *Settings) any { return &s.Timeout }, Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s. Default 10s."},
 	{Name: "rate_limit", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider, checks and rotations included; unlimited if unset. Revocations go first."},
 	{Name: "allow_http", In: func(s *Settings) any { return &s.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
+	{Name: "proxy_url", In: func(s *Settings) any { return &s.ProxyURL }, Description: "HTTP proxy, http or https, through which alone the provider is reached, by CONNECT: every URL must then be https. Its certificate may be signed by the system's roots or those of ca_pem. The environment's proxy is never used."},
+	{Name: "proxy_username", In: func(s *Settings) any { return &s.ProxyUsername }, Description: "Username at the proxy, which gets it in plain http only on this machine or with allow_http=true."},
+	{Name: "proxy_password", Secret: true, In: func(s *Settings) any { return &s.ProxyPassword }, Description: "Password at the proxy. It is sent to the proxy alone."},
 	{Name: "max_ttl", In: func(s *Settings) any { return &s.MaxTTL }, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
 	{Name: "allowed_roles", In: func(s *Settings) any { return &s.AllowedRoles }, Description: "Globs of the names of the roles that may use the provider. Default *: every role."},
 	{Name: "disabled", In: func(s *Settings) any { return &s.Disabled }, Description: "Stops new grants. What lives can still be renewed and killed."},
+}
+
+// ShownFields are what Settings.Show shows.
+func ShownFields() map[string]*framework.FieldSchema {
+	fields := settingsFields.Shown()
+	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the provider."}
+	return fields
 }
 
 // CommonFields are the fields of every type of provider.
@@ -52,6 +67,9 @@ func (s *Settings) merge(d *framework.FieldData) error {
 		return err
 	}
 	s.Deleting = s.Deleting && s.Disabled
+	if s.ProxyURL == "" && before.ProxyURL != "" {
+		s.ProxyUsername, s.ProxyPassword = "", ""
+	}
 	if s.RateLimit != before.RateLimit && (s.RateLimit < 0 || s.RateLimit > 1e6) {
 		return fault.New(fault.InvalidRequest, "rate_limit must be between 0 and 1000000 requests per second")
 	}
@@ -91,7 +109,11 @@ func (s Settings) Client() (*httpclient.Client, error) {
 	if s.Timeout < 0 || s.Timeout > maxTimeout {
 		return nil, fmt.Errorf("timeout must be between 0 and %s", maxTimeout)
 	}
-	return httpclient.New(httpclient.Options{CAPEM: s.CAPEM, Timeout: s.Timeout, AllowHTTP: s.AllowHTTP})
+	proxy, err := httpclient.NewProxy(s.ProxyURL, s.ProxyUsername, s.ProxyPassword)
+	if err != nil {
+		return nil, err
+	}
+	return httpclient.New(httpclient.Options{CAPEM: s.CAPEM, Timeout: s.Timeout, AllowHTTP: s.AllowHTTP, Proxy: proxy})
 }
 
 // timeout is how long one call may take.

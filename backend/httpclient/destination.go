@@ -94,6 +94,11 @@ func validRegion(host string) bool {
 	return strings.Count(host, "*") == 1 && at > 0 && at < len(labels)-2
 }
 
+// Plain reports whether one of them is reached by plain http, which a proxy would read.
+func (all Destinations) Plain() bool {
+	return slices.ContainsFunc(all, func(d destination) bool { return d.scheme != "https" })
+}
+
 // allow says why no secret may go where req leads, or nil.
 func (all Destinations) allow(req *http.Request) error {
 	scheme, host, port := origin(req.URL)

@@ -79,6 +79,11 @@ func isThisMachine(host string) bool {
 	return strings.EqualFold(host, "localhost") || (err == nil && addr.Unmap().IsLoopback())
 }
 
+// IsHTTPS reports whether raw is an https URL.
+func IsHTTPS(raw string) bool {
+	return len(raw) > len("https://") && strings.EqualFold(raw[:len("https://")], "https://")
+}
+
 // IsLoopback reports whether raw may be a URL of this machine, by name or by address:
 // what no remote server has any business to name.
 func IsLoopback(raw string) bool {

@@ -232,7 +232,7 @@ func (c *Client) WithCertificate(certificate tls.Certificate) (*Client, error) {
 }
 
 // Proxied reports whether c goes through a proxy, and so to https alone.
-func (c *Client) Proxied() bool { return c.options.Proxy != nil }
+func (c *Client) Proxied() bool { return c != nil && c.options.Proxy != nil }
 
 // Timeout bounds each of c's exchanges.
 func (c *Client) Timeout() time.Duration { return c.options.Timeout }

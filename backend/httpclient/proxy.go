@@ -30,6 +30,17 @@ type Proxy struct {
 	Password secret.Text
 }
 
+// NewProxy is the proxy of these settings, nil if they name none.
+func NewProxy(url, username, password string) (*Proxy, error) {
+	switch {
+	case url != "":
+		return &Proxy{URL: url, Username: username, Password: secret.New(password)}, nil
+	case username != "" || password != "":
+		return nil, errors.New("proxy_username and proxy_password need proxy_url")
+	}
+	return nil, nil
+}
+
 // CheckProxy says why p cannot be a proxy, or nil. It may be on this machine or in a
 // private network. In plain http it is told no password, unless it is on this machine
 // or allowHTTP.

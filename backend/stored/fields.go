@@ -1,6 +1,8 @@
 package stored
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -13,6 +15,9 @@ type Field[T any] struct {
 	Description string
 	Default     any   // which Vault's help shows; what nobody has written stays as it is
 	Allowed     []any // values, in Vault's help
+	// Secret is a text that nobody reads again: a read shows its fingerprint, as
+	// <name>_sha256.
+	Secret bool
 	// In points to where a T keeps the field, and thereby says of which type it is:
 	// *string, *bool, *int, *float64, *time.Duration, *[]string or *map[string]string;
 	// or it is a Value.
@@ -40,9 +45,27 @@ func (f Fields[T]) Schema() map[string]*framework.FieldSchema {
 		schema[field.Name] = &framework.FieldSchema{
 			Type: valueIn(field.In(new(T))).Type(), Description: field.Description, Default: field.Default, AllowedValues: field.Allowed,
 		}
+		if field.Secret {
+			schema[field.Name].DisplayAttrs = &framework.DisplayAttributes{Sensitive: true}
+		}
 	}
 	return schema
 }
+
+// Shown is the schema of what Show adds.
+func (f Fields[T]) Shown() map[string]*framework.FieldSchema {
+	schema := f.Schema()
+	for _, field := range f {
+		if field.Secret {
+			delete(schema, field.Name)
+			schema[field.Name+fingerprint] = &framework.FieldSchema{Type: framework.TypeString, Description: "SHA-256 of the stored " + field.Name + ", in hex."}
+		}
+	}
+	return schema
+}
+
+// fingerprint is how the names of secrets' fingerprints end.
+const fingerprint = "_sha256"
 
 // Merge takes what a request has written, which must fit the schema, and leaves the rest
 // as it is. An empty value unsets a field.
@@ -62,7 +85,13 @@ func (f Fields[T]) Merge(into *T, written *framework.FieldData) error {
 // Show adds the fields to what a read answers. Empty text, lists and maps are left out.
 func (f Fields[T]) Show(from *T, data map[string]any) {
 	for _, field := range f {
-		if value := valueIn(field.In(from)).Get(); value != nil {
+		value := valueIn(field.In(from)).Get()
+		switch {
+		case value == nil:
+		case field.Secret:
+			sum := sha256.Sum256([]byte(value.(string)))
+			data[field.Name+fingerprint] = hex.EncodeToString(sum[:])
+		default:
 			data[field.Name] = value
 		}
 	}

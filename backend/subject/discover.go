@@ -51,7 +51,10 @@ func (c IssuerConfig) Discover(ctx context.Context, client *httpclient.Client) (
 	}
 	// CheckURL lets plain http to loopback pass, for issuers that are there. One
 	// that is reached by TLS has no business sending us to our own loopback.
-	if isHTTPS(c.OIDCDiscoveryURL) && !isHTTPS(uri) {
+	if err := c.proxied("the discovery document's jwks_uri", uri); err != nil {
+		return "", err
+	}
+	if httpclient.IsHTTPS(c.OIDCDiscoveryURL) && !httpclient.IsHTTPS(uri) {
 		return "", invalid("the discovery document's jwks_uri must be https, as the issuer is")
 	}
 	if httpclient.IsLoopback(uri) && !httpclient.IsLoopback(c.OIDCDiscoveryURL) {
@@ -59,8 +62,6 @@ func (c IssuerConfig) Discover(ctx context.Context, client *httpclient.Client) (
 	}
 	return uri, nil
 }
-
-func isHTTPS(u string) bool { return len(u) > 8 && strings.EqualFold(u[:8], "https://") }
 
 // wrongIssuer tells the operator what the document says, which is public, in
 // case only a slash is missing.
@@ -87,6 +88,8 @@ func get(ctx context.Context, client *httpclient.Client, url string) ([]byte, er
 	req.Header.Set("Accept", "application/json, application/jwk-set+json, */*;q=0.1")
 	resp, err := client.Do(req)
 	switch {
+	case httpclient.ProxyAdvice(err) != "":
+		return nil, fault.New(fault.TemporarilyUnavailable, "%s", httpclient.ProxyAdvice(err)).Because(err)
 	case err != nil:
 		return nil, fault.New(fault.TemporarilyUnavailable,
 			"the token issuer could not be reached; retry, or check its URL, ca_pem and the network").Because(err)

@@ -22,7 +22,6 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -140,7 +139,7 @@ func (f *fakeIssuer) config() IssuerConfig {
 // open opens the configuration as an operator's write and a later read would.
 func open(t testing.TB, cfg IssuerConfig) *Issuer {
 	t.Helper()
-	client, err := httpclient.New(cfg.ClientOptions())
+	client, err := cfg.Client()
 	require.NoError(t, err)
 	url, err := cfg.Discover(t.Context(), client)
 	require.NoError(t, err)

@@ -47,7 +47,7 @@ const (
 )
 
 // IssuerConfig says who may vouch for subject tokens, as the operator wrote it.
-// It holds nothing secret. The zero value is no valid configuration.
+// It holds nothing secret but ProxyPassword. The zero value is no valid configuration.
 type IssuerConfig struct {
 	// Name is the operator's name for the issuer, as in issuers/<name>.
 	Name string `json:"name"`
@@ -79,10 +79,14 @@ type IssuerConfig struct {
 	// Zero means DefaultMaxLifetime; there is no way to turn the bound off.
 	MaxSubjectLifetime time.Duration `json:"max_subject_lifetime,omitempty"`
 
-	// CAPEM, Timeout and AllowHTTP as for a provider, see ClientOptions.
+	// CAPEM, Timeout and AllowHTTP as for a provider, see Client.
 	CAPEM     string        `json:"ca_pem,omitempty"`
 	Timeout   time.Duration `json:"timeout,omitempty"`
 	AllowHTTP bool          `json:"allow_http,omitempty"`
+	// ProxyPassword is the only secret here, and the proxy's alone.
+	ProxyURL      string `json:"proxy_url,omitempty"`
+	ProxyUsername string `json:"proxy_username,omitempty"`
+	ProxyPassword string `json:"proxy_password,omitempty"`
 }
 
 // DefaultAlgorithms are allowed where an issuer names none: those that are
@@ -101,15 +105,31 @@ func (c IssuerConfig) Validate() error {
 			return err
 		}
 	}
-	if _, err := httpclient.New(c.ClientOptions()); err != nil {
-		return invalid("%s", err)
+	if _, err := c.Client(); err != nil {
+		return err
 	}
 	return nil
 }
 
-// ClientOptions are the options of the client that reaches this issuer.
-func (c IssuerConfig) ClientOptions() httpclient.Options {
-	return httpclient.Options{CAPEM: c.CAPEM, Timeout: c.Timeout, AllowHTTP: c.AllowHTTP}
+// Client is what reaches this issuer. Its error is an *fault.Error with invalid_request.
+func (c IssuerConfig) Client() (*httpclient.Client, error) {
+	proxy, err := httpclient.NewProxy(c.ProxyURL, c.ProxyUsername, c.ProxyPassword)
+	if err != nil {
+		return nil, invalid("%s", err)
+	}
+	client, err := httpclient.New(httpclient.Options{CAPEM: c.CAPEM, Timeout: c.Timeout, AllowHTTP: c.AllowHTTP, Proxy: proxy})
+	if err != nil {
+		return nil, invalid("%s", err)
+	}
+	return client, nil
+}
+
+// proxied says why the proxy, if there is one, must not see what is asked at url.
+func (c IssuerConfig) proxied(name, url string) *fault.Error {
+	if c.ProxyURL == "" || httpclient.IsHTTPS(url) {
+		return nil
+	}
+	return invalid("%s must be https with proxy_url: a proxy reads plain http", name)
 }
 
 // IssuerURL is what a token's iss must equal, or "" if nothing binds it.
@@ -145,6 +165,7 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 		if err := httpclient.CheckEndpoint(c.JWKSURL, c.AllowHTTP); err != nil {
 			return invalid("jwks_url %s", err)
 		}
+		return c.proxied("jwks_url", c.JWKSURL)
 	}
 	if c.JWKSPEM != "" {
 		return checkKeys(c.JWKSPEM)
@@ -154,6 +175,9 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 	}
 	if err := httpclient.CheckURL(c.OIDCDiscoveryURL, c.AllowHTTP); err != nil {
 		return invalid("oidc_discovery_url %s", err)
+	}
+	if err := c.proxied("oidc_discovery_url", c.OIDCDiscoveryURL); err != nil {
+		return err
 	}
 	if strings.Contains(c.OIDCDiscoveryURL, "/.well-known/") {
 		return invalid("oidc_discovery_url is the issuer itself; leave out /.well-known and what follows")

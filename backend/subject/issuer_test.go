@@ -223,7 +223,7 @@ func TestDiscoverNeverLowersTLS(t *testing.T) {
 	t.Cleanup(server.Close)
 	cfg := IssuerConfig{OIDCDiscoveryURL: server.URL, BoundAudiences: []string{audience}, AllowHTTP: true,
 		CAPEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))}
-	client, err := httpclient.New(cfg.ClientOptions())
+	client, err := cfg.Client()
 	require.NoError(t, err)
 	_, err = cfg.Discover(t.Context(), client)
 	requireFault(t, err, fault.InvalidRequest, "must be https, as the issuer is")

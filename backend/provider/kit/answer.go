@@ -96,7 +96,16 @@ func Lost(err error, seen bool) *fault.Error {
 	case sent:
 		return unavailable("the provider's answer did not arrive whole or in time: try again, and see the provider's timeout").Because(err)
 	}
-	return unavailable("the provider could not be reached: try again, and see the provider's URLs and ca_pem").Because(err)
+	return Unreached(err, "the provider could not be reached: try again, and see the provider's URLs and ca_pem")
+}
+
+// Unreached is a request that has brought no answer: because of the proxy, of which the
+// settings are another matter, or else in the type's own words.
+func Unreached(err error, format string, args ...any) *fault.Error {
+	if advice := httpclient.ProxyAdvice(err); advice != "" {
+		return unavailable("%s", advice).Because(err)
+	}
+	return unavailable(format, args...).Because(err)
 }
 
 func unavailable(format string, args ...any) *fault.Error {

@@ -48,7 +48,7 @@ func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pi
 		s.checkTokenType,
 		s.checkExtraMembers,
 		s.checkProof,
-		func() error { return s.checkURLs(change.AllowHTTP) },
+		func() error { return s.checkURLs(change.AllowHTTP, change.Client.Proxied()) },
 		s.checkClient,
 		func() error { return s.checkParent(change.Parent) },
 		func() error { return s.checkDates(change) },
@@ -64,7 +64,7 @@ func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pi
 	if err := s.checkCapabilities(at); err != nil {
 		return nil, err
 	}
-	if err := s.checkTransport(at); err != nil {
+	if err := s.checkTransport(at, change.Client.Proxied()); err != nil {
 		return nil, err
 	}
 	pinned, err := s.pin(at, change.Config.Pinned)
@@ -106,7 +106,7 @@ func (s settings) checkValues() error {
 }
 
 // checkURLs judges what was written; discovered URLs are judged when found.
-func (s settings) checkURLs(allowHTTP bool) error {
+func (s settings) checkURLs(allowHTTP, proxied bool) error {
 	if s.Issuer == "" && s.TokenURL == "" {
 		return invalid("issuer or token_url is missing: write the issuer to have the endpoints discovered, or token_url")
 	}
@@ -126,6 +126,9 @@ func (s settings) checkURLs(allowHTTP bool) error {
 		}
 		if err := check(value, allowHTTP); err != nil {
 			return invalid("%s %s", name, err)
+		}
+		if proxied && !httpclient.IsHTTPS(value) {
+			return invalid("%s must be https with proxy_url: a proxy reads plain http", name)
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
@@ -135,8 +136,14 @@ func checkText(name, value string) error {
 	return nil
 }
 
-// checkTransport: a certificate is presented in a TLS handshake or not at all.
-func (s settings) checkTransport(at endpoints) error {
+// checkTransport: a certificate is presented in a TLS handshake or not at all, and a
+// proxy reads what is not in one.
+func (s settings) checkTransport(at endpoints, proxied bool) error {
+	for name, value := range at.byName() {
+		if proxied && value != "" && !httpclient.IsHTTPS(value) {
+			return invalid("the %s endpoint must be https with proxy_url: a proxy reads plain http", name)
+		}
+	}
 	if !s.mutualTLS() {
 		return nil
 	}

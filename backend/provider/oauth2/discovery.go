@@ -12,6 +12,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // metadata are the members of RFC 8414 2 and OpenID Connect Discovery 3 that the
@@ -139,7 +140,7 @@ func discoverAt(ctx context.Context, client *httpclient.Client, location string,
 	case errors.Is(err, httpclient.ErrBodyTooLarge):
 		return endpoints{}, invalid("the issuer's metadata at %s is larger than %d bytes", location, httpclient.MaxBody)
 	case err != nil:
-		return endpoints{}, unavailable("the issuer could not be reached for its metadata: try again, or write token_url instead of issuer").Because(err)
+		return endpoints{}, kit.Unreached(err, "the issuer could not be reached for its metadata: try again, or write token_url instead of issuer")
 	case resp.Status == http.StatusTooManyRequests || resp.Status >= 500:
 		return endpoints{}, unavailable("the issuer answered HTTP %d instead of its metadata: try again, or write token_url instead of issuer", resp.Status)
 	case resp.PointsTo() != "":

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // introspection is an answer of RFC 7662 2.2, judged.
@@ -27,7 +28,7 @@ func (p *Provider) introspect(ctx context.Context, endpoint, token, hint string)
 	resp, err := p.post(ctx, endpoint, url.Values{"token": {token}, "token_type_hint": {hint}})
 	switch {
 	case err != nil:
-		return introspection{}, unavailable("the introspection endpoint did not answer: try again, and check introspection_url").Because(err)
+		return introspection{}, kit.Unreached(err, "the introspection endpoint did not answer: try again, and check introspection_url")
 	case !succeeded(resp.Status):
 		return introspection{}, unavailable("the introspection endpoint answered HTTP %d: check introspection_url, and whether the client may introspect there", resp.Status).Because(p.retryAfter(resp))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 var (
@@ -38,7 +39,7 @@ func (p *Provider) readJWT(ctx context.Context, token string) (facts, error) {
 		if known := (*fault.Error)(nil); errors.As(err, &known) { // fetchKeys', of a redirect
 			why = " (" + known.Message + ")"
 		}
-		return facts{}, unavailable("verify=jwt: the provider's keys could not be had%s: try again, and check jwks_url", why).Because(err)
+		return facts{}, kit.Unreached(err, "verify=jwt: the provider's keys could not be had%s: try again, and check jwks_url", why)
 	}
 	if !accessTokenType(header.Type) {
 		return facts{}, violation("%s", errTyp)

@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -131,7 +132,7 @@ func (p *Provider) kill(ctx context.Context, h handle, d doomed) error {
 	}
 	resp, err := p.post(ctx, h.URL, url.Values{"token": {d.Token}, "token_type_hint": {d.Hint}})
 	if err != nil {
-		return unavailable("the revocation endpoint did not answer: the kill will be retried").Because(err)
+		return kit.Unreached(err, "the revocation endpoint did not answer: the kill will be retried")
 	}
 	failure := p.judgeRevocation(resp)
 	switch {
