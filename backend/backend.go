@@ -86,7 +86,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 	var reaper *downstream.Reaper
 	b.providers, reaper = downstream.New(b.downstreamDeps())
 	b.door = b.providers.Door()
-	b.roles = newRoles(storage, b)
+	b.roles = newRoles(storage, types, b.providers, b.issuers)
 	b.quotas = newQuotas(b)
 	b.killer = ending.New(ending.Deps{
 		Ledger: b.ledger, Storage: storage, Now: now, Logger: func() hclog.Logger { return b.Logger() }, Meters: b.meters,

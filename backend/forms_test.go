@@ -218,6 +218,19 @@ func TestWhatANewerBuildHasFrozenCanBeKilled(t *testing.T) {
 	require.Equal(t, newer, string(entry.Value))
 }
 
+func TestABrokenUsedTokenKeepsNoOtherOnRecord(t *testing.T) {
+	m := withSubject(t)
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: usedPrefix + "!", Value: []byte("{")}))
+	_, err := m.creds(map[string]any{"subject_token": m.subjectToken("one", nil)})
+	require.NoError(t, err)
+	m.clock.advance(48 * time.Hour)
+	require.NoError(t, m.periodic())
+	keys, err := m.storage.List(t.Context(), usedPrefix)
+	require.NoError(t, err)
+	require.Equal(t, []string{"!"}, keys)
+	require.NoError(t, m.storage.Delete(t.Context(), usedPrefix+"!")) // the mount ends without complaint
+}
+
 func TestANewerUsedTokenKeepsNoOtherOnRecord(t *testing.T) {
 	m := withSubject(t)
 	m.storeNewer(usedPrefix + "!")

@@ -41,13 +41,13 @@ type compiledRole struct {
 	traits provider.Traits // of its children
 }
 
-func newRoles(storage logical.Storage, b *broker) *roles {
+func newRoles(storage logical.Storage, types catalog.Catalog, providers *downstream.Registry, issuers *issuers) *roles {
 	r := &roles{
 		Keeper: stored.NewKeeper(storage, rolePrefix, stored.KindOf[role.Role](roleForm)), ready: stored.NewCache[*compiledRole](),
-		types: b.types, providers: b.providers, issuers: b.issuers,
+		types: types, providers: providers, issuers: issuers,
 	}
 	r.OnChange(r.ready.Drop)
-	r.providers.OnChange(func(string) { r.ready.Clear() }) // they were compiled against its traits
+	providers.OnChange(func(string) { r.ready.Clear() }) // they were compiled against its traits
 	return r
 }
 

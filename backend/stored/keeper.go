@@ -2,6 +2,7 @@
 // change, in one storage entry each. It is the one answer to five questions: what form
 // an entry has, what happens when two change it at once, what is kept in memory of what
 // was made of it, when that is dropped, and what it means that nothing can be read.
+// Fields is the one list of what operators write of a thing.
 //
 // Grants are not configuration: package grant keeps them.
 package stored
