@@ -118,3 +118,23 @@ func TestNoPartIsTheCallersOwnToken(t *testing.T) {
 	requireCode(t, err, fault.ProviderViolation, "was to be exchanged")
 	require.Empty(t, s.killed)
 }
+
+// Whatever a type makes of what its system says, no secret comes through it.
+func TestATypesWordsGiveNoSecretAway(t *testing.T) {
+	m, s := newSessionMount(t, nil)
+	l := m.mustSession(call{})
+	s.refuses = true
+	_, err := m.session(call{}) // mount looks for secrets in every error, answer and record
+	requireCode(t, err, fault.ProviderViolation, "cannot be shown")
+	metrics, _ := m.must(m.read("metrics")).Data["http_raw_body"].([]byte)
+	require.Contains(t, string(metrics), `lost_answers_total{provider="session/s"} 1`, "and it still steers")
+	_, err = m.write("providers/session/s/check", nil)
+	requireCode(t, err, fault.TemporarilyUnavailable, "cannot be shown")
+	require.ErrorContains(t, m.revoke(l), "cannot be shown")
+	require.Contains(t, m.must(m.read("grants/" + l.grantID)).Data["last_error"], "cannot be shown")
+	s.refuses = false
+	checked := m.must(m.write("providers/session/s/check", nil)).Data
+	require.Equal(t, []string{"scope:read"}, checked["grants"])
+	m.clock.advance(time.Hour)
+	m.sweep()
+}

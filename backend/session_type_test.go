@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -131,7 +132,8 @@ func (p *sessionProvider) Mint(ctx context.Context, r provider.Request) (*provid
 	}
 	answer := map[string]any{}
 	if err := json.Unmarshal(resp.Body, &answer); err != nil {
-		return nil, fault.New(fault.ProviderViolation, "the system answered with something else")
+		// As no type should.
+		return nil, fault.New(fault.ProviderViolation, "the system answered: %s", resp.Body).Because(errors.Join(provider.ErrAnswerLost, errors.New(string(resp.Body))))
 	}
 	take := func(name string) string {
 		text, _ := answer[name].(string)
@@ -167,9 +169,20 @@ func (p *sessionProvider) Exchange(ctx context.Context, r provider.Request) (*pr
 func (p *sessionProvider) Revoke(ctx context.Context, handle secret.Text) error {
 	resp, err := p.send(ctx, http.MethodDelete, "/"+handle.Reveal(), nil)
 	if err == nil && resp.Status != http.StatusNoContent {
-		err = fault.New(fault.TemporarilyUnavailable, "the system did not revoke it: tried again")
+		err = fault.New(fault.TemporarilyUnavailable, "the system did not revoke it: %s", resp.Body)
 	}
 	return err
+}
+
+func (p *sessionProvider) Check(ctx context.Context) (provider.Health, error) {
+	resp, err := p.send(ctx, http.MethodPost, "/check", nil)
+	if err != nil {
+		return provider.Health{}, err
+	}
+	if resp.Status != http.StatusOK {
+		return provider.Health{}, fault.New(fault.TemporarilyUnavailable, "the system answered: %s", resp.Body)
+	}
+	return provider.Health{Detail: string(resp.Body), Grants: []string{"scope:read", string(resp.Body)}}, nil
 }
 
 // sessions is the system. Handles name a session, or a lever with all that hang on it.
@@ -211,8 +224,12 @@ func (s *sessions) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	if s.refuses {
+	switch {
+	case s.refuses:
 		w.WriteHeader(http.StatusInternalServerError)
+		fallthrough
+	case r.URL.Path == "/check":
+		_, _ = fmt.Fprintf(w, "%s by %q", r.URL.Path, r.Header.Get("Authorization"))
 		return
 	}
 	if r.Method == http.MethodDelete {

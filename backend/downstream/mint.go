@@ -42,6 +42,9 @@ func (p *Provider) Mint(ctx context.Context, at *Place, mode provider.Mode, r pr
 	ctx, exchanges := httpclient.Watch(withKind(ctx, k))
 	started := time.Now()
 	child, err := p.call(ctx, mode, r)
+	if err != nil {
+		err = p.discreet(err, secretsOf(r, child)...)
+	}
 	p.registry.deps.Measure(p.Ref, CallMint, started, err)
 	p.site.gate.heedMint(k, p.registry.deps.Now(), err)
 	if until := at.end(outcomeOf(exchanges, err), p.registry.deps.Now()); !until.IsZero() {

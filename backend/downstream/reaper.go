@@ -34,7 +34,7 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 	}
 	defer done()
 	started := time.Now()
-	err = revoker.Revoke(ctx, handle)
+	err = p.discreet(revoker.Revoke(ctx, handle), handle)
 	deps.Measure(p.Ref, CallRevoke, started, err)
 	p.site.gate.heedRevoke(deps.Now(), err)
 	return err

@@ -100,6 +100,7 @@ func (u *Upkeep) call(ctx context.Context, what string, do func(context.Context)
 	defer cancel()
 	r, ref, started := u.Provider.registry, u.Provider.Ref, time.Now()
 	health, err := do(ctx)
+	health, err = u.Provider.show(health), u.Provider.discreet(err)
 	r.deps.Measure(ref, what, started, err)
 	if err == nil {
 		r.Mend(ref)
