@@ -28,7 +28,8 @@ func (a accounting) CallCost(function, overload string, args []ref.Val, result r
 	switch {
 	case function == operators.Add:
 		if _, ok := result.(traits.Lister); ok {
-			// By the shorter one, which is a single member where a macro gathers them.
+			// The shorter list counts: where a macro gathers members, that is the one
+			// member which it adds.
 			cost = min(members(args[0]), members(args[1]))
 		}
 	case function == operators.In || overload == overloads.InList:

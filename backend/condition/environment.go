@@ -29,7 +29,8 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 		cel.Variable(varSubject, types.NewObjectType(typeSubject)),
 		cel.Variable(varNow, cel.TimestampType),
 		cel.DefaultUTCTimeZone(true),
-		// The accumulator of a macro then has a name that nobody can write.
+		// The variable that a macro itself uses then has a name that no expression can
+		// have.
 		cel.EnableHiddenAccumulatorName(true),
 		cel.ParserExpressionSizeLimit(MaxLength),
 		cel.ParserRecursionLimit(maxDepth),

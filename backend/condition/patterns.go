@@ -11,8 +11,8 @@ import (
 // maxProgram bounds a compiled pattern, in instructions.
 const maxProgram = 4096
 
-// patterns are those of a condition, with how many instructions each has. The text of
-// one says little of what it costs: a repetition such as {1000} is written in no time.
+// patterns are those of a condition, with how many instructions each has. Its text says
+// little of what one costs: the six characters {1000} become a thousand instructions.
 type patterns map[string]int
 
 // findPatterns finds the condition's patterns, which are constants by now. CEL has a

@@ -111,7 +111,7 @@ func (p *Policy) narrowSilent(dim access.Dimension, ceiling access.Access, d *De
 	}
 	whole = p.withoutWildcards(dim, whole)
 	if whole.IsNothing(dim) {
-		// Never asked for as nothing, which to most servers means everything.
+		// An empty list is never asked for: to most servers it means everything.
 		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s for a request that names none: the subject token, or the parent credential, has none of those that the role then grants", dim))
 		return
 	}

@@ -36,10 +36,10 @@ type Alias struct {
 type Who struct {
 	// Entity admits no caller without an entity.
 	Entity bool
-	// PerEntity names the settings by which the role treats each entity for itself,
-	// such as a quota. A caller without an entity would escape them: it is neither
-	// served nor is what it holds renewed. What it was given before lives to its end,
-	// because these say how much, and not who.
+	// PerEntity names the settings that count for each entity, such as a quota. A caller
+	// without an entity would escape them, so it gets nothing, and what it holds is not
+	// renewed. The sweep leaves alone what it was given before: these settings say how much
+	// somebody may have, and not who.
 	PerEntity []string
 	EntityIDs map[string]bool
 	Groups    map[string]bool
@@ -71,15 +71,15 @@ func (p *Policy) NeedsGroups() bool {
 	return len(p.Who.Groups) > 0 || (p.Condition != nil && p.Condition.UsesGroups())
 }
 
-// asksWho reports whether a caller without an entity cannot be judged. That is so
-// for a condition on the identity too: of nobody, everything that it denies is
-// true.
+// asksWho reports whether a caller without an entity cannot be judged. That is so for a
+// condition on the identity too: over an empty identity a term such as identity.name != "x"
+// would be true.
 func (p *Policy) asksWho() bool {
 	return p.Who.Entity || len(p.Who.EntityIDs) > 0 || p.NeedsEntity()
 }
 
-// checkNobody refuses a caller without an entity where the role counts by entity, and
-// CheckHolder has nothing against it.
+// checkNobody refuses a caller without an entity where the role counts by entity, unless
+// CheckHolder refuses such a caller anyway.
 func (p *Policy) checkNobody(c Caller) []*fault.Error {
 	if c.EntityID != "" || len(p.Who.PerEntity) == 0 || p.asksWho() {
 		return nil

@@ -42,8 +42,8 @@ type mark struct {
 	Plugin string `json:"form_plugin"`
 }
 
-// begin is how a mark is told from afar, without decoding what has none. Within a JSON
-// string its quotes would be escaped.
+// begin stands in every text that has a mark, so that a text without it need not be decoded
+// to know that it has none. Within a JSON string its quotes would be escaped.
 var begin = []byte(`"form":`)
 
 // Encode is v as it is stored; v must become a JSON object.

@@ -215,8 +215,8 @@ func (r *Ring) published(now time.Time) []*key {
 	return all
 }
 
-// active is the key of the purpose that signs now, or nil. Where the clock has gone
-// back behind the oldest key that is it: it has signed already.
+// active is the key of the purpose that signs now, or nil. If the clock has gone back to
+// before any of them signed, it is the oldest one, which has signed already.
 func (r *Ring) active(p Purpose, now time.Time) *key {
 	list := r.keys[p]
 	if len(list) == 0 || !r.stopped.IsZero() {

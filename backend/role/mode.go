@@ -57,8 +57,8 @@ func (r *Role) validateMode() error {
 	return nil
 }
 
-// inMode is what the provider can do for this role's mode. Nobody can be asked to
-// make a forwarded token otherwise than it is; its own claims show what it is.
+// inMode are the traits for this role's mode. A token that is forwarded is there already,
+// so nothing of it can be asked for, and its own claims show what it is good for.
 func (r *Role) inMode(traits provider.Traits) (provider.Traits, error) {
 	modes := traits.Modes
 	if modes == nil {

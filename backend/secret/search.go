@@ -79,9 +79,9 @@ func spellings(value string) []string {
 	return found
 }
 
-// encodedInside is what all Base64 has in common that encodes text with value in it,
-// where the bytes before it are so many modulo 3: six bits each, without those that
-// hang on what stands beside it.
+// encodedInside is the part of a Base64 text that is the same whatever stands before and
+// behind value, where before is how many bytes of a group of three come first. Characters
+// at its edges, which hold bits of its neighbours too, are left out.
 func encodedInside(value string, before int) string {
 	encoded := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("\x00", before) + value))
 	first := (8*before + 5) / 6

@@ -43,7 +43,7 @@ type Token struct {
 	// none that can be read (OpenID Connect Core 2).
 	AuthTime time.Time
 	// ACR and AMR say how the user logged in (OpenID Connect Core 2, RFC 8176), and are
-	// empty where they cannot be read: who asks for them, does not get them then.
+	// empty where they cannot be read: then no role that asks for them is satisfied.
 	ACR string
 	AMR []string
 

@@ -210,7 +210,8 @@ func (i *Issuer) verify(ctx context.Context, c *compact, now time.Time) (*Token,
 	if err := c.check(i.algs); err != nil {
 		return nil, err
 	}
-	// Before the keys are asked: another issuer's token is none of their business.
+	// Judged before the keys are looked up, so that a token of another issuer never has
+	// them fetched.
 	if iss, _ := c.claims["iss"].(string); i.URL() != "" && iss != i.URL() {
 		return nil, otherIssuer("the token's iss is not that of the issuer "+i.cfg.Name, iss, []*Issuer{i})
 	}

@@ -123,9 +123,9 @@ func (c *claims) allow(a access.Access) error {
 	return nil
 }
 
-// bind ties the token to the key whose RFC 7638 thumbprint the caller brought (RFC
-// 9449 6.1). That it is the caller's own key is nobody's risk but the caller's: who
-// names another's cannot use the token.
+// bind ties the token to the key whose RFC 7638 thumbprint the caller brought (RFC 9449
+// 6.1). Nobody checks that the caller has the key: whoever names another's cannot use the
+// token.
 func (c *claims) bind(proofs map[provider.ProofKind]secret.Text) error {
 	proof, ok := proofs[provider.ProofThumbprint]
 	if !ok {

@@ -56,8 +56,8 @@ func actor(p *Provider, a *provider.Party, f kit.Filling) (map[string]any, error
 	return act, nil
 }
 
-// subjectID names the subject together with its issuer (RFC 9493 3.2.4). In a token
-// that the broker made by an exchange of its own, that is not the broker.
+// subjectID names the subject together with its issuer (RFC 9493 3.2.4). Where the subject
+// token is itself the broker's, made by an exchange, its sub_id names who that is.
 func subjectID(s *provider.Party, issuer string) map[string]any {
 	if s.Issuer == issuer {
 		if id, ok := s.Claims["sub_id"].(map[string]any); ok {

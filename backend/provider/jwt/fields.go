@@ -73,8 +73,8 @@ var reserved = []string{
 	"typ", "token_use", "token_type", "active", "events", "toe", "sid",
 }
 
-// isReserved ignores case as Unicode folds it: verifiers that decode into structs
-// with Go's encoding/json read SUB, or ſub, as sub.
+// isReserved ignores case, as Unicode folds it: a verifier that decodes into a struct with
+// Go's encoding/json takes SUB, or ſub, for sub.
 func isReserved(name string) bool {
 	return slices.ContainsFunc(reserved, func(r string) bool { return strings.EqualFold(r, name) })
 }

@@ -73,9 +73,10 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 	}, known, nil
 }
 
-// prove asks for a token without naming a scope, which is what the parent can
-// grant by default, or for check_scopes and check_audiences, and hands the token over to be killed. A server that wants to
-// be asked for a scope has accepted the client before it says so (RFC 6749 3.2).
+// prove asks for a token without naming a scope, which is what the parent can grant by
+// default, or for check_scopes and check_audiences, and hands the token over to be killed.
+// A server that answers that a scope is missing has accepted the client by then (RFC 6749
+// 3.2), which is all that is to be proven.
 func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (provider.Health, error) {
 	health := provider.Health{Detail: "the provider issued a token for the parent credential"}
 	got, err := p.obtainBound(ctx, with)

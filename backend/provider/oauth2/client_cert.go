@@ -24,10 +24,9 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
-// selfSignedLife is how long a certificate lasts that was made here. A server that
-// trusts a self-signed one compares keys (RFC 8705 2.2): what ends it is that
-// another is registered, which rotate is for. A date would only stop a provider
-// that nobody has looked at for long.
+// selfSignedLife is how long a certificate lasts that was made here. A server that trusts a
+// self-signed one compares keys (RFC 8705 2.2): what ends it is that another is registered,
+// which rotate is for. An expiry date would only stop a provider that has worked for years.
 const selfSignedLife = 10 * 365 * 24 * time.Hour
 
 // backdated allows for a server whose clock is behind.

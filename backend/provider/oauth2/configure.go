@@ -33,7 +33,7 @@ type endpoints struct {
 // So does whoever writes auth_method: endpoints for mTLS have names of their own.
 var endpointFields = []string{fieldIssuer, fieldTokenURL, fieldRevocationURL, fieldIntrospectionURL, fieldJWKSURL, fieldAuthMethod}
 
-// maxLifetime is the longest life of a token that is taken for meant.
+// maxLifetime is the longest life of a token that is believed: what says more is a mistake.
 const maxLifetime = 10 * 365 * 24 * time.Hour
 
 // Configure implements provider.Type: it judges the fields, finds the endpoints,

@@ -102,8 +102,8 @@ func discover(ctx context.Context, client *httpclient.Client, s settings, allowH
 	return endpoints{}, best
 }
 
-// telling ranks failures: that there may be a document later is more telling than what
-// one says that is not the issuer's, and that more than that there is none.
+// telling ranks failures by how much they tell an operator: most that no document could be
+// had now, less that one is not the issuer's, least that there is none.
 func telling(err error) int {
 	switch {
 	case errors.Is(err, errNoMetadata):

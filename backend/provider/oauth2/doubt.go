@@ -26,8 +26,8 @@ const (
 )
 
 // doubt is for an invalid_grant, in the parent's turn. It returns the reply of its own use
-// of the parent, if there was one. Where the same was asked for before, that is the
-// answer; else its token is nobody's and must be killed.
+// of the parent, if there was one. Where the refused request had asked for the same, that
+// reply answers it; else its token is nobody's and must be killed.
 func (p *Provider) doubt(ctx context.Context, parent provider.Parent, asked string, refusal error) (reply, error) {
 	now := p.deps.Now()
 	sent := parent.Secrets[fieldRefreshToken]

@@ -41,8 +41,10 @@ func errEndless() error {
 	return violation("the provider does not say when its tokens expire, and they cannot be revoked: set assumed_lifetime, or verify=introspect or verify=jwt, on the provider").Because(endless{})
 }
 
-// endless is that each further child of the kind would live for ever, too: nobody need
-// ask for one. What a server answers may hang on the scope or on the caller's token.
+// endless marks that a child has no end that is known and that nothing could kill it. Each
+// further request of the same kind would bring such a child, so nobody need make one for a
+// while; another kind may fare better, since a server's answer may hang on the scope or on
+// the caller's token.
 type endless struct{}
 
 func (endless) Error() string { return "the token has no end" }

@@ -34,8 +34,8 @@ func refusesParent(body []byte) string {
 	return ""
 }
 
-// blamesRefreshToken looks for one thing in a text for developers, which is shown to
-// nobody because it may echo what was sent.
+// blamesRefreshToken reports whether an error_description calls the refresh token bad. The
+// text itself is shown to nobody, because it may echo what was sent.
 func blamesRefreshToken(description string) bool {
 	text := strings.ToLower(strings.NewReplacer("_", " ", "-", " ").Replace(description))
 	return strings.Contains(text, "refresh token") && slices.ContainsFunc([]string{"invalid", "expired", "revoked", "unknown"}, func(word string) bool {

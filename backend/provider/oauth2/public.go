@@ -23,8 +23,8 @@ var (
 )
 
 // Generate implements provider.Generator: the key of private_key_jwt, and key and
-// certificate of self_signed_tls_client_auth, where no key is there. What
-// contradicts is left to Configure.
+// certificate of self_signed_tls_client_auth, where no key is there. Fields that contradict
+// each other are Configure's to refuse.
 func (Type) Generate(change provider.Change) (map[string]secret.Text, error) {
 	s, err := parseSettings(change.Config.Fields)
 	if err != nil {

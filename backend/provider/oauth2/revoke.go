@@ -25,8 +25,8 @@ const (
 
 const handleVersion = 1
 
-// handle is what kills a child. The client that authenticates the kill is not
-// in it: that is the parent of the day.
+// handle is what kills a child. The client that authenticates the kill is not in it: that
+// is the parent as it is at that time.
 type handle struct {
 	Version int    `json:"v"`
 	URL     string `json:"url"`

@@ -14,8 +14,8 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 )
 
-// seen are the tokens that an answer holds, however broken the rest of it is:
-// whatever was seen is live until it is killed.
+// seen are the tokens that an answer holds, however broken the rest of it is: each may
+// live, so each is killed or recorded.
 type seen struct {
 	access  []string
 	refresh []string
@@ -55,7 +55,8 @@ func seeTokens(resp *httpclient.Response) seen {
 	return s
 }
 
-// settleNext is for what was found elsewhere than at the top of an object.
+// settleNext chooses the next refresh token where the answer is no object with one at its
+// top.
 func (s *seen) settleNext() {
 	if s.next == "" && len(s.access) > 0 && len(s.refresh) > 0 {
 		s.next = s.refresh[len(s.refresh)-1]
@@ -157,8 +158,9 @@ func (s *seen) inside(v any) {
 	}
 }
 
-// search finds every `"member" : "value"` in body, value being a whole string.
-// It reads no other value, so that a body of nothing but names costs one pass.
+// search finds every `"member" : "value"` in body, value being a whole string. It reads
+// only the value behind the name, so that a body that repeats the name a million times
+// costs one pass.
 func (s *seen) search(body []byte, member string) {
 	name := []byte(`"` + member + `"`)
 	for {
@@ -195,8 +197,8 @@ func leadingString(b []byte) (string, bool) {
 	return "", false
 }
 
-// add notes a token once, and reports whether there is room for more of its kind.
-// The name is of any type because a JSON token is.
+// add notes a token once, and reports whether there is room for more of its kind. name is
+// what json.Decoder calls a token, hence of any type.
 func (s *seen) add(name any, token string) bool {
 	into := &s.access
 	switch name {
