@@ -88,7 +88,7 @@ func (b *broker) pathGrants() []*framework.Path {
 }
 
 func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	after, limit, err := window(d)
+	after, limit, err := pageOf(d)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framewor
 }
 
 func (b *broker) listGrantsOfEntity(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	after, limit, err := window(d)
+	after, limit, err := pageOf(d)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (b *broker) listGrantsOfEntity(ctx context.Context, _ *logical.Request, d *
 }
 
 func (b *broker) listHolders(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	after, limit, err := window(d)
+	after, limit, err := pageOf(d)
 	if err != nil {
 		return nil, err
 	}
@@ -161,8 +161,8 @@ func keyInfo(s *grant.Summary) map[string]any {
 	return about
 }
 
-// window is what of a list is asked for.
-func window(d *framework.FieldData) (after string, limit int, err error) {
+// pageOf is which part of a list is asked for.
+func pageOf(d *framework.FieldData) (after string, limit int, err error) {
 	limit = d.Get("limit").(int)
 	if limit < 1 || limit > maxPage {
 		return "", 0, fault.New(fault.InvalidRequest, "limit must be between 1 and %d", maxPage)

@@ -152,7 +152,7 @@ func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework
 }
 
 func (b *broker) listFrozen(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	after, limit, err := window(d)
+	after, limit, err := pageOf(d)
 	if err != nil {
 		return nil, err
 	}

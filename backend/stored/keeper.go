@@ -27,17 +27,17 @@ import (
 // Nothing that it takes or returns is kept: whoever calls may change it.
 type Keeper[T any] struct {
 	storage logical.Storage
-	place   string
+	prefix  string // or the key of a single entry
 	kind    Kind[T]
 	locks   []*locksutil.LockEntry // by name; never over a call to a provider or issuer
 	changed []func(name string)
 }
 
-// NewKeeper keeps entries of the kind at a place of storage. A place that ends with a
+// NewKeeper keeps entries of the kind below a prefix in storage. One that ends with a
 // slash holds many entries, each with its name behind it, which may have slashes too.
 // Any other is the key of a single entry, whose name is "".
-func NewKeeper[T any](storage logical.Storage, place string, kind Kind[T]) *Keeper[T] {
-	return &Keeper[T]{storage: storage, place: place, kind: kind, locks: locksutil.CreateLocks()}
+func NewKeeper[T any](storage logical.Storage, prefix string, kind Kind[T]) *Keeper[T] {
+	return &Keeper[T]{storage: storage, prefix: prefix, kind: kind, locks: locksutil.CreateLocks()}
 }
 
 // OnChange has drop called after each write of an entry, also after one that failed, as
@@ -52,7 +52,7 @@ func (k *Keeper[T]) OnChange(drop func(name string)) {
 // *fault.Error: in its chain is ErrUndecodable if the entry is there and says nothing,
 // and form.ErrNewer if only a newer version of the plugin knows what it says.
 func (k *Keeper[T]) Get(ctx context.Context, name string) (*T, error) {
-	raw, err := k.storage.Get(ctx, k.place+name)
+	raw, err := k.storage.Get(ctx, k.prefix+name)
 	if err != nil {
 		return nil, Fault(err)
 	}
@@ -61,7 +61,7 @@ func (k *Keeper[T]) Get(ctx context.Context, name string) (*T, error) {
 	}
 	entry, err := k.kind.decode(raw.Value)
 	if err != nil {
-		return nil, Fault(fmt.Errorf("%s: %w", k.place+name, err))
+		return nil, Fault(fmt.Errorf("%s: %w", k.prefix+name, err))
 	}
 	return entry, nil
 }
@@ -78,7 +78,7 @@ func (k *Keeper[T]) Exists(ctx context.Context, name string) (bool, error) {
 // List returns the names that begin with folder, without it: those of entries, and with
 // a slash at the end those of further folders. folder is "" or ends with a slash.
 func (k *Keeper[T]) List(ctx context.Context, folder string) ([]string, error) {
-	names, err := k.storage.List(ctx, k.place+folder)
+	names, err := k.storage.List(ctx, k.prefix+folder)
 	if err != nil {
 		return nil, Fault(err)
 	}
@@ -129,8 +129,8 @@ func (k *Keeper[T]) Delete(ctx context.Context, name string) error {
 // Invalidate drops what was made of the entry that another node has written at key. It
 // reports whether key is one of this keeper's.
 func (k *Keeper[T]) Invalidate(key string) bool {
-	name, ok := strings.CutPrefix(key, k.place)
-	if !ok || strings.HasSuffix(k.place, "/") == (name == "") {
+	name, ok := strings.CutPrefix(key, k.prefix)
+	if !ok || strings.HasSuffix(k.prefix, "/") == (name == "") {
 		return false
 	}
 	k.tell(name)
@@ -159,7 +159,7 @@ func (k *Keeper[T]) change(ctx context.Context, name string, edit func(*T) (*T, 
 
 // put is for whoever holds the name's lock.
 func (k *Keeper[T]) put(ctx context.Context, name string, entry *T, tell func(string)) error {
-	key := k.place + name
+	key := k.prefix + name
 	if entry == nil {
 		defer tell(name)
 		if err := k.storage.Delete(ctx, key); err != nil {

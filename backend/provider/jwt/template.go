@@ -45,7 +45,7 @@ func parseCopied(field, source string) (copied, error) {
 			return c, kit.Invalid(field, "{{%s}} is about the caller and would stand beside the subject's sub, as if it were the subject's: write a name such as %steam, which puts it into act", e, insideAct)
 		case !ok || claim == "":
 			return c, kit.Invalid(field, "{{%s}} is nothing that can be copied in an exchange: it takes {{%s<name>}}, or text", e, subjectClaims)
-		case !kit.Alone(source):
+		case !kit.IsOneExpression(source):
 			return c, kit.Invalid(field, "{{%s}} is copied as it is: it must be the whole template", e)
 		}
 		c.claim = claim

@@ -50,7 +50,7 @@ func ParseTemplate(field, source string) (Template, error) {
 	t := Template{field: field, source: source, expressions: all}
 	for _, e := range all {
 		switch {
-		case e == GroupNames && Alone(source):
+		case e == GroupNames && IsOneExpression(source):
 			t.list = true
 		case e == GroupNames:
 			return t, Invalid(field, "{{%s}} is a list: it must be the whole template", GroupNames)
@@ -91,8 +91,8 @@ func Expressions(field, source string) ([]string, error) {
 	return all, nil
 }
 
-// Alone reports whether source is one expression and nothing else.
-func Alone(source string) bool {
+// IsOneExpression reports whether source is one expression and nothing else.
+func IsOneExpression(source string) bool {
 	return strings.HasPrefix(source, "{{") && strings.HasSuffix(source, "}}") && strings.Count(source, "{{") == 1
 }
 
