@@ -7,13 +7,16 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/jwt"
 )
+
+// signers begins the names of the providers whose tokens the broker had signed when
+// records did not say by which key yet.
+const signers = "jwt/"
 
 // withdrawn reports whether the broker has signed the grant's token and takes it for its
 // own no more: an emergency took its key back, or the issuer is called otherwise now.
 func (b *broker) withdrawn(ctx context.Context, g *grant.Grant) (bool, error) {
-	if g.KeyID == "" && !strings.HasPrefix(g.Provider, jwt.TypeName+"/") {
+	if g.KeyID == "" && !strings.HasPrefix(g.Provider, signers) {
 		return false, nil
 	}
 	s, err := b.own.state(ctx)
