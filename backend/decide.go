@@ -40,6 +40,8 @@ type decided struct {
 	actor    *subject.Token
 	// unfrozenAt is the freezer's moment before it was asked.
 	unfrozenAt uint64
+	// pulls is the number of the last pull of a lever before that.
+	pulls uint64
 }
 
 // decide gathers what the pure decision needs and asks it. creds and explain
@@ -77,7 +79,7 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	}
 	return &decided{
 		Decision: role.policy.Decide(s, a.request), role: role, provider: p, ask: a, caller: caller,
-		subject: s.Subject.Token(), actor: s.Actor.Token(), unfrozenAt: moment,
+		subject: s.Subject.Token(), actor: s.Actor.Token(), unfrozenAt: moment, pulls: b.killer.Pulls(),
 	}, nil
 }
 

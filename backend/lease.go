@@ -86,7 +86,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	if err := b.changeShared(ctx, id, func(g *grant.Grant) error {
 		_, shares := g.Shares[share]
 		switch {
-		case g.Doom != nil:
+		case g.Doom != nil || g.Released:
 			return fault.New(fault.AccessDenied, "the token of this lease is being killed: read creds again")
 		case share == "":
 			g.LeaseEnds = ends

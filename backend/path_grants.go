@@ -45,7 +45,7 @@ func (b *broker) pathGrants() []*framework.Path {
 	list := func(callback framework.OperationFunc, summary string) map[logical.Operation]framework.OperationHandler {
 		return map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback: callback, Summary: summary, Responses: listResponses("role", "provider", "entity_id", "expires_at", "lease_ends", "pending"),
+				Callback: callback, Summary: summary, Responses: listResponses("role", "provider", "entity_id", "expires_at", "lease_ends", "pending", "intent", "released"),
 				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 			},
 		}
@@ -151,7 +151,15 @@ func (b *broker) grantPage(ctx context.Context, holders []string, after string, 
 }
 
 func keyInfo(s *grant.Summary) map[string]any {
-	about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "lease_ends": stamp(s.LeaseEnds), "pending": s.Doomed && s.Revocable}
+	about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "pending": s.Doomed && s.Revocable}
+	if s.IsIntent() {
+		about["intent"] = true
+	} else {
+		about["lease_ends"] = stamp(s.LeaseEnds)
+	}
+	if s.Released {
+		about["released"] = true
+	}
 	if s.Role != "" {
 		about["role"] = s.Role
 	}
@@ -185,13 +193,21 @@ func (b *broker) readGrant(ctx context.Context, _ *logical.Request, d *framework
 func showGrant(g *grant.Grant) map[string]any {
 	data := map[string]any{
 		"grant_id": g.ID, "entity_id": g.Holder, "provider": g.Provider,
-		"issued_at": stamp(g.IssuedAt), "lease_ends": stamp(g.LeaseEnds),
+		"issued_at":  stamp(g.IssuedAt),
 		"revocation": string(g.Revocation()), "self_contained": g.SelfContained, "pending": g.Doom != nil && g.Revocable(),
 	}
 	for name, value := range map[string]string{"role": g.Role, "subject": g.Subject, "subject_issuer": g.SubjectIssuer, "actor": g.Actor, "actor_issuer": g.ActorIssuer, "remote_addr": g.Facts.RemoteAddr} {
 		if value != "" {
 			data[name] = value
 		}
+	}
+	if g.IsIntent() {
+		data["intent"], data["looked_for"] = true, stamp(g.Intent)
+	} else {
+		data["lease_ends"] = stamp(g.LeaseEnds)
+	}
+	if g.Lever != "" {
+		data["lever"], data["released"] = g.Lever, g.Released
 	}
 	if len(g.Granted) > 0 {
 		data["granted"] = g.Granted
@@ -225,7 +241,11 @@ func grantResponse() map[string]*framework.FieldSchema {
 		"remote_addr":    {Type: text, Description: "From where it was asked for."},
 		"granted":        {Type: framework.TypeStringSlice, Description: "What was granted, flat."},
 		"issued_at":      {Type: when, Description: "When it was issued."},
-		"lease_ends":     {Type: when, Description: "When its lease ends."},
+		"lease_ends":     {Type: when, Description: "When its lease ends; absent for an intent."},
+		"intent":         {Type: framework.TypeBool, Description: "True while nobody knows whether there is a token: its mint is under way, or the answer was lost."},
+		"looked_for":     {Type: when, Description: "When an intent that is left over is looked for at the provider, by its name, and killed."},
+		"lever":          {Type: text, Description: "What the token dies with, by the provider's name for it, where others may die with it too."},
+		"released":       {Type: framework.TypeBool, Description: "True once its lease has ended while others still hold its lever, with which it dies."},
 		"expires_at":     {Type: when, Description: "When the token expires at the provider, where that is known."},
 		"revocation":     {Type: text, Description: "token, lever or expiry."},
 		"self_contained": {Type: framework.TypeBool, Description: "True if it is accepted offline until expires_at even after revocation."},

@@ -23,7 +23,8 @@ const revokeWait = 25 * time.Second
 const revokeHelp = `
 Kills live grants now, at the provider. revoked counts the tokens that are dead,
 pending those whose revocation has not succeeded yet and is being retried,
-expiry_only those that nothing can kill; residual_exposure_seconds is for how long
+expiry_only those that nothing can kill, bystanders the grants of others that died
+because only something larger than the token can be killed; residual_exposure_seconds is for how long
 one of them may still be accepted somewhere. With freeze=true nothing new is
 granted from now on, a mint in flight included; freeze=false thaws and kills
 nothing; without it, freezing stays as it is. What is killed by an issuer's name are
@@ -171,7 +172,7 @@ func (b *broker) listFrozen(ctx context.Context, _ *logical.Request, d *framewor
 // tallyData is what is answered of a kill.
 func tallyData(t ending.Tally) map[string]any {
 	return map[string]any{
-		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly,
+		"revoked": t.Revoked, "pending": t.Pending, "expiry_only": t.ExpiryOnly, "bystanders": t.Bystanders,
 		"residual_exposure_seconds": int64((t.Residual + time.Second - 1) / time.Second),
 	}
 }
@@ -182,6 +183,7 @@ func killFields() map[string]*framework.FieldSchema {
 		"revoked":                   {Type: framework.TypeInt, Description: "Grants that are dead at the provider."},
 		"pending":                   {Type: framework.TypeInt, Description: "Grants whose revocation has not succeeded yet and is being retried."},
 		"expiry_only":               {Type: framework.TypeInt, Description: "Grants that nothing can kill before they expire."},
+		"bystanders":                {Type: framework.TypeInt, Description: "Grants of others that died with what had to be killed: a login, say, that they came from too."},
 		"residual_exposure_seconds": {Type: framework.TypeInt, Description: "For how long one of these tokens may still be accepted somewhere."},
 	}
 }

@@ -19,10 +19,11 @@ func (b *broker) pathSweep() []*framework.Path {
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback: b.runSweep, Summary: "Sweep now.",
 				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "What the sweep did.", Fields: map[string]*framework.FieldSchema{
-					"killed":  {Type: framework.TypeInt, Description: "Grants killed at their provider."},
-					"expired": {Type: framework.TypeInt, Description: "Grants forgotten because their token has certainly expired."},
-					"holders": {Type: framework.TypeInt, Description: "Holders that were judged; the rest are judged by the next sweeps."},
-					"pending": {Type: framework.TypeInt, Description: "Revocations that failed again and will be retried."},
+					"killed":     {Type: framework.TypeInt, Description: "Grants killed at their provider."},
+					"expired":    {Type: framework.TypeInt, Description: "Grants forgotten because their token has certainly expired."},
+					"holders":    {Type: framework.TypeInt, Description: "Holders that were judged; the rest are judged by the next sweeps."},
+					"bystanders": {Type: framework.TypeInt, Description: "Grants of others that died with what had to be killed: a login, say, that they came from too."},
+					"pending":    {Type: framework.TypeInt, Description: "Revocations that failed again and will be retried."},
 				}}}},
 				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 			},
@@ -35,5 +36,5 @@ func (b *broker) runSweep(ctx context.Context, _ *logical.Request, _ *framework.
 	if err != nil {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{"killed": counts.Killed, "expired": counts.Expired, "pending": counts.Pending, "holders": counts.Holders}}, nil
+	return &logical.Response{Data: map[string]any{"killed": counts.Killed, "expired": counts.Expired, "pending": counts.Pending, "holders": counts.Holders, "bystanders": counts.Bystanders}}, nil
 }

@@ -52,7 +52,7 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 		b.Logger().Error("sweep failed", "error", err)
 	}
 	if counts.Killed+counts.Expired+counts.Pending > 0 {
-		b.Logger().Info("sweep", "killed", counts.Killed, "expired", counts.Expired, "pending", counts.Pending, "holders", counts.Holders)
+		b.Logger().Info("sweep", "killed", counts.Killed, "expired", counts.Expired, "pending", counts.Pending, "holders", counts.Holders, "bystanders", counts.Bystanders)
 	}
 	if b.System().Tainted() {
 		// Vault has begun to disable the mount meanwhile: it takes this run for the

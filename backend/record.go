@@ -11,16 +11,35 @@ import (
 
 // received is a child with its grant, before it is judged.
 func received(id string, d *decided, child *provider.Child) *minted {
-	g := grantOf(id, d.provider.Ref, child)
-	g.Role = d.role.name
+	g := expected(id, d)
+	complete(g, child)
 	flat := child.Granted.Flat()
 	made := &minted{child: child, grant: g, unfit: d.unrecordable(child, flat)}
 	if made.unfit == "" {
 		describe(g, child, flat)
+	} else if d.unrecordable(leverOf(child), nil) == "" {
+		g.Lever = leverOf(child).Lever // whose other grants must not die with this one
 	}
 	if child.Issuer != "" {
 		g.Issuer, g.KeyID = child.Issuer, keyring.KeyID(child.Token().Reveal())
 	}
+	return made
+}
+
+// leverOf is of a child what its lever is judged by.
+func leverOf(child *provider.Child) *provider.Child {
+	alone := &provider.Child{Secrets: child.Secrets}
+	if child.Revocation() == provider.ClassLever {
+		alone.Lever = child.Lever
+	}
+	return alone
+}
+
+// expected is what is known of a grant before there is a child: whose it will be, and on
+// whose word.
+func expected(id string, d *decided) *grant.Grant {
+	holder, _ := grant.HolderOf(id)
+	g := &grant.Grant{ID: id, Holder: holder, Role: d.role.name, Provider: d.provider.Ref}
 	if d.caller.RemoteAddr.IsValid() {
 		g.Facts.RemoteAddr = d.caller.RemoteAddr.String()
 	}
@@ -32,24 +51,17 @@ func received(id string, d *decided, child *provider.Child) *minted {
 	if d.actor != nil {
 		g.Actor, g.ActorIssuer, g.ActorIssuerPrint = d.actor.Subject, d.actor.IssuerName, d.actor.IssuerPrint
 	}
-	return made
+	return g
 }
 
-// grantOf is a grant as far as the child alone makes it.
-func grantOf(id, ref string, child *provider.Child) *grant.Grant {
-	holder, _ := grant.HolderOf(id)
-	return &grant.Grant{
-		ID: id, Holder: holder, Provider: ref, ExpiresAt: child.ExpiresAt, SelfContained: child.SelfContained,
-		Class: child.Revocation(), Handle: child.Handle,
-	}
+// complete adds what the child alone tells.
+func complete(g *grant.Grant, child *provider.Child) {
+	g.ExpiresAt, g.SelfContained, g.Class, g.Handle = child.ExpiresAt, child.SelfContained, child.Revocation(), child.Handle
 }
 
 // describe adds what the provider itself said of the child, flat being what it granted.
 func describe(g *grant.Grant, child *provider.Child, flat []string) {
-	g.Access, g.Granted = values(child.Granted), flat
-	if g.Class == provider.ClassLever {
-		g.Lever = child.Lever
-	}
+	g.Access, g.Granted, g.Lever = values(child.Granted), flat, leverOf(child).Lever
 }
 
 // checkGrant is the grant for a child that a live check had to mint: nobody's.
@@ -58,7 +70,8 @@ func (b *broker) checkGrant(p *downstream.Provider, child *provider.Child) *gran
 	if err != nil {
 		id = fmt.Sprintf("%s.check%d", grant.NoHolder, b.now().UnixNano())
 	}
-	g := grantOf(id, p.Ref, child)
+	g := &grant.Grant{ID: id, Holder: grant.NoHolder, Provider: p.Ref}
+	complete(g, child)
 	if flat := child.Granted.Flat(); unrecordable(p.Secrets(), nil, child, flat) == "" {
 		describe(g, child, flat)
 	}

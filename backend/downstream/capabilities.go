@@ -87,6 +87,16 @@ func (p *Provider) revoker() provider.Revoker {
 	return revoker
 }
 
+// Finds reports whether the provider's children can be found again by what they were
+// named after.
+func (p *Provider) Finds() bool { return p.finder() != nil }
+
+// finder finds the provider's children; nil if it cannot.
+func (p *Provider) finder() provider.Finder {
+	finder, _ := p.opened.(provider.Finder)
+	return finder
+}
+
 // PublicFields describe what Provider.Public shows.
 func PublicFields(t provider.Type) map[string]*framework.FieldSchema {
 	if shows, ok := t.(provider.Shows); ok {

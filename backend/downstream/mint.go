@@ -15,6 +15,7 @@ const (
 	CallRevoke = "revoke"
 	CallCheck  = "check"
 	CallRotate = "rotate"
+	CallFind   = "find"
 )
 
 func (p *Provider) typeName() string {

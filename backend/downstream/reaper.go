@@ -27,6 +27,24 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 	if revoker == nil {
 		return ErrNotRevocable
 	}
+	return r.call(ctx, p, CallRevoke, func() error { return p.discreet(revoker.Revoke(ctx, handle), handle) })
+}
+
+// Find is one paced and measured call that looks for what a mint has left, as
+// provider.Finder says. It is ErrNotRevocable where the provider's children have no names.
+func (r *Reaper) Find(ctx context.Context, p *Provider, grantID string) (handles []secret.Text, err error) {
+	finder := p.finder()
+	if finder == nil {
+		return nil, ErrNotRevocable
+	}
+	err = r.call(ctx, p, CallFind, func() error {
+		handles, err = finder.Find(ctx, grantID)
+		return p.discreet(err, handles...)
+	})
+	return handles, err
+}
+
+func (r *Reaper) call(ctx context.Context, p *Provider, what string, f func() error) error {
 	deps := r.registry.deps
 	done, err := p.site.gate.waitRevoke(ctx, deps.Now())
 	if err != nil {
@@ -34,8 +52,8 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 	}
 	defer done()
 	started := time.Now()
-	err = p.discreet(revoker.Revoke(ctx, handle), handle)
-	deps.Measure(p.Ref, CallRevoke, started, err)
+	err = f()
+	deps.Measure(p.Ref, what, started, err)
 	p.site.gate.heedRevoke(deps.Now(), err)
 	return err
 }

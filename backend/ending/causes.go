@@ -15,4 +15,7 @@ const (
 	causeMountDisabled  = "mount_disabled"
 	CauseToken          = "oauth/revoke"
 	causeGrant          = "revoke/grant"
+	causeLostAnswer     = "answer_lost"
+	// causeLever is of those that have died with a lever that was pulled for another.
+	causeLever = "lever_pulled"
 )

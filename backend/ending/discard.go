@@ -15,6 +15,11 @@ import (
 // made it. It was perhaps never recorded: if it cannot be killed now it is recorded as
 // doomed, and if even that fails it is kept in memory until it can be.
 func (k *Killer) Discard(ctx context.Context, p *downstream.Provider, g *grant.Grant, cause string) error {
+	if g.Lever != "" {
+		if _, ended := k.door.State(); !ended {
+			return k.discardOn(ctx, g, cause)
+		}
+	}
 	failed := k.revokeChild(ctx, p, g, downstream.SettleBudget)
 	if failed != nil {
 		err := k.keepDoomed(ctx, g, cause, failed)

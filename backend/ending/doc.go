@@ -23,6 +23,10 @@
 // and the sweep tries the outbox again (killDue), goes on with orders that a crash has
 // left (resumeOrders), and asks Vault who the holders are now (sweepHolders).
 //
+// What hangs on one lever dies together, and not before the last lease on it has ended
+// unless somebody means it (lever.go). A mint whose answer nobody has recorded is looked
+// for by its name (intent.go).
+//
 // What may get no new grants is the Freezer's. Its promise with a kill is that one of
 // both finds a mint in flight: a freeze is in memory before its kill begins, and a mint
 // looks for freezes after its grant is on record.

@@ -15,7 +15,7 @@ func (k *Killer) Held(ctx context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, stored.Fault(err)
 	}
-	if !known || s.Doomed || s.Withheld || k.queue.has(id) || !k.now().Before(s.LeaseEnds) {
+	if !known || s.Doomed || s.Withheld || s.Released || k.queue.has(id) || !k.now().Before(s.LeaseEnds) {
 		return false, nil
 	}
 	frozen, err := k.freezer.Check(ctx, s.Holder, s.Role, s.Provider, s.SubjectIssuer, s.ActorIssuer)

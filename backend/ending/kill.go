@@ -14,9 +14,9 @@ import (
 //
 // A token that nothing can kill stays in the ledger until it has expired, so
 // that nobody takes it for dead; for Vault's lease that is a success, because no
-// retry would do more.
+// retry would do more. The same goes for one that lives on because others hold its lever.
 func (k *Killer) Kill(ctx context.Context, id, cause string) error {
-	_, err := k.try(ctx, id, cause)
+	_, err := k.try(ctx, id, cause, newPulls(nil))
 	return err
 }
 
@@ -31,11 +31,15 @@ const (
 	// unkillable: nothing can kill it, or its provider has said that it never will. That
 	// is noted on the grant, and is no failure.
 	unkillable
+	// released: its token lives on, because others hold its lever, and dies with that.
+	released
+	// nothing: it was an intent, and no token had come of it.
+	nothing
 )
 
-// try is Kill that says what has become of the grant. It is the only way in which one
+// try is Kill, with others of the same kill, that says what has become of the grant. It is the only way in which one
 // dies that is on record, but for its end with others.
-func (k *Killer) try(ctx context.Context, id, cause string) (fate, error) {
+func (k *Killer) try(ctx context.Context, id, cause string, in *pulls) (fate, error) {
 	k.ledger.EndHold(id) // its child may be about to become one that can be joined
 	k.closeShare(id)
 	g, err := k.ledger.Get(ctx, id)
@@ -46,15 +50,22 @@ func (k *Killer) try(ctx context.Context, id, cause string) (fate, error) {
 		k.ledger.Suspect(id)
 		return gone, stored.Fault(errors.Join(err, errUnrecorded))
 	}
-	if g.Doom != nil {
+	if cause == causeLostAnswer && !g.IsIntent() {
+		return nothing, nil // its answer has come
+	}
+	if g.Doom != nil && (g.Lever == "" || !k.pullsAtOnce(ctx, g.Provider, cause)) {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}
 	s := g.Summary()
 	switch {
 	case s.Over(k.now()):
-		return gone, k.forget(ctx, g, cause)
+		return gone, k.expire(ctx, g, cause)
+	case g.IsIntent():
+		return k.killIntent(ctx, g, cause)
 	case g.Handle.Empty():
 		return unkillable, k.noteUnkillable(ctx, g, cause)
+	case g.Lever != "":
+		return k.killOn(ctx, g, cause, in)
 	}
 	if err := k.revoke(ctx, g); err != nil {
 		return k.postpone(ctx, g, cause, err)

@@ -33,6 +33,7 @@ type Killer struct {
 	judged cursor
 	looks  firstLooks // at holders whom Vault does not know
 	losing losing
+	pulled pulled
 
 	// Drain is how long the end of a mount waits for the mints under way, LatePause comes
 	// before the first further try of a kill after the end. Tests shorten them.
@@ -72,6 +73,8 @@ type Reaper interface {
 	// Revoke is one paced and measured call. It returns downstream.ErrNotRevocable if the
 	// provider cannot kill at all.
 	Revoke(ctx context.Context, p *downstream.Provider, handle secret.Text) error
+	// Find is one such call that looks for what a mint has left.
+	Find(ctx context.Context, p *downstream.Provider, grantID string) ([]secret.Text, error)
 }
 
 // New makes a Killer; nothing is read yet.

@@ -66,6 +66,11 @@ func (w *world) Revoke(_ context.Context, p *downstream.Provider, handle secret.
 	return w.revoke(p.Ref, handle)
 }
 
+// Find implements Reaper.
+func (w *world) Find(context.Context, *downstream.Provider, string) ([]secret.Text, error) {
+	return nil, nil
+}
+
 // record puts a grant on record whose lease and token live for an hour.
 func (w *world) record(holder, ref string) *grant.Grant {
 	w.t.Helper()

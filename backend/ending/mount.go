@@ -52,17 +52,17 @@ func (k *Killer) Leave(ctx context.Context) error {
 
 // killKillable starts to kill all that can be killed.
 func (k *Killer) killKillable(ctx context.Context) *Run {
-	return k.startKill(ctx, k.along(walk{
+	return k.startWalk(ctx, walk{
 		whole:    true,
 		concerns: killable,
 		holders:  func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, killable) },
 		matches: func(s *grant.Summary) string {
-			if s.Revocable {
+			if s.Revocable && !(s.IsIntent() && k.ledger.Holding(s.ID)) { // whose mint the door waits for
 				return causeMountDisabled
 			}
 			return ""
 		},
-	}))
+	})
 }
 
 // outcome waits for the run of a mount that is to go.

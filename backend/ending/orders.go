@@ -100,7 +100,7 @@ func (k *Killer) KillAll(ctx context.Context, what Thing, cause string) (*Run, e
 // execute tries to kill every grant of the order, which has begun, once; those that
 // fail are in the outbox then, and the order is done.
 func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
-	run := k.startKill(ctx, k.chosen(o))
+	run := k.startWalk(ctx, k.chosen(o))
 	go func() {
 		<-run.done
 		defer k.orders.end(id)
@@ -111,7 +111,7 @@ func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
 		if err := k.orders.kept.Delete(context.WithoutCancel(ctx), id); err != nil {
 			k.logger().Warn("a kill is complete, but its order could not be deleted: the sweep will repeat it", "error", err)
 		}
-		k.logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending)
+		k.logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending, "bystanders", run.tally().Bystanders)
 	}()
 	return run
 }
@@ -120,7 +120,7 @@ func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
 // those of a role or a provider once the ledger knows who has any. Which issuers a grant
 // rests on its record alone tells: memory would grow with issuers and holders, for what
 // is asked once in a blue moon. So all records are read, one after the other.
-func (k *Killer) chosen(o *order) source {
+func (k *Killer) chosen(o *order) walk {
 	w := walk{matches: func(s *grant.Summary) string {
 		if o.matches(s) {
 			return o.cause()
@@ -140,7 +140,7 @@ func (k *Killer) chosen(o *order) source {
 		}
 		w.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, w.concerns) }
 	}
-	return k.along(w)
+	return w
 }
 
 // resumeOrders goes on with what a crash or a change of leader interrupted.

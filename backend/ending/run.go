@@ -17,12 +17,17 @@ const (
 	maxQueued = 5000
 )
 
-// startKill kills the grants of a source, a bounded number at a time of each
-// provider: one that is slow or dead does not hold up the kills at the others, as
-// long as it does not have very many of them.
-func (k *Killer) startKill(ctx context.Context, from source) *Run {
+// startWalk is startKill of all that a walk comes to.
+func (k *Killer) startWalk(ctx context.Context, w walk) *Run {
+	return k.startKill(ctx, k.along(w), w.means)
+}
+
+// startKill kills the grants of a source, which are those that are chosen, a bounded
+// number at a time of each provider: one that is slow or dead does not hold up the kills
+// at the others, as long as it does not have very many of them.
+func (k *Killer) startKill(ctx context.Context, from source, chosen func(*grant.Summary) bool) *Run {
 	ctx = context.WithoutCancel(ctx)
-	run := &Run{done: make(chan struct{}), now: k.now}
+	run := &Run{done: make(chan struct{}), now: k.now, pulls: newPulls(chosen)}
 	go func() {
 		defer close(run.done)
 		queues := map[string]chan target{}
@@ -49,8 +54,10 @@ func (k *Killer) startKill(ctx context.Context, from source) *Run {
 
 // startThose is startKill of grants in memory: when it returns, they are queued.
 func (k *Killer) startThose(ctx context.Context, targets []target) *Run {
+	those := map[string]bool{}
 	for i := range targets {
 		k.queue.add(&targets[i].Summary, 1)
+		those[targets[i].ID] = true
 	}
 	run := k.startKill(ctx, func(_ context.Context, _ func(int), yield func(target)) error {
 		for _, t := range targets {
@@ -58,7 +65,7 @@ func (k *Killer) startThose(ctx context.Context, targets []target) *Run {
 			k.queue.add(&t.Summary, -1) // the run has it now
 		}
 		return nil
-	})
+	}, func(s *grant.Summary) bool { return those[s.ID] })
 	run.expect(len(targets))
 	return run
 }
@@ -74,9 +81,13 @@ func (k *Killer) killEach(ctx context.Context, queue <-chan target, run *Run) {
 	group.SetLimit(killParallel)
 	for t := range queue {
 		group.Go(func() error {
-			what, err := k.try(ctx, t.ID, t.cause)
+			what, err := k.try(ctx, t.ID, t.cause, run.pulls)
 			t.Revocable = (t.Revocable || what == revoked) && what != unkillable
 			k.queue.add(&t.Summary, -1)
+			if err == nil && (what == released || what == nothing) {
+				run.drop()
+				return nil
+			}
 			run.settle(t, err)
 			return nil
 		})

@@ -14,7 +14,7 @@ const dueBatch = 500
 
 // Swept counts what one sweep did.
 type Swept struct {
-	Killed, Expired, Pending, Holders int
+	Killed, Expired, Pending, Holders, Bystanders int
 }
 
 // Sweep retries the outbox, kills what outlived its lease, forgets what has
@@ -33,7 +33,8 @@ func (k *Killer) Sweep(ctx context.Context, byHand bool, slice time.Duration) (S
 		problems = stored.Fault(err)
 	}
 	runs, err := k.killDue(ctx, byHand, slice/3)
-	problems = errors.Join(problems, err)
+	idle, failed := k.killIdle(ctx)
+	runs, problems = append(runs, idle...), errors.Join(problems, err, failed)
 	unfits, holders, err := k.sweepHolders(ctx, byHand, slice*2/3-time.Since(started))
 	problems = errors.Join(problems, err, k.resumeOrders(ctx))
 	if run := k.killUnfit(ctx, k.losing.take(unfits)); run != nil {
@@ -50,7 +51,10 @@ func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration) 
 	tried := map[string]bool{}
 	q := grant.Query{
 		Now: now, Early: byHand, Limit: dueBatch,
-		Business: func(s *grant.Summary) bool { return dueCause(s, now, byHand) != "" },
+		Business: func(s *grant.Summary) bool {
+			// An intent that is held is of a mint under way, however long it takes.
+			return dueCause(s, now, byHand) != "" && !(s.IsIntent() && k.ledger.Holding(s.ID))
+		},
 		// What an earlier run still has in its queue would only pile up.
 		Skip: func(id string) bool { return tried[id] || k.queue.has(id) },
 	}
@@ -93,7 +97,14 @@ func dueCause(s *grant.Summary, now time.Time, regardless bool) string {
 		return ""
 	case s.Doomed && (regardless || !now.Before(s.Next)):
 		return causeOutbox
-	case !s.Doomed && now.After(s.LeaseEnds.Add(grace)):
+	case s.Doomed || s.Released:
+		return ""
+	case s.IsIntent():
+		if now.Before(s.Intent) {
+			return "" // its mint may be under way
+		}
+		return causeLostAnswer
+	case now.After(s.LeaseEnds.Add(grace)):
 		return causeOverstayed
 	}
 	return ""
@@ -109,6 +120,7 @@ func waitForAll(ctx context.Context, runs []*Run, atMost time.Duration) Swept {
 		expired := run.forgotten()
 		counts.Pending += t.Pending
 		counts.Expired += expired
+		counts.Bystanders += t.Bystanders
 		counts.Killed += max(0, t.Revoked+t.ExpiryOnly-expired)
 	}
 	return counts

@@ -11,8 +11,9 @@ import (
 
 // Run is a kill of many that goes on whether or not somebody waits for it.
 type Run struct {
-	done chan struct{}
-	now  func() time.Time
+	done  chan struct{}
+	now   func() time.Time
+	pulls *pulls
 
 	mu       sync.Mutex
 	count    Tally
@@ -29,12 +30,13 @@ type Run struct {
 	failed     error
 }
 
-// tally is the count so far; what was not tried yet counts as p Before all
+// tally is the count so far; what was not tried yet counts as pending. Before all
 // are found, the residual exposure is the longest that there can be.
 func (r *Run) tally() Tally {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.count
+	t.Bystanders = r.pulls.counted()
 	t.Pending = r.found - t.Revoked - t.ExpiryOnly
 	t.Residual = r.left.from(r.now())
 	switch {
@@ -89,6 +91,14 @@ func (r *Run) find(s *grant.Summary) {
 	defer r.mu.Unlock()
 	r.found++
 	r.exposed.add(s)
+}
+
+// drop takes back one that was found, and was not to be killed.
+func (r *Run) drop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.found--
+	r.expected = max(0, r.expected-1)
 }
 
 func (r *Run) end(err error) {
@@ -152,8 +162,10 @@ func (e exposure) from(now time.Time) time.Duration {
 // Tally counts what a kill of many did.
 type Tally struct {
 	Revoked, Pending, ExpiryOnly int
+	// Bystanders are grants that the kill did not mean and that have died with a lever.
+	Bystanders int
 	// Residual is for how long one of these tokens may still be accepted
 	// somewhere: because nothing can kill it, because it is verified offline, or
-	// because its kill is still p
+	// because its kill is still pending.
 	Residual time.Duration
 }

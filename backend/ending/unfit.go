@@ -63,16 +63,24 @@ func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
 			if !s.Revocable || s.Doomed || k.queue.has(s.ID) {
 				return "" // nothing can be done, or somebody does it
 			}
-			for _, u := range byHolder[s.Holder] {
-				if u.Role == s.Role {
-					return u.cause
-				}
-			}
-			return ""
+			return causeOf(byHolder[s.Holder], s)
 		},
 	}
 	return k.startKill(ctx, func(ctx context.Context, expect func(int), yield func(target)) error {
 		defer k.losing.release(unfits)
 		return k.along(w)(ctx, expect, yield)
-	})
+	}, func(s *grant.Summary) bool { return causeOf(byHolder[s.Holder], s) != "" })
 }
+
+// causeOf is why a grant of an unfit holder must die, or "". One that was released waits
+// for others already, unless its holder has left.
+func causeOf(unfits []unfit, s *grant.Summary) string {
+	for _, u := range unfits {
+		if u.Role == s.Role && (!s.Released || hasLeft(u.cause)) {
+			return u.cause
+		}
+	}
+	return ""
+}
+
+func hasLeft(cause string) bool { return cause == causeHolderGone || cause == causeHolderDisabled }

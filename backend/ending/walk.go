@@ -28,6 +28,9 @@ type walk struct {
 	whole bool
 }
 
+// means reports whether the walk comes to the grant.
+func (w walk) means(s *grant.Summary) bool { return w.matches(s) != "" }
+
 // along is the source that reads the records of a walk.
 func (k *Killer) along(w walk) source {
 	return func(ctx context.Context, expect func(int), yield func(target)) error {

@@ -37,6 +37,13 @@ func (l *Ledger) EndHold(id string) {
 	l.endHoldLocked(id)
 }
 
+// Holding reports whether somebody has a hold on the grant.
+func (l *Ledger) Holding(id string) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.holds[id] != nil
+}
+
 func (l *Ledger) endHoldLocked(id string) {
 	if h := l.holds[id]; h != nil {
 		h.over.Store(true)

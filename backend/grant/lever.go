@@ -72,8 +72,8 @@ func (v *levers) hang(s *Summary, from, to hangs) {
 		lever.Name = strings.Clone(lever.Name)
 		v.on[lever] = on
 	}
-	on.add(s.Holder, from, -1)
-	on.add(s.Holder, to, 1)
+	on.move(s.Holder, from, -1)
+	on.move(s.Holder, to, 1)
 	if len(on.holders) == 0 {
 		delete(v.on, lever)
 	}
@@ -84,17 +84,23 @@ func (v *levers) hang(s *Summary, from, to hangs) {
 	}
 }
 
-func (h *hanging) add(holder string, as hangs, n int) {
+func (h *Hanging) add(as hangs, n int) {
 	switch as {
-	case hangsNot:
-		return
 	case hangsHeld:
 		h.Held += n
 	case hangsReleased:
 		h.Released += n
 	case hangsDoomed:
 		h.Doomed += n
+	case hangsNot:
 	}
+}
+
+func (h *hanging) move(holder string, as hangs, n int) {
+	if as == hangsNot {
+		return
+	}
+	h.add(as, n)
 	if h.holders[holder] += n; h.holders[holder] == 0 {
 		delete(h.holders, holder)
 	}
@@ -110,6 +116,23 @@ func (l *Ledger) Hanging(lever Lever) Hanging {
 		return on.Hanging
 	}
 	return Hanging{}
+}
+
+// HangingBeside is Hanging without one of the grants, as far as that one is known to be
+// counted: it is one of the others else.
+func (l *Ledger) HangingBeside(lever Lever, id string) Hanging {
+	x := l.current()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	on := x.on[lever]
+	if on == nil {
+		return Hanging{}
+	}
+	others := on.Hanging
+	if is, counted := x.surely(id); counted {
+		others.add(is.hangs, -1)
+	}
+	return others
 }
 
 // HoldersOn lists, ordered, whose grants hang on a lever, among the records that have

@@ -259,6 +259,19 @@ type Revoker interface {
 // tokens of this kind, which live until they expire.
 var ErrCannotRevoke = errors.New("the provider revokes no tokens of this kind")
 
+// Finder is a Revoker that can find its children again by what they were named after.
+// Then a mint whose answer was lost, or that stopped between two of its steps, leaves
+// nothing behind: the broker writes down before the mint that something may come of it,
+// and looks for that afterwards.
+type Finder interface {
+	Revoker
+	// Find returns a handle for each thing that mints with this GrantID have left at the
+	// system, also those that a mint has not come to the end of; none if nothing is there.
+	// An error is that this could not be told. What has been killed already may be found
+	// again, as long as the system shows it.
+	Find(ctx context.Context, grantID string) (handles []secret.Text, err error)
+}
+
 // Health is the outcome of a live check.
 type Health struct {
 	// Detail says in words what was proven.

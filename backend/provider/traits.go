@@ -45,6 +45,10 @@ type Traits struct {
 	Answer map[string]*framework.FieldSchema
 	// Modes are how children can come about; nil is ModeMint alone.
 	Modes []Mode
+	// SweepPulls is true if a lever is pulled also where one of its holders has merely
+	// become unfit for the role, or a lease was lost, although others hold it. Else
+	// their tokens live on, and that one's with them.
+	SweepPulls bool
 	// Askable are the dimensions that can be asked for, Checkable those of which
 	// the provider's answer is the proof. A role with a ceiling in a dimension
 	// that is neither is refused with the Hint of that dimension.
