@@ -48,7 +48,7 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 
 // alone serves a request by a child of its own.
 func (b *broker) alone(ctx context.Context, d *decided) (*logical.Response, error) {
-	made, err := b.mintGrant(ctx, d, nil)
+	made, err := b.mintGrant(ctx, d, false)
 	if err != nil {
 		return nil, err
 	}
@@ -61,11 +61,13 @@ type minted struct {
 	grant      *grant.Grant
 	unverified []string
 	unfit      string // why it must not be handed out, found when it came
+	// hold began before the grant was on record; nil if nobody wants one.
+	hold *grant.Hold
 }
 
-// mintGrant mints a child and records its grant, or leaves nothing alive. expect, if
-// not nil, learns the grant's id before the grant is on record.
-func (b *broker) mintGrant(ctx context.Context, d *decided, expect func(id string)) (*minted, error) {
+// mintGrant mints a child and records its grant, or leaves nothing alive. With keep the
+// grant comes with a hold on it.
+func (b *broker) mintGrant(ctx context.Context, d *decided, keep bool) (*minted, error) {
 	// The id comes before the mint, so that a provider can name the child by it.
 	id, err := grant.NewID(d.caller.EntityID)
 	if errors.Is(err, grant.ErrHolder) {
@@ -79,8 +81,13 @@ func (b *broker) mintGrant(ctx context.Context, d *decided, expect func(id strin
 		return nil, err
 	}
 	defer leave()
+	intent, err := b.intend(ctx, d, id)
+	if err != nil {
+		return nil, err
+	}
 	child, err := b.mintOnce(ctx, d, id, at)
 	if child == nil {
+		b.heedNothing(ctx, d, intent, err)
 		return nil, err
 	}
 	// From here on a live token is in our hands: every way out either records it
@@ -88,14 +95,14 @@ func (b *broker) mintGrant(ctx context.Context, d *decided, expect func(id strin
 	alive := ctx
 	ctx = context.WithoutCancel(ctx)
 	made := received(id, d, child)
-	if expect != nil {
-		expect(id)
+	if keep && intent == nil {
+		made.hold = b.ledger.Hold(id)
 	}
 	if err == nil {
 		made.unverified, err = b.judge(d, made)
 	}
 	if err == nil {
-		err = b.record(ctx, d, made.grant)
+		err = b.record(ctx, d, made, intent, keep)
 	}
 	if err == nil && alive.Err() != nil {
 		err = fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
@@ -164,10 +171,15 @@ func (b *broker) mintOnce(ctx context.Context, d *decided, id string, at *downst
 		return nil, err
 	}
 	child, err := b.mint(ctx, d, id, at)
-	if child == nil && !errors.Is(err, provider.ErrAnswerLost) && fault.CodeOf(err) != fault.ProviderViolation {
+	if child == nil && surelyNothing(err) {
 		release(context.WithoutCancel(ctx))
 	}
 	return child, err
+}
+
+// surelyNothing reports whether a mint without a child has minted nothing at all.
+func surelyNothing(err error) bool {
+	return !errors.Is(err, provider.ErrAnswerLost) && fault.CodeOf(err) != fault.ProviderViolation
 }
 
 // mint asks the provider, at the place that it has got for that.
@@ -184,10 +196,6 @@ func (b *broker) mint(ctx context.Context, d *decided, id string, at *downstream
 			return nil, why // and unrecorded
 		}
 		err = why
-	}
-	if child == nil && errors.Is(err, provider.ErrAnswerLost) {
-		b.meters.lost.WithLabelValues(p.Ref).Inc()
-		b.Logger().Warn("a mint's answer was lost: if a token was minted, it lives until the provider's own expiry", "event", "answer_lost", "provider", p.Ref, "role", d.role.name, "error", err)
 	}
 	return child, err
 }
@@ -253,11 +261,15 @@ func unrevocable(mode provider.Mode) *fault.Error {
 
 // record makes the grant durable, and makes sure that nothing that happened
 // while the provider was minting leaves it alive by mistake.
-func (b *broker) record(ctx context.Context, d *decided, g *grant.Grant) error {
-	if err := b.ledger.Record(ctx, g); err != nil {
+func (b *broker) record(ctx context.Context, d *decided, made *minted, intent *intent, keep bool) error {
+	if intent != nil {
+		if err := b.fulfil(ctx, intent, made, keep); err != nil {
+			return err
+		}
+	} else if err := b.ledger.Record(ctx, made.grant); err != nil {
 		return stored.Fault(err)
 	}
-	return b.stillServed(ctx, d, g)
+	return b.stillServed(ctx, d, made.grant)
 }
 
 // stillServed refuses a grant, which is on record, if something has come between
@@ -283,6 +295,9 @@ func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) er
 	if len(frozen) > 0 {
 		return frozen[0]
 	}
+	if b.killer.PulledSince(g, d.pulls) {
+		return fault.New(fault.AccessDenied, "what the token hangs on was killed while it was being made: try again")
+	}
 	return b.stillSigned(ctx, g)
 }
 
@@ -302,7 +317,9 @@ func (b *broker) discardBecause(ctx context.Context, p *downstream.Provider, g *
 		var f *fault.Error
 		if errors.As(why, &f) {
 			state := "not dead yet, being retried"
-			if summary := g.Summary(); !summary.Revocable {
+			if summary := g.Summary(); errors.Is(err, ending.ErrReleased) {
+				state = "it dies with what others hold, and nobody has it"
+			} else if !summary.Revocable {
 				state = "nothing can kill it, it works " + ending.LivesUntil(&summary)
 			}
 			return fault.New(f.Code, "%s (grant %s: %s)", f.Message, g.ID, state).Because(errors.Join(f.Cause, err))

@@ -271,14 +271,13 @@ func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*share
 		// Nobody's hanging up takes the child from the others.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downstream.MaxPatience+downstream.MintBudget)
 		defer cancel()
-		var hold *grant.Hold
-		made, err := b.mintGrant(ctx, d, func(id string) { hold = b.ledger.Hold(id) })
+		made, err := b.mintGrant(ctx, d, true)
 		if err != nil {
 			return nil, err // and with the grant the hold is gone
 		}
 		s := &sharedChild{
 			key: key, id: made.grant.ID, child: made.child, grant: made.grant, unverified: made.unverified,
-			ledger: b.ledger, hold: hold,
+			ledger: b.ledger, hold: made.hold,
 		}
 		b.shares.put(s)
 		return s, nil
