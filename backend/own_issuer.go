@@ -180,8 +180,9 @@ func (o *ownIssuer) change(ctx context.Context, edit func(*ownState) error) (bef
 	return before, after, nil
 }
 
-// followSchedule makes, activates and retires keys as the configuration says. Without
-// an issuer nothing is signed, and what was signed before is outlived.
+// followSchedule makes, activates and retires keys as the configuration says. Without an
+// issuer nothing is signed, and the keys stay published until all that they signed has
+// expired.
 func (s *ownState) followSchedule(now time.Time) error {
 	var next *keyring.Ring
 	var err error

@@ -26,8 +26,8 @@ type quotas struct {
 	// minting are the ids of grants that are on their way into the ledger.
 	minting map[string]map[string]bool
 	// rates are the issues of the last minute by role and holder, for roles with a
-	// max_issue_rate, and since is from when on memory has all of them: for those of
-	// before, the records speak.
+	// max_issue_rate, and since is from when on memory has all of them: those of before are
+	// found by the grants' records.
 	rates map[string]*issueRate
 	since time.Time
 }
@@ -43,8 +43,8 @@ func (q *quotas) forget() {
 	q.rates, q.since = map[string]*issueRate{}, q.b.now()
 }
 
-// reserve takes a place for the grant id, or says slow_down. The release gives
-// it back; it must come after the grant is in the ledger, or is not to be.
+// reserve counts the grant id within the holder's quota, or says slow_down. The release
+// gives it back; it must come after the grant is in the ledger, or is not to be.
 func (q *quotas) reserve(ctx context.Context, role *compiledRole, holder, id string) (release func(), err error) {
 	release = func() {}
 	key := role.name + "/" + holder
@@ -74,8 +74,8 @@ func (q *quotas) reserveGrant(ctx context.Context, role *compiledRole, holder, k
 	})
 }
 
-// count runs take if there is a place, as one step. The first time after a start it
-// reads the holder's records.
+// count runs take if the holder may have one more, as one step. The first time after a
+// start it reads the holder's records.
 func (q *quotas) count(ctx context.Context, role *compiledRole, holder, key string, take func()) error {
 	for {
 		if err := q.b.ledger.Watch(ctx, holder, role.name, q.b.now()); err != nil {

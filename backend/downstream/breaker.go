@@ -12,11 +12,12 @@ const (
 	// MaxFailures is how many calls in a row may fail before the provider is spared:
 	// one is an accident.
 	MaxFailures = 5
-	// A provider is spared for a while that doubles from the first to the second.
+	// A provider that has failed is not asked for a while: the first of these, and twice as
+	// long after each trial that fails, up to the second.
 	ShortestRest = time.Second
 	LongestRest  = 30 * time.Second
-	// maxMet is of how many sharers it is known that they have failed; beyond it the
-	// first one is another's equal again.
+	// maxMet bounds of how many sharers the breaker remembers that they have failed. Beyond
+	// it the first one is forgotten, and counts as one that has not.
 	maxMet = 8
 )
 
@@ -69,15 +70,15 @@ type breaker struct {
 	isOpen bool
 	scope  scope // for what it is open
 	rests  int   // in a row
-	// met is who has failed since it is open, or before, a scope for each sharer: those
-	// rest until again, and the others within scope until until.
+	// met is who has met the failure, one scope for each sharer. These rest until again,
+	// the others within scope until until: each of the two gets trials of its own.
 	met          []scope
 	until, again time.Time
-	// One call of the others, and one of those who have met it, was let through after
-	// the rest and has not ended.
+	// trying is that a trial of the others is under way, tryingAgain one of those who have
+	// met the failure.
 	trying, tryingAgain bool
-	// epoch counts openings and closings. A failure of a call from before the last one
-	// says nothing new: its provider was as dead then as was found since.
+	// epoch counts openings and closings. A call that began before the last of these and
+	// fails is not counted: what it met is known by now.
 	epoch uint64
 	// spread makes a rest shorter by chance, so that not all nodes try at once.
 	spread func(time.Duration) time.Duration

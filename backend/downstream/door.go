@@ -20,17 +20,18 @@ const (
 	MintBudget = 45 * time.Second
 	// SettleBudget bounds what comes then: the record, or the kill.
 	SettleBudget = 20 * time.Second
-	// DrainBudget is how long is waited for the mints under way. The rest is for a
-	// parent that must be stored although the calls took all of their time.
+	// DrainBudget is how long the end of a mount waits for the mints under way. Beside
+	// their two budgets there is time to store a parent that was replaced by a call which
+	// took all of its own.
 	DrainBudget = MintBudget + SettleBudget + 15*time.Second
-	// HaltBudget takes its place where the records stay, and Vault waits: a seal, a
-	// failover or a reload must not hang on a provider that is slow.
+	// HaltBudget is the same where the records stay, and Vault waits: a seal, a failover or
+	// a reload must not hang on a provider that is slow.
 	HaltBudget = 10 * time.Second
 )
 
-// Door is through which every mint of the mount goes, whatever its provider. When
-// the mount is disabled or moved, or its process ends, it is closed, and whoever
-// closed it can wait until all are out. It is safe for concurrent use.
+// Door counts the mints of the mount, whatever their provider. When the mount is disabled
+// or moved, or its process ends, it is closed: no mint begins any more, and whoever closed
+// it can wait until none is under way. It is safe for concurrent use.
 type Door struct {
 	mu       sync.Mutex
 	inside   map[string]int // mints under way by provider
@@ -104,8 +105,8 @@ func (d *Door) Busy() int {
 	return d.count
 }
 
-// Drain waits until no mint is under way, until budget after the closing: what began
-// before that has ended by then, or never will within anybody's patience.
+// Drain waits until no mint is under way, but not beyond budget after the closing: a mint
+// that began before has used up all of its time by then.
 func (d *Door) Drain(ctx context.Context, budget time.Duration) (empty bool) {
 	d.mu.Lock()
 	if d.count == 0 {
@@ -149,8 +150,8 @@ func (d *Door) MintsUnderWay() error {
 	return fault.New(fault.TemporarilyUnavailable, "the mount cannot be disabled or moved: tokens are being minted (%s), and die as soon as they come: try again", d.Whereabouts())
 }
 
-// keptFor is how long it is believed that the mount stays: every end of a lease wants to
-// know whether it does.
+// keptFor is how long Vault's word that the mount stays is believed: each end of a lease
+// asks for it.
 const keptFor = 5 * time.Second
 
 // Leaving reports whether the mount is being disabled or moved, as Vault has just said.

@@ -27,10 +27,9 @@ func (k Kind) sharer() sharer {
 	return sharer{holder: k.Holder}
 }
 
-// scope is a set of kinds of request: those that agree with its Kind in what is not any.
-// The least scope of what has happened to some requests is what may be believed of
-// others: it never reaches beyond one caller, or one role, as long as only one caller,
-// or one role, has met it.
+// scope is a set of kinds of request: where its Kind says any, all values are in it. What
+// some requests have met is believed of the least scope that has all of them in it: of no
+// other caller, and of no other role, as long as one caller, or one role, alone has met it.
 type scope struct {
 	Kind
 	anyMode, anyRole, anyHolder, anyAsked bool

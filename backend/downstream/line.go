@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// timesFree is how many times what is left free one sharer may have, of places as of room
-// to wait: alone three quarters, of two each three sevenths, so that something is
-// always left for whoever comes next.
+// timesFree bounds what one sharer may have: at most three times as many places as are
+// free, and the same of the room to wait. A sharer by itself gets three quarters of all,
+// two get three sevenths each, and something is always left for whoever comes next.
 const timesFree = 3
 
 // mayTake reports whether a sharer that has so many may have one more of what is free.
@@ -38,7 +38,8 @@ type waiter struct {
 
 func newLine(places int) line { return line{places: places, held: map[sharer]int{}} }
 
-// enter takes a place if there is one for the sharer at once. Whoever waits has none.
+// enter takes a place if the sharer may have one now. Nobody is passed over by that: who
+// waits does so because their sharer may have no more at the moment.
 func (l *line) enter(p sharer) bool {
 	if !mayTake(l.held[p], l.places-l.inside) {
 		return false
@@ -123,8 +124,8 @@ func (l *line) dismiss(why func(Kind) error) {
 	l.rows = slices.DeleteFunc(l.rows, func(r *row) bool { return len(r.waiting) == 0 })
 }
 
-// stand waits until w has its turn, or another end. The line is mu's, which whoever
-// calls does not hold.
+// stand waits until w has its turn, or another end. mu guards the line; the caller does not
+// hold it.
 func (l *line) stand(ctx context.Context, mu *sync.Mutex, w *waiter) error {
 	select {
 	case err := <-w.turn:

@@ -25,8 +25,9 @@ type Reserved struct {
 // Endpoints are those for which no child is, whoever signs it.
 func (r *Reserved) Endpoints() access.Targets { return r.endpoints }
 
-// Of are those that a provider's children may not be for. What cannot be read of one
-// provider stops what the broker signs, and nothing that others do.
+// Of are those that a provider's children may not be for. If the entry of any provider
+// cannot be read, the broker signs nothing; the children that other servers make are not
+// concerned.
 func (r *Reserved) Of(traits provider.Traits) (access.Targets, error) {
 	if !traits.Signed {
 		return r.endpoints, nil

@@ -21,7 +21,8 @@ const (
 	// longestPlainName keeps the encoded name within 240 characters, so that every
 	// kind of storage takes the key; a longer name is stored in the entry alone.
 	longestPlainName = 180
-	// mostUnsure is from where one list is cheaper than asking for each.
+	// mostUnsure is how many unsure keys are asked for one by one: for more, one list of
+	// storage is cheaper.
 	mostUnsure = 1000
 )
 

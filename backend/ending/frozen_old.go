@@ -61,7 +61,8 @@ func (f *frozenNames) moveOld(ctx context.Context, slice time.Duration) error {
 	}
 }
 
-// moveOne uses storage for one thing only, so that whoever freezes does not wait.
+// moveOne moves one name and lets go of storage then, so that whoever freezes does not wait
+// for all of them.
 func (f *frozenNames) moveOne(ctx context.Context) (more bool, err error) {
 	f.using.Lock()
 	defer f.using.Unlock()

@@ -32,7 +32,8 @@ type firstLooks struct {
 	loaded bool
 	// at are those whose kill waits for a second look.
 	at map[string]time.Time
-	// lately are all of unknownWindow; judged is how many holders were, by minute.
+	// lately are all who were unknown within unknownWindow, by when; judged is how many
+	// holders were judged, by minute.
 	lately map[string]time.Time
 	judged map[int64]int
 	// newer is true if a newer build's first looks are in storage, which stay there:

@@ -21,8 +21,8 @@ type Run struct {
 	expected int // how many there may be, before all are found
 	found    int
 	walked   bool // all are found
-	// exposed is until when one that was found may be accepted somewhere, left until
-	// when one that was tried may be.
+	// exposed is until when any token that was found may still be accepted somewhere, left
+	// the same of those that were tried and may be all the same.
 	exposed, left exposure
 	// unrecorded is true if a failure is not in the outbox, failed why not all could
 	// be found; to be read when done.

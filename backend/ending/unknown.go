@@ -111,9 +111,10 @@ func (f *firstLooks) count(now time.Time, seen looks) {
 	f.judged[now.Unix()/60] += len(seen.known) + len(seen.unknown)
 }
 
-// many reports whether more are unknown than are deleted on any day. The sweep judges
-// all in turn, so nobody is counted twice among fewer than there are. While not all
-// records have been read, few may be many.
+// many reports whether more holders are unknown than are deleted on an ordinary day: more
+// than fewUnknown, and one in unknownShare of those judged, or of all if there are fewer,
+// since then some were judged twice. While not all records have been read, a few count as
+// many.
 func (f *firstLooks) many(all []string, loaded bool) bool {
 	there, judged := len(all), 0
 	for holder := range f.lately {

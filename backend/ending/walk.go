@@ -23,8 +23,9 @@ type walk struct {
 	concerns func(grant.Count) bool
 	// matches is why a grant must die, or "".
 	matches func(*grant.Summary) string
-	// whole says that the holders are all of whom memory knows that something concerns
-	// them. It does not know whose the records are that only a newer version reads.
+	// whole says that the holders were chosen by what is in memory. There it is not known
+	// whose the records are that only a newer version reads: if there are any, the walk
+	// fails.
 	whole bool
 }
 

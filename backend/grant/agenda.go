@@ -72,8 +72,8 @@ type named struct {
 	entry
 }
 
-// far is what goes into pages now: all but the nearer half of the room, what is in
-// the outbox last.
+// far is what goes into pages now: all but the half of the room that is due next. What is
+// in the outbox goes last.
 func (x *index) far() [][]named {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -98,8 +98,8 @@ func (x *index) far() [][]named {
 	return pages
 }
 
-// moved takes out of memory what has been written to a page, unless it changed
-// meanwhile: then the page has an appointment that is merely in vain.
+// moved takes out of memory what has been written to a page, unless it changed meanwhile:
+// then it stays, and is looked at once in vain when the page's time has come.
 func (x *index) moved(key string, entries []named) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

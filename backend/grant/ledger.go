@@ -37,7 +37,7 @@ type Ledger struct {
 
 	scanning sync.Mutex
 	scan     *scanRun
-	// busy counts the writes under way, waiters who waits for the scan.
+	// busy counts the writes under way, waiters those who wait for the scan.
 	busy, waiters atomic.Int64
 	spilling      sync.Mutex // one writer of pages at a time
 	making        atomic.Bool

@@ -21,8 +21,8 @@ type liveSet struct {
 	err   error         // to be read when ready
 }
 
-// Watch makes LiveIDs able to answer, at once if it is already, or by reading the
-// holder's records. At now it begins to be in use.
+// Watch makes LiveIDs able to answer, at once if it is already, or by reading the holder's
+// records. now is when it was last used, for Unwatch.
 func (l *Ledger) Watch(ctx context.Context, holder, role string, now time.Time) error {
 	x := l.current()
 	set, mine := x.watch(liveKey{holder, role}, now)

@@ -61,8 +61,8 @@ func placeOf(id string) (place, bool) {
 	return p, true
 }
 
-// earlyUnit is the one shard in which the grants of before of a holder with a dot in
-// its id are, beside others'; false for any other holder.
+// earlyUnit is the shard in which builds of before put the grants of a holder with a dot in
+// its id, beside grants of others; false for a holder without a dot.
 func earlyUnit(holder string) (place, bool) {
 	folder, second, dotted := strings.Cut(holder, ".")
 	if !dotted || len(second) < shardDigits {
