@@ -21,6 +21,20 @@ func TestTheRateLimitHoldsForAllThatIsSent(t *testing.T) {
 	require.Equal(t, 40, m.server.Counts().Revoked)
 }
 
+// A call may take several requests: the provider counts those.
+func TestTheRateLimitCountsRequests(t *testing.T) {
+	m := newMount(t, setup{provider: map[string]any{"rate_limit": 20, "timeout": 30, "verify": "introspect", "confirm_revocation": true}})
+	before, started := len(m.server.Requests()), time.Now()
+	for range 10 {
+		require.NoError(t, m.revoke(m.mustCreds(nil)))
+		m.must(m.write("providers/oauth2/p/check", nil))
+	}
+	took, sent := time.Since(started), len(m.server.Requests())-before
+	require.GreaterOrEqual(t, sent, 60, "tokens, introspections and revocations")
+	// 20 of them may come at once.
+	require.Greater(t, took, time.Duration(sent-20)*time.Second/20)
+}
+
 func TestAnOverloadedTokenEndpointIsLeftAlone(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)

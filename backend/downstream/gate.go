@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
@@ -144,19 +145,35 @@ func (g *gate) waitRevoke(ctx context.Context, now time.Time) (done func(), err 
 		return nil, noRoom(ctx.Err())
 	}
 	done = func() { <-g.slots }
-	if g.limiter.Limit() == rate.Inf {
-		return done, nil
-	}
-	g.announce(1)
-	defer g.announce(-1)
-	if err := g.limiter.Wait(ctx); err != nil {
+	if err := g.waitFurther(ctx); err != nil {
 		done()
-		return nil, noRoom(err)
+		return nil, err
 	}
 	return done, nil
 }
 
-// announce counts the revocations that wait, and lets mints through when none does.
+// waitFurther waits for the rate limit before mints that have not begun: for revocations,
+// and for each further request of any call, which would otherwise have been begun for
+// nothing.
+func (g *gate) waitFurther(ctx context.Context) error {
+	if g.limiter.Limit() == rate.Inf {
+		return nil
+	}
+	g.announce(1)
+	defer g.announce(-1)
+	return noRoom(g.limiter.Wait(ctx))
+}
+
+// withPace makes the requests under ctx keep to the rate limit, of which the first has had
+// its turn.
+func (g *gate) withPace(ctx context.Context) context.Context {
+	if g.limiter.Limit() == rate.Inf {
+		return ctx
+	}
+	return httpclient.Pace(ctx, g.waitFurther)
+}
+
+// announce counts what waits before the mints, and lets mints through when none does.
 func (g *gate) announce(delta int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -27,7 +27,7 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 	if revoker == nil {
 		return ErrNotRevocable
 	}
-	return r.call(ctx, p, CallRevoke, func() error { return p.discreet(revoker.Revoke(ctx, handle), handle) })
+	return r.call(ctx, p, CallRevoke, func(ctx context.Context) error { return p.discreet(revoker.Revoke(ctx, handle), handle) })
 }
 
 // Find is one paced and measured call that looks for what a mint has left, as
@@ -37,14 +37,14 @@ func (r *Reaper) Find(ctx context.Context, p *Provider, grantID string) (handles
 	if finder == nil {
 		return nil, ErrNotRevocable
 	}
-	err = r.call(ctx, p, CallFind, func() error {
+	err = r.call(ctx, p, CallFind, func(ctx context.Context) error {
 		handles, err = finder.Find(ctx, grantID)
 		return p.discreet(err, handles...)
 	})
 	return handles, err
 }
 
-func (r *Reaper) call(ctx context.Context, p *Provider, what string, f func() error) error {
+func (r *Reaper) call(ctx context.Context, p *Provider, what string, f func(context.Context) error) error {
 	deps := r.registry.deps
 	done, err := p.site.gate.waitRevoke(ctx, deps.Now())
 	if err != nil {
@@ -52,7 +52,7 @@ func (r *Reaper) call(ctx context.Context, p *Provider, what string, f func() er
 	}
 	defer done()
 	started := time.Now()
-	err = f()
+	err = f(p.site.gate.withPace(ctx))
 	deps.Measure(p.Ref, what, started, err)
 	p.site.gate.heedRevoke(deps.Now(), err)
 	return err

@@ -35,7 +35,7 @@ type Settings struct {
 var settingsFields = stored.Fields[Settings]{
 	{Name: "ca_pem", In: func(s *Settings) any { return &s.CAPEM }, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
 	{Name: "timeout", In: func(s *Settings) any { return &s.Timeout }, Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s. Default 10s."},
-	{Name: "rate_limit", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider, checks and rotations included; unlimited if unset. Revocations go first."},
+	{Name: "rate_limit", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider, checks and rotations included, and each request of a call of several; unlimited if unset. Revocations, and what has begun, go first."},
 	{Name: "allow_http", In: func(s *Settings) any { return &s.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
 	{Name: "proxy_url", In: func(s *Settings) any { return &s.ProxyURL }, Description: "HTTP proxy, http or https, through which alone the provider is reached, by CONNECT: every URL must then be https. Its certificate may be signed by the system's roots or those of ca_pem. The environment's proxy is never used."},
 	{Name: "proxy_username", In: func(s *Settings) any { return &s.ProxyUsername }, Description: "Username at the proxy, which gets it in plain http only on this machine or with allow_http=true."},

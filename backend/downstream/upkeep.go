@@ -99,7 +99,7 @@ func (u *Upkeep) call(ctx context.Context, what string, do func(context.Context)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), MintBudget)
 	defer cancel()
 	r, ref, started := u.Provider.registry, u.Provider.Ref, time.Now()
-	health, err := do(ctx)
+	health, err := do(u.Provider.site.gate.withPace(ctx))
 	health, err = u.Provider.show(health), u.Provider.discreet(err)
 	r.deps.Measure(ref, what, started, err)
 	if err == nil {
