@@ -33,7 +33,7 @@ func (b *broker) intend(ctx context.Context, d *decided, id string) (*intent, er
 	}
 	now := b.now()
 	g := expected(id, d)
-	g.Class, g.IssuedAt, g.Intent = d.provider.Traits.Class, now, now.Add(intentLife)
+	g.Class, g.IssuedAt, g.Intent = d.role.traits.Class, now, now.Add(intentLife)
 	i := &intent{grant: g, hold: b.ledger.Hold(id)}
 	if err := b.ledger.Record(ctx, g); err != nil {
 		b.withdraw(ctx, i) // or the sweep finds that nothing came of it

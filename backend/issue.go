@@ -68,79 +68,118 @@ type minted struct {
 // mintGrant mints a child and records its grant, or leaves nothing alive. With keep the
 // grant comes with a hold on it.
 func (b *broker) mintGrant(ctx context.Context, d *decided, keep bool) (*minted, error) {
-	// The id comes before the mint, so that a provider can name the child by it.
-	id, err := grant.NewID(d.caller.EntityID)
-	if errors.Is(err, grant.ErrHolder) {
-		return nil, fault.New(fault.AccessDenied, "the id of this Vault entity is none, which stands for nobody, or cannot be a part of a storage key, so nothing could be recorded for it").Because(err)
+	t := &ticket{b: b, d: d, keep: keep}
+	err := t.take(ctx)
+	if err == nil {
+		err = t.mint(ctx)
 	}
-	if err != nil {
-		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
-	}
-	at, leave, err := b.enter(ctx, d, id)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	intent, err := b.intend(ctx, d, id)
-	if err != nil {
-		return nil, err
-	}
-	child, err := b.mintOnce(ctx, d, id, at)
-	if child == nil {
-		b.heedNothing(ctx, d, intent, err)
-		return nil, err
-	}
-	// From here on a live token is in our hands: every way out either records it
-	// or kills it, also when the caller has hung up.
-	alive := ctx
-	ctx = context.WithoutCancel(ctx)
-	made := received(id, d, child)
-	if keep && intent == nil {
-		made.hold = b.ledger.Hold(id)
+	// From here on something that lives may be in our hands: it is put on record or killed,
+	// also when the caller has hung up.
+	settling := context.WithoutCancel(ctx)
+	if err == nil {
+		err = t.judge()
 	}
 	if err == nil {
-		made.unverified, err = b.judge(d, made)
+		err = t.record(settling)
 	}
-	if err == nil {
-		err = b.record(ctx, d, made, intent, keep)
-	}
-	if err == nil && alive.Err() != nil {
+	if err == nil && ctx.Err() != nil {
 		err = fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
 	}
-	switch {
-	case err != nil && d.role.policy.Forward:
-		return nil, b.letBe(ctx, made.grant, err)
-	case err != nil:
-		return nil, b.discardBecause(ctx, d.provider, made.grant, err)
-	}
-	b.meters.issued.WithLabelValues(made.grant.Provider, made.grant.Role).Inc()
-	return made, nil
+	return t.close(settling, err)
 }
 
-// enter takes all the places that a mint needs, until leave: within the quota, in
-// front of the provider, and against whoever wants to change it.
-func (b *broker) enter(ctx context.Context, d *decided, id string) (at *downstream.Place, leave func(), err error) {
+// ticket is one mint's way through the broker. It is taken step by step, each of which it
+// holds what it got for, and closed once, which gives all of that back.
+type ticket struct {
+	b    *broker
+	d    *decided
+	keep bool
+	id   string // of the grant to be
+
+	leaveQuota func()
+	place      *downstream.Place // before the provider
+	leaveDoor  func()            // of mount and provider
+	unuse      func(context.Context)
+	intent     *intent
+	made       *minted // nil unless the provider has answered with a child
+}
+
+// take gets what a mint needs: a name, a place within the quota, one before the provider,
+// and admission against whoever wants to change it; it uses up the subject token where the
+// role wants that, and writes down that there may be a child.
+func (t *ticket) take(ctx context.Context) error {
+	b, d := t.b, t.d
+	if err := t.name(); err != nil {
+		return err
+	}
 	// A provider that is down costs nobody a place in a quota, nor a write.
 	k := d.kind()
-	if err := d.provider.MayMint(k); err != nil {
-		return nil, nil, b.spared(d.provider, err)
-	}
-	release, err := b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), id)
+	err := d.provider.MayMint(k)
 	if err != nil {
-		return nil, nil, err
+		return b.spared(d.provider, err)
 	}
-	at, err = d.provider.WaitMint(ctx, k)
-	if err != nil {
-		release()
-		return nil, nil, b.spared(d.provider, err)
+	if t.leaveQuota, err = b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), t.id); err != nil {
+		return err
 	}
-	depart, err := b.providers.Admit(ctx, d.provider)
-	if err != nil {
-		at.Leave()
-		release()
-		return nil, nil, err
+	if t.place, err = d.provider.WaitMint(ctx, k); err != nil {
+		return b.spared(d.provider, err)
 	}
-	return at, func() { depart(); at.Leave(); release() }, nil
+	if t.leaveDoor, err = b.providers.Admit(ctx, d.provider); err != nil {
+		return err
+	}
+	if terms := d.role.policy.Subject; terms != nil && terms.SingleUse {
+		if t.unuse, err = b.used.use(ctx, d.subject); err != nil {
+			return err
+		}
+	}
+	t.intent, err = b.intend(ctx, d, t.id)
+	return err
+}
+
+// name makes the grant's id, before the mint, so that a provider can name the child by it.
+func (t *ticket) name() (err error) {
+	t.id, err = grant.NewID(t.d.caller.EntityID)
+	switch {
+	case errors.Is(err, grant.ErrHolder):
+		return fault.New(fault.AccessDenied, "the id of this Vault entity is none, which stands for nobody, or cannot be a part of a storage key, so nothing could be recorded for it").Because(err)
+	case err != nil:
+		return fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
+	}
+	return nil
+}
+
+// close ends the mint, by what has become of it: err is nil for a grant that is on record
+// and may be handed out.
+func (t *ticket) close(ctx context.Context, err error) (*minted, error) {
+	defer t.leave()
+	switch {
+	case err == nil:
+		t.b.meters.issued.WithLabelValues(t.made.grant.Provider, t.made.grant.Role).Inc()
+		return t.made, nil
+	case t.made == nil:
+		if t.unuse != nil && surelyNothing(err) {
+			t.unuse(ctx)
+		}
+		t.b.heedNothing(ctx, t.d, t.intent, err)
+		return nil, err
+	case t.d.role.policy.Forward:
+		return nil, t.letBe(ctx, err)
+	default:
+		return nil, t.discard(ctx, err)
+	}
+}
+
+// leave gives the places back, the last one first.
+func (t *ticket) leave() {
+	if t.leaveDoor != nil {
+		t.leaveDoor()
+	}
+	if t.place != nil {
+		t.place.Leave()
+	}
+	if t.leaveQuota != nil {
+		t.leaveQuota()
+	}
 }
 
 var kindSeed = maphash.MakeSeed()
@@ -160,44 +199,29 @@ func (b *broker) spared(p *downstream.Provider, err error) error {
 	return err
 }
 
-// mintOnce mints, and uses up the subject token where the role wants that: before
-// the provider is called, and taken back only when surely nothing was minted.
-func (b *broker) mintOnce(ctx context.Context, d *decided, id string, at *downstream.Place) (*provider.Child, error) {
-	if d.role.policy.Subject == nil || !d.role.policy.Subject.SingleUse {
-		return b.mint(ctx, d, id, at)
-	}
-	release, err := b.used.use(ctx, d.subject)
-	if err != nil {
-		return nil, err
-	}
-	child, err := b.mint(ctx, d, id, at)
-	if child == nil && surelyNothing(err) {
-		release(context.WithoutCancel(ctx))
-	}
-	return child, err
-}
-
 // surelyNothing reports whether a mint without a child has minted nothing at all.
 func surelyNothing(err error) bool {
 	return !errors.Is(err, provider.ErrAnswerLost) && fault.CodeOf(err) != fault.ProviderViolation
 }
 
 // mint asks the provider, at the place that it has got for that.
-func (b *broker) mint(ctx context.Context, d *decided, id string, at *downstream.Place) (*provider.Child, error) {
-	p := d.provider
-	child, err := p.Mint(ctx, at, d.role.Mode, d.request(id))
+func (t *ticket) mint(ctx context.Context) error {
+	p := t.d.provider
+	child, err := p.Mint(ctx, t.place, t.d.role.Mode, t.d.request(t.id))
 	if isNothing(child) {
-		child = nil
 		if err == nil {
 			err = fault.New(fault.ProviderViolation, "the provider answered without a token")
 		}
-	} else if why, keep := repeats(p.Secrets(), d.brought(), child); why != nil {
+		return err
+	}
+	if why, keep := repeats(p.Secrets(), t.d.brought(), child); why != nil {
 		if !keep {
-			return nil, why // and unrecorded
+			return why // and unrecorded
 		}
 		err = why
 	}
-	return child, err
+	t.made = received(t.id, t.d, child)
+	return err
 }
 
 // request is what the provider is asked for.
@@ -216,38 +240,39 @@ func (d *decided) request(id string) provider.Request {
 var errSubjectExpired = fault.New(fault.InvalidGrant, "the subject token expired meanwhile: get a new one")
 
 // judge checks what came back and fixes how long it lives.
-func (b *broker) judge(d *decided, made *minted) ([]string, error) {
-	child, g, now := made.child, made.grant, b.now()
+func (t *ticket) judge() error {
+	d, child, g, now := t.d, t.made.child, t.made.grant, t.b.now()
 	if child.ExpiresAt.IsZero() && child.Handle.Empty() {
-		return nil, fault.New(fault.ProviderViolation, "the token has no end that is known and cannot be revoked: set assumed_lifetime or verify on the provider")
+		return fault.New(fault.ProviderViolation, "the token has no end that is known and cannot be revoked: set assumed_lifetime or verify on the provider")
 	}
 	if !child.ExpiresAt.IsZero() && !child.ExpiresAt.After(now) {
-		return nil, fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
+		return fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
 	}
-	if why := cmp.Or(d.provider.Answer.Violation(child), made.unfit); why != "" {
-		return nil, fault.New(fault.ProviderViolation, "%s", why)
+	if why := cmp.Or(d.provider.Answer.Violation(child), t.made.unfit); why != "" {
+		return fault.New(fault.ProviderViolation, "%s", why)
 	}
 	if d.role.RequireRevocable && child.Class == provider.ClassExpiry {
-		return nil, unrevocable(d.role.Mode)
+		return unrevocable(d.role.Mode)
 	}
 	unverified, violation := d.role.policy.Accept(d.Access, decision.Answer{Granted: child.Granted, Confirmed: child.Confirmed})
 	if violation != nil {
-		return nil, violation
+		return violation
 	}
 	if d.actor != nil && !child.ActorConfirmed {
 		unverified = append(unverified, "actor")
 	}
 	d.Lifetime = d.Lifetime.Until(now, child.ExpiresAt, "token")
 	if d.Lifetime.TTL < time.Second {
-		return nil, fault.New(fault.ProviderViolation, "the provider's token lives less than a second")
+		return fault.New(fault.ProviderViolation, "the provider's token lives less than a second")
 	}
 	// The mint took its time, and the lease begins only now.
 	d.Lifetime = d.Lifetime.Until(now, g.Facts.SubjectExpires, "subject")
 	if d.Lifetime.TTL < time.Second {
-		return nil, errSubjectExpired
+		return errSubjectExpired
 	}
 	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now.Add(d.Lifetime.TTL), now.Add(d.Lifetime.Max)
-	return append(unverified, child.Unverified...), nil
+	t.made.unverified = append(unverified, child.Unverified...)
+	return nil
 }
 
 // unrevocable is for a token that cannot be killed although the provider's others
@@ -261,15 +286,21 @@ func unrevocable(mode provider.Mode) *fault.Error {
 
 // record makes the grant durable, and makes sure that nothing that happened
 // while the provider was minting leaves it alive by mistake.
-func (b *broker) record(ctx context.Context, d *decided, made *minted, intent *intent, keep bool) error {
-	if intent != nil {
-		if err := b.fulfil(ctx, intent, made, keep); err != nil {
+func (t *ticket) record(ctx context.Context) error {
+	b, g := t.b, t.made.grant
+	if t.intent != nil {
+		if err := b.fulfil(ctx, t.intent, t.made, t.keep); err != nil {
 			return err
 		}
-	} else if err := b.ledger.Record(ctx, made.grant); err != nil {
+		return b.stillServed(ctx, t.d, g)
+	}
+	if t.keep {
+		t.made.hold = b.ledger.Hold(g.ID)
+	}
+	if err := b.ledger.Record(ctx, g); err != nil {
 		return stored.Fault(err)
 	}
-	return b.stillServed(ctx, d, made.grant)
+	return b.stillServed(ctx, t.d, g)
 }
 
 // stillServed refuses a grant, which is on record, if something has come between
@@ -303,17 +334,19 @@ func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) er
 
 // letBe leaves a token alone that was not handed on: it is the caller's own, and
 // the caller has it anyway.
-func (b *broker) letBe(ctx context.Context, g *grant.Grant, why error) error {
-	if err := b.ledger.Remove(ctx, g); err != nil {
-		b.Logger().Warn("a token that was not handed on may be on record until its end, when it is revoked", "grant_id", g.ID, "error", err)
+func (t *ticket) letBe(ctx context.Context, why error) error {
+	g := t.made.grant
+	if err := t.b.ledger.Remove(ctx, g); err != nil {
+		t.b.Logger().Warn("a token that was not handed on may be on record until its end, when it is revoked", "grant_id", g.ID, "error", err)
 	}
 	return why
 }
 
-// discardBecause kills a token that is not handed out, and says in the refusal
+// discard kills a token that is not handed out, and says in the refusal
 // if it could not be killed at once.
-func (b *broker) discardBecause(ctx context.Context, p *downstream.Provider, g *grant.Grant, why error) error {
-	if err := b.killer.Discard(ctx, p, g, ending.CauseNotHandedOut); err != nil {
+func (t *ticket) discard(ctx context.Context, why error) error {
+	g := t.made.grant
+	if err := t.b.killer.Discard(ctx, t.d.provider, g, ending.CauseNotHandedOut); err != nil {
 		var f *fault.Error
 		if errors.As(why, &f) {
 			state := "not dead yet, being retried"
