@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -29,9 +30,11 @@ func Value(raw []byte, depth int) (any, error) {
 	case !json.Valid(raw):
 		return nil, ErrNotJSON
 	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	return decodeValue(d, depth)
+	v, err := (&reader{rest: raw}).value(depth)
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // Object is Value for what must be an object.
@@ -47,30 +50,23 @@ func Object(raw []byte, depth int) (map[string]any, error) {
 	return object, nil
 }
 
-// Members reads raw as one object and leaves its values as they came. twice are the names
-// that stand in it more than once, of which members has the last: whether that matters
-// is for those to say who know what rests on them.
+// Members reads raw as one object and leaves its values as they came, as parts of raw.
+// twice are the names that stand in it more than once, of which members has the last:
+// whether that matters is for those to say who know what rests on them.
 func Members(raw []byte) (members map[string]json.RawMessage, twice []string, err error) {
-	if !json.Valid(raw) {
-		return nil, nil, ErrNotObject
-	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if open, err := d.Token(); err != nil || open != json.Delim('{') {
+	r := reader{rest: raw}
+	if !json.Valid(raw) || r.next() != '{' {
 		return nil, nil, ErrNotObject
 	}
 	members = map[string]json.RawMessage{}
-	for d.More() {
-		token, err := d.Token()
-		name, ok := token.(string)
-		var value json.RawMessage
-		if err != nil || !ok || d.Decode(&value) != nil {
-			return nil, nil, ErrNotObject
-		}
+	_ = r.each('}', func() error { // which finds nothing wrong
+		name := r.name()
 		if _, known := members[name]; known {
 			twice = append(twice, name)
 		}
-		members[name] = value
-	}
+		members[name] = r.skip()
+		return nil
+	})
 	return members, twice, nil
 }
 
@@ -86,61 +82,150 @@ func UniqueMembers(raw []byte) (map[string]json.RawMessage, error) {
 	return members, nil
 }
 
-// decodeValue reads of what is known to be JSON, so that only depth and names can be at
-// fault.
-func decodeValue(d *json.Decoder, depth int) (any, error) {
-	token, err := d.Token()
-	if err != nil {
-		return nil, ErrNotJSON
+// reader goes through what json.Valid has called JSON, so that it need not look for
+// mistakes. encoding/json's own goes through it token by token, at three times the cost:
+// answers and headers are read on every issue.
+type reader struct{ rest []byte }
+
+// next is the first byte of what comes next, which stays.
+func (r *reader) next() byte {
+	r.rest = bytes.TrimLeft(r.rest, " \t\r\n")
+	if len(r.rest) == 0 {
+		return 0
 	}
-	open, nested := token.(json.Delim)
-	if !nested {
-		return token, nil
+	return r.rest[0]
+}
+
+// take is the next n bytes.
+func (r *reader) take(n int) []byte {
+	taken := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return taken
+}
+
+// each calls read at every element of the object or array that comes next, up to its
+// closing bracket.
+func (r *reader) each(closing byte, read func() error) error {
+	r.take(1)
+	for r.next() != closing {
+		if err := read(); err != nil {
+			return err
+		}
+		if r.next() == ',' {
+			r.take(1)
+		}
 	}
-	if depth <= 0 {
+	r.take(1)
+	return nil
+}
+
+// name is a member's name, with the colon behind it.
+func (r *reader) name() string {
+	r.next()
+	name := r.text()
+	r.next()
+	r.take(1)
+	return name
+}
+
+// text is the string that comes next.
+func (r *reader) text() string {
+	raw := r.take(lengthOf(r.rest))
+	plain := raw[1 : len(raw)-1]
+	if bytes.IndexByte(plain, '\\') < 0 && utf8.Valid(plain) {
+		return string(plain)
+	}
+	var s string
+	_ = json.Unmarshal(raw, &s) // it is valid
+	return s
+}
+
+// lengthOf is the length of the string, number or word that raw begins with.
+func lengthOf(raw []byte) int {
+	if raw[0] != '"' {
+		n := 0
+		for n < len(raw) && strings.IndexByte(",]} \t\r\n", raw[n]) < 0 {
+			n++
+		}
+		return n
+	}
+	for i := 1; ; i++ {
+		switch raw[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+}
+
+// skip is the value that comes next, as it came.
+func (r *reader) skip() json.RawMessage {
+	r.next()
+	all, depth := r.rest, 0
+	for {
+		switch r.next() {
+		case '{', '[':
+			depth++
+			r.take(1)
+		case '}', ']':
+			depth--
+			r.take(1)
+		case ',', ':':
+			r.take(1)
+		default:
+			r.take(lengthOf(r.rest))
+		}
+		if depth == 0 {
+			n := len(all) - len(r.rest)
+			return json.RawMessage(all[:n:n])
+		}
+	}
+}
+
+func (r *reader) value(depth int) (any, error) {
+	switch first := r.next(); {
+	case first == '"':
+		return r.text(), nil
+	case first == 't':
+		r.take(len("true"))
+		return true, nil
+	case first == 'f':
+		r.take(len("false"))
+		return false, nil
+	case first == 'n':
+		r.take(len("null"))
+		return nil, nil
+	case first != '{' && first != '[':
+		return json.Number(r.take(lengthOf(r.rest))), nil
+	case depth <= 0:
 		return nil, ErrTooDeep
+	case first == '[':
+		return r.elements(depth - 1)
+	default:
+		return r.members(depth - 1)
 	}
-	var v any
-	if open == '{' {
-		v, err = decodeMembers(d, depth-1)
-	} else {
-		v, err = decodeElements(d, depth-1)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); err != nil { // the closing bracket
-		return nil, ErrNotJSON
-	}
-	return v, nil
 }
 
-func decodeMembers(d *json.Decoder, depth int) (map[string]any, error) {
+func (r *reader) members(depth int) (any, error) {
 	object := map[string]any{}
-	for d.More() {
-		token, err := d.Token()
-		name, ok := token.(string)
-		if err != nil || !ok {
-			return nil, ErrNotJSON
-		}
+	err := r.each('}', func() (err error) {
+		name := r.name()
 		if _, twice := object[name]; twice {
-			return nil, ErrTwice
+			return ErrTwice
 		}
-		if object[name], err = decodeValue(d, depth); err != nil {
-			return nil, err
-		}
-	}
-	return object, nil
+		object[name], err = r.value(depth)
+		return err
+	})
+	return object, err
 }
 
-func decodeElements(d *json.Decoder, depth int) ([]any, error) {
+func (r *reader) elements(depth int) (any, error) {
 	array := []any{}
-	for d.More() {
-		v, err := decodeValue(d, depth)
-		if err != nil {
-			return nil, err
-		}
+	err := r.each(']', func() error {
+		v, err := r.value(depth)
 		array = append(array, v)
-	}
-	return array, nil
+		return err
+	})
+	return array, err
 }

@@ -3,6 +3,7 @@ package form
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -51,6 +52,10 @@ func FuzzValue(f *testing.F) {
 		if strictErr == nil && (err != nil || twice != nil || len(members) != len(object)) {
 			t.Fatalf("%v, %v, but %v", err, twice, object)
 		}
+		var last map[string]json.RawMessage
+		if isObject := json.Unmarshal(raw, &last) == nil && last != nil; isObject != (err == nil) || isObject && !sameMembers(members, last) {
+			t.Fatalf("%s, want %s (%v)", members, last, err)
+		}
 		v, err := Value(raw, 8)
 		if err != nil {
 			return
@@ -62,4 +67,8 @@ func FuzzValue(f *testing.F) {
 			t.Fatalf("%v, want %v (%v)", v, want, err)
 		}
 	})
+}
+
+func sameMembers(a, b map[string]json.RawMessage) bool {
+	return maps.EqualFunc(a, b, func(x, y json.RawMessage) bool { return bytes.Equal(bytes.TrimSpace(x), bytes.TrimSpace(y)) })
 }
