@@ -83,7 +83,7 @@ func parseJWK(text, preferred string) (*SigningKey, error) {
 	if use := parsed.KeyUsage(); use != "" && use != string(jwk.ForSignature) {
 		return nil, ErrKeyAlg
 	}
-	if id := parsed.KeyID(); len(id) > 256 || !printable(id) {
+	if id := parsed.KeyID(); len(id) > 256 || !IsASCII(id) {
 		return nil, ErrKeyID
 	}
 	var raw any
@@ -220,8 +220,4 @@ func (k *SigningKey) Sign(header, claims map[string]any) (secret.Text, error) {
 	}
 	signed, err := jws.Sign(payload, jws.WithKey(k.Algorithm, k.Private, jws.WithProtectedHeaders(headers)))
 	return secret.New(string(signed)), err
-}
-
-func printable(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
 }

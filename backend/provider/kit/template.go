@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/hashicorp/vault/sdk/helper/identitytpl"
@@ -189,12 +188,6 @@ func (t Template) populate(f Filling, mode int) (string, error) {
 		return "", fault.New(fault.AccessDenied, "%s: the Vault entity lacks what %s names: have an operator add it, or change the provider", t.field, t.source).Because(err)
 	}
 	return s, nil
-}
-
-// IsPrintable is true of text that can stand in a log line and that JSON repeats
-// byte by byte.
-func IsPrintable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 // Invalid is *fault.Error with invalid_request about a field.

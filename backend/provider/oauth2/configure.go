@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // endpoints are where the provider's servers are, as pinned when it was written.
@@ -80,7 +81,7 @@ func (s settings) checkValues() error {
 	switch {
 	case s.ClientID == "":
 		return invalid("client_id is missing: write the client identifier that the authorization server gave to the broker")
-	case !printable(s.ClientID) || len(s.ClientID) > 1024:
+	case !kit.IsASCII(s.ClientID) || len(s.ClientID) > 1024:
 		return invalid("client_id must be at most 1024 printable ASCII characters")
 	case s.AssumedLifetime < 0 || s.assumedLifetime() > maxLifetime:
 		return invalid("assumed_lifetime must lie between 0 and 10 years")
@@ -344,16 +345,6 @@ func list(values []string) string {
 		}
 	}
 	return strings.Join(quoted, ", ")
-}
-
-// printable reports whether s is VSCHAR of RFC 6749 appendix A alone.
-func printable(s string) bool {
-	for i := range len(s) {
-		if s[i] < 0x20 || s[i] > 0x7e {
-			return false
-		}
-	}
-	return true
 }
 
 func hasControl(s string) bool {

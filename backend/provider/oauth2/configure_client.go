@@ -10,6 +10,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // checkClient judges the fields about how the broker authenticates. A field that
@@ -28,7 +29,7 @@ func (s settings) checkClient() error {
 		return invalid("assertion_subject is for assertion_signer=broker: an assertion that the client signs is about the client (RFC 7523 3)")
 	}
 	for name, value := range map[string]string{fieldAssertionAudience: s.AssertionAudience, fieldAssertionSubject: s.AssertionSubject} {
-		if len(value) > 1024 || !printable(value) || strings.TrimSpace(value) != value {
+		if len(value) > 1024 || !kit.IsASCII(value) || strings.TrimSpace(value) != value {
 			return invalid("%s must be at most 1024 printable ASCII characters", name)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
@@ -342,7 +343,7 @@ func FuzzDiscovery(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		at, err := readMetadata(body, settings{Issuer: issuer}, false)
 		if err != nil {
-			if len(err.Error()) > 500 || !printable(err.Error()) {
+			if len(err.Error()) > 500 || !kit.IsASCII(err.Error()) {
 				t.Fatalf("a server's text in %q", err)
 			}
 			return

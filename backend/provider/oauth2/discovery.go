@@ -47,7 +47,7 @@ type remembered string
 // UnmarshalJSON implements json.Unmarshaler.
 func (r *remembered) UnmarshalJSON(raw []byte) error {
 	var v string
-	if json.Unmarshal(raw, &v) == nil && len(v) <= maxRemembered && printable(v) {
+	if json.Unmarshal(raw, &v) == nil && len(v) <= maxRemembered && kit.IsASCII(v) {
 		*r = remembered(v)
 	}
 	return nil
@@ -63,7 +63,7 @@ func (m metadata) forClients() []string {
 	for _, r := range []clientEndpoints{m.clientEndpoints, m.Aliases.clientEndpoints} {
 		all = append(all, string(r.Pushed), string(r.Device), string(r.Backend))
 	}
-	return distinct(slices.DeleteFunc(all, func(v string) bool { return len(v) > maxRemembered || !printable(v) }))
+	return distinct(slices.DeleteFunc(all, func(v string) bool { return len(v) > maxRemembered || !kit.IsASCII(v) }))
 }
 
 // endpoints are those for a client of this kind.
@@ -158,8 +158,10 @@ func parseMetadata(body []byte) (metadata, error) {
 	if err != nil {
 		return metadata{}, err
 	}
-	aliases := map[string]json.RawMessage{}
-	_ = json.Unmarshal(members["mtls_endpoint_aliases"], &aliases)
+	aliases, err := form.UniqueMembers(members["mtls_endpoint_aliases"])
+	if err != nil { // also where nobody knows which one is meant
+		aliases = map[string]json.RawMessage{}
+	}
 	dropOddEndpoints(aliases)
 	dropOddEndpoints(members)
 	raw, err := json.Marshal(aliases)
@@ -213,7 +215,7 @@ func readMetadata(body []byte, s settings, allowHTTP bool) (endpoints, error) {
 
 // quoted shows a URL that a server chose, if it is one that can be shown.
 func quoted(raw string) string {
-	if len(raw) > 200 || !printable(raw) || strings.Contains(raw, "?") || httpclient.CheckURL(raw, true) != nil {
+	if len(raw) > 200 || !kit.IsASCII(raw) || strings.Contains(raw, "?") || httpclient.CheckURL(raw, true) != nil {
 		return ""
 	}
 	return " (" + raw + ")"

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -165,5 +166,5 @@ func (p *Provider) CheckParameters(mode provider.Mode, parameters map[string]str
 // tokenTypeURI reports whether value looks like an absolute URI (RFC 3986 4.3).
 func tokenTypeURI(value string) bool {
 	scheme, rest, found := strings.Cut(value, ":")
-	return found && scheme != "" && rest != "" && len(value) <= 255 && printable(value) && !strings.ContainsAny(value, ` "<>\^{|}`+"`")
+	return found && scheme != "" && rest != "" && len(value) <= 255 && kit.IsASCII(value) && !strings.ContainsAny(value, ` "<>\^{|}`+"`")
 }

@@ -85,7 +85,7 @@ func (p *Provider) loginHints(body []byte, sent []secret.Text) string {
 // wellFormedACR judges a list of acr values, separated by single spaces, as it can
 // stand between quotes.
 func wellFormedACR(list string) bool {
-	return list != "" && len(list) <= 512 && printable(list) && !strings.ContainsAny(list, `"\`) &&
+	return list != "" && len(list) <= 512 && kit.IsASCII(list) && !strings.ContainsAny(list, `"\`) &&
 		strings.Join(strings.Fields(list), " ") == list
 }
 
@@ -108,7 +108,7 @@ func claimsObject(raw json.RawMessage) string {
 		return ""
 	}
 	var line bytes.Buffer
-	if json.Compact(&line, content) != nil || line.Len() > maxHint || !printable(line.String()) {
+	if json.Compact(&line, content) != nil || line.Len() > maxHint || !kit.IsASCII(line.String()) {
 		return ""
 	}
 	return line.String()

@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -59,7 +60,7 @@ func FuzzTokenResponse(f *testing.F) {
 			len(tokens.access) < maxSeen && !slices.Contains(tokens.access, token) {
 			t.Fatalf("the token %q was missed", token)
 		}
-		if code := errorCode(body); len(code) > 64 || !printable(code) {
+		if code := errorCode(body); len(code) > 64 || !kit.IsASCII(code) {
 			t.Fatalf("a server's text as error code: %q", code)
 		}
 		a, err := parseAnswer(body, seeTokensIn(body), (&Provider{}).usualType)
@@ -72,7 +73,7 @@ func FuzzTokenResponse(f *testing.F) {
 		switch {
 		case !slices.Equal(tokens.access, []string{a.accessToken}):
 			t.Fatalf("answered %q, saw %q", a.accessToken, tokens.access)
-		case a.accessToken == "" || len(a.accessToken) > maxToken || !printable(a.accessToken):
+		case a.accessToken == "" || len(a.accessToken) > maxToken || !kit.IsASCII(a.accessToken):
 			t.Fatalf("passed the token %q", a.accessToken)
 		case a.tokenType != "Bearer" && a.tokenType != "DPoP":
 			t.Fatalf("passed the type %q", a.tokenType)
@@ -190,7 +191,7 @@ func FuzzExchangeAnswer(f *testing.F) {
 	}
 	p := &Provider{}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if hints := p.loginHints(body, nil); len(hints) > 2*maxHint || !printable(hints) {
+		if hints := p.loginHints(body, nil); len(hints) > 2*maxHint || !kit.IsASCII(hints) {
 			t.Fatalf("a server's text as hint: %q", hints)
 		}
 		for _, wanted := range []string{typeAccessToken, idToken, typeRefreshToken, ""} {

@@ -109,7 +109,7 @@ func (p *Provider) successor(got reply) (secret.Text, bool) {
 		return secret.Text{}, false
 	}
 	next := secret.New(given)
-	if len(given) > maxToken || !printable(given) {
+	if len(given) > maxToken || !kit.IsASCII(given) {
 		return secret.Text{}, false
 	}
 	p.mu.Lock()

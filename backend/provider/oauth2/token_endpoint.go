@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 )
 
 // seen are the tokens that an answer holds, however broken the rest of it is: each may
@@ -258,7 +259,7 @@ func parseAnswer(body []byte, tokens seen, judgeType typeJudge) (answer, error) 
 	if err := eachOnce(twice, ruling); err != nil {
 		return a, err
 	}
-	if len(a.accessToken) > maxToken || !printable(a.accessToken) {
+	if len(a.accessToken) > maxToken || !kit.IsASCII(a.accessToken) {
 		return a, errTokenShape
 	}
 	if err := judgeType(members, &a); err != nil {
