@@ -35,6 +35,19 @@ func TestTheRateLimitCountsRequests(t *testing.T) {
 	require.Greater(t, took, time.Duration(sent-20)*time.Second/20)
 }
 
+// A mint whose further request does not get its turn in time says so, and leaves nothing.
+func TestAMintThatTheRateLimitKeepsFromItsEndLeavesNothing(t *testing.T) {
+	m := newMount(t, setup{provider: map[string]any{"verify": "introspect", "rate_limit": 0.001}})
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.TemporarilyUnavailable, "no room in time")
+	require.Zero(t, m.server.Counts().Requests[authserver.EndpointIntrospect])
+	m.must(m.write("providers/oauth2/p", map[string]any{"rate_limit": 0}))
+	m.clock.advance(time.Minute)
+	m.sweep()
+	require.Empty(t, m.server.Live())
+	m.mustCreds(nil)
+}
+
 func TestAnOverloadedTokenEndpointIsLeftAlone(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)

@@ -425,3 +425,28 @@ func BenchmarkGate(b *testing.B) {
 		p.end(answered, time.Time{})
 	}
 }
+
+// What has begun comes to its end before anybody else begins: a child that cannot be looked
+// at in time dies.
+func TestAFurtherRequestGoesBeforeMintsThatHaveNotBegun(t *testing.T) {
+	g := newGate()
+	g.setLimit(20)
+	for range 20 { // use up the burst
+		mintThrough(t, g)
+	}
+	g.announce(1) // as if a revocation waited
+	var begun atomic.Int64
+	mints := g.crowd(t, aliceReads, 20, func(Kind) { begun.Add(1) })
+	further := make(chan int64, 2)
+	var others sync.WaitGroup
+	for range 2 {
+		others.Go(func() {
+			require.NoError(t, g.waitFurther(t.Context()))
+			further <- begun.Load()
+		})
+	}
+	others.Wait()
+	require.Zero(t, max(<-further, <-further), "of 20 that were there first")
+	g.announce(-1)
+	mints.Wait()
+}

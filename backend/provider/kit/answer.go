@@ -99,9 +99,15 @@ func Lost(err error, seen bool) *fault.Error {
 	return Unreached(err, "the provider could not be reached: try again, and see the provider's URLs and ca_pem")
 }
 
-// Unreached is a request that has brought no answer: because of the proxy, of which the
-// settings are another matter, or else in the type's own words.
+// Unreached is a request that has brought no answer: because it was not sent, for a reason
+// that the failed exchange has in its chain; because of the proxy, of which the settings
+// are another matter; or else in the type's own words.
 func Unreached(err error, format string, args ...any) *fault.Error {
+	var failed *httpclient.Error
+	var unsent *fault.Error
+	if errors.As(err, &failed) && errors.As(failed.Err, &unsent) {
+		return unsent
+	}
 	if advice := httpclient.ProxyAdvice(err); advice != "" {
 		return unavailable("%s", advice).Because(err)
 	}
