@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
@@ -152,18 +154,28 @@ func (b *broker) downstreamDeps() downstream.Deps {
 // broker's errors into Vault's, before and after the framework routes it.
 func (b *broker) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	if err := b.checkInput(req); err != nil {
-		return nil, b.asLogical(req, err)
+		return b.asLogical(req, err)
 	}
 	resp, err := b.Backend.HandleRequest(ctx, req)
-	return resp, b.asLogical(req, err)
+	if err != nil {
+		return b.asLogical(req, err)
+	}
+	return resp, nil
 }
 
 // HandleExistenceCheck leaves the body aside: whether a name exists does not
-// depend on it, and a malformed one is HandleRequest's to refuse.
+// depend on it, and a malformed one is HandleRequest's to refuse. What cannot be read
+// is taken for there, because the write, which fails of the same, says why; of an error
+// here core says no more than "internal error".
 func (b *broker) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
 	bare := *req
 	bare.Data = nil
-	return b.Backend.HandleExistenceCheck(ctx, &bare)
+	found, exists, err = b.Backend.HandleExistenceCheck(ctx, &bare)
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return true, true, nil
+	}
+	return found, exists, err
 }
 
 // loadLedger reads the ledger in the background, and waits for it a little; whoever

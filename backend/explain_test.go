@@ -34,6 +34,7 @@ import (
 // clock that stands still, so that explain and creds see the same moment.
 type explainLab struct {
 	*broker
+	t      *testing.T
 	server *authserver.Server
 	store  *countingStorage
 	vault  *explainVault
@@ -81,7 +82,7 @@ var (
 func newExplainLab(t *testing.T) *explainLab {
 	t.Helper()
 	now := func() time.Time { return explainNoon }
-	l := &explainLab{store: &countingStorage{Storage: &logical.InmemStorage{}}}
+	l := &explainLab{t: t, store: &countingStorage{Storage: &logical.InmemStorage{}}}
 	l.server = authserver.New(t, authserver.Options{Lifetime: 1000 * time.Hour, Now: now},
 		authserver.Client{ID: "broker", Secrets: []string{"parent-secret"}, Scopes: explainScopes, Audiences: explainTargets})
 	l.vault = &explainVault{
@@ -125,7 +126,8 @@ func (l *explainLab) ask(op logical.Operation, path string, c explainCaller, dat
 	}
 	// As Vault would answer by now, in a lab whose clock stands still.
 	l.known = recentIDs{age: knownFor}
-	return l.HandleRequest(context.Background(), req)
+	resp, err := l.HandleRequest(context.Background(), req)
+	return resp, seenByCaller(l.t, req, resp, err)
 }
 
 // coin is true about once in n. It is made of bits, because rapid's numbers are

@@ -163,9 +163,9 @@ func (m *mount) do(c call) (*logical.Response, error) {
 		}
 	}
 	resp, err := m.b.HandleRequest(c.ctx, req)
-	if err != nil {
+	if err = seenByCaller(m.t, req, resp, err); err != nil {
 		m.clean("the error of "+c.path, err.Error())
-		return resp, err
+		return nil, err
 	}
 	m.checkResponse(req, resp)
 	return resp, nil
@@ -551,6 +551,27 @@ func requireCode(t testing.TB, err error, code fault.Code, words ...string) {
 	for _, w := range words {
 		require.True(t, faulttest.Says(err.Error(), w), "%q does not say %q", err, w)
 	}
+}
+
+// seenByCaller is what core makes of an error: status and text. A caller's own mistakes
+// come as text without a frame.
+func seenByCaller(t testing.TB, req *logical.Request, resp *logical.Response, err error) error {
+	t.Helper()
+	if err == nil {
+		return nil // checkResponse judges it
+	}
+	if coded, ok := err.(logical.HTTPCodedError); ok {
+		require.Nil(t, resp, "beside a response a status is lost")
+		require.NotContains(t, []int{http.StatusBadRequest, http.StatusForbidden}, coded.Code(), "%v comes in a frame", err)
+		return err
+	}
+	if !resp.IsError() {
+		return err // the framework's own
+	}
+	// The plugin protocol carries these two, bare.
+	require.True(t, err == logical.ErrInvalidRequest || err == logical.ErrPermissionDenied, "%v beside a response", err) //nolint:errorlint // a wrapped one is lost
+	status, text := logical.RespondErrorCommon(req, resp, err)
+	return logical.CodedError(status, text.Error())
 }
 
 // within fails the test if f takes longer than promptly.

@@ -68,7 +68,8 @@ func (b *broker) leaveMount(ctx context.Context) error {
 	if err != nil {
 		b.Logger().Error("the mount cannot be disabled yet", "error", err)
 	}
-	return b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, err)
+	_, err = b.asLogical(&logical.Request{Operation: logical.RollbackOperation}, err)
+	return err
 }
 
 // sweep lets the killer sweep, and tidies up in what is left of the slice.

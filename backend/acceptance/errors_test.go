@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
@@ -86,6 +87,77 @@ func TestRefusalsOverHTTP(t *testing.T) {
 	refused(t, err, 400, "invalid_request", "limit")
 	_, err = s.TryRead(t, "roles/deploy", "depth=2")
 	refused(t, err, 400, "invalid_request", `unknown field "depth"`)
+}
+
+// The text of 400 and 403 is the broker's alone, the code first, whatever the operation;
+// that of 429, 501 and 503 stands in Vault's own frame.
+func TestARefusalOnTheWire(t *testing.T) {
+	t.Parallel()
+	s, w := severable(t)
+	s.role(t, "foreign", harness.Fields{"bound_cidrs": "192.0.2.0/24"})
+	s.role(t, "quota", harness.Fields{"max_grants_per_entity": 1})
+	as := s.As(s.agent(t, harness.Agent{Name: "wire"}))
+	read(t, as, "quota")
+	held := read(t, as, "deploy")
+
+	write := func(path string, fields harness.Fields) error { _, err := as.TryWrite(t, path, fields); return err }
+	get := func(path string, query ...string) error { _, err := as.TryRead(t, path, query...); return err }
+	operator := func(path string, fields harness.Fields) error { _, err := s.TryWrite(t, path, fields); return err }
+	remove := func(path string) error {
+		_, err := s.vault.Client(t).Logical().Delete(s.At(path))
+		return err
+	}
+	for name, c := range map[string]struct {
+		try    func() error
+		status int
+		begins string
+	}{
+		"a read":            {func() error { return get("creds/deploy", "scope=x") }, 400, `invalid_request: unknown field "scope"`},
+		"a write":           {func() error { return write("creds/deploy", harness.Fields{"scopes": "repo:admin"}) }, 400, "invalid_scope: nothing is left"},
+		"a target":          {func() error { return write("creds/deploy", harness.Fields{"audiences": "https://x.test"}) }, 400, "invalid_target: "},
+		"a list":            {func() error { _, err := s.TryRead(t, "grants", "list=true", "limit=0"); return err }, 400, "invalid_request: limit"},
+		"a deletion":        {func() error { return remove("providers/oauth2/hydra") }, 400, "invalid_request: "},
+		"a create":          {func() error { return operator("roles/new", harness.Fields{"scopes": "x"}) }, 400, "invalid_request: provider is missing"},
+		"who may not, read": {func() error { return get("creds/foreign") }, 403, "access_denied: "},
+		"who may not":       {func() error { return write("creds/foreign", nil) }, 403, "access_denied: "},
+	} {
+		status, text := onTheWire(t, c.try())
+		require.Equal(t, c.status, status, name)
+		require.True(t, strings.HasPrefix(text, c.begins), "%s: %q", name, text)
+		require.NotContains(t, text, "\n", name)
+	}
+	framed := func(err error, status int, begins string) {
+		t.Helper()
+		got, text := onTheWire(t, err)
+		require.Equal(t, status, got, text)
+		require.True(t, strings.HasPrefix(text, "1 error occurred:\n\t* "+begins), "%q", text)
+	}
+	framed(get("creds/quota"), 429, "slow_down: ")
+	w.Tamper(func(path string, body []byte) []byte {
+		return bytes.Replace(body, []byte(`"scope":"`), []byte(`"scope":"admin `), 1)
+	})
+	framed(get("creds/deploy"), 501, "provider_violation: ")
+	w.Tamper(nil)
+	w.Cut()
+	framed(get("creds/deploy"), 503, "temporarily_unavailable: ")
+	w.Mend()
+
+	// Of a renewal that is refused Vault makes a 400 and a sentence of its own.
+	s.Write(t, "revoke/role/deploy", harness.Fields{"freeze": true})
+	_, err := s.vault.Client(t).Sys().Renew(held.LeaseID, 60)
+	status, text := onTheWire(t, err)
+	require.Equal(t, 400, status)
+	require.Contains(t, text, "err: access_denied: ")
+	require.NotContains(t, text, "logical.Response{")
+}
+
+// onTheWire is an answer's status and its only error, as they came.
+func onTheWire(t *testing.T, err error) (status int, text string) {
+	t.Helper()
+	var refused *api.ResponseError
+	require.ErrorAs(t, err, &refused)
+	require.Len(t, refused.Errors, 1)
+	return refused.StatusCode, refused.Errors[0]
 }
 
 func TestRefusalsByTheCommandLine(t *testing.T) {
