@@ -146,7 +146,7 @@ type Provider struct {
 
 var (
 	_ provider.Provider = (*Provider)(nil)
-	_ provider.Revoker  = (*Provider)(nil)
+	_ provider.Finder   = (*Provider)(nil) // and so a Revoker
 	_ provider.Checker  = (*Provider)(nil)
 )
 
