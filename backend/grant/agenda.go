@@ -42,9 +42,9 @@ type agenda struct {
 // entry is one appointment, in milliseconds, and as what the grant has been counted.
 type entry struct {
 	due int64
-	standing
+	countedAs
 	// sure is false after a return from a page: the grant may be dead, and of its
-	// standing no more than since is known.
+	// countedAs no more than since is known.
 	sure bool
 }
 
@@ -119,9 +119,9 @@ func (x *index) returned(key string, l leaf) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for i, id := range l.IDs {
-		back := entry{due: l.Due[i], standing: standing{since: l.Since[i]}}
+		back := entry{due: l.Due[i], countedAs: countedAs{since: l.Since[i]}}
 		if e, known := x.entries[id]; known {
-			back = entry{due: min(e.due, back.due), standing: e.standing, sure: e.sure}
+			back = entry{due: min(e.due, back.due), countedAs: e.countedAs, sure: e.sure}
 		}
 		x.entries[id] = back
 	}

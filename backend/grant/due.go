@@ -162,7 +162,7 @@ func (l *Ledger) clear(ctx context.Context, id string) error {
 		l.enter(found, g)
 	case errors.Is(err, ErrGone):
 		s := g.Summary()
-		was, counted, err := l.standing(ctx, id)
+		was, counted, err := l.howCounted(ctx, id)
 		if err != nil {
 			return err
 		}

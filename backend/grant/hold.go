@@ -60,7 +60,7 @@ func (l *Ledger) endHolds() {
 	}
 }
 
-// Rewrite writes after in place of before without reading, on the word of a hold.
+// Rewrite writes after over before without reading that, by right of a hold.
 // ErrChanged if that is over; nothing is written then.
 func (l *Ledger) Rewrite(ctx context.Context, h *Hold, before, after *Grant) error {
 	defer l.working()()

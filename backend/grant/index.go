@@ -37,16 +37,16 @@ type index struct {
 	live map[liveKey]*liveSet
 }
 
-// standing is as what a grant has been counted.
-type standing struct {
+// countedAs is what a grant has been counted as.
+type countedAs struct {
 	// since is since when it is in the outbox, in milliseconds, or zero.
 	since     int64
 	revocable bool
 	hangs     hangs
 }
 
-func (s *Summary) standing() standing {
-	return standing{since: s.outboxSince(), revocable: s.Revocable, hangs: s.hangs()}
+func (s *Summary) countedAs() countedAs {
+	return countedAs{since: s.outboxSince(), revocable: s.Revocable, hangs: s.hangs()}
 }
 
 // progress is how far the scan is in one bucket. It visits units, the shards of
@@ -81,15 +81,15 @@ func (x *index) enter(g, before *Grant) (full bool) {
 	was, counted := x.surely(s.ID)
 	if !counted && before != nil && x.counted(s.ID) {
 		former := before.Summary()
-		was, counted = former.standing(), true
+		was, counted = former.countedAs(), true
 	}
 	if !counted {
 		x.count(&s, 1)
 		x.note(s.ID)
 	}
-	is := s.standing()
+	is := s.countedAs()
 	x.move(&s, was, is)
-	x.entries[s.ID] = entry{due: s.dueMilli(), standing: is, sure: true}
+	x.entries[s.ID] = entry{due: s.dueMilli(), countedAs: is, sure: true}
 	if s.Doomed {
 		delete(x.suspects, s.ID)
 	}
@@ -97,34 +97,35 @@ func (x *index) enter(g, before *Grant) (full bool) {
 	return len(x.entries) > x.room
 }
 
-// standing reports whether the grant is counted for certain, without storage.
-func (x *index) standing(id string) (is standing, counted bool) {
+// howCounted reports whether the grant is counted for certain, without storage, and as
+// what.
+func (x *index) howCounted(id string) (is countedAs, counted bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.surely(id)
 }
 
-// surely is standing for callers that hold mu. An entry that came back from a page
+// surely is howCounted for callers that hold mu. An entry that came back from a page
 // may be of a grant that died meanwhile.
-func (x *index) surely(id string) (is standing, counted bool) {
+func (x *index) surely(id string) (is countedAs, counted bool) {
 	e, known := x.entries[id]
 	if !known || !e.sure {
-		return standing{}, false
+		return countedAs{}, false
 	}
-	return e.standing, true
+	return e.countedAs, true
 }
 
 // leave forgets a grant that is gone. counted says that it was counted when it was
 // last on record, and was as what.
-func (x *index) leave(s *Summary, was standing, counted bool) {
+func (x *index) leave(s *Summary, was countedAs, counted bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if counted && x.counted(s.ID) {
-		x.move(s, was, standing{})
+		x.move(s, was, countedAs{})
 		x.count(s, -1)
 	}
 	x.dropLocked(s.ID)
-	if at, ok := placeOf(s.ID); ok {
+	if at, ok := addressOf(s.ID); ok {
 		delete(x.scan[at.bucket].late, s.ID)
 	}
 	if set := x.live[liveKey{s.Holder, s.Role}]; set != nil {
@@ -150,7 +151,7 @@ func (x *index) counted(id string) bool {
 	if x.scanned {
 		return true
 	}
-	at, ok := placeOf(id)
+	at, ok := addressOf(id)
 	if !ok {
 		return false
 	}
@@ -160,14 +161,14 @@ func (x *index) counted(id string) bool {
 	return seen || late || p.passed(at)
 }
 
-func (p *progress) passed(at place) bool {
+func (p *progress) passed(at address) bool {
 	return p.done || at.folder < p.folder || (at.folder == p.folder && at.shard < p.shard)
 }
 
 // note keeps in mind that a grant was counted, so that the scan does not count it
 // again. The caller holds mu.
 func (x *index) note(id string) {
-	at, ok := placeOf(id)
+	at, ok := addressOf(id)
 	if x.scanned || !ok {
 		return
 	}
@@ -215,7 +216,7 @@ func find(counts []Count, s *Summary) int {
 }
 
 // move notes as what a counted grant stands from now on. The caller holds mu.
-func (x *index) move(s *Summary, from, to standing) {
+func (x *index) move(s *Summary, from, to countedAs) {
 	if from == to {
 		return
 	}
@@ -226,7 +227,7 @@ func (x *index) move(s *Summary, from, to standing) {
 		return
 	}
 	for _, move := range []struct {
-		standing
+		countedAs
 		n int
 	}{{from, -1}, {to, 1}} {
 		if move.revocable {

@@ -127,7 +127,7 @@ func (l *Ledger) Record(ctx context.Context, g *Grant) error {
 	lock := l.lock(g.ID)
 	defer lock.Unlock()
 	err := l.write(ctx, g, nil)
-	if _, ok := placeOf(g.ID); err != nil && ok {
+	if _, ok := addressOf(g.ID); err != nil && ok {
 		l.enter(g, nil)
 		l.doubt(g)
 	}
@@ -269,7 +269,7 @@ func (l *Ledger) Suspect(id string) {
 }
 
 func (l *Ledger) read(ctx context.Context, id string) (*Grant, error) {
-	at, ok := placeOf(id)
+	at, ok := addressOf(id)
 	if !ok {
 		return nil, ErrGone
 	}
@@ -294,7 +294,7 @@ func (l *Ledger) read(ctx context.Context, id string) (*Grant, error) {
 
 // write is the only place where a record is written. before is as it was.
 func (l *Ledger) write(ctx context.Context, g, before *Grant) error {
-	at, ok := placeOf(g.ID)
+	at, ok := addressOf(g.ID)
 	if !ok {
 		return ErrGone
 	}

@@ -147,7 +147,7 @@ func FuzzIDs(f *testing.F) {
 	f.Add("0.-0")
 	f.Add("../a.b")
 	f.Fuzz(func(t *testing.T, id string) {
-		at, ok := placeOf(id)
+		at, ok := addressOf(id)
 		if !ok {
 			return
 		}
@@ -184,7 +184,7 @@ func FuzzDecode(f *testing.F) {
 
 func TestAnUnreadableRecordDoesNotHideTheOthers(t *testing.T) {
 	_, s := emptyLedger(t)
-	broken, _ := placeOf("alice.broken")
+	broken, _ := addressOf("alice.broken")
 	for _, raw := range []string{`{`, `[]`, `null`, `7`, `{"id":5}`, `{}`, `{"id":"bob.x","holder":"bob"}`, `{"id":"alice.broken","holder":"alice and more than the id"}`} {
 		require.NoError(t, s.Put(t.Context(), &logical.StorageEntry{Key: broken.key(), Value: []byte(raw)}))
 		l := NewLedger(s)

@@ -52,7 +52,7 @@ func (s *imagined) List(_ context.Context, prefix string) ([]string, error) {
 		}
 	default:
 		for n := range s.each {
-			at, _ := placeOf(s.id(parts[2], n))
+			at, _ := addressOf(s.id(parts[2], n))
 			switch {
 			case len(parts) == 3:
 				names[at.shard+"/"] = true

@@ -39,11 +39,11 @@ func (l *Ledger) Withdraw(ctx context.Context, id string) (gone bool, err error)
 
 // remove is Remove under the grant's lock.
 func (l *Ledger) remove(ctx context.Context, g *Grant) error {
-	at, ok := placeOf(g.ID)
+	at, ok := addressOf(g.ID)
 	if !ok {
 		return nil
 	}
-	was, counted, err := l.standing(ctx, g.ID)
+	was, counted, err := l.howCounted(ctx, g.ID)
 	if err != nil {
 		return err
 	}
@@ -59,24 +59,24 @@ func (l *Ledger) remove(ctx context.Context, g *Grant) error {
 	return nil
 }
 
-// standing finds out whether a grant is counted. Storage is asked only if memory
+// howCounted finds out whether a grant is counted, and as what. Storage is asked only if memory
 // does not know: the grant's appointment is on a page, or the grant is gone.
-func (l *Ledger) standing(ctx context.Context, id string) (is standing, counted bool, err error) {
+func (l *Ledger) howCounted(ctx context.Context, id string) (is countedAs, counted bool, err error) {
 	x := l.current()
-	if is, counted = x.standing(id); counted {
+	if is, counted = x.howCounted(id); counted {
 		return is, true, nil
 	}
 	g, err := l.counted(ctx, id)
 	switch {
 	case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable):
-		return standing{}, false, nil
+		return countedAs{}, false, nil
 	case err != nil:
-		return standing{}, false, err
+		return countedAs{}, false, err
 	}
 	s := g.Summary()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return s.standing(), x.counted(id), nil
+	return s.countedAs(), x.counted(id), nil
 }
 
 // counted is a grant as the index has it, if the scan has come so far: as Get, and

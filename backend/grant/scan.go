@@ -120,7 +120,7 @@ func (l *Ledger) readBucket(ctx context.Context, x *index, bucket int) error {
 		if folder < last.folder {
 			continue
 		}
-		if err := l.readFolder(ctx, x, place{bucket: bucket, folder: folder}, last); err != nil {
+		if err := l.readFolder(ctx, x, address{bucket: bucket, folder: folder}, last); err != nil {
 			return err
 		}
 	}
@@ -131,7 +131,7 @@ func (l *Ledger) readBucket(ctx context.Context, x *index, bucket int) error {
 }
 
 // readFolder reads a holder's shards from where an earlier attempt ended.
-func (l *Ledger) readFolder(ctx context.Context, x *index, unit, last place) error {
+func (l *Ledger) readFolder(ctx context.Context, x *index, unit, last address) error {
 	names, err := l.storage.List(ctx, inBucket(unit.folder))
 	if err != nil {
 		return fmt.Errorf("cannot list a holder's grants: %w", err)
@@ -143,11 +143,11 @@ func (l *Ledger) readFolder(ctx context.Context, x *index, unit, last place) err
 			continue
 		}
 		x.come(unit) // before the list: what is written after it counts itself
-		places, err := l.shard(ctx, unit, nil)
+		addresses, err := l.shard(ctx, unit, nil)
 		if err != nil {
 			return err
 		}
-		for _, at := range places {
+		for _, at := range addresses {
 			if err := l.readOne(ctx, x, at.id()); err != nil {
 				return err
 			}
@@ -157,15 +157,15 @@ func (l *Ledger) readFolder(ctx context.Context, x *index, unit, last place) err
 }
 
 // reached is the unit that the scan is at.
-func (x *index) reached(bucket int) (done bool, unit place) {
+func (x *index) reached(bucket int) (done bool, unit address) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	p := &x.scan[bucket]
-	return p.done, place{folder: p.folder, shard: p.shard}
+	return p.done, address{folder: p.folder, shard: p.shard}
 }
 
 // come makes unit the one that the scan is at.
-func (x *index) come(unit place) {
+func (x *index) come(unit address) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	p := &x.scan[unit.bucket]

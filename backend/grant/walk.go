@@ -44,16 +44,16 @@ func (l *Ledger) ids(ctx context.Context, holder, after string, visit func(id st
 	if err != nil {
 		return err
 	}
-	begin, resumed := placeOf(after)
+	begin, resumed := addressOf(after)
 	for _, unit := range units {
-		if resumed && unit.less(place{early: begin.early, shard: begin.shard}) {
+		if resumed && unit.less(address{early: begin.early, shard: begin.shard}) {
 			continue
 		}
-		places, err := l.shard(ctx, unit, adopted)
+		addresses, err := l.shard(ctx, unit, adopted)
 		if err != nil {
 			return err
 		}
-		for _, at := range places {
+		for _, at := range addresses {
 			if resumed && !begin.less(at) {
 				continue
 			}
@@ -69,8 +69,8 @@ func (l *Ledger) ids(ctx context.Context, holder, after string, visit func(id st
 }
 
 // units are the shards in which the holder has grants, in order.
-func (l *Ledger) units(ctx context.Context, holder string, adopted []place) ([]place, error) {
-	var units []place
+func (l *Ledger) units(ctx context.Context, holder string, adopted []address) ([]address, error) {
+	var units []address
 	if early, ok := earlyUnit(holder); ok && early.folder != "" {
 		units = append(units, early)
 	}
@@ -86,13 +86,13 @@ func (l *Ledger) units(ctx context.Context, holder string, adopted []place) ([]p
 	}
 	sort.Strings(shards)
 	for _, shard := range slices.Compact(shards) {
-		units = append(units, place{bucket: bucketOf(holder), folder: holder, shard: shard})
+		units = append(units, address{bucket: bucketOf(holder), folder: holder, shard: shard})
 	}
 	return units, nil
 }
 
 // shard lists one shard, and what of it is in memory only.
-func (l *Ledger) shard(ctx context.Context, unit place, adopted []place) ([]place, error) {
+func (l *Ledger) shard(ctx context.Context, unit address, adopted []address) ([]address, error) {
 	names, err := l.storage.List(ctx, unit.path())
 	if err != nil {
 		return nil, fmt.Errorf("cannot list a holder's grants: %w", err)
@@ -104,20 +104,20 @@ func (l *Ledger) shard(ctx context.Context, unit place, adopted []place) ([]plac
 	}
 	sort.Strings(names)
 	names = slices.Compact(names)
-	places := make([]place, len(names))
+	addresses := make([]address, len(names))
 	for i, rest := range names {
-		places[i] = unit
-		places[i].rest = rest
+		addresses[i] = unit
+		addresses[i].rest = rest
 	}
-	return places, nil
+	return addresses, nil
 }
 
-func (l *Ledger) adoptedOf(holder string) []place {
+func (l *Ledger) adoptedOf(holder string) []address {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	var out []place
+	var out []address
 	for id := range l.adopted {
-		at, ok := placeOf(id)
+		at, ok := addressOf(id)
 		if owner, _ := HolderOf(id); ok && owner == holder {
 			out = append(out, at)
 		}

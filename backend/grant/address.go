@@ -31,30 +31,30 @@ const shardDigits = 1
 // noShard is the shard of random parts too short to have one; no digit looks like it.
 const noShard = "short"
 
-// place is where a record lies, in the order in which records are read.
-type place struct {
+// address is where a record lies, in the order in which records are read.
+type address struct {
 	bucket              int
 	folder, shard, rest string
 	// early is true where the folder is only the beginning of the holder's id.
 	early bool
 }
 
-// placeOf finds a record's place by the grant's id; false if it is none.
-func placeOf(id string) (place, bool) {
+// addressOf finds a record's address by the grant's id; false if that is none.
+func addressOf(id string) (address, bool) {
 	holder, ok := HolderOf(id)
 	if !ok {
-		return place{}, false
+		return address{}, false
 	}
-	digits, unit := shardDigits, place{folder: holder}
+	digits, unit := shardDigits, address{folder: holder}
 	if strings.HasPrefix(id[len(holder)+1:], dottedMark) && strings.Contains(holder, ".") {
 		digits += len(dottedMark)
 	} else if early, ok := earlyUnit(holder); ok {
 		unit = early
 	}
 	if unit.folder == "" {
-		return place{}, false
+		return address{}, false
 	}
-	p := place{bucket: bucketOf(unit.folder), folder: unit.folder, early: unit.early, shard: noShard, rest: id[len(unit.folder)+1:]}
+	p := address{bucket: bucketOf(unit.folder), folder: unit.folder, early: unit.early, shard: noShard, rest: id[len(unit.folder)+1:]}
 	if len(p.rest) > digits {
 		p.shard, p.rest = p.rest[:digits], p.rest[digits:]
 	}
@@ -63,12 +63,12 @@ func placeOf(id string) (place, bool) {
 
 // earlyUnit is the shard in which builds of before put the grants of a holder with a dot in
 // its id, beside grants of others; false for a holder without a dot.
-func earlyUnit(holder string) (place, bool) {
+func earlyUnit(holder string) (address, bool) {
 	folder, second, dotted := strings.Cut(holder, ".")
 	if !dotted || len(second) < shardDigits {
-		return place{}, false
+		return address{}, false
 	}
-	return place{bucket: bucketOf(folder), folder: folder, shard: second[:shardDigits], early: true}, true
+	return address{bucket: bucketOf(folder), folder: folder, shard: second[:shardDigits], early: true}, true
 }
 
 func bucketOf(folder string) int {
@@ -82,19 +82,19 @@ func bucketFolder(bucket int) string { return fmt.Sprintf("%s%x/", StoragePrefix
 // inBucket is a folder of records with all that leads to it.
 func inBucket(folder string) string { return bucketFolder(bucketOf(folder)) + folder + "/" }
 
-func (p place) path() string { return inBucket(p.folder) + p.shard + "/" }
+func (p address) path() string { return inBucket(p.folder) + p.shard + "/" }
 
-func (p place) key() string { return p.path() + p.rest }
+func (p address) key() string { return p.path() + p.rest }
 
-func (p place) id() string {
+func (p address) id() string {
 	if p.shard == noShard {
 		return p.folder + "." + p.rest
 	}
 	return p.folder + "." + p.shard + p.rest
 }
 
-// less orders the places of one holder.
-func (p place) less(q place) bool {
+// less orders the addresses of one holder.
+func (p address) less(q address) bool {
 	if p.early != q.early {
 		return p.early
 	}
