@@ -92,8 +92,10 @@ func (e *ProxyError) Unwrap() error { return e.err }
 // Advice says what to do about it. It names settings and no address.
 func (e *ProxyError) Advice() string {
 	switch {
-	case e.Status == http.StatusProxyAuthRequired:
-		return "the proxy refuses the broker (HTTP 407): write proxy_username and proxy_password that it takes"
+	case e.Status == http.StatusProxyAuthRequired, e.Status == http.StatusUnauthorized: // as tinyproxy has it
+		return fmt.Sprintf("the proxy refuses the broker (HTTP %d): write proxy_username and proxy_password that it takes", e.Status)
+	case e.Status >= 500:
+		return fmt.Sprintf("the proxy cannot reach the host (it answers HTTP %d to CONNECT): try again, and see whether the host is right and the proxy can find it", e.Status)
 	case e.Status != 0:
 		return fmt.Sprintf("the proxy makes no connection (it answers HTTP %d to CONNECT): let it allow the broker this host and port, or see proxy_url", e.Status)
 	}
