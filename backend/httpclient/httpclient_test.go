@@ -24,59 +24,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
-func TestCheckURL(t *testing.T) {
-	for _, test := range []struct {
-		url       string
-		ok, plain bool // without and with allow_http
-	}{
-		{"https://as.example.com", true, true},
-		{"https://as.example.com:8443/oauth2/token", true, true},
-		{"HTTPS://AS.example.com/", true, true},
-		{"https://[2001:db8::1]/token", true, true},
-		{"http://127.0.0.1:8080/token", true, true},
-		{"http://127.9.9.9/", true, true},
-		{"http://[::1]:8080/token", true, true},
-		{"http://localhost:8080/token", true, true},
-		{"http://as.example.com/token", false, true},
-		{"http://localhost.example.com/", false, true},
-		{"http://10.0.0.1/", false, true},
-		{"http://[::ffff:127.0.0.1]/", true, true},
-		{"ftp://as.example.com/", false, false},
-		{"file:///etc/passwd", false, false},
-		{"as.example.com/token", false, false},
-		{"/token", false, false},
-		{"", false, false},
-		{"https://", false, false},
-		{"https:opaque", false, false},
-		{"https://user@as.example.com/", false, false},
-		{"https://user:pass@as.example.com/", false, false},
-		{"https://as.example.com/#", false, false},
-		{"https://as.example.com/#fragment", false, false},
-		{"https://as.example.com/?", false, false},
-		{"https://as.example.com/?a=b", false, false},
-		{"https://as.example.com/\n", false, false},
-		{"https://as.example.com:port/", false, false},
-		{"https://169.254.169.254/latest/meta-data", false, false},
-		{"https://[fe80::1]/", false, false},
-		{"https://[fe80::1%25eth0]/", false, false},
-		{"https://[::ffff:169.254.169.254]/", false, false},
-		{"https://[fd00:ec2::254]/", false, false},
-		{"https://[fd00:ec2::254%25eth0]/", false, false},
-		{"https://100.100.100.200/", false, false},
-		{"https://100.100.100.201/", true, true},
-		{"http://0.0.0.0/", false, false},
-		{"https://0.0.0.0:8200/", false, false},
-		{"https://[::]/", false, false},
-		{"http://[::ffff:0.0.0.0]/", false, false},
-		{"https://[64:ff9b::a9fe:a9fe]/", false, false},
-		{"https://[64:ff9b::808:808]/", true, true},
-		{"https://as.example.com/" + strings.Repeat("a", 2048), false, false},
-	} {
-		require.Equal(t, test.ok, httpclient.CheckURL(test.url, false) == nil, "%s: %v", test.url, httpclient.CheckURL(test.url, false))
-		require.Equal(t, test.plain, httpclient.CheckURL(test.url, true) == nil, "%s with allow_http: %v", test.url, httpclient.CheckURL(test.url, true))
-	}
-}
-
 func newClient(t *testing.T, o httpclient.Options) *httpclient.Client {
 	t.Helper()
 	c, err := httpclient.New(o)

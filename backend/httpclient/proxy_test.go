@@ -19,51 +19,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
-func TestCheckProxy(t *testing.T) {
-	for _, test := range []struct {
-		url, username, password string
-		ok, plain               bool // without and with allow_http
-	}{
-		{"http://proxy.example.com:3128", "", "", true, true},
-		{"http://proxy.example.com:3128/", "", "", true, true},
-		{"https://proxy.example.com", "broker", "p", true, true},
-		{"http://10.0.0.1:3128", "", "", true, true},
-		{"http://127.0.0.1:3128", "broker", "p", true, true},
-		{"http://localhost:3128", "broker", "", true, true},
-		{"http://10.0.0.1:3128", "broker", "p", false, true},
-		{"http://proxy.localhost:3128", "broker", "p", false, true},
-		{"https://proxy.example.com", "", "p", false, false},
-		{"https://proxy.example.com", "bro:ker", "p", false, false},
-		{"https://proxy.example.com", "broker", "p\n", false, false},
-		{"https://proxy.example.com", "broker\r\nHost: x", "p", false, false},
-		{"https://broker:p@proxy.example.com", "", "", false, false},
-		{"https://proxy.example.com/path", "", "", false, false},
-		{"https://proxy.example.com?a=b", "", "", false, false},
-		{"socks5://proxy.example.com", "", "", false, false},
-		{"proxy.example.com:3128", "", "", false, false},
-		{"", "", "", false, false},
-		{"http://169.254.169.254:80", "", "", false, false},
-		{"http://[fd00:ec2::254]", "", "", false, false},
-		{"http://metadata.google.internal", "", "", false, false},
-		{"http://2852039166", "", "", false, false},
-	} {
-		p := httpclient.Proxy{URL: test.url, Username: test.username, Password: secret.New(test.password)}
-		for _, allowHTTP := range []bool{false, true} {
-			want := test.ok
-			if allowHTTP {
-				want = test.plain
-			}
-			err := httpclient.CheckProxy(p, allowHTTP)
-			require.Equal(t, want, err == nil, "%s allow_http=%v: %v", test.url, allowHTTP, err)
-			_, newErr := httpclient.New(httpclient.Options{Proxy: &p, AllowHTTP: allowHTTP})
-			require.Equal(t, err == nil, newErr == nil, test.url)
-			if err != nil {
-				require.ErrorContains(t, err, "proxy_", test.url)
-			}
-		}
-	}
-}
-
 // secured is a server with TLS that says which credentials it was shown.
 func secured(t *testing.T) (url, ca string, seen func() []http.Header) {
 	t.Helper()
