@@ -108,7 +108,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			SealWrapStorage: []string{downstream.StoragePrefix, issuerPrefix, signingKeysKey}, // an issuer may have a proxy's password
 			Unauthenticated: []string{discoveryPath, jwksPath},
 		},
-		Paths: framework.PathAppend(
+		Paths: withValues(framework.PathAppend(
 			b.pathProviders(),
 			b.pathRoles(),
 			b.pathExplain(),
@@ -121,7 +121,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			b.pathMetrics(),
 			b.pathConfig(),
 			b.pathOwnIssuer(),
-		),
+		)),
 		Secrets: []*framework.Secret{b.childToken()},
 		InitializeFunc: func(context.Context, *logical.InitializationRequest) error {
 			b.loadLedger(0)
@@ -159,6 +159,9 @@ func (b *broker) HandleRequest(ctx context.Context, req *logical.Request) (*logi
 	resp, err := b.Backend.HandleRequest(ctx, req)
 	if err != nil {
 		return b.asLogical(req, err)
+	}
+	if req.Operation == logical.HelpOperation {
+		b.describeTruly(req, resp)
 	}
 	return resp, nil
 }

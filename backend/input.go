@@ -53,7 +53,7 @@ func (b *broker) checkInput(req *logical.Request) error {
 		if !ok && path.TakesArbitraryInput {
 			continue // the handler says what is wrong with the path itself
 		}
-		if !ok || (schema.Query && req.Operation != logical.ListOperation && req.Operation != logical.DeleteOperation) {
+		if !ok || (name == fieldForce && req.Operation != logical.DeleteOperation) {
 			return fault.New(fault.InvalidRequest, "unknown field %q: this path takes %s", short(name), fieldNames(path))
 		}
 		if err := checkSize(value, 0); err != nil {

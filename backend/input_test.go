@@ -111,9 +111,8 @@ func (m *mount) send(e endpoint, data map[string]any) error {
 // taken reports whether the endpoint takes the field at all.
 func (e endpoint) taken(field string) bool {
 	f := e.path.Fields[field]
-	listing := e.op == logical.ListOperation || e.op == logical.DeleteOperation
 	_, inPath := names[field]
-	return f != nil && (!f.Query || listing) && !inPath
+	return f != nil && (field != fieldForce || e.op == logical.DeleteOperation) && !inPath
 }
 
 func TestUnknownFieldsAreRefused(t *testing.T) {

@@ -30,8 +30,8 @@ last token has expired.
 var configFields = stored.Fields[config]{
 	{Name: "issuer", In: func(c *config) any { return &c.Issuer }, Description: "The broker's own issuer URL: where verifiers reach this mount. https, without a slash at the end. Empty stops the signing."},
 	{Name: "signing_algorithm", In: func(c *config) any { return &c.SigningAlgorithm }, Default: keyring.Algorithms()[0], Allowed: anyOf(keyring.Algorithms()), Description: "What the broker signs with: ES256, RS256 (3072 bits) or EdDSA (Ed25519). Another one rotates the keys."},
-	{Name: "rotation_period", In: func(c *config) any { return &c.RotationPeriod }, Default: int(defaultRotationPeriod / time.Second), Description: "How long a key signs before the next one does, 2h to 366d and not below max_token_ttl. Default 30d."},
-	{Name: "max_token_ttl", In: func(c *config) any { return &c.MaxTokenTTL }, Default: int(defaultMaxTokenTTL / time.Second), Description: "The longest life of anything that the broker signs, 2m to 10d. Default 24h."},
+	{Name: "rotation_period", In: func(c *config) any { return &c.RotationPeriod }, Default: int(defaultRotationPeriod / time.Second), Description: "How long a key signs before the next one does, 2h to 366d and not below max_token_ttl."},
+	{Name: "max_token_ttl", In: func(c *config) any { return &c.MaxTokenTTL }, Default: int(defaultMaxTokenTTL / time.Second), Description: "The longest life of anything that the broker signs, 2m to 10d."},
 }
 
 // anyOf are values for a field's schema.

@@ -29,7 +29,7 @@ the answer beside the fields that are documented here.
 `
 
 func (b *broker) pathCreds() []*framework.Path {
-	fields := credsFields()
+	fields := asQuery(credsFields(), "scopes", "audiences", "resources", "permissions", "authorization_details", "ttl", "dpop_jkt")
 	// Each operation needs an id of its own in the OpenAPI document.
 	op := func(suffix string) *framework.PathOperation {
 		return &framework.PathOperation{

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -28,11 +29,11 @@ var issuerFields = stored.Fields[subject.IssuerConfig]{
 	{Name: "jwks_pem", In: func(i *subject.IssuerConfig) any { return &i.JWKSPEM }, Description: "The issuer's public keys themselves, as PEM or as a JSON Web Key Set."},
 	{Name: "bound_issuer", In: func(i *subject.IssuerConfig) any { return &i.BoundIssuer }, Description: "What iss must equal. With oidc_discovery_url it is that URL. Set it wherever keys are shared."},
 	{Name: "bound_audiences", In: func(i *subject.IssuerConfig) any { return &i.BoundAudiences }, Description: "A token must be for at least one of these. Required."},
-	{Name: "allowed_algorithms", In: func(i *subject.IssuerConfig) any { return &i.AllowedAlgorithms }, Description: "Signature algorithms. Default ES256, ES384, RS256, PS256, EdDSA; never none, never HMAC."},
+	{Name: "allowed_algorithms", In: func(i *subject.IssuerConfig) any { return &i.AllowedAlgorithms }, Default: subject.DefaultAlgorithms(), Description: "Signature algorithms; never none, never HMAC."},
 	{Name: "clock_skew", In: func(i *subject.IssuerConfig) any { return &i.ClockSkew }, Default: int(subject.DefaultClockSkew / time.Second), Description: "By how much the issuer's clock may differ, at most 5m."},
-	{Name: "max_subject_lifetime", In: func(i *subject.IssuerConfig) any { return &i.MaxSubjectLifetime }, Description: "The longest life of a token that is taken. Default 24h."},
+	{Name: "max_subject_lifetime", In: func(i *subject.IssuerConfig) any { return &i.MaxSubjectLifetime }, Default: int(subject.DefaultMaxLifetime / time.Second), Description: "The longest life of a token that is taken."},
 	{Name: "ca_pem", In: func(i *subject.IssuerConfig) any { return &i.CAPEM }, Description: "PEM certificates that replace the system's roots for this issuer's TLS."},
-	{Name: "timeout", In: func(i *subject.IssuerConfig) any { return &i.Timeout }, Description: "How long one fetch may take. Default 10s."},
+	{Name: "timeout", In: func(i *subject.IssuerConfig) any { return &i.Timeout }, Default: int(httpclient.DefaultTimeout / time.Second), Description: "How long one fetch may take."},
 	{Name: "allow_http", In: func(i *subject.IssuerConfig) any { return &i.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
 	{Name: "proxy_url", In: func(i *subject.IssuerConfig) any { return &i.ProxyURL }, Description: "HTTP proxy, http or https, through which alone the issuer is reached, by CONNECT: its URLs must then be https. Its certificate may be signed by the system's roots or those of ca_pem. The environment's proxy is never used."},
 	{Name: "proxy_username", In: func(i *subject.IssuerConfig) any { return &i.ProxyUsername }, Description: "Username at the proxy, which gets it in plain http only on this machine or with allow_http=true."},

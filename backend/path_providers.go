@@ -72,12 +72,15 @@ func (b *broker) unknownType() *framework.PathOperation {
 	}
 }
 
+// fieldForce is taken by a delete alone.
+const fieldForce = "force"
+
 // pathProviderType makes the paths of one type, so that help and the OpenAPI
 // document show exactly its fields.
 func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 	fields := downstream.CommonFields()
 	maps.Copy(fields, t.Fields())
-	fields["force"] = &framework.FieldSchema{Type: framework.TypeBool, Query: true, Description: "With delete: kill the live grants first. The provider stays, disabled, until none is pending."}
+	fields[fieldForce] = &framework.FieldSchema{Type: framework.TypeBool, Query: true, Description: "With delete: kill the live grants first. The provider stays, disabled, until none is pending."}
 	pattern := "providers/" + t.Name() + "/" + framework.GenericNameRegex("name")
 	h := providerHandler{b: b, t: t, fields: fields}
 	display := func(suffix string) *framework.DisplayAttributes {

@@ -34,14 +34,14 @@ type Settings struct {
 // settingsFields are the fields that every type of provider has, beside its name.
 var settingsFields = stored.Fields[Settings]{
 	{Name: "ca_pem", In: func(s *Settings) any { return &s.CAPEM }, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
-	{Name: "timeout", In: func(s *Settings) any { return &s.Timeout }, Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s. Default 10s."},
+	{Name: "timeout", In: func(s *Settings) any { return &s.Timeout }, Default: int(httpclient.DefaultTimeout / time.Second), Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s."},
 	{Name: "rate_limit", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider, checks and rotations included, and each request of a call of several; unlimited if unset. Revocations, and what has begun, go first."},
 	{Name: "allow_http", In: func(s *Settings) any { return &s.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
 	{Name: "proxy_url", In: func(s *Settings) any { return &s.ProxyURL }, Description: "HTTP proxy, http or https, through which alone the provider is reached, by CONNECT: every URL must then be https. Its certificate may be signed by the system's roots or those of ca_pem. The environment's proxy is never used."},
 	{Name: "proxy_username", In: func(s *Settings) any { return &s.ProxyUsername }, Description: "Username at the proxy, which gets it in plain http only on this machine or with allow_http=true."},
 	{Name: "proxy_password", Secret: true, In: func(s *Settings) any { return &s.ProxyPassword }, Description: "Password at the proxy. It is sent to the proxy alone."},
 	{Name: "max_ttl", In: func(s *Settings) any { return &s.MaxTTL }, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
-	{Name: "allowed_roles", In: func(s *Settings) any { return &s.AllowedRoles }, Description: "Globs of the names of the roles that may use the provider. Default *: every role."},
+	{Name: "allowed_roles", In: func(s *Settings) any { return &s.AllowedRoles }, Default: []string{"*"}, Description: "Globs of the names of the roles that may use the provider."},
 	{Name: "disabled", In: func(s *Settings) any { return &s.Disabled }, Description: "Stops new grants. What lives can still be renewed and killed."},
 }
 

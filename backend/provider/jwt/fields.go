@@ -38,11 +38,13 @@ func fields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		fieldSubject: {
 			Type:        framework.TypeString,
-			Description: "Template of sub in tokens about the caller; in an exchange sub is the subject token's. Default " + entityID + ". Templates take " + kit.KnownExpressions + ".",
+			Default:     entityID,
+			Description: "Template of sub in tokens about the caller; in an exchange sub is the subject token's. Templates take " + kit.KnownExpressions + ".",
 		},
 		fieldClientID: {
 			Type:        framework.TypeString,
-			Description: "Template of client_id, who asked for the token (RFC 9068 2.2). Default " + entityID + ".",
+			Default:     entityID,
+			Description: "Template of client_id, who asked for the token (RFC 9068 2.2).",
 		},
 		fieldClaims: {
 			Type:        framework.TypeKVPairs,
@@ -54,8 +56,9 @@ func fields() map[string]*framework.FieldSchema {
 		},
 		fieldRevocation: {
 			Type:          framework.TypeString,
+			Default:       string(provider.ClassExpiry),
 			AllowedValues: []any{string(provider.ClassExpiry), string(provider.ClassToken)},
-			Description:   "expiry (the default): a token works until it expires wherever it is verified offline. token: the operator's word that every resource server asks oauth/introspect, where a killed token is inactive at once.",
+			Description:   "expiry: a token works until it expires wherever it is verified offline. token: the operator's word that every resource server asks oauth/introspect, where a killed token is inactive at once.",
 		},
 	}
 }

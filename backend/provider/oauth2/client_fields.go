@@ -114,10 +114,10 @@ func clientFields() map[string]*framework.FieldSchema {
 		fieldCertificateNext:    secretText("The client certificate that will follow, with client_certificate_key_next, or with private_key_next."),
 		fieldCertificateKey:     secretText("The private key of client_certificate in PEM. Write-only."),
 		fieldCertificateKeyNext: secretText("The private key of client_certificate_next in PEM. It is tried when the server refuses client_certificate, and the rotate path makes the two the current ones. Write-only."),
-		fieldClientKeyAlgorithm: choice("The kind of key that the broker makes for private_key_jwt and self_signed_tls_client_auth. An RSA private_key of your own signs with it too, if it is RS256 or PS256 and the key is no JWK that says otherwise. Default ES256.",
+		fieldClientKeyAlgorithm: choice("The kind of key that the broker makes for private_key_jwt and self_signed_tls_client_auth. An RSA private_key of your own signs with it too, if it is RS256 or PS256 and the key is no JWK that says otherwise.",
 			keyES256, keyRS256, keyPS256, keyEdDSA),
 		fieldAssertionAudience: text("The aud of client assertions. Default: issuer, or token_url where no issuer is written. Hydra and other servers on fosite want their token endpoint here. The revocation and introspection endpoints get it too, and if they refuse the client, assertions for their own URL, the issuer and the token endpoint."),
-		fieldAssertionSigner: choice("Who signs client assertions: client (the default, with private_key) or broker, which then signs as its own issuer (config issuer), so that nothing is stored here: the server must trust that issuer.",
+		fieldAssertionSigner: choice("Who signs client assertions: client (with private_key) or broker, which then signs as its own issuer (config issuer), so that nothing is stored here: the server must trust that issuer.",
 			signerClient, signerBroker),
 		fieldAssertionSubject: text("The sub of assertions with assertion_signer=broker. Default: client_id."),
 		fieldDPoP: {

@@ -115,23 +115,23 @@ func fields() map[string]*framework.FieldSchema {
 		fieldClientID:         text("The client identifier that the authorization server knows the broker by. Required."),
 		fieldClientSecret:     secretText("The client secret, which authenticates the broker at the authorization server. Write-only."),
 		fieldClientSecretNext: secretText("The client secret that will follow. It is tried when the server refuses client_secret, and the rotate path makes it the client_secret, so that a secret can be changed at the server without downtime. Write-only."),
-		fieldAuthMethod: choice("How the broker authenticates at the authorization server: by client_secret (client_secret_basic, the default, or client_secret_post), by an assertion signed with private_key (private_key_jwt, RFC 7523), by a client certificate (tls_client_auth or self_signed_tls_client_auth, RFC 8705), or, with grant=refresh_token, not at all (none).",
+		fieldAuthMethod: choice("How the broker authenticates at the authorization server: by client_secret (client_secret_basic or client_secret_post), by an assertion signed with private_key (private_key_jwt, RFC 7523), by a client certificate (tls_client_auth or self_signed_tls_client_auth, RFC 8705), or, with grant=refresh_token, not at all (none).",
 			authBasic, authPost, authPrivateKeyJWT, authTLS, authSelfSignedTLS, authNone),
-		fieldGrant: choice("The grant that child tokens come from: client_credentials (RFC 6749 4.4, the default) or refresh_token (RFC 6749 6), which needs refresh_token.",
+		fieldGrant: choice("The grant that child tokens come from: client_credentials (RFC 6749 4.4) or refresh_token (RFC 6749 6), which needs refresh_token.",
 			grantClientCredentials, grantRefreshToken),
 		fieldRefreshToken: secretText("The parent refresh token for grant=refresh_token. If the server rotates it, the broker stores each new one before it answers. Write-only."),
-		fieldExchange: choice("How a role with mode=exchange exchanges a subject token: by token-exchange (RFC 8693, the default, and the only form that can name an actor), by jwt-bearer (RFC 7523), or by on-behalf-of (Entra's form of it). Where it is written, a client without a credential (auth_method=none) may exchange, too.",
+		fieldExchange: choice("How a role with mode=exchange exchanges a subject token: by token-exchange (RFC 8693, the only form that can name an actor), by jwt-bearer (RFC 7523), or by on-behalf-of (Entra's form of it). Where it is written, a client without a credential (auth_method=none) may exchange, too.",
 			exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf),
-		fieldAudienceParameter: choice("How the server is asked for an audience: not at all (none, the default), by the repeatable parameter audience, or by resource (RFC 8707), for which audiences must be absolute URIs.",
+		fieldAudienceParameter: choice("How the server is asked for an audience: not at all (none), by the repeatable parameter audience, or by resource (RFC 8707), for which audiences must be absolute URIs.",
 			audienceNone, audienceAudience, audienceResource),
-		fieldVerify: choice("How the broker learns what was really granted: from the token response (response, the default), by introspecting each child (introspect, RFC 7662), or from the signed claims of a JWT (jwt, RFC 9068).",
+		fieldVerify: choice("How the broker learns what was really granted: from the token response (response), by introspecting each child (introspect, RFC 7662), or from the signed claims of a JWT (jwt, RFC 9068).",
 			verifyResponse, verifyIntrospect, verifyJWT),
 		fieldConfirmRevocation: {
 			Type:         framework.TypeBool,
 			Description:  "Whether a revoked child is introspected afterwards to see that it is dead. By default the revocation endpoint's 200 is believed. Needs an introspection endpoint.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Confirm revocation"},
 		},
-		fieldRevocation: choice("The revocation class: token if a child can be killed at the revocation endpoint and nothing else dies with it, expiry if it lives until it expires. Default: token where the server has a revocation endpoint, else expiry; for grant=refresh_token always expiry, because many servers kill the refresh token together with its access token.",
+		fieldRevocation: oneOf("The revocation class: token if a child can be killed at the revocation endpoint and nothing else dies with it, expiry if it lives until it expires. Default: token where the server has a revocation endpoint, else expiry; for grant=refresh_token always expiry, because many servers kill the refresh token together with its access token.",
 			revocationToken, revocationExpiry),
 		fieldAssumedLifetime: {
 			Type:         framework.TypeDurationSecond,
@@ -169,7 +169,14 @@ func secretText(description string) *framework.FieldSchema {
 	return f
 }
 
+// choice is a field whose default is the first of the values.
 func choice(description string, values ...string) *framework.FieldSchema {
+	f := oneOf(description, values...)
+	f.Default = values[0]
+	return f
+}
+
+func oneOf(description string, values ...string) *framework.FieldSchema {
 	f := text(description)
 	for _, v := range values {
 		f.AllowedValues = append(f.AllowedValues, v)
