@@ -29,7 +29,8 @@ type ask struct {
 	vouched bool
 }
 
-// decided is the answer, with what the way from there on needs.
+// decided is the decision, with what the mint, the record and the answer need of the
+// request.
 type decided struct {
 	*decision.Decision
 	role     *compiledRole

@@ -39,8 +39,8 @@ func grantIDOf(req *logical.Request) (string, error) {
 	return "", fault.New(fault.InvalidRequest, "the lease holds no grant id")
 }
 
-// revokeLease runs when the lease ends, by time or by hand. Vault repeats it
-// after an error, and finds the outbox's success.
+// revokeLease runs when the lease ends, by time or by hand. Vault repeats it after an
+// error; if the outbox has killed the token by then, that is a success.
 func (b *broker) revokeLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	id, err := grantIDOf(req)
 	if err != nil {

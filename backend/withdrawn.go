@@ -26,8 +26,9 @@ func (b *broker) withdrawn(ctx context.Context, g *grant.Grant) (bool, error) {
 	if g.KeyID != "" {
 		return g.Issuer != s.config.Issuer || !s.ring.Has(keyring.Child, g.KeyID), nil
 	}
-	// The record does not say which key it was. A key stays until all that it signed
-	// has expired; so one that has signed before all that are there was taken back.
+	// The record does not say which key signed. A key stays in the ring until all that it
+	// signed has expired. So if the grant is older than the first signature of every key
+	// that is there, its own key was taken back.
 	oldest, ok := s.ring.Oldest(keyring.Child)
 	return !ok || g.IssuedAt.Before(oldest.ActiveFrom), nil
 }

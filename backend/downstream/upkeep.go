@@ -47,7 +47,8 @@ func (r *Registry) Upkeep(ctx context.Context, ref string) (*Upkeep, error) {
 	return &Upkeep{Provider: p, leave: func() { depart(); done() }}, nil
 }
 
-// upkeep waits for the only place, and for the rate limit in one of the turns of mints.
+// upkeep waits for its place, of which there is one, and then for the rate limit, among the
+// mints that wait for that.
 func (s *site) upkeep(ctx context.Context, patience time.Duration) (done func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

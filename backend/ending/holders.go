@@ -17,11 +17,11 @@ type cursor struct {
 	after string
 }
 
-// sweepHolders judges holders until it has seen all of them or the slice is
-// over, and returns those who are unfit. It reads no record. afresh begins with the first
-// holder instead of where the last slice ended. Vault is asked once or twice per holder.
-// An error while asking kills nobody: the holder is judged next time. Where Vault does
-// not know many of them, it is asked again by a later slice (see confirm).
+// sweepHolders judges holders until it has seen all of them or the slice is over, and
+// returns those who are unfit. It reads no record. afresh begins with the first holder
+// instead of where the last slice ended. Vault is asked once or twice per holder. An error
+// while asking kills nobody: the holder is judged next time. Where Vault does not know many
+// of them, a later slice asks again (see confirm).
 func (k *Killer) sweepHolders(ctx context.Context, afresh bool, slice time.Duration) (found []unfit, checked int, err error) {
 	// One slice at a time. The periodic one does not wait for a manual one, which
 	// does its work; no provider is called here.

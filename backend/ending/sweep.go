@@ -55,7 +55,7 @@ func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration) 
 			// An intent that is held is of a mint under way, however long it takes.
 			return dueCause(s, now, byHand) != "" && !(s.IsIntent() && k.ledger.Holding(s.ID))
 		},
-		// What an earlier run still has in its queue would only pile up.
+		// What an earlier run still has in its queue dies by that run.
 		Skip: func(id string) bool { return tried[id] || k.queue.has(id) },
 	}
 	for {
