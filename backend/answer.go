@@ -132,6 +132,10 @@ func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Gra
 		}
 		resp.AddWarning(text)
 	case provider.ClassLever:
+		if g.Lever != "" {
+			resp.AddWarning(fmt.Sprintf("this token dies with all that hangs on %q, when the last lease on that has ended", g.Lever))
+			break
+		}
 		resp.AddWarning("more than this token may die when the lease ends: such as the whole login that it came from")
 	}
 }

@@ -49,7 +49,9 @@ func TestAChildsOwnClass(t *testing.T) {
 	s.changing(func(_ int, a map[string]any) {
 		a["class"], a["lever"], a["handle"] = "lever", "login-1", "levers/login-1"
 	})
-	l := m.mustSession(call{})
+	resp := m.must(m.do(call{op: logical.UpdateOperation, path: "creds/r"}))
+	require.Contains(t, strings.Join(resp.Warnings, "\n"), `"login-1"`)
+	l := &lease{secret: resp.Secret, data: resp.Data, grantID: resp.Data["grant_id"].(string)}
 	require.Equal(t, "lever", l.data["revocation"])
 	g, err := m.b.ledger.Get(t.Context(), l.grantID)
 	require.NoError(t, err)

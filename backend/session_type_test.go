@@ -130,6 +130,9 @@ func (p *sessionProvider) Mint(ctx context.Context, r provider.Request) (*provid
 	if err != nil {
 		return nil, err
 	}
+	if resp.Status == http.StatusTooManyRequests {
+		return nil, fault.New(fault.TemporarilyUnavailable, "the system has too much to do: try again")
+	}
 	answer := map[string]any{}
 	if err := json.Unmarshal(resp.Body, &answer); err != nil {
 		// As no type should.
@@ -197,6 +200,7 @@ type sessions struct {
 	killed  []string
 	change  func(n int, answer map[string]any)
 	refuses bool
+	busy    bool
 }
 
 const rootKey = "ROOT-canary-key/of+the=system"
@@ -225,6 +229,9 @@ func (s *sessions) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
+	case s.busy:
+		w.WriteHeader(http.StatusTooManyRequests)
+		return
 	case s.refuses:
 		w.WriteHeader(http.StatusInternalServerError)
 		fallthrough

@@ -90,8 +90,8 @@ func newBreaker() breaker {
 	}}
 }
 
-// ticket is the right to one call, to be given to end once.
-type ticket struct {
+// attempt is the right to one call, to be given to end once.
+type attempt struct {
 	kind  Kind
 	epoch uint64
 	trial bool // it is one of the calls that are let through after a rest
@@ -122,11 +122,11 @@ func (b *breaker) refuses(k Kind, now time.Time) bool {
 }
 
 // admit lets a call be made.
-func (b *breaker) admit(k Kind, now time.Time) (t ticket, ok bool) {
+func (b *breaker) admit(k Kind, now time.Time) (t attempt, ok bool) {
 	if b.refuses(k, now) {
-		return ticket{}, false
+		return attempt{}, false
 	}
-	t = ticket{kind: k, epoch: b.epoch}
+	t = attempt{kind: k, epoch: b.epoch}
 	if b.isOpen && b.scope.covers(k) {
 		t.trial, t.again = true, b.hasMet(k)
 		*b.flag(t) = true
@@ -135,7 +135,7 @@ func (b *breaker) admit(k Kind, now time.Time) (t ticket, ok bool) {
 }
 
 // flag is the one that the trial has raised.
-func (b *breaker) flag(t ticket) *bool {
+func (b *breaker) flag(t attempt) *bool {
 	if t.again {
 		return &b.tryingAgain
 	}
@@ -143,7 +143,7 @@ func (b *breaker) flag(t ticket) *bool {
 }
 
 // end notes how a call ended, and reports whether a rest began with it.
-func (b *breaker) end(t ticket, o outcome, now time.Time) (rests bool) {
+func (b *breaker) end(t attempt, o outcome, now time.Time) (rests bool) {
 	current := t.epoch == b.epoch
 	switch {
 	case o == answered && (!b.isOpen || b.scope.covers(t.kind)): // also the answer to an older call is one
@@ -184,7 +184,7 @@ func meet(met []scope, s scope) []scope {
 // more have failed. Also where many have failed before, whoever took their trial must not
 // take the next one from them, or one caller whose requests always fail would make an
 // outage last: from now on they are the others to that one.
-func (b *breaker) prolong(t ticket, now time.Time) {
+func (b *breaker) prolong(t attempt, now time.Time) {
 	b.rests++
 	b.again = now.Add(b.length())
 	switch {

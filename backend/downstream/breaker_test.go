@@ -17,9 +17,9 @@ func steadyBreaker() breaker {
 // fail lets calls of the kind end so until a rest begins.
 func (b *breaker) fail(t require.TestingT, k Kind, o outcome, now time.Time) {
 	for range MaxFailures {
-		ticket, ok := b.admit(k, now)
+		attempt, ok := b.admit(k, now)
 		require.True(t, ok)
-		if b.end(ticket, o, now) {
+		if b.end(attempt, o, now) {
 			return
 		}
 	}
@@ -100,9 +100,9 @@ func TestAFailureSpeaksForThoseWhoMetIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := steadyBreaker()
 			for _, k := range c.met {
-				ticket, ok := b.admit(k, now)
+				attempt, ok := b.admit(k, now)
 				require.True(t, ok)
-				b.end(ticket, failed, now)
+				b.end(attempt, failed, now)
 			}
 			for _, k := range c.refuses {
 				require.True(t, b.refuses(k, now), "%+v", k)
@@ -163,7 +163,7 @@ func someKinds() (all []Kind) {
 type breakerModel struct {
 	b     breaker
 	now   time.Time
-	calls []ticket // under way
+	calls []attempt // under way
 	// trials are those of calls that were let through after a rest and not overtaken
 	// since, by whether they had met the failure.
 	trials map[bool]int
@@ -202,15 +202,15 @@ func (m *breakerModel) closed() {
 func (m *breakerModel) call(t *rapid.T) {
 	k := rapid.SampledFrom(someKinds()).Draw(t, "kind")
 	refused := m.b.refuses(k, m.now)
-	ticket, ok := m.b.admit(k, m.now)
+	attempt, ok := m.b.admit(k, m.now)
 	require.Equal(t, !refused, ok)
 	if !ok {
 		return
 	}
-	if ticket.trial {
-		m.trials[ticket.again]++
+	if attempt.trial {
+		m.trials[attempt.again]++
 	}
-	m.calls = append(m.calls, ticket)
+	m.calls = append(m.calls, attempt)
 }
 
 func (m *breakerModel) end(t *rapid.T) {
@@ -219,12 +219,12 @@ func (m *breakerModel) end(t *rapid.T) {
 	}
 	i := rapid.IntRange(0, len(m.calls)-1).Draw(t, "which")
 	o := rapid.SampledFrom([]outcome{notAsked, answered, failed, unanswered, unanswered}).Draw(t, "outcome")
-	ticket := m.calls[i]
+	attempt := m.calls[i]
 	m.calls = append(m.calls[:i], m.calls[i+1:]...)
-	current, covered := ticket.epoch == m.b.epoch, !m.b.open() || m.b.scope.covers(ticket.kind)
-	rests := m.b.end(ticket, o, m.now)
-	if ticket.trial && current {
-		m.trials[ticket.again]--
+	current, covered := attempt.epoch == m.b.epoch, !m.b.open() || m.b.scope.covers(attempt.kind)
+	rests := m.b.end(attempt, o, m.now)
+	if attempt.trial && current {
+		m.trials[attempt.again]--
 	}
 	switch {
 	case o == answered && covered:
@@ -234,11 +234,11 @@ func (m *breakerModel) end(t *rapid.T) {
 		m.row, m.silent = 0, 0
 	case o == notAsked || !current:
 		require.False(t, rests)
-	case ticket.trial:
+	case attempt.trial:
 		require.True(t, rests, "a trial without an answer")
-		m.note(ticket.kind)
+		m.note(attempt.kind)
 	default:
-		m.free(t, ticket.kind, o, rests)
+		m.free(t, attempt.kind, o, rests)
 	}
 }
 
@@ -287,7 +287,7 @@ func (m *breakerModel) check(t *rapid.T) {
 func TestOneBadCallerKeepsNobodyOut(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b, now := steadyBreaker(), time.Unix(1e9, 0)
-		var calls []ticket
+		var calls []attempt
 		var rested time.Time
 		trials, under := 0, 0 // of hers, that keep others waiting
 		t.Repeat(map[string]func(*rapid.T){
@@ -296,9 +296,9 @@ func TestOneBadCallerKeepsNobodyOut(t *testing.T) {
 			},
 			"hers begins": func(t *rapid.T) {
 				k := Kind{"mint", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "role"), "x", uint64(rapid.IntRange(0, 3).Draw(t, "asked"))}
-				if ticket, ok := b.admit(k, now); ok {
-					calls = append(calls, ticket)
-					if ticket.trial && !ticket.again {
+				if attempt, ok := b.admit(k, now); ok {
+					calls = append(calls, attempt)
+					if attempt.trial && !attempt.again {
 						trials, under = trials+1, under+1
 					}
 				}
@@ -307,25 +307,25 @@ func TestOneBadCallerKeepsNobodyOut(t *testing.T) {
 				if len(calls) == 0 {
 					t.Skip("none")
 				}
-				ticket := calls[0]
+				attempt := calls[0]
 				calls = calls[1:]
-				current := ticket.epoch == b.epoch
-				if b.end(ticket, rapid.SampledFrom([]outcome{failed, unanswered, unanswered}).Draw(t, "outcome"), now) && !ticket.again {
+				current := attempt.epoch == b.epoch
+				if b.end(attempt, rapid.SampledFrom([]outcome{failed, unanswered, unanswered}).Draw(t, "outcome"), now) && !attempt.again {
 					rested = now
 				}
-				if current && ticket.trial && !ticket.again {
+				if current && attempt.trial && !attempt.again {
 					under--
 				}
 				require.LessOrEqual(t, trials, 2)
 			},
 			"his": func(t *rapid.T) {
 				k := Kind{"mint", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "role"), "y", 9}
-				ticket, ok := b.admit(k, now)
+				attempt, ok := b.admit(k, now)
 				if !ok {
 					require.True(t, under > 0 || now.Before(rested.Add(ShortestRest)), "he is kept out")
 					return
 				}
-				b.end(ticket, answered, now)
+				b.end(attempt, answered, now)
 				if !b.open() {
 					trials, under = 0, 0
 				}

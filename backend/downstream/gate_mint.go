@@ -21,9 +21,9 @@ const (
 
 // Place is a mint's right to call the provider. It is one goroutine's.
 type Place struct {
-	gate   *gate
-	ticket ticket
-	given  bool // back
+	gate    *gate
+	attempt attempt
+	given   bool // back
 }
 
 // waitMint waits for a mint's place: among at most MaxMinting, behind every waiting
@@ -41,7 +41,7 @@ func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time
 		}
 	}
 	p := &Place{gate: g}
-	if p.ticket, err = g.begin(k, now()); err != nil {
+	if p.attempt, err = g.begin(k, now()); err != nil {
 		g.places.step(&g.mu, k)
 		return nil, err
 	}
@@ -150,11 +150,11 @@ func (g *gate) mayMintLocked(k Kind, now time.Time) error {
 }
 
 // begin takes the breaker's leave for the call that comes now.
-func (g *gate) begin(k Kind, now time.Time) (ticket, error) {
+func (g *gate) begin(k Kind, now time.Time) (attempt, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err := g.mayMintLocked(k, now); err != nil {
-		return ticket{}, err
+		return attempt{}, err
 	}
 	t, _ := g.breaker.admit(k, now) // it has just not refused
 	return t, nil
@@ -176,7 +176,7 @@ func (p *Place) end(o outcome, now time.Time) (restsUntil time.Time) {
 		return time.Time{}
 	}
 	p.given = true
-	return p.gate.note(p.ticket, o, now)
+	return p.gate.note(p.attempt, o, now)
 }
 
 // Leave gives the place back of whoever did not come to call.
@@ -185,7 +185,7 @@ func (p *Place) Leave() { p.end(notAsked, time.Time{}) }
 // note ends a call. The place of one that went unanswered is withheld until another
 // call tells whether that was an accident: whoever has waited as long as the provider
 // was silent must not then wait for it as long again.
-func (g *gate) note(t ticket, o outcome, now time.Time) (restsUntil time.Time) {
+func (g *gate) note(t attempt, o outcome, now time.Time) (restsUntil time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.breaker.end(t, o, now) {

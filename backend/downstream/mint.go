@@ -37,7 +37,7 @@ func (p *Provider) WaitMint(ctx context.Context, k Kind) (*Place, error) {
 // the place that was got for it and given back with the answer. A caller who hangs up
 // does not cut the call short: the answer may hold a token that somebody has to kill.
 func (p *Provider) Mint(ctx context.Context, at *Place, mode provider.Mode, r provider.Request) (*provider.Child, error) {
-	k := at.ticket.kind
+	k := at.attempt.kind
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), MintBudget)
 	defer cancel()
 	ctx, exchanges := httpclient.Watch(withKind(ctx, k))
