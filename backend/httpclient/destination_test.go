@@ -2,10 +2,15 @@ package httpclient_test
 
 import (
 	"context"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -139,4 +144,27 @@ func withoutParameters(escaped string) string {
 		segments[i], _, _ = strings.Cut(s, ";")
 	}
 	return strings.Join(segments, "/")
+}
+
+// Whoever sent something otherwise would be held by none of this.
+func TestNobodyElseSendsAnything(t *testing.T) {
+	otherwise := regexp.MustCompile(`http\.(Client\{|DefaultClient|DefaultTransport|Transport\{|Get\(|Head\(|Post\(|PostForm\()|net\.(Dial|Dialer\{)|tls\.(Dial|Dialer\{)`)
+	files := 0
+	require.NoError(t, filepath.WalkDir("..", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir() && slices.Contains([]string{"httpclient", "providertest", "acceptance", "chaos"}, d.Name()):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		files++
+		raw, err := os.ReadFile(name)
+		require.NoError(t, err)
+		require.Empty(t, otherwise.FindString(string(raw)), name)
+		return nil
+	}))
+	require.Greater(t, files, 50)
 }

@@ -17,3 +17,8 @@ func (all Destinations) Allow(req *http.Request) error { return all.allow(req) }
 func (c *Client) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return c.open.DialContext(ctx, "tcp", address)
 }
+
+// AsksForAProxy reports whether net/http would find itself a proxy.
+func (c *Client) AsksForAProxy() bool {
+	return c.open.Proxy != nil || c.certified != nil && c.certified.Proxy != nil
+}

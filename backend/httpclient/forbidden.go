@@ -3,6 +3,7 @@ package httpclient
 import (
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -41,10 +42,14 @@ func addrs(literals ...string) map[netip.Addr]bool {
 // metadataNames are those by which clouds' machines find such a service. What any other
 // name leads to is only seen where it is dialled.
 var metadataNames = []string{
-	"metadata", "metadata.google.internal", "metadata.goog", // Google
-	"instance-data", "instance-data.ec2.internal", // AWS
+	"metadata.google.internal", "metadata.goog", // Google
+	"instance-data.ec2.internal", // AWS
 	"metadata.tencentyun.com", "metadata.platformequinix.com",
 }
+
+// shortMetadataNames mean the same in the networks of these clouds and anything in
+// others: where a name is resolved here its address tells.
+var shortMetadataNames = []string{"metadata", "instance-data"}
 
 // forbiddenHost says why no provider is at the host of a URL, or "".
 func forbiddenHost(host string) string {
@@ -52,10 +57,8 @@ func forbiddenHost(host string) string {
 		return forbidden(addr)
 	}
 	name := strings.ToLower(strings.TrimSuffix(host, "."))
-	for _, known := range metadataNames {
-		if name == known {
-			return metadata
-		}
+	if slices.Contains(metadataNames, name) {
+		return metadata
 	}
 	// 0xa9fea9fe, 2852039166 or 0251.0376.43518: no name ends so, but some resolvers,
 	// a proxy's for one, take it for an address (inet_aton).

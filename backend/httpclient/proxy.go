@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,7 +157,11 @@ func (t *tunnel) dial(ctx context.Context, network, address string) (net.Conn, e
 	if err != nil || strings.ContainsFunc(address, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return nil, errors.New("the host is no name")
 	}
-	if what := forbiddenHost(host); what != "" {
+	what := forbiddenHost(host)
+	if slices.Contains(shortMetadataNames, strings.ToLower(host)) {
+		what = metadata
+	}
+	if what != "" {
 		return nil, fmt.Errorf("refusing to connect to %s: %s", host, what)
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)

@@ -134,14 +134,16 @@ func TestACertificateIsNotShownForAPublicDocument(t *testing.T) {
 	require.EqualValues(t, 2, asked.Load())
 }
 
-// The environment's proxy is somebody's for other programs.
+// The environment's proxy is somebody's for other programs. net/http reads it once in a
+// process, and never for this machine, so that its setting is what can be looked at.
 func TestTheEnvironmentsProxyIsNotUsed(t *testing.T) {
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"} {
-		t.Setenv(name, "http://127.0.0.1:1")
-	}
-	s := serve(t, func(http.ResponseWriter, *http.Request) {})
-	_, err := send(newClient(t, httpclient.Options{}), request(t, s.URL))
+	plain := newClient(t, httpclient.Options{})
+	certified, err := plain.WithCertificate(selfSigned(t))
 	require.NoError(t, err)
+	through := newClient(t, httpclient.Options{Proxy: &httpclient.Proxy{URL: "http://127.0.0.1:1"}})
+	for _, c := range []*httpclient.Client{plain, certified, through} {
+		require.False(t, c.AsksForAProxy())
+	}
 }
 
 // Each exchange but the first waits for its turn, and is not made without it.
