@@ -11,14 +11,14 @@ import (
 
 // Answer is what the provider says it granted.
 type Answer struct {
-	// Granted is the provider's word in the dimensions of Confirmed, and what was
-	// asked for in the others.
+	// Granted is what the provider said in the dimensions of Confirmed, and what was asked
+	// for in the others.
 	Granted   access.Access
 	Confirmed access.Dimensions
 }
 
-// Accept judges what came back against what was asked for: unverified are the
-// dimensions that rest on the asking alone. The error, a provider_violation,
+// Accept judges what came back against what was asked for: unverified are the dimensions
+// that were asked for and that nothing has confirmed. The error, a provider_violation,
 // names what was granted beyond it.
 //
 // Audiences and resources that nobody asked for, in a role without a ceiling on

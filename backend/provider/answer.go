@@ -10,8 +10,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 )
 
-// CommonFields are the fields of a creds response that do not hang on the type of its
-// provider. No type declares one of them.
+// CommonFields are the fields of a creds response that are the same for providers of every
+// type. No type declares one of them.
 func CommonFields() map[string]*framework.FieldSchema {
 	text, list := framework.TypeString, framework.TypeStringSlice
 	return map[string]*framework.FieldSchema{

@@ -25,8 +25,8 @@ type Child struct {
 	// Confirmed; in the others it is what was asked for.
 	Granted   access.Access
 	Confirmed access.Dimensions
-	// Unverified names what beside the dimensions rests on the asking alone, such as
-	// UnverifiedBinding.
+	// Unverified names what, beside dimensions, was asked for and not seen to be so, such
+	// as UnverifiedBinding.
 	Unverified []string
 	// Class is how this child can be killed, which may be less than its provider's
 	// others can.
@@ -42,8 +42,8 @@ type Child struct {
 	Handle secret.Text
 	// Issuer is the broker's own, if it has signed the child itself; "" for another's.
 	Issuer string
-	// ActorConfirmed is true if the token was seen to name the request's Actor. Else
-	// that rests on the asking: a server may answer with a token of the subject alone.
+	// ActorConfirmed is true if the token was seen to name the request's Actor. Else it was
+	// only asked for: a server may answer with a token of the subject alone.
 	ActorConfirmed bool
 	// IssuedTokenType as in RFC 8693 2.2.1, if it was an exchange.
 	IssuedTokenType string
@@ -60,8 +60,8 @@ func OneToken(token secret.Text) map[string]secret.Text {
 // Token is the child's token; empty for a child of other parts.
 func (c *Child) Token() secret.Text { return c.Secrets[FieldToken] }
 
-// Revocation is the child's class, by what it can be killed with where it does not say
-// so itself: a child that comes beside an error need not be whole.
+// Revocation is the child's class as its handle has it: expiry without one, else token
+// unless Class says lever. A child beside an error may not have a Class of its own.
 func (c *Child) Revocation() Class {
 	switch {
 	case c.Handle.Empty():

@@ -191,8 +191,8 @@ type ParameterChecker interface {
 	CheckParameters(mode Mode, parameters map[string]string) error
 }
 
-// Varying is a Provider whose children's class or life, or what they can be asked to
-// have, hangs on a role's mode and parameters.
+// Varying is a Provider whose children's class or life, or what they can be asked to have,
+// depends on a role's mode and parameters.
 type Varying interface {
 	// TraitsFor are Traits for a role's children. It gets what CheckParameters has
 	// nothing against, and needs no network. What is about the provider as a whole
@@ -233,15 +233,15 @@ type Shows interface {
 	PublicFields() map[string]*framework.FieldSchema
 }
 
-// RetryLater is an error in the chain of one after which the provider asked to
-// be left alone for a while (Retry-After, RFC 9110 10.2.3).
+// RetryLater is in the chain of an error with which the provider asked to wait for a while
+// (Retry-After, RFC 9110 10.2.3).
 type RetryLater interface {
 	error
 	RetryAfter() time.Duration
 }
 
-// Lasting is an error in the chain of one in which every request of that kind would
-// end, however often it were made: for that long nobody need make one.
+// Lasting is in the chain of an error that every request of the same kind would meet: for
+// LastsFor nobody need make another.
 type Lasting interface {
 	error
 	LastsFor() time.Duration

@@ -38,7 +38,7 @@ const (
 // when they are written. They need no network.
 type Traits struct {
 	Class Class
-	// Life is how long children can be asked to live; zero is as long as may be wanted.
+	// Life is how long children can be asked to live; the zero Life is any time.
 	Life Life
 	// Answer are the fields of this provider's children, where its configuration decides
 	// that; nil for those of its type.

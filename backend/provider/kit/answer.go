@@ -76,8 +76,8 @@ func Refusal(resp *httpclient.Response, now time.Time, secrets ...secret.Text) *
 // Lost is what becomes of err, with which a request ended that would have made something
 // and of which no whole answer arrived. It has provider.ErrAnswerLost in its chain if the
 // server may have got the request, unless what it made was seen in the part that did
-// arrive: then there is nothing that nobody knows of. An err that is a *fault.Error
-// already is the reason why nothing was sent, and stays as it is.
+// arrive: then it can be killed, and is not lost. An err that is a *fault.Error already is
+// the reason why nothing was sent, and stays as it is.
 func Lost(err error, seen bool) *fault.Error {
 	var failed *httpclient.Error
 	var unsent *fault.Error

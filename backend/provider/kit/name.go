@@ -24,8 +24,8 @@ type Names struct {
 // of every system that we know. A prefix with a letter begins the name.
 const LowerDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
 
-// Two grants have the same name with a probability that nameBits make negligible; with
-// fewer than leastBits somebody could look for a second one.
+// With nameBits the chance that two grants have the same name is negligible; with fewer
+// than leastBits somebody could search for an id that has another's name.
 const (
 	nameBits  = 160
 	leastBits = 112

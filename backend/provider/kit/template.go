@@ -145,7 +145,8 @@ func (t Template) Value(f Filling) (any, error) {
 		return nil, err
 	}
 	names := []string{}
-	// The groups themselves: in raw, JSON has already replaced what is no text.
+	// Taken from the groups themselves: raw is JSON, which has replaced bytes that are no
+	// text.
 	noText := slices.ContainsFunc(f.groups, func(g *logical.Group) bool { return !utf8.ValidString(g.Name) })
 	if json.Unmarshal([]byte(raw), &names) != nil || noText {
 		return nil, fault.New(fault.AccessDenied, "%s: %s is no list of names", t.field, t.source)
