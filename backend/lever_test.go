@@ -400,6 +400,45 @@ func TestAChildThatIsNotHandedOutKillsNoOthers(t *testing.T) {
 	require.Empty(t, m.allGrants())
 }
 
+func TestWhatALostAnswerHasLeftKillsNoOthers(t *testing.T) {
+	r := &rack{}
+	m := newRack(t, r, "login", nil)
+	his := m.to(bob)
+	lose := func() {
+		r.set(func(r *rack) { r.lost = 1 })
+		_, err := m.credsBy(call{entity: alice})
+		requireCode(t, err, fault.TemporarilyUnavailable)
+	}
+	lose()
+	m.deadline()
+	swept := m.sweep()
+	require.EqualValues(t, 0, swept["killed"])
+	require.EqualValues(t, 0, swept["pending"])
+	require.True(t, r.works(his))
+	ids := m.keys("grants/entity/"+alice, nil)
+	require.Len(t, ids, 1)
+	found := m.must(m.read("grants/" + ids[0])).Data
+	require.NotContains(t, found, "intent", "what was found is on record")
+	require.Equal(t, true, found["released"])
+	require.NoError(t, m.revoke(his))
+	require.Empty(t, r.live())
+	require.Empty(t, m.allGrants())
+
+	// Where nobody holds the lever, it is pulled; an operator's kill does not ask.
+	lose()
+	m.deadline()
+	require.EqualValues(t, 1, m.sweep()["killed"])
+	require.Empty(t, r.live())
+	his = m.to(bob)
+	lose()
+	require.Equal(t, counts(0, 1, 1), counted(m.must(m.write("revoke/entity/"+alice, nil))), "its mint may still be under way")
+	require.Empty(t, r.live())
+	m.deadline()
+	m.sweep()
+	require.Empty(t, m.allGrants())
+	require.NoError(t, m.revoke(his))
+}
+
 func TestAMountOrProviderThatGoesPullsAll(t *testing.T) {
 	r := &rack{}
 	m := newRack(t, r, "login", nil)

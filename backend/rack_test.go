@@ -152,7 +152,7 @@ func (r rackProvider) Revoke(_ context.Context, handle secret.Text) error {
 	return nil
 }
 
-func (r rackFinder) Find(_ context.Context, grantID string) (handles []secret.Text, err error) {
+func (r rackFinder) Find(_ context.Context, grantID string) (found []provider.Found, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.finds++
@@ -161,10 +161,10 @@ func (r rackFinder) Find(_ context.Context, grantID string) (handles []secret.Te
 	}
 	for _, c := range r.children {
 		if c.Name == grantID && !c.dead {
-			handles = append(handles, handleOf(c))
+			found = append(found, provider.Found{Handle: handleOf(c), Lever: c.Lever})
 		}
 	}
-	return handles, nil
+	return found, nil
 }
 
 // set changes what the system does from now on.

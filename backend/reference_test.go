@@ -73,6 +73,7 @@ func TestAReferenceChildDiesWithItsShorterLease(t *testing.T) {
 // Whatever a mint leaves behind is dead in the end, at whichever step it stopped.
 func TestNoReferenceMintLeavesAnythingBehind(t *testing.T) {
 	for name, stop := range map[string]func(*fake.System, fake.Fault){
+		"the first answer was lost":    func(s *fake.System, f fake.Fault) { s.After(fake.MakeAccount, f) },
 		"the second step was not done": func(s *fake.System, f fake.Fault) { s.Before(fake.MakeKey, f) },
 		"the second answer was lost":   func(s *fake.System, f fake.Fault) { s.After(fake.MakeKey, f) },
 	} {

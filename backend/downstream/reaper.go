@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -32,16 +33,16 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 
 // Find is one paced and measured call that looks for what a mint has left, as
 // provider.Finder says. It is ErrNotRevocable where the provider's children have no names.
-func (r *Reaper) Find(ctx context.Context, p *Provider, grantID string) (handles []secret.Text, err error) {
+func (r *Reaper) Find(ctx context.Context, p *Provider, grantID string) (found []provider.Found, err error) {
 	finder := p.finder()
 	if finder == nil {
 		return nil, ErrNotRevocable
 	}
 	err = r.call(ctx, p, CallFind, func(ctx context.Context) error {
-		handles, err = finder.Find(ctx, grantID)
-		return p.discreet(err, handles...)
+		found, err = finder.Find(ctx, grantID)
+		return p.discreet(err)
 	})
-	return handles, err
+	return found, err
 }
 
 func (r *Reaper) call(ctx context.Context, p *Provider, what string, f func(context.Context) error) error {

@@ -7,14 +7,15 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // killIntent looks for what has come of a mint whose answer nobody has recorded, kills
 // what it finds, and forgets the intent. Before its deadline the mint may still be under
 // way: then it stays in the outbox until then, and an answer that comes is not handed out.
-func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string) (fate, error) {
-	found, err := k.killFound(ctx, g)
+func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string, in *pulls) (fate, error) {
+	killed, spared, err := k.killFound(ctx, g, cause, in)
 	if err != nil {
 		what, err := k.postpone(ctx, g, cause, err)
 		if what == unkillable {
@@ -22,8 +23,11 @@ func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string) (
 		}
 		return what, err
 	}
-	if now := k.now(); now.Before(g.Intent) {
+	switch now := k.now(); {
+	case now.Before(g.Intent):
 		return gone, k.awaitIntent(ctx, g, cause, now)
+	case spared != nil:
+		return released, k.adopt(ctx, g, spared, now)
 	}
 	withdrawn, err := k.ledger.Withdraw(ctx, g.ID)
 	if err != nil {
@@ -32,7 +36,7 @@ func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string) (
 	if !withdrawn {
 		return gone, fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its answer has come meanwhile; the broker keeps trying", g.ID)
 	}
-	if found == 0 {
+	if killed == 0 {
 		k.logger().Info("nothing has come of a mint whose answer was lost", "grant_id", g.ID, "role", g.Role, "provider", g.Provider)
 		return nothing, nil
 	}
@@ -40,28 +44,66 @@ func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string) (
 	return revoked, nil
 }
 
-// killFound kills whatever the provider finds by the grant's name.
-func (k *Killer) killFound(ctx context.Context, g *grant.Grant) (found int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, killBudget)
+// killFound kills what the provider finds by the grant's name, but for what hangs on a
+// lever that others hold: that is spared where the cause spares them.
+func (k *Killer) killFound(ctx context.Context, g *grant.Grant, cause string, in *pulls) (killed int, spared *provider.Found, err error) {
+	bounded, cancel := context.WithTimeout(ctx, killBudget)
 	defer cancel()
-	p, err := k.reaper.MustOpen(ctx, g.Provider)
+	p, err := k.reaper.MustOpen(bounded, g.Provider)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	handles, err := k.reaper.Find(ctx, p, g.ID)
+	found, err := k.reaper.Find(bounded, p, g.ID)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
+	atOnce := k.pullsAtOnce(ctx, g.Provider, cause)
 	var problems error
-	for _, handle := range handles {
-		problems = errors.Join(problems, k.reaper.Revoke(ctx, p, handle))
+	for i, f := range found {
+		lever := grant.Lever{Provider: g.Provider, Name: f.Lever}
+		switch {
+		case f.Lever == "":
+			err = k.reaper.Revoke(bounded, p, f.Handle)
+		case !atOnce && (!k.ledger.Loaded() || k.othersOn(lever, g.ID, false)):
+			if spared != nil && spared.Lever != f.Lever {
+				err = fault.New(fault.TemporarilyUnavailable, "others hold the several things that its children would die with")
+				break
+			}
+			spared = &found[i]
+			continue
+		default:
+			alike := *g
+			alike.Handle = f.Handle
+			err = k.pullOnce(ctx, lever, &alike, k.now(), in).err
+		}
+		problems = errors.Join(problems, err)
+		killed++
 	}
-	return len(handles), problems
+	return killed, spared, problems
+}
+
+// adopt makes an intent the grant of the child that was found and spared. Nobody has it,
+// and it dies with its lever.
+func (k *Killer) adopt(ctx context.Context, g *grant.Grant, found *provider.Found, now time.Time) error {
+	_, err := k.ledger.Update(ctx, g.ID, func(g *grant.Grant) error {
+		if !g.IsIntent() {
+			return grant.ErrChanged // whose kill goes on as a grant's
+		}
+		g.Intent, g.Doom, g.Withheld, g.Released = time.Time{}, nil, true, true
+		g.Lever, g.Handle, g.ExpiresAt = found.Lever, found.Handle, found.ExpiresAt
+		g.Class, g.LeaseEnds, g.MaxLease = provider.ClassLever, now, now
+		return nil
+	})
+	if err != nil && !errors.Is(err, grant.ErrGone) {
+		return stored.Fault(err)
+	}
+	return nil
 }
 
 // awaitIntent puts an intent that is to die into the outbox until its deadline.
 func (k *Killer) awaitIntent(ctx context.Context, g *grant.Grant, cause string, now time.Time) error {
 	err := k.ledger.Doom(context.WithoutCancel(ctx), g, func(d *grant.Doom) {
+		k.strengthen(ctx, d, g, cause)
 		if d.Attempts == 0 {
 			d.Since, d.Cause = now, cause
 		}

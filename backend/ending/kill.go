@@ -53,7 +53,7 @@ func (k *Killer) try(ctx context.Context, id, cause string, in *pulls) (fate, er
 	if cause == causeLostAnswer && !g.IsIntent() {
 		return nothing, nil // its answer has come
 	}
-	if g.Doom != nil && (g.Lever == "" || !k.pullsAtOnce(ctx, g.Provider, cause)) {
+	if g.Doom != nil && !(mayHang(g) && k.pullsAtOnce(ctx, g.Provider, cause)) {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}
 	s := g.Summary()
@@ -61,7 +61,7 @@ func (k *Killer) try(ctx context.Context, id, cause string, in *pulls) (fate, er
 	case s.Over(k.now()):
 		return gone, k.expire(ctx, g, cause)
 	case g.IsIntent():
-		return k.killIntent(ctx, g, cause)
+		return k.killIntent(ctx, g, cause, in)
 	case g.Handle.Empty():
 		return unkillable, k.noteUnkillable(ctx, g, cause)
 	case g.Lever != "":

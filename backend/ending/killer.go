@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -33,7 +34,7 @@ type Killer struct {
 	judged cursor
 	looks  firstLooks // at holders whom Vault does not know
 	losing losing
-	pulled pulled
+	recent recent // pulls of levers
 
 	// Drain is how long the end of a mount waits for the mints under way, LatePause comes
 	// before the first further try of a kill after the end. Tests shorten them.
@@ -74,7 +75,7 @@ type Reaper interface {
 	// provider cannot kill at all.
 	Revoke(ctx context.Context, p *downstream.Provider, handle secret.Text) error
 	// Find is one such call that looks for what a mint has left.
-	Find(ctx context.Context, p *downstream.Provider, grantID string) ([]secret.Text, error)
+	Find(ctx context.Context, p *downstream.Provider, grantID string) ([]provider.Found, error)
 }
 
 // New makes a Killer; nothing is read yet.

@@ -67,7 +67,7 @@ func (w *world) Revoke(_ context.Context, p *downstream.Provider, handle secret.
 }
 
 // Find implements Reaper.
-func (w *world) Find(context.Context, *downstream.Provider, string) ([]secret.Text, error) {
+func (w *world) Find(context.Context, *downstream.Provider, string) ([]provider.Found, error) {
 	return nil, nil
 }
 

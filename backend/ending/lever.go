@@ -90,6 +90,18 @@ func (k *Killer) pullsAtOnce(ctx context.Context, ref, cause string) bool {
 	return strings.HasPrefix(cause, "revoke/")
 }
 
+// mayHang reports whether others may die with a grant: what an intent hangs on is not known
+// yet.
+func mayHang(g *grant.Grant) bool { return g.Lever != "" || g.IsIntent() }
+
+// strengthen lets a kill that pulls at once stand, and not the one of before that spared
+// others.
+func (k *Killer) strengthen(ctx context.Context, d *grant.Doom, g *grant.Grant, cause string) {
+	if mayHang(g) && k.pullsAtOnce(ctx, g.Provider, cause) {
+		d.Cause = cause
+	}
+}
+
 // killOn kills a grant that hangs on a lever, or releases it.
 func (k *Killer) killOn(ctx context.Context, g *grant.Grant, cause string, in *pulls) (fate, error) {
 	lever := grant.Lever{Provider: g.Provider, Name: g.Lever}
@@ -104,19 +116,32 @@ func (k *Killer) killOn(ctx context.Context, g *grant.Grant, cause string, in *p
 			return gone, notPulled(g, errPulledLater)
 		}
 	}
-	at, mine := in.join(lever, g.IssuedAt, k.now())
+	at := k.pullOnce(ctx, lever, g, g.IssuedAt, in)
+	switch {
+	case at.err == nil:
+		return revoked, k.forget(ctx, g, cause)
+	case at.mine || g.Doom != nil || errors.Is(at.err, provider.ErrCannotRevoke):
+		return k.postpone(ctx, g, cause, at.err)
+	}
+	return gone, notPulled(g, at.err)
+}
+
+// pulled is a pull that has been made.
+type pulled struct {
+	mine bool
+	err  error
+}
+
+// pullOnce pulls the lever by the handle of a grant, unless the same kill has pulled it
+// since that was issued.
+func (k *Killer) pullOnce(ctx context.Context, lever grant.Lever, g *grant.Grant, issued time.Time, in *pulls) pulled {
+	at, mine := in.join(lever, issued, k.now())
 	if mine {
 		at.err = k.pull(ctx, lever, g, at.since, in)
 		close(at.done)
 	}
 	<-at.done
-	switch {
-	case at.err == nil:
-		return revoked, k.forget(ctx, g, cause)
-	case mine || g.Doom != nil || errors.Is(at.err, provider.ErrCannotRevoke):
-		return k.postpone(ctx, g, cause, at.err)
-	}
-	return gone, notPulled(g, at.err)
+	return pulled{mine, at.err}
 }
 
 // errPulledLater is that somebody else is to pull the lever, whose next attempt is not
@@ -165,7 +190,7 @@ func (k *Killer) othersOn(lever grant.Lever, id string, doomed bool) bool {
 // pull kills at the provider what hangs on the lever and removes the grants of it, but
 // for that at hand and for those to which the kill comes by itself.
 func (k *Killer) pull(ctx context.Context, lever grant.Lever, g *grant.Grant, since time.Time, in *pulls) error {
-	k.pulled.note(lever, since)
+	k.recent.note(lever, since)
 	if err := k.revoke(ctx, g); err != nil {
 		return err
 	}
@@ -301,9 +326,9 @@ func (k *Killer) passOn(ctx context.Context, g *grant.Grant) error {
 	})
 }
 
-// pulled numbers the pulls, and remembers the last one of each lever for a while: a token
+// recent numbers the pulls, and remembers the last one of each lever for a while: a token
 // that was asked for before one and recorded after it is dead.
-type pulled struct {
+type recent struct {
 	last atomic.Uint64
 	mu   sync.Mutex
 	of   map[grant.Lever]numbered
@@ -317,7 +342,7 @@ type numbered struct {
 // pulledFor is how long a pull is remembered, longer than a request takes.
 const pulledFor = 5 * time.Minute
 
-func (p *pulled) note(lever grant.Lever, at time.Time) {
+func (p *recent) note(lever grant.Lever, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.of == nil {
@@ -332,7 +357,7 @@ func (p *pulled) note(lever grant.Lever, at time.Time) {
 }
 
 // Pulls is the number of the last pull.
-func (k *Killer) Pulls() uint64 { return k.pulled.last.Load() }
+func (k *Killer) Pulls() uint64 { return k.recent.last.Load() }
 
 // PulledSince reports whether the lever of a grant was pulled after the pull of that
 // number.
@@ -340,7 +365,7 @@ func (k *Killer) PulledSince(g *grant.Grant, number uint64) bool {
 	if g.Lever == "" {
 		return false
 	}
-	k.pulled.mu.Lock()
-	defer k.pulled.mu.Unlock()
-	return k.pulled.of[grant.Lever{Provider: g.Provider, Name: g.Lever}].number > number
+	k.recent.mu.Lock()
+	defer k.recent.mu.Unlock()
+	return k.recent.of[grant.Lever{Provider: g.Provider, Name: g.Lever}].number > number
 }

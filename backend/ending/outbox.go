@@ -37,9 +37,7 @@ func (k *Killer) postpone(ctx context.Context, g *grant.Grant, cause string, fai
 func (k *Killer) doom(ctx context.Context, g *grant.Grant, cause string, failed error) error {
 	now := k.now()
 	err := k.ledger.Doom(context.WithoutCancel(ctx), g, func(d *grant.Doom) {
-		if g.Lever != "" && k.pullsAtOnce(ctx, g.Provider, cause) {
-			d.Cause = cause // and not the end of a lease, which would spare others
-		}
+		k.strengthen(ctx, d, g, cause)
 		fail(d, now, cause, failed)
 	})
 	if err != nil && !errors.Is(err, grant.ErrGone) {

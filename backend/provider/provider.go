@@ -265,11 +265,21 @@ var ErrCannotRevoke = errors.New("the provider revokes no tokens of this kind")
 // and looks for that afterwards.
 type Finder interface {
 	Revoker
-	// Find returns a handle for each thing that mints with this GrantID have left at the
-	// system, also those that a mint has not come to the end of; none if nothing is there.
-	// An error is that this could not be told. What has been killed already may be found
-	// again, as long as the system shows it.
-	Find(ctx context.Context, grantID string) (handles []secret.Text, err error)
+	// Find returns what mints with this GrantID have left at the system, also what a mint
+	// has not come to the end of; none if nothing is there. An error is that this could
+	// not be told. What has been killed already may be found again, as long as the system
+	// shows it.
+	Find(ctx context.Context, grantID string) ([]Found, error)
+}
+
+// Found is a child, or a part of one, that was found by its name.
+type Found struct {
+	// Handle is what Revoke needs to kill it, as a Child's.
+	Handle secret.Text
+	// Lever names what dies with it, as a Child's.
+	Lever string
+	// ExpiresAt is zero if its end is not known.
+	ExpiresAt time.Time
 }
 
 // Health is the outcome of a live check.

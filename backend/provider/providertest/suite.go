@@ -56,6 +56,7 @@ func Run(t *testing.T, newSubject func(t *testing.T) Subject) {
 		"a child is what it says":       testMint,
 		"one mint is one child":         testOneMint,
 		"a revoked child is dead":       testRevoke,
+		"what has a name is found":      testFind,
 		"a broken handle is an error":   testBrokenHandles,
 		"many at once":                  testConcurrency,
 		"a caller who has left":         testCancelledBefore,
@@ -238,6 +239,48 @@ func testRevoke(t *testing.T, s Subject) {
 		t.Errorf("class %s, lever %q, but another child died with it", child.Class, child.Lever)
 	}
 	s.mint(t) // the parent lives
+}
+
+// testFind: a child is found by the id of its grant alone, and not by another's.
+func testFind(t *testing.T, s Subject) {
+	finder, ok := s.Provider.(provider.Finder)
+	if !ok {
+		t.Skip("its children have no names")
+	}
+	find := func(id string) []provider.Found {
+		t.Helper()
+		found, err := finder.Find(s.ctx, id)
+		if err != nil {
+			t.Fatalf("find: %v", err)
+		}
+		return found
+	}
+	const holder = "7a3c1b52-90de-4f61-8a55-0123456789ab.WxYz1."
+	s.Request.GrantID = holder + "n00112233445566778899aabbccddeeff"
+	if found := find(s.Request.GrantID); len(found) > 0 {
+		t.Errorf("%d children of a grant that is none yet", len(found))
+	}
+	child := s.mint(t)
+	s.Request.GrantID = holder + "n00112233445566778899aabbccddee00"
+	other := s.mint(t)
+	found := find(holder + "n00112233445566778899aabbccddeeff")
+	if len(found) == 0 {
+		t.Error("the child is not found")
+	}
+	for _, f := range found {
+		if f.Lever != child.Lever {
+			t.Errorf("found on the lever %q, and minted on %q", f.Lever, child.Lever)
+		}
+		if err := finder.Revoke(s.ctx, f.Handle); err != nil {
+			t.Errorf("revoke: %v", err)
+		}
+	}
+	if s.Alive(child) {
+		t.Error("what was found and killed was not the child")
+	}
+	if together := child.Lever != "" && child.Lever == other.Lever; !together && !s.Alive(other) {
+		t.Error("another grant's child was found too")
+	}
 }
 
 func testBrokenHandles(t *testing.T, s Subject) {

@@ -161,14 +161,14 @@ func (p *Provider) list(ctx context.Context, path string) ([]string, error) {
 
 // Find implements provider.Finder: the accounts that mints for the grant have left, at
 // whichever step they stopped.
-func (p *Provider) Find(ctx context.Context, grantID string) ([]secret.Text, error) {
+func (p *Provider) Find(ctx context.Context, grantID string) ([]provider.Found, error) {
 	ids, err := p.list(ctx, "accounts?name="+url.QueryEscape(names.Of(grantID)))
 	if err != nil {
 		return nil, err
 	}
-	handles := make([]secret.Text, len(ids))
+	found := make([]provider.Found, len(ids))
 	for i, id := range ids {
-		handles[i] = handle{Version: handleVersion, Account: id}.encode()
+		found[i] = provider.Found{Handle: handle{Version: handleVersion, Account: id}.encode()}
 	}
-	return handles, nil
+	return found, nil
 }

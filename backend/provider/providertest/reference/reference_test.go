@@ -14,7 +14,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest/reference"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest/reference/fake"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 // world is the type, opened on a system of its own.
@@ -83,14 +82,14 @@ func TestAMintLeavesNothingWhereverItStops(t *testing.T) {
 			require.Equal(t, c.made, w.system.Accounts())
 			require.Equal(t, c.handle, child != nil)
 			require.Equal(t, c.made == 1, child != nil || errors.Is(err, provider.ErrAnswerLost), "what is there is told of")
-			handles, err := w.Find(t.Context(), "grant-of-somebody")
+			found, err := w.Find(t.Context(), "grant-of-somebody")
 			require.NoError(t, err)
-			require.Len(t, handles, c.made)
+			require.Len(t, found, c.made)
 			if child != nil {
-				require.Equal(t, handles, []secret.Text{child.Handle}, "both ways lead to the same")
+				require.Equal(t, []provider.Found{{Handle: child.Handle}}, found, "both ways lead to the same")
 			}
-			for _, handle := range handles {
-				require.NoError(t, w.Revoke(t.Context(), handle))
+			for _, f := range found {
+				require.NoError(t, w.Revoke(t.Context(), f.Handle))
 			}
 			require.Zero(t, w.system.Accounts())
 		})
