@@ -43,11 +43,11 @@ func (b *broker) grant(ctx context.Context, a ask) (*logical.Response, error) {
 	if key != "" {
 		return b.share(ctx, d, key)
 	}
-	return b.alone(ctx, d)
+	return b.unshared(ctx, d)
 }
 
-// alone serves a request by a child of its own.
-func (b *broker) alone(ctx context.Context, d *decided) (*logical.Response, error) {
+// unshared serves a request by a child of its own.
+func (b *broker) unshared(ctx context.Context, d *decided) (*logical.Response, error) {
 	made, err := b.mintGrant(ctx, d, false)
 	if err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func (t *ticket) take(ctx context.Context) error {
 	if err := t.name(); err != nil {
 		return err
 	}
-	// A provider that is down costs nobody a place in a quota, nor a write.
+	// A provider that is down costs nobody's quota anything, nor a write.
 	k := d.kind()
 	err := d.provider.MayMint(k)
 	if err != nil {
@@ -193,7 +193,7 @@ func (d *decided) kind() downstream.Kind {
 	return k
 }
 
-// spared counts a mint that its provider was not asked for, and returns err.
+// spared counts a mint that was refused without asking the provider, and returns err.
 func (b *broker) spared(p *downstream.Provider, err error) error {
 	b.meters.spared.WithLabelValues(p.Ref).Inc()
 	return err

@@ -262,7 +262,7 @@ func (b *broker) share(ctx context.Context, d *decided, key string) (*logical.Re
 		}
 		b.shares.close(s.id) // if it is full, the next one is another
 	}
-	return b.alone(ctx, d)
+	return b.unshared(ctx, d)
 }
 
 // mintShared mints once for all who ask for the same at the same time.

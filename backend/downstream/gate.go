@@ -32,11 +32,14 @@ type gate struct {
 	queued  map[sharer]int
 	// waiters is the sum of queued: mints that wait for a place or for the limiter.
 	waiters int
-	// withheld are the places that nobody has and nobody gets yet.
+	// withheld are the places of mints that ended without an answer, by whose they were:
+	// they are free, and given to nobody until another call tells whether the provider is
+	// down (see note).
 	withheld []sharer
-	// busy is that mints are to wait because the provider asked for it, moot that they
-	// all would end alike. revokePause is the former for revocations: a token endpoint
-	// under load must not hold them up.
+	// busy says which kinds of mints wait because the provider asked for it (Retry-After),
+	// moot which are not worth making because they would end in the same known error.
+	// revokePause is until when it asked revocations to wait; it is apart from busy,
+	// because a token endpoint under load must not hold them up.
 	busy, moot  belief
 	revokePause time.Time
 	waiting     int           // revocations that wait for the limiter
@@ -45,8 +48,8 @@ type gate struct {
 
 // Bounds on what a provider can make us believe.
 const (
-	// MaxPause is for a wish to be left alone, so that nobody makes a provider's
-	// tokens unkillable, or stops its mints, for longer: then it is tried again.
+	// MaxPause bounds how long a Retry-After is heeded: nobody can make a provider's tokens
+	// unkillable, or stop its mints, for longer.
 	MaxPause = time.Minute
 	// MaxMoot is for an answer that is not worth asking for again.
 	MaxMoot = time.Hour
@@ -113,10 +116,11 @@ func AskedToWait(err error) time.Duration {
 func (g *gate) mayRevoke(now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return leftAlone(g.revokePause, now)
+	return paused(g.revokePause, now)
 }
 
-func leftAlone(until, now time.Time) error {
+// paused refuses a call before the time until which the provider asked to wait.
+func paused(until, now time.Time) error {
 	if left := until.Sub(now); left > 0 {
 		return fault.New(fault.TemporarilyUnavailable, "the provider asked to be left alone for %s more: try again then", left.Round(time.Second))
 	}

@@ -48,8 +48,8 @@ func (g *gate) waitMint(ctx context.Context, now func() time.Time, patience time
 	return p, nil
 }
 
-// ask takes a place, and no waiter, if nobody need wait; else it joins those who do, if
-// there is room for another one of the sharer.
+// ask takes a place at once if it may, and returns no waiter then. Else it joins those who
+// wait, if the sharer may have one more among them.
 func (g *gate) ask(now time.Time, patience time.Duration, k Kind, limited bool) (*waiter, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -64,7 +64,8 @@ func (g *gate) ask(now time.Time, patience time.Duration, k Kind, limited bool) 
 	if !mayTake(before, maxWaiting-g.waiters) {
 		return nil, noRoom(errFull)
 	}
-	// The sharers take turns, so that each of our own stands behind one of the others.
+	// The sharers take turns: before each mint of this one that waits already, one of every
+	// other sharer goes.
 	inTime := patience.Seconds()*float64(g.limiter.Limit()) + float64(g.limiter.Burst())
 	if before > 0 && float64(before*len(g.queued)) > inTime {
 		return nil, noRoom(errFull)
@@ -138,7 +139,7 @@ func (g *gate) mayMintLocked(k Kind, now time.Time) error {
 		return g.moot.why
 	}
 	if g.busy.holds(k, now) {
-		return leftAlone(g.busy.until, now)
+		return paused(g.busy.until, now)
 	}
 	switch until, trying := g.breaker.rest(k); {
 	case trying:
