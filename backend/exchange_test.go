@@ -152,11 +152,12 @@ func TestOnlyTheProvidersOwnTokensAreForwarded(t *testing.T) {
 
 // What a provider grants is recorded and shown in clear, also in the audit log.
 func TestNoTokenIsTakenForANameOfWhatWasGranted(t *testing.T) {
-	const child = "a-child-token-of-some-length"
 	m := exchanging(t, nil)
 	m.must(m.write("providers/oauth2/p", map[string]any{"verify": "introspect", "client_secret": parentSecret}))
 	subject := m.trustedToken("one")
-	for _, echoed := range []string{subject, child} {
+	for child, echoed := range map[string]string{
+		"a-child-token-of-some-length": subject, "another-token-of-some-length": "another-token-of-some-length",
+	} {
 		m.server.Break(authserver.EndpointToken, authserver.Answer(http.StatusOK, "application/json",
 			`{"access_token":"`+child+`","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
 		m.server.Break(authserver.EndpointIntrospect, authserver.Answer(http.StatusOK, "application/json",

@@ -219,6 +219,8 @@ func (t *ticket) mint(ctx context.Context) error {
 			return why // and unrecorded
 		}
 		err = why
+	} else if t.d.role.Mode != provider.ModeForward && child.Class == provider.ClassToken && p.GaveBefore(child) {
+		return errGivenBefore // neither recorded nor killed: it is another's
 	}
 	t.made = received(t.id, t.d, child)
 	return err

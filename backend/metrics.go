@@ -135,7 +135,8 @@ func (b *broker) gateGauges() *prometheus.Registry {
 	waiting := gauge("mints_waiting", "Mints that wait for a place at the provider.", "provider")
 	minting := gauge("mints_under_way", "Mints that are calling the provider.", "provider")
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(open, waiting, minting)
+	overdue := gauge("rotation_overdue_seconds", "Since when the provider's parent credential should have been rotated and could not be; 0 while all is well.", "provider")
+	registry.MustRegister(open, waiting, minting, overdue)
 	for ref, g := range b.providers.States() {
 		waiting.WithLabelValues(ref).Set(float64(g.Waiting))
 		minting.WithLabelValues(ref).Set(float64(g.Minting))
@@ -144,6 +145,10 @@ func (b *broker) gateGauges() *prometheus.Registry {
 			spared = 1
 		}
 		open.WithLabelValues(ref).Set(spared)
+		overdue.WithLabelValues(ref).Set(0)
+		if g.Overdue != nil {
+			overdue.WithLabelValues(ref).Set(b.now().Sub(g.Overdue.Since).Seconds())
+		}
 	}
 	return registry
 }

@@ -91,27 +91,37 @@ func (h providerHandler) upkeep(ctx context.Context, d *framework.FieldData, cal
 // answer reports a check or a rotation, after killing what it had to mint, for
 // which there is time of its own.
 func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, health provider.Health, failed error) (*logical.Response, error) {
-	ctx = context.WithoutCancel(ctx)
-	var warnings []string
-	for _, child := range health.Children {
-		if why, keep := repeats(p.Secrets(), nil, child); why != nil && !keep {
-			continue // there is nothing to kill but the parent
-		}
-		if err := h.b.killer.Discard(ctx, p, h.b.checkGrant(p, child), ending.CauseParentCheck); err != nil {
-			h.b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.Ref, "error", err)
-			if !child.Handle.Empty() {
-				warnings = append(warnings, "a token that this had to mint could not be revoked: "+fault.Public(err))
-			}
-		}
-	}
+	warnings := h.b.endChecked(context.WithoutCancel(ctx), p, health)
 	if failed != nil {
 		return nil, forOperators(failed)
+	}
+	if p.GivesAgain() {
+		warnings = append(warnings, "the provider gives one token to several requests, of which all but the first are refused: set revocation=lever on the provider, give each role a client of its own, or set sharing=entity on the role where one entity is all that asks")
 	}
 	data := map[string]any{"healthy": true, "detail": health.Detail}
 	if len(health.Grants) > 0 {
 		data["grants"] = health.Grants
 	}
 	return &logical.Response{Data: data, Warnings: warnings}, nil
+}
+
+// endChecked kills what a check or a rotation had to mint.
+func (b *broker) endChecked(ctx context.Context, p *downstream.Provider, health provider.Health) (warnings []string) {
+	for _, child := range health.Children {
+		if why, keep := repeats(p.Secrets(), nil, child); why != nil && !keep {
+			continue // there is nothing to kill but the parent
+		}
+		if child.Class == provider.ClassToken && p.GaveBefore(child) {
+			continue // it is another's
+		}
+		if err := b.killer.Discard(ctx, p, b.checkGrant(p, child), ending.CauseParentCheck); err != nil {
+			b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.Ref, "error", err)
+			if !child.Handle.Empty() {
+				warnings = append(warnings, "a token that this had to mint could not be revoked: "+fault.Public(err))
+			}
+		}
+	}
+	return warnings
 }
 
 func missing(err error, ref string) error {

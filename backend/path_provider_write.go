@@ -43,7 +43,11 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 			return nil, err
 		}
 	}
-	if _, err := h.b.providers.Peek(ref, after); err != nil {
+	candidate, err := h.b.providers.Peek(ref, after)
+	if err != nil {
+		return nil, err
+	}
+	if err := candidate.CheckRotation(); err != nil {
 		return nil, err
 	}
 	if err := h.b.providers.Write(ctx, ref, after); err != nil {

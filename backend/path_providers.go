@@ -177,6 +177,9 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	data["name"] = d.Get("name")
 	h.b.showHealth(data, h.ref(d), entry)
 	entry.Settings.Show(data)
+	if !entry.RotatedAt.IsZero() {
+		data["last_rotation"] = stamp(entry.RotatedAt)
+	}
 	if p, err := h.b.providers.Peek(h.ref(d), entry); err == nil {
 		data["revocation_class"] = string(p.Traits.Class)
 		showLife(data, p.Traits.Life)
@@ -202,8 +205,9 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 	fields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
 	fields["child_least_ttl"] = &framework.FieldSchema{Type: framework.TypeDurationSecond, Description: "The shortest life that children can be asked for, if it is known."}
 	fields["child_most_ttl"] = &framework.FieldSchema{Type: framework.TypeDurationSecond, Description: "The longest life that children can be asked for, if it is known."}
-	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, unreachable, limited, disabled or deleting: what the broker last learnt."}
-	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential; or which requests are not made now, and until when."}
+	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, unreachable, limited, rotation_overdue, disabled or deleting: what the broker last learnt."}
+	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential; or which requests are not made now, and until when; or why the parent credential could not be rotated in time."}
+	fields["last_rotation"] = &framework.FieldSchema{Type: framework.TypeTime, Description: "When the parent credential was last written or replaced, as far as is known."}
 	fields["revocation_class"] = &framework.FieldSchema{Type: framework.TypeString, Description: "token, lever or expiry: how children can be killed."}
 	fields["endpoints"] = &framework.FieldSchema{Type: framework.TypeMap, Description: "The endpoints pinned when the provider was written."}
 	return map[int][]framework.Response{http.StatusOK: {{Description: "The provider.", Fields: fields}}}
@@ -222,6 +226,8 @@ func (b *broker) showHealth(data map[string]any, ref string, entry *downstream.E
 			data["health_detail"] = "the provider is not answering: asked for new tokens again from " + stamp(g.RestsUntil)
 		case g.Limited != "":
 			health, data["health_detail"] = "limited", g.Limited
+		case g.Overdue != nil:
+			health, data["health_detail"] = "rotation_overdue", g.Overdue.String()
 		}
 	}
 	data["health"] = health

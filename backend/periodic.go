@@ -38,6 +38,7 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	if err := b.freezer.Move(ctx, sweepSlice/4); err != nil {
 		b.Logger().Warn("what is frozen could not be given entries of its own yet: it stays frozen as it is", "error", err)
 	}
+	b.rotateDue(ctx)
 	for _, i := range b.issuers.open.Values() {
 		i.KeepFresh(ctx)
 	}

@@ -262,7 +262,7 @@ func TestEmptyValuesUnsetARolesFields(t *testing.T) {
 func TestFieldsOfLaterVersionsAreRefused(t *testing.T) {
 	m := newMount(t, setup{})
 	for field, value := range map[string]any{
-		"auth_method": "telepathy", "exchange": "barter", "grant": "password", "verify": "guess", "revocation": "lever",
+		"auth_method": "telepathy", "exchange": "barter", "grant": "password", "verify": "guess", "revocation": "sometimes",
 		"audience_parameter": "aud", "rotation_period": "1h", "client_id": "line\nend",
 	} {
 		_, err := m.write("providers/oauth2/p", map[string]any{field: value})

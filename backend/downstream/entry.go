@@ -33,6 +33,9 @@ type Entry struct {
 	// Secrets is the parent credential: the only place where it is written out.
 	Secrets map[string]string `json:"secrets"`
 	Refused string            `json:"refused,omitempty"`
+	// RotatedAt is when the parent was last written or replaced; zero if an earlier
+	// version stored it.
+	RotatedAt time.Time `json:"rotated_at,omitzero"`
 	// Serial counts writes of the credential, Version every write.
 	Serial  uint64 `json:"serial"`
 	Version uint64 `json:"version"`
@@ -269,7 +272,7 @@ func (r *Registry) allRefs(ctx context.Context) ([]string, error) {
 // Write stores entry if the stored version is still the one that it was made from, but
 // for what the server has replaced meanwhile. Else stored.ErrChanged is in the error.
 func (r *Registry) Write(ctx context.Context, ref string, entry *Entry) error {
-	return r.entries.Change(ctx, ref, func(current *Entry) (*Entry, error) {
+	err := r.entries.Change(ctx, ref, func(current *Entry) (*Entry, error) {
 		switch {
 		case current == nil && entry.Version != 0, current != nil && current.Version != entry.Version:
 			return nil, stored.ErrChanged
@@ -280,9 +283,16 @@ func (r *Registry) Write(ctx context.Context, ref string, entry *Entry) error {
 		default:
 			entry.followRotation(current)
 		}
+		if current == nil || len(entry.brought) > 0 || entry.RotatedAt.IsZero() {
+			entry.RotatedAt = r.deps.Now()
+		}
 		entry.Version++
 		return entry, nil
 	})
+	if err == nil {
+		r.site(ref).rotations.forget()
+	}
+	return err
 }
 
 // followRotation takes the secrets that this write does not bring from what is
@@ -300,7 +310,7 @@ func (e *Entry) followRotation(current *Entry) {
 	}
 	e.Secrets = secrets
 	if len(e.brought) == 0 {
-		e.Refused = current.Refused
+		e.Refused, e.RotatedAt = current.Refused, current.RotatedAt
 	}
 }
 
@@ -326,9 +336,14 @@ func (r *Registry) saveParent(ctx context.Context, ref string, p provider.Parent
 		before = entry.Secrets
 		entry.setSecrets(p)
 		after = entry.Secrets
+		if !maps.Equal(before, after) {
+			entry.RotatedAt = r.deps.Now()
+		}
 		return entry, nil
 	})
+	r.schedules.Drop(ref) // after a failure too: it may have been written
 	if err == nil && !maps.Equal(before, after) {
+		r.site(ref).rotations.forget()
 		r.deps.Logger().Info("parent credential rotated", "provider", ref)
 	}
 	return err

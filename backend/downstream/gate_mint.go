@@ -219,6 +219,8 @@ type State struct {
 	Waiting, Minting int       // mints
 	RestsUntil       time.Time // zero while the provider is not known to be down
 	Limited          string    // what is not asked for now, beside that; "" for nothing
+	// Overdue is nil unless a rotation on schedule has failed.
+	Overdue *Overdue
 }
 
 func (g *gate) state(now time.Time) State {

@@ -55,6 +55,8 @@ type Provider struct {
 	Answer provider.Answer
 	// Opening tells this provider from the same one before or after a change.
 	Opening uint64
+	// RotatedAt is when the parent was last written or replaced, as of the opening.
+	RotatedAt time.Time
 
 	opened   provider.Provider
 	site     *site
@@ -73,6 +75,8 @@ type Registry struct {
 	// broker's own issuer.
 	reserves *stored.Cache[provider.Reserved]
 	reserved *stored.Cache[*Reserved]
+	// schedules are when each parent is to be rotated.
+	schedules *stored.Cache[schedule]
 	// openings numbers the providers that were opened, in this process.
 	openings atomic.Uint64
 
@@ -87,6 +91,7 @@ func New(deps Deps) (*Registry, *Reaper) {
 		deps: &deps, door: newDoor(deps.Now, deps.Tainted), sites: map[string]*site{},
 		entries: stored.NewKeeper(deps.Storage, StoragePrefix, stored.KindOf[Entry](entryForm)),
 		opened:  stored.NewCacheOfAbsent[*Provider](), reserves: stored.NewCache[provider.Reserved](), reserved: stored.NewCache[*Reserved](),
+		schedules: stored.NewCache[schedule](),
 	}
 	r.entries.OnChange(r.Drop)
 	return r, &Reaper{registry: r}
@@ -99,6 +104,7 @@ func (r *Registry) Door() *Door { return r.door }
 func (r *Registry) Drop(ref string) {
 	r.opened.Drop(ref)
 	r.reserves.Drop(ref)
+	r.schedules.Drop(ref)
 	r.reserved.Clear()
 }
 
@@ -164,7 +170,7 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site) (*Provider, erro
 	}
 	p := &Provider{
 		Ref: ref, Version: entry.Version, Settings: entry.Settings, Pinned: entry.Pinned,
-		AllowedRoles: globs, Opening: r.openings.Add(1), site: at, registry: r,
+		RotatedAt: entry.RotatedAt, AllowedRoles: globs, Opening: r.openings.Add(1), site: at, registry: r,
 	}
 	p.lookFor(entry.Parent())
 	p.opened, err = t.Open(
@@ -218,7 +224,7 @@ func (r *Registry) site(ref string) *site {
 }
 
 // State is what goes on in front of one provider.
-func (r *Registry) State(ref string) State { return r.site(ref).gate.state(r.deps.Now()) }
+func (r *Registry) State(ref string) State { return r.site(ref).state(r.deps.Now()) }
 
 // States are what goes on in front of the providers, by ref, those that are gone
 // included.
@@ -227,7 +233,7 @@ func (r *Registry) States() map[string]State {
 	defer r.mu.Unlock()
 	states := make(map[string]State, len(r.sites))
 	for ref, s := range r.sites {
-		states[ref] = s.gate.state(r.deps.Now())
+		states[ref] = s.state(r.deps.Now())
 	}
 	return states
 }

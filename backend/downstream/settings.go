@@ -27,6 +27,8 @@ type Settings struct {
 	MaxTTL       time.Duration `json:"max_ttl,omitempty"`
 	AllowedRoles []string      `json:"allowed_roles,omitempty"`
 	Disabled     bool          `json:"disabled,omitempty"`
+	// RotationPeriod is how old the parent may become; zero is as old as it likes.
+	RotationPeriod time.Duration `json:"rotation_period,omitempty"`
 	// Deleting marks a provider that goes once nothing of it is left to kill.
 	Deleting bool `json:"deleting,omitempty"`
 }
@@ -42,6 +44,7 @@ var settingsFields = stored.Fields[Settings]{
 	{Name: "proxy_password", Secret: true, In: func(s *Settings) any { return &s.ProxyPassword }, Description: "Password at the proxy. It is sent to the proxy alone."},
 	{Name: "max_ttl", In: func(s *Settings) any { return &s.MaxTTL }, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
 	{Name: "allowed_roles", In: func(s *Settings) any { return &s.AllowedRoles }, Default: []string{"*"}, Description: "Globs of the names of the roles that may use the provider."},
+	{Name: "rotation_period", In: func(s *Settings) any { return &s.RotationPeriod }, Description: "How old the parent credential may become before the broker rotates it, 1h or more, for types that can do so by themselves. Up to a tenth earlier, so that not all are rotated at once. A failure shows in health and metrics, and is tried again; the former credential stays until the next one works. Default: never."},
 	{Name: "disabled", In: func(s *Settings) any { return &s.Disabled }, Description: "Stops new grants. What lives can still be renewed and killed."},
 }
 
@@ -72,6 +75,9 @@ func (s *Settings) merge(d *framework.FieldData) error {
 	}
 	if s.RateLimit != before.RateLimit && (s.RateLimit < 0 || s.RateLimit > 1e6) {
 		return fault.New(fault.InvalidRequest, "rate_limit must be between 0 and 1000000 requests per second")
+	}
+	if s.RotationPeriod != before.RotationPeriod && s.RotationPeriod != 0 && s.RotationPeriod < minRotationPeriod {
+		return fault.New(fault.InvalidRequest, "rotation_period must be 1h or more, or 0 for never")
 	}
 	if _, err := access.ParseGlobs(s.AllowedRoles); err != nil {
 		return fault.New(fault.InvalidRequest, "allowed_roles: %s", err)

@@ -8,11 +8,15 @@ import (
 )
 
 // site is what the registry keeps of a provider however often it is opened anew, by its
-// ref: the gate before it, who is minting at it, and whose turn its parent credential is.
+// ref: the gate before it, who is minting at it, whose turn its parent credential is, and
+// what it has given of late.
 type site struct {
 	gate *gate
 	// limited is the opening whose rate limit the gate has.
 	limited atomic.Uint64
+	given   *given
+	// rotations are those on schedule.
+	rotations attempts
 
 	mu      sync.Mutex
 	minting int  // mints under way, until their children are recorded or killed
@@ -21,7 +25,9 @@ type site struct {
 	upkeeps line // of checks and rotations
 }
 
-func newSite() *site { return &site{gate: newGate(), turns: newLine(1), upkeeps: newLine(1)} }
+func newSite() *site {
+	return &site{gate: newGate(), turns: newLine(1), upkeeps: newLine(1), given: newGiven()}
+}
 
 // take is for a provider that comes into use: from now on its settings hold. One that
 // was opened and not used has changed nothing.
@@ -33,6 +39,13 @@ func (s *site) take(p *Provider) {
 	defer s.mu.Unlock()
 	s.limited.Store(p.Opening)
 	s.gate.setLimit(p.Settings.RateLimit)
+}
+
+// state is what operators see of it.
+func (s *site) state(now time.Time) State {
+	state := s.gate.state(now)
+	state.Overdue = s.rotations.overdue()
+	return state
 }
 
 // enter lets a mint begin; ok is false while alone holds. leave ends it, once its

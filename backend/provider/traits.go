@@ -81,6 +81,9 @@ type Traits struct {
 	// NeedsEntity is true if Request.Identity must hold more than the entity's id,
 	// NeedsGroups if that is the groups too.
 	NeedsEntity, NeedsGroups bool
+	// RotatesAlone is true if the Provider is a Rotator that needs nobody's hand: it gets
+	// the next credential from the system, or the system takes it without being told.
+	RotatesAlone bool
 	// Proofs are the kinds of proof of possession that a request may bring.
 	Proofs []ProofKind
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // reply is an answer before it is sent, so that a fault can change it.
@@ -198,17 +199,39 @@ func (s *Server) grant(client *Client, t Token, form url.Values) reply {
 		t.Details = json.RawMessage(details)
 	}
 	t.Confirmation = client.confirmation
-	issued := s.issue(t)
+	issued := s.given(t)
+	if issued == nil {
+		issued = s.issue(t)
+	}
 	body := map[string]any{
 		"access_token": issued.Value,
 		"token_type":   tokenTypeOf(issued),
-		"expires_in":   int(s.options.Lifetime.Seconds()),
+		"expires_in":   int(issued.Expires.Sub(s.options.Now()).Round(time.Second).Seconds()),
 		"scope":        strings.Join(issued.Scopes, " "),
 	}
 	if issued.Details != nil {
 		body["authorization_details"] = issued.Details
 	}
 	return reply{http.StatusOK, body}
+}
+
+// given is the token that such a request got before; nil if there is none, or another
+// is issued each time.
+func (s *Server) given(t Token) *Token {
+	if !s.options.OneToken {
+		return nil
+	}
+	for _, before := range s.tokens {
+		same := before.Client == t.Client && sameSet(before.Scopes, t.Scopes) && sameSet(before.Audience, t.Audience)
+		if same && !before.Refresh && s.alive(before) {
+			return before
+		}
+	}
+	return nil
+}
+
+func sameSet(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 // revoke answers 200 whether or not there was something to revoke (RFC 7009

@@ -76,6 +76,9 @@ type Options struct {
 	// AnyAudience takes assertions for any endpoint of the server, not only for the
 	// issuer and the token endpoint.
 	AnyAudience bool
+	// OneToken gives one token to all requests of a client for the same, until it has
+	// expired or is revoked.
+	OneToken bool
 	// NeedsScope grants nothing to a request without a scope (RFC 6749 3.3).
 	NeedsScope bool
 	// DPoPNonce wants a nonce in every proof (RFC 9449 8).

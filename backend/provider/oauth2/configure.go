@@ -97,7 +97,7 @@ func (s settings) checkValues() error {
 		{fieldExchange, s.Exchange, []string{"", exchangeToken, exchangeJWTBearer, exchangeOnBehalfOf}},
 		{fieldAudienceParameter, s.AudienceParameter, []string{audienceNone, audienceAudience, audienceResource}},
 		{fieldVerify, s.Verify, []string{verifyResponse, verifyIntrospect, verifyJWT}},
-		{fieldRevocation, s.Revocation, []string{"", revocationToken, revocationExpiry}},
+		{fieldRevocation, s.Revocation, []string{"", revocationToken, revocationLever, revocationExpiry}},
 	} {
 		if !slices.Contains(f.supported, f.value) {
 			return invalid("%s must be one of %s", f.name, list(f.supported))
@@ -281,11 +281,11 @@ func (s settings) checkCapabilities(at endpoints) error {
 		return invalid("verify=introspect needs an introspection endpoint: write introspection_url")
 	case s.Verify == verifyJWT && at.JWKS == "":
 		return invalid("verify=jwt needs the server's keys: write jwks_url")
-	case s.Revocation == revocationToken && at.Revocation == "":
-		return invalid("revocation=token needs a revocation endpoint: write revocation_url")
+	case (s.Revocation == revocationToken || s.Revocation == revocationLever) && at.Revocation == "":
+		return invalid("revocation=%s needs a revocation endpoint: write revocation_url", s.Revocation)
 	case s.ConfirmRevocation && at.Introspection == "":
 		return invalid("confirm_revocation needs an introspection endpoint: write introspection_url")
-	case s.ConfirmRevocation && s.class(at) != provider.ClassToken:
+	case s.ConfirmRevocation && s.class(at) == provider.ClassExpiry:
 		return invalid("confirm_revocation contradicts revocation=%s, by which nothing is revoked: set revocation=token or leave confirm_revocation out", s.class(at))
 	}
 	return nil

@@ -67,7 +67,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"unknown grant":                   {full, with{"grant": "password"}, []string{"grant", "client_credentials"}},
 		"unknown audience_parameter":      {full, with{"audience_parameter": "aud"}, []string{"audience_parameter"}},
 		"unknown verify":                  {full, with{"verify": "trust"}, []string{"verify", "introspect"}},
-		"unknown revocation":              {full, with{"revocation": "lever"}, []string{"revocation"}},
+		"unknown revocation":              {full, with{"revocation": "sometimes"}, []string{"revocation"}},
 		"refresh_token missing":           {full, with{"grant": "refresh_token", "refresh_token": ""}, []string{"refresh_token"}},
 		"refresh_token without the grant": {full, with{"refresh_token": "abc"}, []string{"grant=refresh_token"}},
 		"none with client_credentials":    {full, with{"auth_method": "none", "client_secret": ""}, []string{"contradicts", "write exchange"}},

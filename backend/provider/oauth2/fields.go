@@ -60,6 +60,7 @@ const (
 
 	revocationToken  = "token"
 	revocationExpiry = "expiry"
+	revocationLever  = "lever"
 )
 
 // settings are the fields that are no secrets, with their defaults filled in.
@@ -131,8 +132,8 @@ func fields() map[string]*framework.FieldSchema {
 			Description:  "Whether a revoked child is introspected afterwards to see that it is dead. By default the revocation endpoint's 200 is believed. Needs an introspection endpoint.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Confirm revocation"},
 		},
-		fieldRevocation: oneOf("The revocation class: token if a child can be killed at the revocation endpoint and nothing else dies with it, expiry if it lives until it expires. Default: token where the server has a revocation endpoint, else expiry; for grant=refresh_token always expiry, because many servers kill the refresh token together with its access token.",
-			revocationToken, revocationExpiry),
+		fieldRevocation: oneOf("The revocation class: token if a child can be killed at the revocation endpoint and nothing else dies with it, lever if it can but the server gives the same token to several requests, so that it is killed with the last lease on it, or with all of them by a revoke path, expiry if it lives until it expires. Default: token where the server has a revocation endpoint, else expiry; for grant=refresh_token always expiry, because many servers kill the refresh token together with its access token.",
+			revocationToken, revocationLever, revocationExpiry),
 		fieldAssumedLifetime: {
 			Type:         framework.TypeDurationSecond,
 			Description:  "How long child tokens live at a server that does not say so by expires_in. It is the operator's word: nothing is ever guessed.",

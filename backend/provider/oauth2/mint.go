@@ -300,16 +300,23 @@ func (p *Provider) childOf(got reply) *provider.Child {
 		SelfContained: selfContained(h.Tokens[0].Token),
 		Class:         provider.ClassExpiry,
 	}
-	if p.class == provider.ClassToken {
-		child.Class, child.Handle = provider.ClassToken, h.encode()
-		// The refresh token of a user's login may take the login with it, and all that
-		// came from it (RFC 7009 2.1). Nobody has it, and it must not live on.
-		if got.exchanged && slices.ContainsFunc(h.Tokens, func(d doomed) bool { return d.Hint == hintRefresh }) {
-			child.Class = provider.ClassLever
-		}
+	if p.class == provider.ClassExpiry {
+		return child
+	}
+	child.Class, child.Handle = p.class, h.encode()
+	switch {
+	case p.class == provider.ClassLever:
+		child.Lever = leverOf(h.Tokens[0].Token)
+	// The refresh token of a user's login may take the login with it, and all that
+	// came from it (RFC 7009 2.1). Nobody has it, and it must not live on.
+	case got.exchanged && slices.ContainsFunc(h.Tokens, func(d doomed) bool { return d.Hint == hintRefresh }):
+		child.Class = provider.ClassLever
 	}
 	return child
 }
+
+// leverOf names a token that the server may have given to others too, without telling it.
+func leverOf(token string) string { return "token " + secret.New(token).Fingerprint()[:32] }
 
 // isOwn reports whether token is a secret of the parent, or the caller's.
 func (p *Provider) isOwn(got reply, token string) bool {
