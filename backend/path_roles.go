@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/condition"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
@@ -67,6 +69,17 @@ func dimensions(lead, tail string) stored.Fields[role.Role] {
 	}
 }
 
+// conditionHelp lists what a condition can use.
+func conditionHelp() string {
+	var help strings.Builder
+	help.WriteString("A condition is a CEL expression, true for whoever may. It can use:\n")
+	for _, n := range condition.Names() {
+		fmt.Fprintf(&help, "\n  %-20s  %s: %s", n.Name, n.Type, n.About)
+	}
+	help.WriteString("\n\nsuch as " + condition.Names()[2].Example)
+	return help.String()
+}
+
 func (b *broker) pathRoles() []*framework.Path {
 	fields := roleFields.Schema()
 	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the role."}
@@ -90,7 +103,7 @@ func (b *broker) pathRoles() []*framework.Path {
 			Pattern:         "roles/" + framework.GenericNameRegex("name") + "$",
 			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "role"},
 			HelpSynopsis:    "Manages a role: who may get what from which provider.",
-			HelpDescription: strings.TrimSpace(rolesHelp),
+			HelpDescription: strings.TrimSpace(rolesHelp) + "\n\n" + conditionHelp(),
 			Fields:          fields,
 			ExistenceCheck: func(ctx context.Context, _ *logical.Request, d *framework.FieldData) (bool, error) {
 				return b.roles.Exists(ctx, d.Get("name").(string))

@@ -8,17 +8,7 @@
 //
 // What is in scope, beside CEL's standard library and the functions charAt,
 // indexOf, lastIndexOf, lowerAscii, upperAscii, reverse, split, substring,
-// trim, sets.contains, sets.equivalent and sets.intersects:
-//
-//	identity.entity_id string        request.scopes      list(string)
-//	identity.name      string        request.audiences   list(string)
-//	identity.metadata  map(string)   request.resources   list(string)
-//	identity.groups    list(string)  request.permissions map(string)
-//	identity.aliases   list(alias)   request.ttl         duration
-//	alias.name           string      request.remote_addr string
-//	alias.mount_accessor string      subject.claims      map(dyn)
-//	alias.mount_type     string      now                 timestamp, in UTC
-//	alias.metadata       map(string)
+// trim, sets.contains, sets.equivalent and sets.intersects: Names.
 package condition
 
 import (
