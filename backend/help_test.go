@@ -51,7 +51,7 @@ func TestHelpShowsDefaultsAndValues(t *testing.T) {
 	require.Greater(t, shown, 15)
 	for path, want := range map[string][]string{
 		"roles/r":            {"One of: mint (the default), exchange, forward.", "One of: strip (the default), refuse.", "One of: none, entity, token."},
-		"providers/oauth2/p": {"Default: 10s.", "Default: *.", "One of: client_secret_basic (the default), client_secret_post,", "One of: token, expiry."},
+		"providers/oauth2/p": {"Default: 10s.", "Default: *.", "One of: client_secret_basic (the default), client_secret_post,", "One of: token, lever, expiry."},
 		"providers/jwt/p":    {"Default: {{identity.entity.id}}.", "One of: expiry (the default), token."},
 		"issuers/i":          {"Default: ES256,ES384,RS256,PS256,EdDSA.", "Default: 30s.", "Default: 24h."},
 		"config":             {"One of: ES256 (the default), RS256, EdDSA.", "Default: 30d.", "Default: 24h."},
