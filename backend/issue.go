@@ -88,8 +88,8 @@ func (b *broker) mintGrant(ctx context.Context, d *decided, keep bool) (*minted,
 	return t.close(settling, err)
 }
 
-// ticket is one mint's way through the broker. It is taken step by step, each of which it
-// holds what it got for, and closed once, which gives all of that back.
+// ticket is one mint's way through the broker: it holds what each step has got for the
+// mint, and close, which is called once whatever happens, gives all of that back.
 type ticket struct {
 	b    *broker
 	d    *decided
@@ -104,8 +104,8 @@ type ticket struct {
 	made       *minted // nil unless the provider has answered with a child
 }
 
-// take gets what a mint needs: a name, a place within the quota, one before the provider,
-// and admission against whoever wants to change it; it uses up the subject token where the
+// take gets what a mint needs: a name, a part of the quota, a place before the provider,
+// and that nobody changes the provider meanwhile. It uses up the subject token where the
 // role wants that, and writes down that there may be a child.
 func (t *ticket) take(ctx context.Context) error {
 	b, d := t.b, t.d
@@ -169,7 +169,7 @@ func (t *ticket) close(ctx context.Context, err error) (*minted, error) {
 	}
 }
 
-// leave gives the places back, the last one first.
+// leave gives back what take got, the last one first.
 func (t *ticket) leave() {
 	if t.leaveDoor != nil {
 		t.leaveDoor()
@@ -334,7 +334,7 @@ func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) er
 	return b.stillSigned(ctx, g)
 }
 
-// letBe leaves a token alone that was not handed on: it is the caller's own, and
+// letBe is for a token of the caller's own that was not handed on: it is not killed, since
 // the caller has it anyway.
 func (t *ticket) letBe(ctx context.Context, why error) error {
 	g := t.made.grant

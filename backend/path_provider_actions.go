@@ -28,15 +28,15 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err != nil {
 		return nil, nothingIfAbsent(err)
 	}
-	done, alone := h.b.providers.Alone(ref)
-	if alone {
+	done, noMints := h.b.providers.KeepMintsOut(ref)
+	if noMints {
 		defer done()
 	}
 	live, _, err := h.b.killer.LiveAt(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	if live == 0 && alone {
+	if live == 0 && noMints {
 		return nil, h.b.providers.Delete(ctx, ref, entry.Version)
 	}
 	if !d.Get("force").(bool) {
@@ -62,7 +62,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		resp.AddWarning(fmt.Sprintf("%d revocations are pending: the provider stays, disabled, until they have succeeded", tally.Pending))
 		return resp, nil
 	}
-	if !alone {
+	if !noMints {
 		resp.AddWarning("a token is being minted and dies as soon as it comes: the provider stays, disabled, until the next sweep")
 		return resp, nil
 	}

@@ -33,8 +33,8 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	}
 	if before != nil {
 		if before.Pinned.Account != after.Pinned.Account {
-			done, alone := h.b.providers.Alone(ref)
-			if !alone {
+			done, noMints := h.b.providers.KeepMintsOut(ref)
+			if !noMints {
 				return nil, errMinting
 			}
 			defer done()

@@ -107,8 +107,8 @@ func (b *broker) deleteEmptied(ctx context.Context) error {
 }
 
 func (b *broker) deleteIfEmpty(ctx context.Context, p *downstream.Provider) error {
-	done, alone := b.providers.Alone(p.Ref)
-	if !alone {
+	done, noMints := b.providers.KeepMintsOut(p.Ref)
+	if !noMints {
 		return nil // the mint under way may bring another grant
 	}
 	defer done()

@@ -61,7 +61,8 @@ type Provider struct {
 	opened   provider.Provider
 	site     *site
 	registry *Registry
-	// secrets looks for those of the parent as the provider last read or saved it.
+	// secrets finds in a text the parent's secrets, as the provider last read or saved
+	// them.
 	secrets atomic.Pointer[secret.Search]
 }
 
@@ -84,8 +85,8 @@ type Registry struct {
 	sites map[string]*site // by ref; they outlive a provider's reopening
 }
 
-// New makes the registry of one mount, and what alone can kill children of its
-// providers: it is for who ends grants.
+// New makes the registry of one mount, and the Reaper, which alone can kill children of its
+// providers: package ending gets that, and nobody else.
 func New(deps Deps) (*Registry, *Reaper) {
 	r := &Registry{
 		deps: &deps, door: newDoor(deps.Now, deps.Tainted), sites: map[string]*site{},
@@ -147,8 +148,7 @@ func (r *Registry) MustOpen(ctx context.Context, ref string) (*Provider, error) 
 	return p, err
 }
 
-// Missing is what a caller is told who may have what a provider that does not exist
-// would give.
+// Missing is the answer to a caller whose role names a provider that does not exist.
 func Missing(ref string) error {
 	return fault.New(fault.TemporarilyUnavailable, "the provider %q does not exist: an operator must write providers/%s", ref, ref)
 }
@@ -196,7 +196,7 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site) (*Provider, erro
 	return p, nil
 }
 
-// Secrets looks for those of the parent as the provider last read or saved it.
+// Secrets finds in a text the parent's secrets, as the provider last read or saved them.
 func (p *Provider) Secrets() *secret.Search { return p.secrets.Load() }
 
 func (p *Provider) lookFor(parent provider.Parent) {
@@ -204,7 +204,7 @@ func (p *Provider) lookFor(parent provider.Parent) {
 	p.secrets.Store(&search)
 }
 
-// lookedFor looks for the parent's secrets from now on, if there is no error.
+// lookedFor passes on what was loaded or saved; Secrets finds that parent's from now on.
 func (p *Provider) lookedFor(parent provider.Parent, err error) (provider.Parent, error) {
 	if err == nil {
 		p.lookFor(parent)
@@ -241,9 +241,9 @@ func (r *Registry) States() map[string]State {
 // Mend lets mints through again: an operator has seen to the provider.
 func (r *Registry) Mend(ref string) { r.site(ref).gate.mend() }
 
-// Alone keeps mints out until done; ok is false if one is under way. It is for
+// KeepMintsOut lets no mint begin until done; ok is false if one is under way. It is for
 // changes after which a child could not be killed any more, and never waits.
-func (r *Registry) Alone(ref string) (done func(), ok bool) { return r.site(ref).alone() }
+func (r *Registry) KeepMintsOut(ref string) (done func(), ok bool) { return r.site(ref).keepMintsOut() }
 
 // Admit lets a mint begin. Until leave the provider can neither be deleted nor
 // become another account, and the mount is not given up: whatever the mint brings can

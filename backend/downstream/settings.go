@@ -88,8 +88,8 @@ func (s *Settings) merge(d *framework.FieldData) error {
 	return nil
 }
 
-// CheckCAPEM refuses a bundle that somebody has pasted too much of: whoever may
-// read the configuration would read it.
+// CheckCAPEM refuses a bundle into which a private key was pasted: whoever may read the
+// configuration could read it.
 func CheckCAPEM(pem string) error {
 	if strings.Contains(pem, "PRIVATE KEY-----") {
 		return fault.New(fault.InvalidRequest, "ca_pem holds a private key: write the certificates alone, and replace that key")

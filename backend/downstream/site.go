@@ -20,7 +20,7 @@ type site struct {
 
 	mu      sync.Mutex
 	minting int  // mints under way, until their children are recorded or killed
-	closed  bool // to mints, by alone
+	closed  bool // to mints, by keepMintsOut
 	turns   line // for the parent
 	upkeeps line // of checks and rotations
 }
@@ -29,8 +29,8 @@ func newSite() *site {
 	return &site{gate: newGate(), turns: newLine(1), upkeeps: newLine(1), given: newGiven()}
 }
 
-// take is for a provider that comes into use: from now on its settings hold. One that
-// was opened and not used has changed nothing.
+// take has the settings of a provider hold from now on. It is called when one comes into
+// use, so that one which was opened and never used changes nothing.
 func (s *site) take(p *Provider) {
 	if s.limited.Load() == p.Opening {
 		return
@@ -48,7 +48,7 @@ func (s *site) state(now time.Time) State {
 	return state
 }
 
-// enter lets a mint begin; ok is false while alone holds. leave ends it, once its
+// enter lets a mint begin; ok is false while mints are kept out. leave ends it, once its
 // child is recorded or killed.
 func (s *site) enter() (leave func(), ok bool) {
 	s.mu.Lock()
@@ -64,9 +64,9 @@ func (s *site) enter() (leave func(), ok bool) {
 	}, true
 }
 
-// alone keeps mints out until done; ok is false if one is under way. It is for
+// keepMintsOut lets no mint begin until done; ok is false if one is under way. It is for
 // changes after which a child could not be killed any more, and never waits.
-func (s *site) alone() (done func(), ok bool) {
+func (s *site) keepMintsOut() (done func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.minting > 0 {
@@ -80,9 +80,9 @@ func (s *site) alone() (done func(), ok bool) {
 	}, true
 }
 
-// turn waits until nobody else changes the parent credential, no longer than
-// patience: behind a provider that does not answer, each one before us takes that
-// long. The callers take turns here, too.
+// turn waits for the right to change the parent credential, which one mint has at a time,
+// but no longer than patience: where the provider does not answer, each one ahead takes
+// that long. The sharers take turns here, too.
 func (s *site) turn(ctx context.Context, patience time.Duration) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -37,8 +37,8 @@ const (
 	nothing
 )
 
-// try is Kill, with others of the same kill, that says what has become of the grant. It is the only way in which one
-// dies that is on record, but for its end with others.
+// try is Kill as a part of a kill of many, and says what has become of the grant. All
+// grants on record die by it, but for those that die together with another of their lever.
 func (k *Killer) try(ctx context.Context, id, cause string, in *pulls) (fate, error) {
 	k.ledger.EndHold(id) // its child may be about to become one that can be joined
 	k.closeShare(id)
