@@ -1,13 +1,13 @@
 package backend
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -48,32 +48,148 @@ func (b *broker) checkInput(req *logical.Request) error {
 	if req.Operation == logical.ListOperation {
 		delete(req.Data, "list") // how a GET asks for a list
 	}
-	for name, value := range req.Data {
-		schema, ok := path.Fields[name]
+	for _, name := range slices.Sorted(maps.Keys(req.Data)) {
+		_, ok := path.Fields[name]
 		if !ok && path.TakesArbitraryInput {
 			continue // the handler says what is wrong with the path itself
 		}
 		if !ok || (name == fieldForce && req.Operation != logical.DeleteOperation) {
-			return fault.New(fault.InvalidRequest, "unknown field %q: this path takes %s", short(name), fieldNames(path))
+			return unknownField(req, path, name)
 		}
-		if err := checkSize(value, 0); err != nil {
-			return fault.New(fault.InvalidRequest, "%s: %s", name, err)
-		}
-		decoded, err := fromJSONText(schema.Type, value)
+		taken, err := take(path, name, req.Data[name])
 		if err != nil {
 			return fault.New(fault.InvalidRequest, "%s: %s", name, err)
 		}
-		req.Data[name] = decoded
-		converted, ok := convert(path, name, decoded)
-		if !ok {
-			return fault.New(fault.InvalidRequest, "%s: not a valid %s", name, schema.Type)
-		}
-		// Once more: one string may be a list, with commas between its elements.
-		if list, ok := converted.([]string); ok && len(list) > maxElements {
-			return fault.New(fault.InvalidRequest, "%s: more than %d elements", name, maxElements)
-		}
+		req.Data[name] = taken
 	}
 	return nil
+}
+
+// take is what the handler gets of one field's value. An error does not repeat it: it
+// may be a secret in the wrong place.
+func take(path *framework.Path, name string, value any) (any, error) {
+	schema := path.Fields[name]
+	if err := checkSize(value, 0); err != nil {
+		return nil, err
+	}
+	value = withoutLineEnd(value)
+	if value == "" {
+		return unset(path, schema)
+	}
+	decoded, err := fromJSONText(name, schema.Type, value)
+	if err != nil {
+		return nil, err
+	}
+	converted, ok := convert(path, name, decoded)
+	if !ok {
+		return nil, want(name, schema.Type)
+	}
+	// Once more: one string may be a list, with commas between its elements.
+	if list, ok := converted.([]string); ok && len(list) > maxElements {
+		return nil, fmt.Errorf("more than %d elements", maxElements)
+	}
+	return decoded, nil
+}
+
+// withoutLineEnd takes off what echo, jq -r and editors put behind a value, which
+// field=@file reads with it. A field that is given twice on the command line is a list.
+func withoutLineEnd(value any) any {
+	switch v := value.(type) {
+	case string:
+		return form.WithoutLineEnd(v)
+	case []any:
+		for i, e := range v {
+			if text, ok := e.(string); ok {
+				v[i] = form.WithoutLineEnd(text)
+			}
+		}
+	}
+	return value
+}
+
+// unset is what an empty value means: the field as it was before anybody wrote it.
+func unset(path *framework.Path, schema *framework.FieldSchema) (any, error) {
+	switch schema.Type {
+	case framework.TypeMap, framework.TypeKVPairs:
+		return map[string]any{}, nil
+	case framework.TypeSlice:
+		return []any{}, nil
+	case framework.TypeBool:
+		// What cannot be read back was never written: revoke's freeze= would thaw.
+		if path.Operations[logical.ReadOperation] == nil {
+			return nil, want("", schema.Type)
+		}
+		return schema.DefaultOrZero(), nil
+	case framework.TypeInt, framework.TypeFloat, framework.TypeDurationSecond:
+		return schema.DefaultOrZero(), nil
+	}
+	return "", nil
+}
+
+// unknownField says which field may be meant, or which ones there are.
+func unknownField(req *logical.Request, path *framework.Path, name string) *fault.Error {
+	takes := fieldNames(req, path)
+	help := fmt.Sprintf("vault path-help %s%s tells them all", req.MountPoint, req.Path)
+	said := "this path takes " + strings.Join(takes, ", ")
+	switch meant := alike(name, takes); {
+	case len(meant) > 0:
+		said = fmt.Sprintf("did you mean %s? %s", strings.Join(meant, " or "), help)
+	case len(takes) == 0:
+		said = "this path takes none"
+	case len(takes) > maxNamed:
+		said = "none that this path takes has such a name: " + help
+	}
+	return fault.New(fault.InvalidRequest, "unknown field %q: %s", short(name), said)
+}
+
+// maxNamed is how many fields a person reads one by one.
+const maxNamed = 12
+
+// alike are the names that somebody may have meant by another one: by a slip or two, or
+// as a part of it, such as group of bound_group_names.
+func alike(name string, names []string) []string {
+	name = strings.ReplaceAll(strings.ToLower(name), "-", "_")
+	if len(name) > maxName {
+		return nil
+	}
+	best := 1 + len(name)/5
+	var close, parts []string
+	for _, other := range names {
+		switch d := distance(name, other); {
+		case d < best:
+			best, close = d, []string{other}
+		case d == best:
+			close = append(close, other)
+		}
+		if part := strings.TrimSuffix(name, "s"); len(part) > 2 && strings.Contains(other, part) {
+			parts = append(parts, other)
+		}
+	}
+	if len(close) == 0 {
+		close = parts
+	}
+	return close[:min(len(close), 3)]
+}
+
+// distance is the least number of letters that were added, left out or mistaken.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // convert is what the framework makes of the value, if it can make the field's type of
@@ -124,24 +240,24 @@ func checkSize(value any, depth int) error {
 
 // fromJSONText decodes the JSON text of a list or map, which is the only way to
 // give one on the command line or in a query.
-func fromJSONText(t framework.FieldType, value any) (any, error) {
+func fromJSONText(name string, t framework.FieldType, value any) (any, error) {
 	text, ok := value.(string)
 	if !ok {
-		return rejectForeign(t, value)
+		return rejectForeign(name, t, value)
 	}
 	trimmed := strings.TrimSpace(text)
-	var want string
+	var begin string
 	switch t {
 	case framework.TypeMap, framework.TypeKVPairs:
-		want = "{"
+		begin = "{"
 	case framework.TypeSlice, framework.TypeCommaStringSlice:
-		want = "["
+		begin = "["
 	default:
 		return value, nil
 	}
-	if !strings.HasPrefix(trimmed, want) {
+	if !strings.HasPrefix(trimmed, begin) {
 		if t == framework.TypeMap || t == framework.TypeSlice {
-			return nil, fmt.Errorf("want JSON that begins with %s", want)
+			return nil, want(name, t)
 		}
 		return value, nil
 	}
@@ -152,17 +268,17 @@ func fromJSONText(t framework.FieldType, value any) (any, error) {
 	case errors.Is(err, form.ErrTwice):
 		return nil, fmt.Errorf("not valid JSON: %w", err)
 	case err != nil:
-		return nil, fmt.Errorf("not valid JSON")
+		return nil, fmt.Errorf("not valid JSON: %w (on a command line it has to stand in single quotes)", want(name, t))
 	}
 	if err := checkSize(decoded, 0); err != nil {
 		return nil, err
 	}
-	return rejectForeign(t, decoded)
+	return rejectForeign(name, t, decoded)
 }
 
 // rejectForeign refuses what the framework would convert by guesswork, such as a
 // map into a list of one, true into 1, or a list of objects into text.
-func rejectForeign(t framework.FieldType, value any) (any, error) {
+func rejectForeign(name string, t framework.FieldType, value any) (any, error) {
 	if value == nil {
 		return nil, fmt.Errorf("must not be null: leave the field out, or give an empty value to unset it")
 	}
@@ -187,22 +303,45 @@ func rejectForeign(t framework.FieldType, value any) (any, error) {
 		fits = true
 	}
 	if !fits {
-		return nil, fmt.Errorf("want %s", wanted[t])
+		return nil, want(name, t)
 	}
 	return value, nil
 }
 
-// wanted says what rejectForeign wants, in a caller's words.
-var wanted = map[framework.FieldType]string{
-	framework.TypeString:           "a string",
-	framework.TypeInt:              "a number",
-	framework.TypeFloat:            "a number",
-	framework.TypeDurationSecond:   "a duration, such as 600 or 10m",
-	framework.TypeBool:             "true or false",
-	framework.TypeMap:              "a map",
-	framework.TypeSlice:            "a list",
-	framework.TypeCommaStringSlice: "a list of strings",
-	framework.TypeKVPairs:          "a map of strings",
+// want says what a field takes, and what that looks like on the command line.
+func want(name string, t framework.FieldType) error {
+	example := examples[name]
+	switch t {
+	case framework.TypeString:
+		return errors.New("want a string")
+	case framework.TypeInt, framework.TypeFloat:
+		return errors.New("want a number, such as 5")
+	case framework.TypeDurationSecond:
+		return errors.New("want a duration, such as 10m, 1h30m or 600, which is seconds")
+	case framework.TypeBool:
+		return errors.New("want true or false")
+	case framework.TypeMap:
+		return fmt.Errorf("want a JSON object, such as '%s'", cmp.Or(example, `{"name":"value"}`))
+	case framework.TypeSlice:
+		return fmt.Errorf("want a JSON array, such as '%s'", cmp.Or(example, `["value"]`))
+	case framework.TypeCommaStringSlice:
+		return fmt.Errorf(`want a list of strings, such as a,b or '["a","b"]'`)
+	case framework.TypeKVPairs:
+		pair := cmp.Or(example, "name=value")
+		key, value, _ := strings.Cut(pair, "=")
+		return fmt.Errorf(`want a map of strings, such as %s=%s, or '{"%s":"%s"}' for several`, name, pair, key, value)
+	}
+	return fmt.Errorf("not a valid %s", t)
+}
+
+// examples are values of fields that take more than a word.
+var examples = map[string]string{
+	"bound_entity_metadata": "team=payments",
+	"permissions":           "contents=read",
+	"bound_subject_claims":  `{"repository":"acme/api","ref":["refs/heads/main"]}`,
+	"authorization_details": `[{"type":"payment_initiation","actions":["initiate"]}]`,
+	"claims":                `{"team":"{{identity.entity.metadata.team}}"}`,
+	"exchange_claims":       `{"tenant":"{{subject.claims.tenant}}"}`,
 }
 
 func isNumber(value any) bool {
@@ -234,16 +373,16 @@ func isNoText(value any) bool {
 	return !ok
 }
 
-func fieldNames(path *framework.Path) string {
+// fieldNames are the fields that the operation takes beside those in the path itself.
+func fieldNames(req *logical.Request, path *framework.Path) []string {
 	names := make([]string, 0, len(path.Fields))
 	for name := range path.Fields {
-		names = append(names, name)
+		if !strings.Contains(path.Pattern, "<"+name+">") && (name != fieldForce || req.Operation == logical.DeleteOperation) {
+			names = append(names, name)
+		}
 	}
-	if len(names) == 0 {
-		return "none"
-	}
-	sort.Strings(names)
-	return strings.Join(names, ", ")
+	slices.Sort(names)
+	return names
 }
 
 func short(s string) string {

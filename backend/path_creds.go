@@ -17,7 +17,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 const credsHelp = `
@@ -110,10 +109,10 @@ func parseAsk(req *logical.Request, d *framework.FieldData, role string) (ask, e
 	}
 	a := ask{role: role, entityID: req.EntityID, remoteAddr: remoteAddr(req), request: q}
 	read := func(name string) secret.Text { return secret.New(d.Get(name).(string)) }
-	a.subjectToken, a.actorToken = subject.WithoutLineEnd(read("subject_token")), subject.WithoutLineEnd(read("actor_token"))
+	a.subjectToken, a.actorToken = read("subject_token"), read("actor_token")
 	a.proofs = map[provider.ProofKind]secret.Text{}
 	for _, kind := range []provider.ProofKind{provider.ProofDPoP, provider.ProofThumbprint} {
-		if proof := subject.WithoutLineEnd(read(string(kind))); !proof.Empty() {
+		if proof := read(string(kind)); !proof.Empty() {
 			a.proofs[kind] = proof
 		}
 	}

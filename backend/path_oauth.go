@@ -14,8 +14,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 const introspectHelp = `
@@ -130,7 +128,7 @@ func rawJSON(body []byte) *logical.Response {
 // ownClaims are the verified claims of the token in the request; nil if it is not one
 // of the broker's that could still be good.
 func (b *broker) ownClaims(ctx context.Context, d *framework.FieldData) (map[string]any, error) {
-	token := subject.WithoutLineEnd(secret.New(d.Get("token").(string))).Reveal()
+	token := d.Get("token").(string)
 	if token == "" {
 		return nil, fault.New(fault.InvalidRequest, "token is missing")
 	}

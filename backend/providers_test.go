@@ -233,7 +233,7 @@ func TestPrivateKeysArePastedNowhere(t *testing.T) {
 
 func TestProvidersOfRolesHaveTheirForm(t *testing.T) {
 	m := newMount(t, setup{})
-	for _, bad := range []string{"", "p", "/p", "oauth2/", "oauth2/../p", "oauth2/p/check", "../provider/oauth2/p", "oauth2/nobody", "github/p", "oauth2/p\n", "oauth2/" + strings.Repeat("p", 1000)} {
+	for _, bad := range []string{"", "p", "/p", "oauth2/", "oauth2/../p", "oauth2/p/check", "../provider/oauth2/p", "oauth2/nobody", "github/p", "oauth2/p\n\n", "oauth2/" + strings.Repeat("p", 1000)} {
 		_, err := m.write("roles/r", map[string]any{"provider": bad})
 		require.Error(t, err, bad)
 		requireCode(t, err, fault.InvalidRequest)

@@ -76,7 +76,7 @@ func TestAuditLogTellsTheWholeStoryAndNoSecret(t *testing.T) {
 	as.Write(t, "roles/ci/explain", harness.Fields{"subject_token": good})
 	as.Write(t, "roles/ci/explain", harness.Fields{"subject_token": bad})
 	for name, value := range map[string]string{
-		"client_secret": "with-a-line-end\n", "client_sceret": "misplaced-secret", "timeout": "secret-in-a-number", "issuer": "https://user:secret-in-a-url@example.com",
+		"client_secret": "with-a-line-end\n\n", "client_sceret": "misplaced-secret", "timeout": "secret-in-a-number", "issuer": "https://user:secret-in-a-url@example.com",
 	} {
 		_, err = s.TryWrite(t, "providers/oauth2/hydra", harness.Fields{name: value})
 		refused(t, err, 400, "invalid_request", name)

@@ -35,7 +35,7 @@ func TestRefusalsOverHTTP(t *testing.T) {
 		code   string
 		say    string
 	}{
-		{"creds/deploy", harness.Fields{"scope": "repo:read"}, 400, "invalid_request", `unknown field "scope": this path takes`},
+		{"creds/deploy", harness.Fields{"scope": "repo:read"}, 400, "invalid_request", `unknown field "scope": did you mean scopes?`},
 		{"creds/deploy", harness.Fields{"scopes": "repo:read repo:write"}, 400, "invalid_request", "scopes"},
 		{"creds/deploy", harness.Fields{"scopes": []any{"repo:read\x07"}}, 400, "invalid_request", "scopes"},
 		{"creds/deploy", harness.Fields{"scopes": harness.Fields{"repo": "read"}}, 400, "invalid_request", "want a list of strings"},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"time"
 
@@ -143,13 +144,12 @@ func Merge(before *Entry, t provider.Type, written map[string]bool, d *framework
 }
 
 func isEmpty(value any) bool {
-	switch v := value.(type) {
-	case string:
-		return v == ""
-	case []string:
-		return len(v) == 0
+	switch v := reflect.ValueOf(value); v.Kind() {
+	case reflect.String, reflect.Slice, reflect.Map:
+		return v.Len() == 0
+	default:
+		return false
 	}
-	return false
 }
 
 // Configure lets type t judge the entry, which is not stored yet, make the secrets that

@@ -53,16 +53,6 @@ func parseCompact(raw secret.Text) (*compact, error) {
 	return &compact{Token: t, claims: claims}, nil
 }
 
-// WithoutLineEnd is a token as a file holds it, without the one line end that editors
-// and echo put after it. What else is no part of a token is refused.
-func WithoutLineEnd(raw secret.Text) secret.Text {
-	text, ended := strings.CutSuffix(raw.Reveal(), "\n")
-	if !ended {
-		return raw
-	}
-	return secret.New(strings.TrimSuffix(text, "\r"))
-}
-
 // subjectTypes are the values of typ with which a JWT can stand for someone: the
 // plain one, which OpenID Connect's ID tokens and CI systems' tokens have, JOSE, which
 // says no more than that it is a JWS in compact form (RFC 7515 4.1.9), and RFC 9068's

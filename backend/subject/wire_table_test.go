@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -56,8 +57,8 @@ func (row wireRow) run(t *testing.T) {
 	}
 	issuer := open(t, IssuerConfig{Name: "fake", JWKSURL: fake.URL + "/keys", BoundIssuer: iss, BoundAudiences: []string{audience}, ClockSkew: DefaultClockSkew})
 	claims := overlay(fake.claims(map[string]any{"iss": iss}), row.Claims)
-	signed := secret.New(fake.sign(jwa.ES256, row.Header, claims).Reveal() + row.After)
-	token, err := VerifyFrom(t.Context(), WithoutLineEnd(signed), []*Issuer{issuer}, noon)
+	signed := secret.New(form.WithoutLineEnd(fake.sign(jwa.ES256, row.Header, claims).Reveal() + row.After))
+	token, err := VerifyFrom(t.Context(), signed, []*Issuer{issuer}, noon)
 	if err == nil {
 		if weak := (StepUp{RequiredACR: row.RequiredACR, RequiredAMR: row.RequiredAMR, MaxAuthAge: time.Duration(row.MaxAuthAge) * time.Second}).Check(token, noon); weak != nil {
 			err = weak
