@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -80,15 +79,6 @@ func (b *broker) secretFields() map[string]*framework.FieldSchema {
 	fields := b.credsResponse()
 	maps.DeleteFunc(fields, func(_ string, f *framework.FieldSchema) bool { return !provider.IsSecret(f) })
 	return fields
-}
-
-// auditedFields are those of the answers to creds and explain that an operator is told to
-// let stand in the audit log in clear: all that are no secret, and why a request was
-// refused, of which Vault's own entry says no more than "permission denied".
-func (b *broker) auditedFields() []string {
-	fields := b.credsResponse()
-	maps.DeleteFunc(fields, func(_ string, f *framework.FieldSchema) bool { return provider.IsSecret(f) })
-	return append(slices.Sorted(maps.Keys(fields)), "allowed", "reasons", "error")
 }
 
 // creds parses the request; issue does the rest.

@@ -95,14 +95,14 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 		if err := b.freezer.Thaw(ctx, what); err != nil {
 			return nil, err
 		}
-		b.Logger().Info("thawed", "what", what, "by", by(req))
+		b.Logger().Info("thawed", "what", what.String(), "by", by(req))
 		return &logical.Response{Data: tallyData(ending.Tally{})}, nil
 	}
 	if given {
 		if err := b.freezer.Freeze(ctx, what, by(req)); err != nil {
 			return nil, err
 		}
-		b.Logger().Info("frozen", "what", what, "by", by(req))
+		b.Logger().Info("frozen", "what", what.String(), "by", by(req))
 	}
 	run, err := b.killer.KillAll(ctx, what, "")
 	if err != nil {

@@ -3,7 +3,7 @@ package acceptance
 import (
 	"encoding/json"
 	"fmt"
-	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -15,14 +15,14 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 )
 
-// readmeKeys is what the README tells an operator to let stand in the audit log in clear:
-// the story below is told with that.
-func readmeKeys(t *testing.T, kind string) []string {
+// auditKeys is what the binary's script has stand in the audit log in clear: the story
+// below is told with that.
+func auditKeys(t *testing.T, kind string) []string {
 	t.Helper()
-	readme, err := os.ReadFile("../../README.md")
+	script, err := exec.Command(harness.PluginPath(t), "-audit-keys", "broker").Output() //nolint:gosec // our own binary
 	require.NoError(t, err)
 	var keys []string
-	for _, found := range regexp.MustCompile(`-audit-non-hmac-`+kind+`-keys=(\S+) `).FindAllStringSubmatch(string(readme), -1) {
+	for _, found := range regexp.MustCompile(`-audit-non-hmac-`+kind+`-keys=(\S+) `).FindAllStringSubmatch(string(script), -1) {
 		keys = append(keys, found[1])
 	}
 	require.NotEmpty(t, keys)
@@ -61,7 +61,7 @@ func audited(t *testing.T, path string) []entry {
 func TestAuditLogTellsTheWholeStoryAndNoSecret(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, harness.HydraClient{}, nil)
-	s.Tune(t, harness.Fields{"audit_non_hmac_response_keys": readmeKeys(t, "response"), "audit_non_hmac_request_keys": readmeKeys(t, "request")})
+	s.Tune(t, harness.Fields{"audit_non_hmac_response_keys": auditKeys(t, "response"), "audit_non_hmac_request_keys": auditKeys(t, "request")})
 	ci := newSigner(t, "https://ci.example.com")
 	ci.trust(t, s.Mount, "ci")
 	s.role(t, "ci", harness.Fields{"subject_issuers": "ci", "bound_subject_claims": harness.Fields{"repository": "org/*"}})
@@ -108,6 +108,20 @@ func TestAuditLogTellsTheWholeStoryAndNoSecret(t *testing.T) {
 	why := fmt.Sprint(denied.Response.Data["error"])
 	require.Contains(t, why, "access_denied: the subject token does not meet the role's bound_subject_claims: repository")
 	require.NotContains(t, why, "elsewhere")
+
+	// Freezing can be told from thawing, also where the command line has written it.
+	for _, freeze := range []string{"true", "false"} {
+		s.vault.CLI(t, "write", s.At("revoke/role/ci"), "freeze="+freeze)
+	}
+	s.vault.CLI(t, "write", s.At("roles/ci"), `bound_subject_claims={"repository":"org/*"}`, "ttl=5m")
+	killed := audited(t, s.At("revoke/role/ci"))
+	require.Len(t, killed, 2)
+	require.Equal(t, "true", killed[0].Request.Data["freeze"])
+	require.Equal(t, "false", killed[1].Request.Data["freeze"])
+	written := audited(t, s.At("roles/ci"))
+	require.Len(t, written, 2)
+	require.Equal(t, "oauth2/hydra", written[0].Request.Data["provider"])
+	require.Equal(t, map[string]any{"bound_subject_claims": `{"repository":"org/*"}`, "ttl": "5m"}, written[1].Request.Data)
 
 	explained := audited(t, s.At("roles/ci/explain"))
 	require.Len(t, explained, 2)

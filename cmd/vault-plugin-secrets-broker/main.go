@@ -1,5 +1,5 @@
 // Command vault-plugin-secrets-broker is the plugin's process. Vault starts it;
-// run by hand it says its version and how to register it.
+// run by hand it says its version, or prints how to tune a mount's audit log.
 package main
 
 import (
@@ -15,8 +15,17 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 2 && (os.Args[1] == "-version" || os.Args[1] == "--version") {
+	switch asked := os.Args[1:]; {
+	case len(asked) == 1 && (asked[0] == "-version" || asked[0] == "--version"):
 		fmt.Println(backend.Version)
+		return
+	case len(asked) == 2 && (asked[0] == "-audit-keys" || asked[0] == "--audit-keys"):
+		script, err := backend.AuditScript(asked[1])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		fmt.Print(script)
 		return
 	}
 	if err := serve(os.Args[1:]); err != nil {
