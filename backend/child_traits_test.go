@@ -23,8 +23,8 @@ func TestTheClassOfARolesChildren(t *testing.T) {
 		_, err := m.write("roles/r", fields)
 		return err
 	}
-	_, err := m.write("roles/r", map[string]any{"parameters": map[string]any{"clas": "token"}})
-	requireCode(t, err, fault.InvalidRequest, "clas")
+	_, err := m.write("roles/r", map[string]any{"parameters": map[string]any{"kind": "token"}})
+	requireCode(t, err, fault.InvalidRequest, "kind")
 	requireCode(t, role("expiry", map[string]any{"require_revocable": true}), fault.InvalidRequest, "require_revocable", "expiry")
 	for _, class := range []string{"token", "lever", "expiry"} {
 		require.NoError(t, role(class, map[string]any{"require_revocable": class != "expiry"}))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -273,7 +274,7 @@ func (t *ticket) judge() error {
 		return errSubjectExpired
 	}
 	g.IssuedAt, g.LeaseEnds, g.MaxLease = now, now.Add(d.Lifetime.TTL), now.Add(d.Lifetime.Max)
-	t.made.unverified = append(unverified, child.Unverified...)
+	t.made.unverified = slices.Concat(unverified, child.Unverified)
 	return nil
 }
 

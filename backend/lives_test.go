@@ -65,7 +65,7 @@ func (h *lives) issue() {
 // pending reports whether something on the lever is still to be killed.
 func (h *lives) pending(lever string) bool {
 	for _, id := range h.m.allGrants() {
-		g, err := h.m.b.ledger.Get(h.T.Context(), id)
+		g, err := h.m.b.ledger.Get(h.Context(), id)
 		require.NoError(h.T, err)
 		if lever != "" && rackLevers[g.Role] == lever && h.hit[id] {
 			return true
@@ -91,7 +91,7 @@ func (h *lives) kill() {
 	path := rapid.SampledFrom([]string{"revoke/role/" + role, "revoke/entity/" + entity}).Draw(h.T, "kill")
 	hit := map[string]bool{}
 	for _, id := range h.m.allGrants() {
-		g, err := h.m.b.ledger.Get(h.T.Context(), id)
+		g, err := h.m.b.ledger.Get(h.Context(), id)
 		require.NoError(h.T, err)
 		if path == "revoke/role/"+g.Role || path == "revoke/entity/"+g.Holder {
 			h.hit[id], hit[id], hit[rackLevers[g.Role]] = true, true, true
@@ -143,16 +143,16 @@ func (h *lives) lie(f func()) func(*rapid.T) {
 }
 
 func (h *lives) restart() {
-	require.NoError(h.T, h.m.b.ledger.Flush(h.T.Context()))
+	require.NoError(h.T, h.m.b.ledger.Flush(h.Context()))
 	h.m.start()
 	if rapid.Bool().Draw(h.T, "loaded") {
-		require.NoError(h.T, h.m.b.ledger.Load(h.T.Context()))
+		require.NoError(h.T, h.m.b.ledger.Load(h.Context()))
 	}
 }
 
 // crash lets the plugin die in a mint.
 func (h *lives) crash() {
-	require.NoError(h.T, h.m.b.ledger.Flush(h.T.Context()))
+	require.NoError(h.T, h.m.b.ledger.Flush(h.Context()))
 	h.r.set(func(r *rack) {
 		hook := &r.before
 		if rapid.Bool().Draw(h.T, "minted") {
@@ -195,7 +195,7 @@ func (h *lives) check() {
 			if c.dead {
 				continue
 			}
-			_, known, err := h.m.b.ledger.Lookup(h.T.Context(), c.Name)
+			_, known, err := h.m.b.ledger.Lookup(h.Context(), c.Name)
 			require.NoError(h.T, err)
 			require.True(h.T, known, "nobody knows of %s, which works", c.Token)
 		}

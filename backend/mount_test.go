@@ -575,7 +575,7 @@ func seenByCaller(t testing.TB, req *logical.Request, resp *logical.Response, er
 		return err // the framework's own
 	}
 	// The plugin protocol carries these two, bare.
-	require.True(t, err == logical.ErrInvalidRequest || err == logical.ErrPermissionDenied, "%v beside a response", err) //nolint:errorlint // a wrapped one is lost
+	require.True(t, err == logical.ErrInvalidRequest || err == logical.ErrPermissionDenied, "%v beside a response", err)
 	status, text := logical.RespondErrorCommon(req, resp, err)
 	return logical.CodedError(status, text.Error())
 }

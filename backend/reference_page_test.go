@@ -35,7 +35,7 @@ func TestReferencePage(t *testing.T) {
 		}
 	}
 	if os.Getenv("UPDATE_GOLDEN") != "" {
-		require.NoError(t, os.WriteFile(referencePage, []byte(page), 0o644)) //nolint:gosec // a page of the documentation
+		require.NoError(t, os.WriteFile(referencePage, []byte(page), 0o644))
 	}
 	written, err := os.ReadFile(referencePage)
 	require.NoError(t, err)

@@ -12,10 +12,11 @@ const (
 	// MaxFailures is how many calls in a row may fail before the provider is spared:
 	// one is an accident.
 	MaxFailures = 5
-	// A provider that has failed is not asked for a while: the first of these, and twice as
-	// long after each trial that fails, up to the second.
+	// ShortestRest is for how long a provider that has failed is not asked; twice as long
+	// after each trial that fails.
 	ShortestRest = time.Second
-	LongestRest  = 30 * time.Second
+	// LongestRest is as long as that becomes.
+	LongestRest = 30 * time.Second
 	// maxMet bounds of how many sharers the breaker remembers that they have failed. Beyond
 	// it the first one is forgotten, and counts as one that has not.
 	maxMet = 8
