@@ -3,6 +3,7 @@ package ending
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -227,7 +228,7 @@ func (k *Killer) settle(ctx context.Context, s *grant.Summary, in *pulls) error 
 	if err != nil {
 		return err
 	}
-	if !s.Released && !s.Doomed {
+	if !s.Released && !s.Doomed && !s.Over(k.now()) {
 		in.bystander()
 	}
 	k.tell(g, causeLever)
@@ -256,13 +257,14 @@ var ErrReleased = errors.New("others hold what the token would die with")
 
 // killIdle pulls the levers that nobody holds any more: their last lease ended while the
 // records were still being read, or the process died before it had pulled them.
-func (k *Killer) killIdle(ctx context.Context) (runs []*Run, problems error) {
+func (k *Killer) killIdle(ctx context.Context, slice time.Duration) (runs []*Run, problems error) {
 	if !k.ledger.Loaded() {
 		return nil, nil
 	}
+	deadline := time.Now().Add(slice)
 	var targets []target
 	for _, lever := range k.ledger.Idle() {
-		if len(targets) == dueBatch {
+		if len(targets) == dueBatch || len(targets) > 0 && time.Now().After(deadline) {
 			break
 		}
 		err := k.ledger.WalkLever(ctx, lever, func(s *grant.Summary) bool {
@@ -330,8 +332,10 @@ func (k *Killer) passOn(ctx context.Context, g *grant.Grant) error {
 // that was asked for before one and recorded after it is dead.
 type recent struct {
 	last atomic.Uint64
-	mu   sync.Mutex
-	of   map[grant.Lever]numbered
+
+	mu     sync.Mutex
+	of     map[grant.Lever]numbered
+	pruned time.Time
 }
 
 type numbered struct {
@@ -346,12 +350,11 @@ func (p *recent) note(lever grant.Lever, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.of == nil {
-		p.of = map[grant.Lever]numbered{}
+		p.of, p.pruned = map[grant.Lever]numbered{}, at
 	}
-	for other, pull := range p.of {
-		if at.Sub(pull.at) > pulledFor {
-			delete(p.of, other)
-		}
+	if at.Sub(p.pruned) > pulledFor {
+		maps.DeleteFunc(p.of, func(_ grant.Lever, pull numbered) bool { return at.Sub(pull.at) > pulledFor })
+		p.pruned = at
 	}
 	p.of[lever] = numbered{p.last.Add(1), at}
 }

@@ -33,7 +33,7 @@ func (k *Killer) Sweep(ctx context.Context, byHand bool, slice time.Duration) (S
 		problems = stored.Fault(err)
 	}
 	runs, err := k.killDue(ctx, byHand, slice/3)
-	idle, failed := k.killIdle(ctx)
+	idle, failed := k.killIdle(ctx, slice/6)
 	runs, problems = append(runs, idle...), errors.Join(problems, err, failed)
 	unfits, holders, err := k.sweepHolders(ctx, byHand, slice*2/3-time.Since(started))
 	problems = errors.Join(problems, err, k.resumeOrders(ctx))

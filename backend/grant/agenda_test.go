@@ -38,6 +38,22 @@ func TestAnIssueWithAnIntentIsTwoWrites(t *testing.T) {
 	require.Empty(t, liveIDs(t, l, "alice", "r", noon.Add(24*time.Hour)))
 }
 
+func TestMemoryOfALeverIsOfItsHolders(t *testing.T) {
+	l, _ := emptyLedger(t)
+	require.NoError(t, l.Load(t.Context()))
+	for i := range 300 {
+		g := newGrant(t, []string{"alice", "bob", "carol"}[i%3])
+		if i%2 == 0 {
+			g.Lever = "a session"
+		}
+		require.NoError(t, l.Record(t.Context(), g))
+	}
+	x := l.current()
+	require.Len(t, x.on, 1, "what hangs on nothing that others could hang on is not kept")
+	require.Len(t, x.on[Lever{"oauth2/p", "a session"}].holders, 3)
+	require.Equal(t, Hanging{Held: 150}, l.Hanging(Lever{"oauth2/p", "a session"}))
+}
+
 // spilled is a ledger with n grants, most of them on pages.
 func spilled(t *testing.T, n int) (*Ledger, *logical.InmemStorage, []*Grant) {
 	t.Helper()
