@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,6 +60,31 @@ func TestOfLeasesThatEndTogetherTheLastOnePulls(t *testing.T) {
 		require.Empty(t, r.live())
 		require.Empty(t, m.allGrants())
 	}
+}
+
+// Two who end at once may each take the other for a holder: whoever is released last looks
+// again.
+func TestWhoIsReleasedLastLooksAgain(t *testing.T) {
+	r := &rack{}
+	m := newRack(t, r, "login", nil)
+	hers, his := m.to(alice), m.to(bob)
+	ended := make(chan error, 1)
+	m.storage.on(func(op, key string) error {
+		if op == "put" && strings.Contains(key, alice) { // hers is being released
+			m.storage.on(nil)
+			go func() { ended <- m.revoke(his) }()
+			select {
+			case err := <-ended:
+				ended <- err
+			case <-time.After(time.Second): // their records have one lock in common
+			}
+		}
+		return nil
+	})
+	require.NoError(t, m.revoke(hers))
+	require.NoError(t, <-ended)
+	require.Empty(t, r.live())
+	require.Empty(t, m.allGrants())
 }
 
 func TestAnOperatorsKillPullsAtOnce(t *testing.T) {
@@ -229,7 +255,10 @@ func TestAPullThatFailsIsInTheOutboxOnce(t *testing.T) {
 	m.waitForKills()
 	revokes, _ = r.called()
 	require.Zero(t, revokes, "not before its next attempt is due")
-	require.NoError(t, m.revoke(leases[1]), "the end of a lease waits for who is to pull it")
+	waiting := slices.IndexFunc(leases, func(l *lease) bool {
+		return m.must(m.read("grants/" + l.grantID)).Data["pending"] == false
+	})
+	require.NoError(t, m.revoke(leases[waiting]), "the end of a lease waits for who is to pull it")
 	r.set(func(r *rack) { r.stuck = nil })
 	m.start() // it is durable
 	m.clock.advance(time.Minute)
@@ -376,6 +405,24 @@ func TestWhatWasMintedBeforeAPullIsNotHandedOut(t *testing.T) {
 			require.True(t, r.works(m.to(alice)))
 		})
 	}
+}
+
+func TestWhatIsMintedAfterAPullStaysOnRecord(t *testing.T) {
+	r := &rack{}
+	m := newRack(t, r, "login", nil)
+	hers := m.to(alice)
+	var his *lease
+	r.set(func(r *rack) {
+		r.killed = func() {
+			m.clock.advance(time.Second)
+			his = m.to(bob)
+		}
+	})
+	require.NoError(t, m.revoke(hers))
+	require.True(t, r.works(his))
+	require.Equal(t, []string{his.grantID}, m.allGrants())
+	require.NoError(t, m.revoke(his))
+	require.Empty(t, r.live())
 }
 
 func TestAChildThatIsNotHandedOutKillsNoOthers(t *testing.T) {

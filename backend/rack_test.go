@@ -36,8 +36,10 @@ type rack struct {
 	refused error
 	// deaf and stuck are what keeps Find and Revoke from working.
 	deaf, stuck error
-	// before and after are called in a mint, when there is no child yet and when there is.
+	// before and after are called in a mint, when there is no child yet and when there is,
+	// killed in a kill, when the child is dead.
 	before, after  func()
+	killed         func()
 	finds, revokes int
 }
 
@@ -140,6 +142,7 @@ func (r rackProvider) Revoke(_ context.Context, handle secret.Text) error {
 	if err := json.Unmarshal([]byte(handle.Reveal()), &of); err != nil {
 		return err
 	}
+	defer r.call(&r.killed)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.revokes++
