@@ -119,7 +119,7 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 	case !complete:
 		resp.AddWarning("the kill goes on: what is counted as pending was not tried yet, or failed and is being retried")
 	case t.Pending > 0:
-		resp.AddWarning(fmt.Sprintf("%d revocations failed and are being retried: these tokens still work", t.Pending))
+		resp.AddWarning(fmt.Sprintf("%d grants are not dead yet: their revocation failed, or their mint may be under way; that is tried again", t.Pending))
 	}
 	return resp, nil
 }
@@ -147,7 +147,7 @@ func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework
 	t, _ := run.Wait(ctx, revokeWait)
 	resp := &logical.Response{Data: tallyData(t)}
 	if t.Pending > 0 {
-		resp.AddWarning("the revocation failed and is being retried: the token still works")
+		resp.AddWarning("the grant is not dead yet: its revocation failed, or its mint may be under way; that is tried again")
 	}
 	return resp, nil
 }
