@@ -2,10 +2,12 @@ package backend
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -43,6 +45,28 @@ func TestTheIssueRateOutlivesARestart(t *testing.T) {
 	m.start()
 	require.NoError(t, issue(alice), "but for a restart")
 	requireCode(t, issue(alice), fault.SlowDown)
+}
+
+// Whoever comes while the records are read after a start is counted with all the others.
+func TestTheIssueRateHoldsUnderPressure(t *testing.T) {
+	m := newMount(t, setup{provider: patient.provider, role: map[string]any{"max_issue_rate": 5}})
+	_, err := m.credsBy(call{entity: alice})
+	require.NoError(t, err)
+	m.start()
+	var got atomic.Int64
+	together(func(worker int) {
+		if worker%7 == 0 {
+			assert.NoError(t, m.b.quotas.sweep(context.Background()))
+		}
+		_, err := m.credsBy(call{entity: alice})
+		if err == nil {
+			got.Add(1)
+			return
+		}
+		requireCode(t, err, fault.SlowDown)
+	})
+	require.EqualValues(t, 4, got.Load())
+	require.Len(t, m.server.Live(), 5)
 }
 
 func TestARateIsNotForgottenWhileSomebodyNeedsIt(t *testing.T) {
