@@ -11,7 +11,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
@@ -88,7 +87,7 @@ func (b *broker) answerChild(d *decided, made *minted) *logical.Response {
 	resp := b.Secret(childTokenType).Response(data, map[string]any{"grant_id": g.ID})
 	resp.Secret.TTL = d.Lifetime.TTL
 	resp.Secret.MaxTTL = d.Lifetime.Max
-	b.warn(resp, d.Decision, g)
+	b.warn(resp, d, g)
 	if d.role.policy.Forward {
 		resp.WrapInfo = &wrapping.ResponseWrapInfo{TTL: min(handOver, d.Lifetime.TTL)}
 	}
@@ -117,25 +116,30 @@ func show(data map[string]any, v grant.Access, granted, stripped []string) {
 	}
 }
 
-func (b *broker) warn(resp *logical.Response, d *decision.Decision, g *grant.Grant) {
+func (b *broker) warn(resp *logical.Response, d *decided, g *grant.Grant) {
 	if len(d.Stripped) > 0 {
 		resp.AddWarning("the role does not allow, and the token does not have: " + strings.Join(d.Stripped, ", "))
 	}
 	if d.Lifetime.Capped {
 		resp.AddWarning(fmt.Sprintf("the ttl was capped at %s by the %s", d.Lifetime.TTL.Truncate(time.Second), d.Lifetime.DecidedBy))
 	}
+	usual := g.Class == d.role.traits.Class // and said when the role was written
 	switch g.Class {
 	case provider.ClassExpiry:
 		text := "nothing can revoke this token: it works until expires_at, also after the lease has ended"
-		if more := g.ExpiresAt.Sub(b.now()) - d.Lifetime.TTL; !g.ExpiresAt.IsZero() && more >= time.Second {
-			text += fmt.Sprintf(", %s longer than its lease", more.Truncate(time.Second))
+		more := g.ExpiresAt.Sub(b.now()) - d.Lifetime.TTL
+		switch {
+		case !g.ExpiresAt.IsZero() && more >= time.Second:
+			resp.AddWarning(fmt.Sprintf("%s, %s longer than its lease", text, more.Truncate(time.Second)))
+		case !usual:
+			resp.AddWarning(text)
 		}
-		resp.AddWarning(text)
 	case provider.ClassLever:
-		if g.Lever != "" {
+		switch {
+		case g.Lever != "":
 			resp.AddWarning(fmt.Sprintf("this token dies with all that hangs on %q, when the last lease on that has ended", g.Lever))
-			break
+		case !usual:
+			resp.AddWarning("more than this token may die when the lease ends: such as the whole login that it came from")
 		}
-		resp.AddWarning("more than this token may die when the lease ends: such as the whole login that it came from")
 	}
 }

@@ -99,16 +99,26 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	}); err != nil {
 		return nil, renewFault(err)
 	}
-	resp := &logical.Response{Secret: req.Secret}
-	resp.Secret.TTL = ends.Sub(b.now())
-	// Core prefers the caller's increment to our TTL, and heeds only the cap: the
-	// lease must not outlive what was recorded.
-	since := req.Secret.IssueTime
+	return &logical.Response{Secret: renewed(req.Secret, g.IssuedAt, b.now(), ends)}, nil
+}
+
+// renewed is the secret whose lease ends then. Core prefers the caller's increment to our
+// TTL, and heeds only the cap, so that the lease does not outlive what was recorded. It
+// reckons in whole seconds: the TTL is rounded down to one, and the cap too where it
+// takes something from what the caller wanted, but else up, or core would warn of a
+// fraction of a second that the lease falls short.
+func renewed(s *logical.Secret, issued, now, ends time.Time) *logical.Secret {
+	s.TTL = ends.Sub(now).Truncate(time.Second)
+	since := s.IssueTime
 	if since.IsZero() {
-		since = g.IssuedAt
+		since = issued
 	}
-	resp.Secret.MaxTTL = ends.Sub(since)
-	return resp, nil
+	last := ends.Truncate(time.Second)
+	if s.Increment <= ends.Sub(now) && last.Before(ends) {
+		last = last.Add(time.Second)
+	}
+	s.MaxTTL = last.Sub(since.Truncate(time.Second))
+	return s
 }
 
 func renewFault(err error) error {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
@@ -556,4 +557,30 @@ func TestBadSubjectTokens(t *testing.T) {
 	_, err = m.do(call{op: logical.ReadOperation, path: "creds/r", data: map[string]any{"subject_token": m.subjectToken("f", nil)}})
 	requireCode(t, err, fault.InvalidRequest)
 	require.Zero(t, m.server.Counts().Minted)
+}
+
+// Core reckons in whole seconds, and warns whoever renews if they fall short.
+func TestARenewalFallsShortOfNothing(t *testing.T) {
+	issued := time.Now().Add(-10 * time.Second).Truncate(time.Second).Add(999 * time.Millisecond)
+	for fraction := 1; fraction < 10; fraction++ {
+		now := time.Now().Truncate(time.Second).Add(time.Duration(fraction) * 100 * time.Millisecond)
+		for name, c := range map[string]struct {
+			increment time.Duration
+			left      time.Duration
+			warned    bool
+		}{
+			"as much as was wanted":    {time.Minute, time.Minute, false},
+			"whatever the broker says": {0, time.Minute + 7*time.Millisecond, false},
+			"until the token's end":    {0, 1234 * time.Millisecond, false},
+			"less than was wanted":     {time.Hour, time.Minute, true},
+		} {
+			ends := now.Add(c.left)
+			s := &logical.Secret{LeaseOptions: logical.LeaseOptions{IssueTime: issued, Increment: c.increment}}
+			s = renewed(s, issued, now, ends)
+			ttl, warnings, err := framework.CalculateTTL(newVaultView(), c.increment, s.TTL, 0, s.MaxTTL, 0, issued)
+			require.NoError(t, err)
+			require.Equal(t, c.warned, len(warnings) > 0, "%s, %d tenths: %q", name, fraction, warnings)
+			require.LessOrEqual(t, ttl, c.left+time.Second, name)
+		}
+	}
 }

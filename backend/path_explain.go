@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -78,7 +79,7 @@ func (b *broker) explain(ctx context.Context, req *logical.Request, d *framework
 	if v, ok := d.GetOk("remote_addr"); ok {
 		a.remoteAddr = v.(string)
 		if _, err := netip.ParseAddr(a.remoteAddr); err != nil {
-			return nil, fault.New(fault.InvalidRequest, "remote_addr must be an IP address")
+			return nil, fault.New(fault.InvalidRequest, "remote_addr must be an IP address, such as 192.0.2.7 or 2001:db8::7")
 		}
 	}
 	outcome, err := b.decide(ctx, a)
@@ -129,6 +130,9 @@ func inFull(err error) error {
 func explainedReason(r *fault.Error) string {
 	var unmet *condition.Failure
 	if errors.As(r, &unmet) {
+		if key, missing := unmet.MissingKey(); missing && key != "" {
+			return fmt.Sprintf("%s: %s: there is no %q: add it, or let the condition ask for it first, as in \"team\" in identity.metadata", r.Error(), unmet.Expr, key)
+		}
 		return r.Error() + ": " + unmet.Expr
 	}
 	return r.Error()

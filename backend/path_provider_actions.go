@@ -37,7 +37,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		return nil, err
 	}
 	if live == 0 && noMints {
-		return nil, h.b.providers.Delete(ctx, ref, entry.Version)
+		return h.gone(ctx, nil, ref, entry)
 	}
 	if !d.Get("force").(bool) {
 		if live == 0 {
@@ -66,7 +66,15 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		resp.AddWarning("a token is being minted and dies as soon as it comes: the provider stays, disabled, until the next sweep")
 		return resp, nil
 	}
-	return resp, h.b.providers.Delete(ctx, ref, entry.Version)
+	return h.gone(ctx, resp, ref, entry)
+}
+
+// gone deletes a provider of which nothing is left, and says who is left without it.
+func (h providerHandler) gone(ctx context.Context, resp *logical.Response, ref string, entry *downstream.Entry) (*logical.Response, error) {
+	if err := h.b.providers.Delete(ctx, ref, entry.Version); err != nil {
+		return nil, err
+	}
+	return h.b.warnOfOrphans(ctx, resp, ref), nil
 }
 
 func (h providerHandler) check(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -126,7 +134,7 @@ func (b *broker) endChecked(ctx context.Context, p *downstream.Provider, health 
 
 func missing(err error, ref string) error {
 	if errors.Is(err, stored.ErrAbsent) {
-		return fault.New(fault.InvalidRequest, "there is no provider %q", ref)
+		return fault.New(fault.InvalidRequest, "there is no provider %q: vault list broker/providers shows those that there are", ref)
 	}
 	return err
 }

@@ -85,7 +85,7 @@ func (b *broker) pathRoles() []*framework.Path {
 	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the role."}
 	write := &framework.PathOperation{
 		Callback: b.writeRole, Summary: "Create or update a role.",
-		Responses:                   map[int][]framework.Response{http.StatusNoContent: {{Description: "Written."}}},
+		Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "Written, with warnings."}}, http.StatusNoContent: {{Description: "Written."}}},
 		ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true,
 	}
 	return []*framework.Path{
@@ -120,7 +120,7 @@ func (b *broker) pathRoles() []*framework.Path {
 
 func (b *broker) writeRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
-	return nil, b.roles.Change(ctx, name, func(r *role.Role) (*role.Role, error) {
+	err := b.roles.Change(ctx, name, func(r *role.Role) (*role.Role, error) {
 		if r == nil {
 			r = &role.Role{}
 		}
@@ -130,6 +130,10 @@ func (b *broker) writeRole(ctx context.Context, _ *logical.Request, d *framework
 		r.Mode, r.OnExcess = cmp.Or(r.Mode, provider.ModeMint), cmp.Or(r.OnExcess, role.Strip)
 		return r, b.roles.check(ctx, name, r)
 	})
+	if err != nil {
+		return nil, err
+	}
+	return b.warnOfRole(ctx, name), nil
 }
 
 func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {

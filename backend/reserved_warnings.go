@@ -3,8 +3,6 @@ package backend
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -39,10 +37,6 @@ func (b *broker) warnOfReserved(ctx context.Context, resp *logical.Response, wha
 	if resp == nil {
 		resp = &logical.Response{}
 	}
-	told := covering
-	if len(told) > maxNamedRoles {
-		told = append(slices.Clone(told[:maxNamedRoles]), fmt.Sprintf("and %d more", len(covering)-maxNamedRoles))
-	}
-	resp.AddWarning(fmt.Sprintf("no token is issued any more for audiences at which the broker itself authenticates by %s: write these roles again without them: %s", what, strings.Join(told, ", ")))
+	resp.AddWarning(fmt.Sprintf("no token is issued any more for audiences at which the broker itself authenticates by %s: write these roles again without them: %s", what, someOf(covering)))
 	return resp
 }

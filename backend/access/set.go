@@ -127,6 +127,20 @@ func (s Set) Contains(v string) bool {
 	return true
 }
 
+// JustMisses reports whether v is no member and would be one if * crossed / and : too,
+// which is what people take it for who do not know these patterns.
+func (s Set) JustMisses(v string) bool {
+	if s.Contains(v) || v == "" {
+		return false
+	}
+	for _, c := range s.clauses {
+		if !c.contains(v) && !slices.ContainsFunc(c.globs, func(g Glob) bool { return g.describes(v, "") }) {
+			return false
+		}
+	}
+	return len(s.clauses) > 0
+}
+
 func (c clause) contains(v string) bool {
 	if _, found := slices.BinarySearch(c.literals, v); found {
 		return true

@@ -94,7 +94,7 @@ func Compile(expr string) (p *Program, err error) {
 	}
 	checked, issues := env.Compile(expr)
 	if issues.Err() != nil {
-		return nil, fmt.Errorf("condition: %w", issues.Err())
+		return nil, told(env, expr, issues)
 	}
 	if checked.OutputType() != types.BoolType {
 		return nil, fmt.Errorf("condition must be a bool and is a %s: compare it with something", checked.OutputType())

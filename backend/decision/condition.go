@@ -41,6 +41,12 @@ func (p *Policy) checkCondition(f facts) []*fault.Error {
 		if !errors.Is(err, condition.ErrFalse) {
 			verb = "could not be evaluated"
 		}
+		var failure *condition.Failure
+		if errors.As(err, &failure) {
+			if _, missing := failure.MissingKey(); missing {
+				verb = "could not be evaluated, because it looks at something that is not there, such as metadata that the entity lacks, or a claim that the token lacks"
+			}
+		}
 		// Its text may name others, and who is refused need not be shown whom.
 		return []*fault.Error{fault.New(fault.AccessDenied, "the role's condition %s (an operator finds it with roles/<name>/explain)", verb).Because(err)}
 	}

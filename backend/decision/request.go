@@ -93,9 +93,9 @@ func (p *Policy) narrowNamed(dim access.Dimension, asked, ceiling access.Access,
 	excess := asked.Excess(granted)
 	switch {
 	case granted.IsNothing(dim):
-		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s that were asked for: neither the role nor the subject token allows any%s", dim, starHint(excess)))
+		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s that were asked for: neither the role nor the subject token allows any%s", dim, p.hint(dim, asked, excess)))
 	case len(excess) > 0 && p.RefuseExcess:
-		d.refuse(fault.New(codeFor(dim), "the role does not allow %s: ask for less%s", quoteAll(excess), starHint(excess)))
+		d.refuse(fault.New(codeFor(dim), "the role does not allow %s: ask for less%s", quoteAll(excess), p.hint(dim, asked, excess)))
 	default:
 		d.Stripped = append(d.Stripped, excess...)
 		d.Access = d.Access.With(dim, granted)
@@ -144,11 +144,19 @@ func coversWildcard(bound access.Set, v string) bool {
 	return err == nil && widest.Within(bound)
 }
 
-func starHint(excess []string) string {
+// hint says what may have been misunderstood about patterns, in the request or in the
+// role.
+func (p *Policy) hint(dim access.Dimension, asked access.Access, excess []string) string {
 	if slices.ContainsFunc(excess, hasStar) {
 		return " (a request names values, not patterns)"
 	}
-	return ""
+	bound, bounded := p.Ceiling.Set(dim)
+	values, _ := asked.Set(dim)
+	wanted, _ := values.Values()
+	if !bounded || !slices.ContainsFunc(wanted, bound.JustMisses) {
+		return ""
+	}
+	return " (in the role's patterns * crosses neither / nor :, and ** does: its author may have meant that)"
 }
 
 // codeFor is the refusal of a dimension: RFC 8707's code for where a token is

@@ -1,7 +1,9 @@
 package decision
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -94,7 +96,7 @@ const logIn = "log in with an auth method that gives one; an orphan token has no
 func (p *Policy) checkCaller(c Caller) []*fault.Error {
 	reasons := append(p.CheckHolder(c), p.checkNobody(c)...)
 	if len(p.Who.CIDRs) > 0 && !contains(p.Who.CIDRs, c.RemoteAddr) {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the connection's address is not within the role's bound_cidrs"))
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the connection's address is not within the role's bound_cidrs: it is %s (that of a proxy, if Vault's listener is not told to believe its X-Forwarded-For)", cmp.Or(c.remote(), "unknown")))
 	}
 	return reasons
 }
@@ -103,7 +105,7 @@ func (p *Policy) checkCaller(c Caller) []*fault.Error {
 // one connection: what a renewal and the sweep can judge again.
 func (p *Policy) CheckHolder(c Caller) []*fault.Error {
 	if c.Disabled {
-		return []*fault.Error{fault.New(fault.AccessDenied, "the entity is disabled")}
+		return []*fault.Error{fault.New(fault.AccessDenied, "the entity is disabled: an operator has to enable it again")}
 	}
 	if c.EntityID == "" && p.asksWho() {
 		return []*fault.Error{fault.New(fault.AccessDenied, "the role asks who is calling, and this token has no entity: %s", logIn)}
@@ -111,16 +113,20 @@ func (p *Policy) CheckHolder(c Caller) []*fault.Error {
 	w := &p.Who
 	var reasons []*fault.Error
 	if len(w.EntityIDs) > 0 && !w.EntityIDs[c.EntityID] {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity is not among the role's bound_entity_ids"))
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity is not among the role's bound_entity_ids: log in as one that is, or have the role's author add it"))
 	}
 	if len(w.Groups) > 0 && !anyIn(w.Groups, c.Groups) {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity is in none of the role's bound_group_names"))
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity is in none of the role's bound_group_names: have it made a member of one"))
 	}
+	var unmet []string
 	for key, want := range w.Metadata {
 		if got, ok := c.Metadata[key]; !ok || got != want {
-			reasons = append(reasons, fault.New(fault.AccessDenied, "the entity's metadata does not meet the role's bound_entity_metadata"))
-			break
+			unmet = append(unmet, key)
 		}
+	}
+	if len(unmet) > 0 {
+		slices.Sort(unmet)
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity's metadata does not meet the role's bound_entity_metadata: %s", strings.Join(unmet, ", ")))
 	}
 	return reasons
 }

@@ -150,7 +150,7 @@ func (r *Registry) MustOpen(ctx context.Context, ref string) (*Provider, error) 
 
 // Missing is the answer to a caller whose role names a provider that does not exist.
 func Missing(ref string) error {
-	return fault.New(fault.TemporarilyUnavailable, "the provider %q does not exist: an operator must write providers/%s", ref, ref)
+	return fault.New(fault.TemporarilyUnavailable, "the role's provider %q does not exist, or no more: an operator must write providers/%s, or delete the role", ref, ref)
 }
 
 // assemble makes a provider of an entry, and changes nothing of the site.

@@ -5,6 +5,7 @@ package role
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -86,7 +87,7 @@ func (r *Role) Validate() error {
 	case r.Provider == "":
 		return fault.New(fault.InvalidRequest, "provider is missing: name one as <type>/<name>")
 	case !providerRef.MatchString(r.Provider):
-		return fault.New(fault.InvalidRequest, "provider must have the form <type>/<name>")
+		return fault.New(fault.InvalidRequest, "provider must have the form <type>/<name>, such as oauth2/acme")
 	case r.Mode != provider.ModeMint && r.Mode != provider.ModeExchange && r.Mode != provider.ModeForward:
 		return fault.New(fault.InvalidRequest, "mode must be mint, exchange or forward")
 	case r.OnExcess != Strip && r.OnExcess != Refuse:
@@ -152,7 +153,11 @@ func (r *Role) CheckParameters(t provider.Type) error {
 	known := t.Parameters()
 	for key := range r.Parameters {
 		if _, ok := known[key]; !ok {
-			return fault.New(fault.InvalidRequest, "parameters: providers of type %s know no %q", t.Name(), key)
+			knows := "none"
+			if len(known) > 0 {
+				knows = strings.Join(slices.Sorted(maps.Keys(known)), ", ")
+			}
+			return fault.New(fault.InvalidRequest, "parameters: providers of type %s know no %q; they know %s", t.Name(), key, knows)
 		}
 	}
 	return nil
@@ -258,7 +263,7 @@ func (r *Role) compileWho(p *decision.Policy) error {
 	}
 	program, err := condition.Compile(r.Condition)
 	if err != nil {
-		return fault.New(fault.InvalidRequest, "condition: %s", err)
+		return fault.New(fault.InvalidRequest, "%s", err)
 	}
 	if program.Uses("subject") && len(r.SubjectIssuers) == 0 {
 		return fault.New(fault.InvalidRequest, "condition: it looks at subject, and the role takes no subject token: name its subject_issuers")
@@ -326,7 +331,7 @@ func (r *Role) checkRevocation(traits provider.Traits) error {
 		return nil
 	}
 	if r.RequireRevocable {
-		return fault.New(fault.InvalidRequest, "require_revocable: the provider's tokens cannot be revoked (class expiry)")
+		return fault.New(fault.InvalidRequest, "require_revocable: the provider's tokens cannot be revoked (class expiry): leave it out, or see the provider's revocation")
 	}
 	if traits.Endless {
 		return fault.New(fault.InvalidRequest, "the provider's tokens may have no end and cannot be revoked: set assumed_lifetime, verify, or revocation on the provider")
