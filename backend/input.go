@@ -148,7 +148,11 @@ const maxNamed = 12
 // alike are the names that somebody may have meant by another one: by a slip or two, or
 // as a part of it, such as group of bound_group_names.
 func alike(name string, names []string) []string {
-	name = strings.ReplaceAll(strings.ToLower(name), "-", "_")
+	return near(strings.ReplaceAll(strings.ToLower(name), "-", "_"), names)
+}
+
+// near is alike for names that somebody else has given.
+func near(name string, names []string) []string {
 	if len(name) > maxName {
 		return nil
 	}
@@ -171,23 +175,28 @@ func alike(name string, names []string) []string {
 	return close[:min(len(close), 3)]
 }
 
-// distance is the least number of letters that were added, left out or mistaken.
+// distance is the least number of letters that were added, left out, mistaken, or swapped
+// with the next one.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	row := make([]int, len(b)+1) // of what a begins with, up to the letter before
 	for j := range row {
 		row[j] = j
 	}
+	before := row
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next := make([]int, len(b)+1)
+		next[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
+			cost := row[j]
 			if a[i] != b[j] {
 				cost++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
+			next[j+1] = min(cost, row[j+1]+1, next[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row = row, next
 	}
 	return row[len(b)]
 }

@@ -188,8 +188,8 @@ func TestOthersStayActive(t *testing.T) {
 
 func TestAKillOfWhatNothingKillsIsReportedAsThat(t *testing.T) {
 	for class, want := range map[provider.Class]map[string]any{
-		provider.ClassExpiry: {"revoked": 0, "pending": 0, "expiry_only": 1, "bystanders": 0, "residual_exposure_seconds": int64(600)},
-		provider.ClassToken:  {"revoked": 1, "pending": 0, "expiry_only": 0, "bystanders": 0, "residual_exposure_seconds": int64(600)}, // whoever verifies offline
+		provider.ClassExpiry: {"revoked": 0, "pending": 0, "expiry_only": 1, "bystanders": 0, "frozen": false, "residual_exposure_seconds": int64(600)},
+		provider.ClassToken:  {"revoked": 1, "pending": 0, "expiry_only": 0, "bystanders": 0, "frozen": false, "residual_exposure_seconds": int64(600)}, // whoever verifies offline
 	} {
 		m := newJWTMount(t, map[string]any{"revocation": string(class)})
 		l := m.signedTo(alice, "j", nil)

@@ -27,7 +27,9 @@ expiry_only those that nothing can kill, bystanders the grants of others that di
 because only something larger than the token can be killed; residual_exposure_seconds is for how long
 one of them may still be accepted somewhere. With freeze=true nothing new is
 granted from now on, a mint in flight included; freeze=false thaws and kills
-nothing; without it, freezing stays as it is. What is killed by an issuer's name are
+nothing; without it, freezing stays as it is; frozen says how it is now. A name of which
+neither the thing itself nor a grant is known is answered with unknown=true and a
+warning, and is frozen only if it is an entity's. What is killed by an issuer's name are
 the grants for which a subject or actor token of the issuer was brought. A large kill goes on after the
 answer: ask again, or list the grants, to see how far it is.
 `
@@ -92,17 +94,12 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 	what := ending.Thing{Kind: kind, Name: name}
 	frozen, given := d.GetOk("freeze")
 	if given && !frozen.(bool) {
-		if err := b.freezer.Thaw(ctx, what); err != nil {
-			return nil, err
-		}
-		b.Logger().Info("thawed", "what", what.String(), "by", by(req))
-		return &logical.Response{Data: tallyData(ending.Tally{})}, nil
+		return b.thaw(ctx, req, what)
 	}
 	if given {
-		if err := b.freezer.Freeze(ctx, what, by(req)); err != nil {
+		if err := b.freeze(ctx, req, what); err != nil {
 			return nil, err
 		}
-		b.Logger().Info("frozen", "what", what.String(), "by", by(req))
 	}
 	run, err := b.killer.KillAll(ctx, what, "")
 	if err != nil {
@@ -121,6 +118,40 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 	case t.Pending > 0:
 		resp.AddWarning(fmt.Sprintf("%d grants are not dead yet: their revocation failed, or their mint may be under way; that is tried again", t.Pending))
 	}
+	b.tellFrozen(ctx, resp, what, given)
+	if complete && t.Revoked+t.Pending+t.ExpiryOnly == 0 && !b.isThere(ctx, what) {
+		b.tellUnknown(ctx, req, resp, what)
+	}
+	return resp, nil
+}
+
+func (b *broker) freeze(ctx context.Context, req *logical.Request, what ending.Thing) error {
+	if err := b.mayFreeze(ctx, req, what); err != nil {
+		return err
+	}
+	if err := b.freezer.Freeze(ctx, what, by(req)); err != nil {
+		return err
+	}
+	b.Logger().Info("frozen", "what", what.String(), "by", by(req))
+	return nil
+}
+
+// thaw works for what nobody knows too: a name may have been frozen by mistake. Only who
+// thaws by a wrong name is told so.
+func (b *broker) thaw(ctx context.Context, req *logical.Request, what ending.Thing) (*logical.Response, error) {
+	was, err := b.freezer.Frozen(ctx, what)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.freezer.Thaw(ctx, what); err != nil {
+		return nil, err
+	}
+	b.Logger().Info("thawed", "what", what.String(), "by", by(req))
+	resp := &logical.Response{Data: tallyData(ending.Tally{})}
+	resp.Data["frozen"] = false
+	if !was && b.isUnknown(ctx, what) {
+		b.tellUnknown(ctx, req, resp, what)
+	}
 	return resp, nil
 }
 
@@ -131,14 +162,17 @@ func by(req *logical.Request) string {
 	return req.DisplayName + " (entity " + req.EntityID + ")"
 }
 
-func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *broker) revokeOne(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	id := d.Get("grant_id").(string)
 	g, err := b.ledger.Get(ctx, id)
 	if errors.Is(err, grant.ErrGone) {
 		if _, ok := grant.HolderOf(id); !ok {
 			return nil, fault.New(fault.InvalidRequest, "this is no grant id: it is the grant_id of a creds response")
 		}
-		return &logical.Response{Data: tallyData(ending.Tally{})}, nil
+		resp := &logical.Response{Data: tallyData(ending.Tally{})}
+		resp.Data["frozen"], resp.Data["unknown"] = false, true
+		resp.AddWarning("no grant of this id is on record: its token is dead already, or no grant ever had this id; vault list -detailed " + req.MountPoint + "grants shows those that live")
+		return resp, nil
 	}
 	if err != nil {
 		return nil, stored.Fault(err)
@@ -146,6 +180,7 @@ func (b *broker) revokeOne(ctx context.Context, _ *logical.Request, d *framework
 	run := b.killer.KillThis(ctx, g.Summary())
 	t, _ := run.Wait(ctx, revokeWait)
 	resp := &logical.Response{Data: tallyData(t)}
+	resp.Data["frozen"] = false
 	if t.Pending > 0 {
 		resp.AddWarning("the grant is not dead yet: its revocation failed, or its mint may be under way; that is tried again")
 	}
@@ -189,5 +224,8 @@ func killFields() map[string]*framework.FieldSchema {
 }
 
 func killResponses() map[int][]framework.Response {
-	return map[int][]framework.Response{http.StatusOK: {{Description: "What the kill did.", Fields: killFields()}}}
+	fields := killFields()
+	fields["frozen"] = &framework.FieldSchema{Type: framework.TypeBool, Description: "Whether it gets no new grants now. A single grant cannot be frozen."}
+	fields["unknown"] = &framework.FieldSchema{Type: framework.TypeBool, Description: "True if neither what was named nor a grant of it is known: look whether the name is right."}
+	return map[int][]framework.Response{http.StatusOK: {{Description: "What the kill did.", Fields: fields}}}
 }

@@ -236,6 +236,7 @@ func (m *mount) to(entity string) *lease {
 // counted are the numbers of a kill's answer, but for the exposure.
 func counted(resp *logical.Response) map[string]any {
 	delete(resp.Data, "residual_exposure_seconds")
+	delete(resp.Data, "frozen")
 	return resp.Data
 }
 

@@ -33,7 +33,7 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", ""))
 	require.Error(t, m.revoke(doomed))
 	m.server.Break(authserver.EndpointRevoke, nil)
-	m.must(m.write("revoke/role/other", map[string]any{"freeze": true}))
+	m.must(m.write("revoke/entity/nobody", map[string]any{"freeze": true}))
 
 	subject := func() string {
 		return m.subjectToken(m.clock.Now().String()+newID(t), map[string]any{"acr": "high", "amr": []any{"hwk"}, "auth_time": m.clock.Now().Unix()})

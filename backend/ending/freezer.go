@@ -84,6 +84,12 @@ func (f *Freezer) Thaw(ctx context.Context, what Thing) error {
 	return nil
 }
 
+// Frozen reports whether a thing gets no new grants now.
+func (f *Freezer) Frozen(ctx context.Context, what Thing) (bool, error) {
+	found, err := f.frozen.anyOf(ctx, []Thing{what})
+	return len(found) > 0, err
+}
+
 // Check says what of a grant's is frozen. The issuers are those of the tokens that it
 // rests on, by their names; "" is none.
 func (f *Freezer) Check(ctx context.Context, holder, role, provider string, issuers ...string) ([]*fault.Error, error) {

@@ -143,6 +143,32 @@ func (k *Killer) chosen(o *order) walk {
 	return w
 }
 
+// HasAny reports whether a grant of a thing is on record. For an issuer it reads one
+// record after the other until it finds one.
+func (k *Killer) HasAny(ctx context.Context, what Thing) (found bool, err error) {
+	w := k.chosen(&order{Kind: what.Kind, Name: what.Name, Until: k.now()})
+	holders, err := w.holders(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, holder := range holders {
+		if w.whole && w.concerns != nil {
+			return true, nil // it was chosen because it has some
+		}
+		err = k.ledger.Walk(ctx, holder, "", func(s *grant.Summary) bool {
+			found = w.means(s)
+			return !found
+		})
+		if found || err != nil {
+			return found, err
+		}
+	}
+	if w.whole {
+		err = k.ledger.Newer()
+	}
+	return false, err
+}
+
 // resumeOrders goes on with what a crash or a change of leader interrupted.
 func (k *Killer) resumeOrders(ctx context.Context) error {
 	ids, err := k.orders.kept.List(ctx, "")
