@@ -96,25 +96,39 @@ func discover(ctx context.Context, client *httpclient.Client, s settings, allowH
 			other = err
 		}
 	}
-	if other != nil && telling(best) == 2 && telling(other) == 1 {
+	if other != nil && telling(best) == mayPass && telling(other) == notTheIssuers {
 		best = unavailable("%s; at its other place, %s", message(best), message(other)).Because(errors.Join(best, other))
 	}
 	return endpoints{}, best
 }
 
-// telling ranks failures by how much they tell an operator: most that no document could be
-// had now, less that one is not the issuer's, least that there is none.
+// What a failure tells an operator, from least to most: that there is no document, that
+// another place was pointed to, that the document is not the issuer's, and that none could
+// be had now.
+const (
+	nothingThere = iota
+	pointedElsewhere
+	notTheIssuers
+	mayPass
+)
+
+// telling ranks a failure.
 func telling(err error) int {
 	switch {
+	case errors.Is(err, errElsewhere):
+		return pointedElsewhere
 	case errors.Is(err, errNoMetadata):
-		return 0
+		return nothingThere
 	case fault.CodeOf(err) == fault.TemporarilyUnavailable:
-		return 2
+		return mayPass
 	}
-	return 1
+	return notTheIssuers
 }
 
-var errNoMetadata = errors.New("no metadata at this URL")
+var (
+	errNoMetadata = errors.New("no metadata at this URL")
+	errElsewhere  = errors.New("a redirect instead of metadata")
+)
 
 func metadataURLs(issuer string) []string {
 	u, err := url.Parse(issuer)
@@ -144,7 +158,7 @@ func discoverAt(ctx context.Context, client *httpclient.Client, location string,
 	case resp.Status == http.StatusTooManyRequests || resp.Status >= 500:
 		return endpoints{}, unavailable("the issuer answered HTTP %d instead of its metadata: try again, or write token_url instead of issuer", resp.Status)
 	case resp.PointsTo() != "":
-		return endpoints{}, invalid("the issuer has no metadata: %s answers HTTP %d, a redirect to %s, which is not followed; if that is the issuer's own, write as issuer what its metadata calls it, or write token_url instead", location, resp.Status, resp.PointsTo()).Because(errNoMetadata)
+		return endpoints{}, invalid("the issuer has no metadata: %s answers HTTP %d, a redirect to %s, which is not followed; if that is the issuer's own, write as issuer what its metadata calls it, or write token_url instead", location, resp.Status, resp.PointsTo()).Because(errElsewhere)
 	case resp.Status/100 != 2:
 		return endpoints{}, invalid("the issuer has no metadata: %s answers HTTP %d; check the issuer, or write token_url instead", location, resp.Status).Because(errNoMetadata)
 	}
