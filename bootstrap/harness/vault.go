@@ -214,6 +214,12 @@ func PluginPath(t TB) string {
 	return executable(t, "BROKER_PLUGIN", PluginName, "build")
 }
 
+// VaultPath is the vault command: VAULT, or what `make vault` makes.
+func VaultPath(t TB) string {
+	t.Helper()
+	return executable(t, "VAULT", "vault", "vault")
+}
+
 func (v *Vault) registerPlugin(t TB) {
 	t.Helper()
 	v.register(t, PluginName, PluginPath(t))

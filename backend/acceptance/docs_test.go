@@ -1,0 +1,328 @@
+package acceptance
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+)
+
+// notRun is how many commands of the documents are not run. Each says why.
+const notRun = 3
+
+// TestTheDocumentsRun runs every command that the documents show, as they show it and in
+// their order, with the policies that they show. CONTRIBUTING.md has the rules.
+func TestTheDocumentsRun(t *testing.T) {
+	t.Parallel()
+	needsServers(t)
+	more, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	d := newDesk(t)
+	run, skipped := 0, 0
+	for _, name := range append([]string{"../../README.md"}, more...) {
+		content, err := os.ReadFile(name)
+		require.NoError(t, err)
+		for _, b := range blocksOf(t, filepath.Base(name), string(content)) {
+			if !b.never {
+				d.sit(t, b)
+			}
+			for _, c := range b.commands {
+				if c.never {
+					skipped++
+					continue
+				}
+				d.enter(t, c)
+				run++
+			}
+		}
+	}
+	require.Greater(t, run, 50)
+	require.Equal(t, notRun, skipped, "commands that are not run")
+	log := d.audit.Text(t)
+	for _, said := range []string{`"freeze":"true"`, `"freeze":"false"`, `"emergency":"true"`} {
+		require.True(t, strings.Contains(log, said), "the audit log does not say %s", said)
+	}
+	for what, secret := range d.secrets {
+		require.False(t, strings.Contains(log, secret), "the audit log holds %s", what)
+	}
+}
+
+// desk is where somebody sits with the documents: a Vault without the plugin, a shell, and
+// the servers that the documents speak of.
+type desk struct {
+	vault   *harness.Vault
+	audit   *harness.Audit
+	acme    *authserver.Server // login.acme.example, and login.example.com
+	ci      *authserver.Server // token.actions.githubusercontent.com
+	dir     string
+	shell   io.Writer
+	lines   <-chan string
+	secrets map[string]string
+
+	agents int
+	name   string            // of the agent who is there now
+	values map[string]string // of placeholders
+
+	tokens   map[string]string // by whose they are
+	policies map[string]string // of the README, by name
+}
+
+// deskPassword is everybody's here.
+const deskPassword = "for-the-documents-alone"
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	dir := t.TempDir()
+	plugins := filepath.Join(dir, "plugins")
+	for _, made := range []string{plugins, filepath.Join(dir, "bin")} {
+		require.NoError(t, os.Mkdir(made, 0o700))
+	}
+	require.NoError(t, os.Symlink(harness.PluginPath(t), filepath.Join(dir, "bin", harness.PluginName)))
+	d := &desk{
+		vault:   harness.StartVault(t, harness.VaultOptions{WithoutPlugin: true, Config: map[string]any{"plugin_directory": plugins}}),
+		acme:    authserver.New(t, authserver.Options{OIDCOnly: true}, deskClient("the-first-secret")),
+		ci:      authserver.New(t, authserver.Options{OIDCOnly: true}),
+		dir:     dir,
+		secrets: map[string]string{"the first secret": "the-first-secret", "the next secret": "the-next-secret"},
+		values:  map[string]string{}, tokens: map[string]string{}, policies: map[string]string{},
+	}
+	d.audit = d.vault.EnableAudit(t)
+	d.vault.Login(t, harness.Agent{Name: "operator"})
+	d.keepFiles(t)
+	d.keepPolicies(t)
+	d.arrive(t)
+	d.openShell(t, plugins)
+	return d
+}
+
+// keepFiles writes the files that commands read.
+func (d *desk) keepFiles(t *testing.T) {
+	t.Helper()
+	hour := time.Now().Add(time.Hour).Unix()
+	user := d.acme.SignClaims("JWT", map[string]any{
+		"iss": d.acme.URL, "sub": "carol", "aud": "portal", "iat": time.Now().Unix(), "exp": hour, "groups": []string{"staff"},
+	})
+	d.acme.Trust(user, authserver.Bearer{Subject: "carol"})
+	job := d.ci.SignClaims("JWT", map[string]any{
+		"iss": d.ci.URL, "sub": "repo:acme/api:ref:refs/heads/main", "aud": "vault", "iat": time.Now().Unix(), "exp": hour, "jti": "1",
+		"repository": "acme/api", "ref": "refs/heads/main",
+	})
+	d.secrets["the user's token"], d.secrets["the job's token"] = user, job
+	for name, content := range map[string]string{
+		"secret.txt": "the-first-secret\n", "new.txt": "the-next-secret\n", "new.pem": d.ci.KeyPEM(t), "user.jwt": user, "id_token.jwt": job,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o600))
+	}
+}
+
+var policyBlock = regexp.MustCompile("(?ms)^```hcl\n(# ([a-z]+)\\.hcl: .*?)^```$")
+
+// keepPolicies writes the README's policies, as files and, so that none of its commands is
+// run by root, in Vault.
+func (d *desk) keepPolicies(t *testing.T) {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	found := policyBlock.FindAllStringSubmatch(string(readme), -1)
+	require.Len(t, found, strings.Count(string(readme), "```hcl\n"), "each policy begins with the name of its file")
+	for _, f := range found {
+		require.NoError(t, os.WriteFile(filepath.Join(d.dir, f[2]+".hcl"), []byte(f[1]), 0o600))
+		require.NoError(t, d.vault.Client(t).Sys().PutPolicy("broker-"+f[2], f[1]))
+		d.policies[f[2]] = f[1]
+	}
+}
+
+func (d *desk) openShell(t *testing.T, plugins string) {
+	t.Helper()
+	d.values["/etc/vault/plugins/"] = plugins + "/"
+	d.values["https://vault.example.com:8200"] = d.vault.Addr
+	d.values["https://login.acme.example"], d.values["https://login.example.com"] = d.acme.URL, d.acme.URL
+	d.values["https://token.actions.githubusercontent.com"], d.values["<issuer>"] = d.ci.URL, d.ci.URL
+	cmd := exec.Command("sh")
+	cmd.Dir = d.dir
+	cmd.Env = []string{
+		"PATH=" + filepath.Dir(harness.VaultPath(t)) + ":" + os.Getenv("PATH"), "HOME=" + d.dir, "VAULT_ADDR=" + d.vault.Addr, "VAULT_MAX_RETRIES=0",
+	}
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	output, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	cmd.Stderr = cmd.Stdout
+	require.NoError(t, cmd.Start())
+	lines := make(chan string, 1000)
+	go func() {
+		defer close(lines)
+		for scanner := bufio.NewScanner(output); scanner.Scan(); {
+			lines <- scanner.Text()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	d.shell, d.lines = stdin, lines
+}
+
+// arrive brings a new agent, who holds a grant as soon as there is a role.
+func (d *desk) arrive(t *testing.T) {
+	t.Helper()
+	d.agents++
+	d.name = fmt.Sprintf("agent-%d", d.agents)
+	agent := d.vault.Login(t, harness.Agent{Name: d.name, Policy: d.policies["agents"], Metadata: map[string]string{"team": "payments"}, Groups: []string{"deployers"}})
+	d.values["<entity_id>"], d.values["<entity_name>"] = agent.EntityID, d.name
+	mounts, err := d.vault.Client(t).Sys().ListMounts()
+	require.NoError(t, err)
+	if mounts["broker/"] == nil {
+		return
+	}
+	held := read(t, agent.Mount("broker"), "deploy")
+	d.values["<grant_id>"], d.values["<lease_id>"] = held.GrantID, held.LeaseID
+	// And somebody without an entity has one, too.
+	root := d.vault.Mount("broker")
+	root.Write(t, "roles/anybody", harness.Fields{"provider": "oauth2/acme", "scopes": "repo:read", "ttl": "10m"})
+	read(t, root, "anybody")
+}
+
+// login is a token of somebody with some of the README's policies.
+func (d *desk) login(t *testing.T, name string, policies ...string) string {
+	t.Helper()
+	whose := name + ": " + strings.Join(policies, ", ")
+	if d.tokens[whose] != "" {
+		return d.tokens[whose]
+	}
+	policies = slices.Clone(policies)
+	for i := range policies {
+		policies[i] = "broker-" + policies[i]
+	}
+	client := d.vault.Client(t).Logical()
+	_, err := client.Write("auth/userpass/users/"+name, harness.Fields{"password": deskPassword, "token_policies": policies})
+	require.NoError(t, err)
+	secret, err := client.Write("auth/userpass/login/"+name, harness.Fields{"password": deskPassword})
+	require.NoError(t, err)
+	d.tokens[whose] = secret.Auth.ClientToken
+	return d.tokens[whose]
+}
+
+// sit gives the shell the token of whom the block is for: an agent's, with all policies
+// that it needs, or else an operator's.
+func (d *desk) sit(t *testing.T, b block) {
+	t.Helper()
+	if strings.HasPrefix(b.where, "runbook.md") {
+		d.arrive(t)
+	}
+	who := "operator"
+	if slices.Contains(b.as, "agents") {
+		who = d.name
+	}
+	d.run(t, b.where, "export VAULT_TOKEN="+d.login(t, who, b.as...))
+}
+
+// step does what a reader does elsewhere.
+func (d *desk) step(t *testing.T, c command) {
+	t.Helper()
+	secrets := map[string][]string{
+		"# make the new secret valid at the provider": {"the-first-secret", "the-next-secret"},
+		"# end the old secret at the provider":        {"the-next-secret"},
+	}[c.text]
+	require.NotNil(t, secrets, "%s: nobody knows how to %s", c.where, c.text)
+	d.acme.SetClient(deskClient(secrets...))
+}
+
+// deskClient is the broker as acme's server knows it.
+func deskClient(secrets ...string) authserver.Client {
+	return authserver.Client{
+		ID: "broker", Secrets: secrets, Scopes: []string{"repo:read", "repo:write", "orders:read", "deploy"},
+		Audiences: []string{"https://api.acme.example", "https://orders.acme.example"},
+	}
+}
+
+// enter runs a command. It must succeed, or say that there is nothing where the document
+// says so, and print what the document shows of it.
+func (d *desk) enter(t *testing.T, c command) {
+	t.Helper()
+	if c.step {
+		d.step(t, c)
+		return
+	}
+	if _, err := exec.LookPath("curl"); err != nil && strings.HasPrefix(c.text, "curl ") {
+		require.Empty(t, os.Getenv("CI"), "there is no curl here")
+		t.Logf("%s: NOT RUN, there is no curl here: %s", c.where, c.text)
+		return
+	}
+	status, output := d.run(t, c.where, d.fill(t, c.where, c.text))
+	want := "0"
+	if slices.ContainsFunc(c.shown, func(line string) bool { return strings.HasPrefix(line, "No value found") }) {
+		want = "2"
+	}
+	require.Equal(t, want, status, "%s: %s\n%s", c.where, c.text, output)
+	rest := output
+	for _, line := range c.shown {
+		for part := range strings.SplitSeq(d.fill(t, c.where, line), "…") {
+			_, after, found := strings.Cut(rest, strings.TrimSpace(part))
+			require.True(t, found, "%s: %s prints\n%s\nand not %s", c.where, c.text, output, part)
+			rest = after
+		}
+	}
+	if lease := leaseLine.FindStringSubmatch(output); lease != nil {
+		d.values["<lease_id>"] = lease[1]
+	}
+}
+
+var (
+	leaseLine   = regexp.MustCompile(`(?m)^lease_id\s+(\S+)$`)
+	named       = regexp.MustCompile(`(providers?/oauth2|issuers?|roles?)/<name>`)
+	placeholder = regexp.MustCompile(`<[a-z_]+>`)
+)
+
+// fill puts what is here in place of what the documents write for it.
+func (d *desk) fill(t *testing.T, where, text string) string {
+	t.Helper()
+	text = named.ReplaceAllStringFunc(text, func(path string) string {
+		kind := strings.TrimSuffix(path, "/<name>")
+		name := map[string]string{"provider/oauth2": "acme", "providers/oauth2": "acme", "role": "deploy", "roles": "deploy"}[kind]
+		if name == "" {
+			name = "github"
+		}
+		return kind + "/" + name
+	})
+	for _, written := range slices.Sorted(maps.Keys(d.values)) {
+		text = strings.ReplaceAll(text, written, d.values[written])
+	}
+	require.NotRegexp(t, placeholder, text, where)
+	return text
+}
+
+// run runs a command in the shell, and returns its exit status and what it printed.
+func (d *desk) run(t *testing.T, where, text string) (status, output string) {
+	t.Helper()
+	const end = "-- the end: "
+	_, err := fmt.Fprintf(d.shell, "{ %s\n} </dev/null; status=$?; echo; echo \"%s$status\"\n", text, end)
+	require.NoError(t, err)
+	patience := time.After(patience)
+	for {
+		select {
+		case line, open := <-d.lines:
+			require.True(t, open, "%s: the shell has ended after %s\n%s", where, text, output)
+			if after, found := strings.CutPrefix(line, end); found {
+				return after, strings.TrimSpace(output)
+			}
+			output += line + "\n"
+		case <-patience:
+			t.Fatalf("%s: %s does not end\n%s", where, text, output)
+		}
+	}
+}
