@@ -83,7 +83,6 @@ func TestOneCallAloneFindsOutWhetherTheProviderIsBack(t *testing.T) {
 
 func TestWhatTheProviderAnswersIsNoReasonToSpareIt(t *testing.T) {
 	answers := map[string]authserver.Fault{
-		"401":             authserver.Answer(401, "application/json", `{"error":"invalid_client"}`),
 		"429":             authserver.Answer(429, "text/plain", ""),
 		"400":             authserver.Answer(400, "application/json", `{"error":"invalid_scope"}`),
 		"a violation":     authserver.Lie(),

@@ -76,7 +76,7 @@ func badAnswers() map[string]badAnswer {
 		"a token with status 302":             {fault: authserver.WithStatus(302), code: violation},
 		"an overloaded server":                {fault: authserver.Busy(time.Second), code: unavailable, unminted: true},
 		"too many requests":                   {fault: authserver.Answer(429, "text/plain", ""), code: unavailable, unminted: true},
-		"a refused client":                    {fault: authserver.Answer(401, "application/json", `{"error":"invalid_client"}`), code: unavailable, unminted: true},
+		"a refused client":                    {fault: authserver.Answer(401, "application/json", `{"error":"invalid_client"}`), code: fault.ParentRefused, unminted: true},
 		"the parent's own secret":             {fault: authserver.Set("access_token", parentSecret), code: violation, lost: true},
 		"no token":                            {fault: authserver.Drop("access_token"), code: violation, lost: true},
 		"a token that is null":                {fault: authserver.Set("access_token", nil), code: violation, lost: true},
@@ -282,7 +282,7 @@ func TestARefusedParentIsRememberedNotRetried(t *testing.T) {
 	m.server.Kill(parent)
 	for range 3 {
 		_, err := m.creds(nil)
-		requireCode(t, err, fault.TemporarilyUnavailable, "the parent")
+		requireCode(t, err, fault.ParentRefused, "the parent")
 	}
 	require.Equal(t, 2, m.server.Counts().Requests[authserver.EndpointToken], "what was asked for, and nothing in particular")
 	require.Equal(t, "refused", m.must(m.read("providers/oauth2/p")).Data["health"])
@@ -290,14 +290,14 @@ func TestARefusedParentIsRememberedNotRetried(t *testing.T) {
 	require.Equal(t, "refused", info["oauth2/p"].(map[string]any)["health"])
 	m.start()
 	_, err := m.creds(nil)
-	requireCode(t, err, fault.TemporarilyUnavailable)
+	requireCode(t, err, fault.ParentRefused)
 	require.Equal(t, 2, m.server.Counts().Requests[authserver.EndpointToken], "remembered across a restart")
 	_, err = m.write("providers/oauth2/p/check", nil)
-	requireCode(t, err, fault.TemporarilyUnavailable)
+	requireCode(t, err, fault.ParentRefused)
 
 	m.must(m.write("providers/oauth2/p", map[string]any{"refresh_token": m.server.IssueRefreshToken(parentClient)}))
-	require.Equal(t, "ok", m.must(m.read("providers/oauth2/p")).Data["health"])
 	m.mustCreds(nil)
+	require.Equal(t, "ok", m.must(m.read("providers/oauth2/p")).Data["health"])
 }
 
 func TestACallerWhoHangsUpDuringTheMint(t *testing.T) {

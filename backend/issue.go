@@ -213,6 +213,8 @@ func (t *ticket) mint(ctx context.Context) error {
 		if err == nil {
 			err = fault.New(fault.ProviderViolation, "the provider answered without a token")
 		}
+		health, err := p.LookAgain(ctx, t.d.kind(), err)
+		t.b.endChecked(context.WithoutCancel(ctx), p, health)
 		return err
 	}
 	if why, keep := repeats(p.Secrets(), t.d.brought(), child); why != nil {

@@ -78,7 +78,7 @@ func TestARotatedParentSurvivesABrokenAnswer(t *testing.T) {
 			requireCode(t, err, c.code)
 			if name == "a token in an object" { // and no new refresh token: the server's mistake ends the parent
 				_, err = m.creds(nil)
-				requireCode(t, err, fault.TemporarilyUnavailable)
+				requireCode(t, err, fault.ParentRefused)
 				return
 			}
 			m.start()

@@ -205,8 +205,8 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 	fields["type"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Type of the provider."}
 	fields["child_least_ttl"] = &framework.FieldSchema{Type: framework.TypeDurationSecond, Description: "The shortest life that children can be asked for, if it is known."}
 	fields["child_most_ttl"] = &framework.FieldSchema{Type: framework.TypeDurationSecond, Description: "The longest life that children can be asked for, if it is known."}
-	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, refused, unreachable, limited, rotation_overdue, disabled or deleting: what the broker last learnt."}
-	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Why the provider refused the parent credential; or which requests are not made now, and until when; or why the parent credential could not be rotated in time."}
+	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, unknown, refused, unreachable, limited, rotation_overdue, disabled or deleting: what the broker last learnt. Unknown is that nothing has shown yet that the parent credential works, refused that the provider does not take it, as a check has confirmed."}
+	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Since when and why the provider refuses the parent credential; or which requests are not made now, and until when; or why the parent credential could not be rotated in time."}
 	fields["last_rotation"] = &framework.FieldSchema{Type: framework.TypeTime, Description: "When the parent credential was last written or replaced, as far as is known."}
 	fields["revocation_class"] = &framework.FieldSchema{Type: framework.TypeString, Description: "token, lever or expiry: how children can be killed."}
 	fields["endpoints"] = &framework.FieldSchema{Type: framework.TypeMap, Description: "The endpoints pinned when the provider was written."}
@@ -216,10 +216,10 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 // showHealth adds what the broker last learnt of the provider, without asking.
 func (b *broker) showHealth(data map[string]any, ref string, entry *downstream.Entry) {
 	health := entry.Health()
-	if entry.Refused != "" {
-		data["health_detail"] = entry.Refused
+	if why := entry.RefusedBecause(); why != "" {
+		data["health_detail"] = why
 	}
-	if health == "ok" {
+	if health == downstream.HealthOK || health == downstream.HealthUnknown {
 		switch g := b.providers.State(ref); {
 		case !g.RestsUntil.IsZero():
 			health = "unreachable"

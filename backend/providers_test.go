@@ -489,7 +489,7 @@ func TestRotatingTheClientSecret(t *testing.T) {
 
 	m.must(m.write("providers/oauth2/p", map[string]any{"client_secret_next": nextSecret}))
 	_, err = m.write("providers/oauth2/p/rotate", nil)
-	requireCode(t, err, fault.TemporarilyUnavailable, "client_secret stays")
+	requireCode(t, err, fault.ParentRefused, "client_secret stays")
 	m.mustCreds(nil)
 
 	m.server.SetClient(authserver.Client{ID: parentClient, Secrets: []string{parentSecret, nextSecret}, Scopes: []string{"read", "write"}})
@@ -518,7 +518,7 @@ func TestCheckLeavesNothingAlive(t *testing.T) {
 
 	m.server.SetClient(authserver.Client{ID: parentClient, Secrets: []string{"another"}})
 	_, err := m.write("providers/oauth2/p/check", nil)
-	requireCode(t, err, fault.TemporarilyUnavailable, "refuses the parent credential")
+	requireCode(t, err, fault.ParentRefused, "refuses the parent credential")
 	m.server.Break(authserver.EndpointToken, authserver.HTML())
 	_, err = m.write("providers/oauth2/p/check", nil)
 	requireCode(t, err, fault.ProviderViolation)

@@ -183,7 +183,7 @@ func TestClientCertificatesAreTaken(t *testing.T) {
 			stranger := harness.SelfSignedCertificate(t, "broker")
 			m.Write(t, "providers/oauth2/op", by("self_signed_tls_client_auth", "own", stranger))
 			_, err = m.TryRead(t, "creds/files")
-			refused(t, err, 503, "temporarily_unavailable", "parent credential")
+			refused(t, err, 501, "parent_refused", "parent credential")
 		})
 	}
 }
@@ -203,7 +203,7 @@ func TestAMadeCertificateIsShown(t *testing.T) {
 	key := shown.Data["client_jwks"].(map[string]any)["keys"].([]any)[0].(map[string]any)
 	require.Equal(t, []any{base64.StdEncoding.EncodeToString(block.Bytes)}, key["x5c"])
 	_, err = m.TryRead(t, "creds/files")
-	refused(t, err, 503, "temporarily_unavailable", "parent credential")
+	refused(t, err, 501, "parent_refused", "parent credential")
 	_, err = m.TryWrite(t, "providers/oauth2/op", harness.Fields{"token_url": op.URL + "/other"})
 	refused(t, err, 400, "invalid_request", "again")
 }

@@ -102,7 +102,7 @@ func TestClientKeyRotatesWithoutDowntime(t *testing.T) {
 	require.Equal(t, first[0], both[0])
 	// Announced, not yet registered: rotating now must not lock the broker out.
 	_, err := s.TryWrite(t, "providers/oauth2/hydra/rotate", nil)
-	refused(t, err, 503, "temporarily_unavailable", "private_key stays")
+	refused(t, err, 501, "parent_refused", "private_key stays")
 	s.hydra.SetJWKS(t, s.client.ID, map[string]any{"keys": both})
 	s.Write(t, "providers/oauth2/hydra/rotate", nil)
 	require.Equal(t, []any{both[1]}, s.clientJWKS(t)["keys"])

@@ -63,7 +63,7 @@ func TestServersTakeWhatTheBrokerSigns(t *testing.T) {
 	// An audience that nobody there wrote is no other server's business.
 	m.Write(t, "providers/oauth2/op", harness.Fields{"assertion_audience": "https://elsewhere.example.com"})
 	_, err := m.TryRead(t, "creds/op")
-	refused(t, err, 503, "temporarily_unavailable", "invalid_client")
+	refused(t, err, 501, "parent_refused", "invalid_client")
 	_, err = m.TryWrite(t, "providers/oauth2/op", harness.Fields{"private_key": "-----BEGIN"})
 	refused(t, err, 400, "invalid_request", "nothing is stored")
 }

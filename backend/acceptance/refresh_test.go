@@ -71,12 +71,12 @@ func TestRevokingAChildKillsTheParentWhereTheOperatorAsksForIt(t *testing.T) {
 	s.hydra.MustBeInactive(t, c.Token)
 
 	_, err := s.TryRead(t, "creds/deploy")
-	refused(t, err, 503, "temporarily_unavailable", "refuses the parent credential")
+	refused(t, err, 501, "parent_refused", "refuses the parent credential")
 	require.Equal(t, "refused", keyInfo(t, s.Mount, "providers", "oauth2/hydra")["health"])
 
 	s.Write(t, "providers/oauth2/hydra", harness.Fields{"refresh_token": s.newParent(t)})
-	require.Equal(t, "ok", keyInfo(t, s.Mount, "providers", "oauth2/hydra")["health"])
 	s.hydra.MustBeActive(t, read(t, s.Mount, "deploy").Token)
+	require.Equal(t, "ok", keyInfo(t, s.Mount, "providers", "oauth2/hydra")["health"])
 }
 
 func TestReadsOfOneParentQueueAndAllSucceed(t *testing.T) {
@@ -135,13 +135,13 @@ func TestARefusedParentIsRememberedAndReported(t *testing.T) {
 	hydra.Revoke(t, s.client, parent)
 	for range 3 {
 		_, err := s.TryRead(t, "creds/deploy")
-		refused(t, err, 503, "temporarily_unavailable", "invalid_grant", "write a ")
+		refused(t, err, 501, "parent_refused", "invalid_grant", "write a ")
 		require.NotContains(t, err.Error(), parent)
 	}
 	require.Equal(t, 2, w.Requests("/oauth2/token"), "what was refused, once more with nothing asked to know whose fault it is, and never again")
 
 	_, err := s.TryWrite(t, "providers/oauth2/hydra/check", nil)
-	refused(t, err, 503, "temporarily_unavailable", "invalid_grant", "write a new refresh_token")
+	refused(t, err, 501, "parent_refused", "invalid_grant", "write a new refresh_token")
 	about := keyInfo(t, s.Mount, "providers", "oauth2/hydra")
 	require.Equal(t, "refused", about["health"])
 	require.Contains(t, about["health_detail"], "invalid_grant")

@@ -43,7 +43,7 @@ func TestClientSecretChangesWithoutDowntime(t *testing.T) {
 	// Announced, not yet valid: rotating now must not lock the broker out.
 	s.Write(t, "providers/oauth2/hydra", harness.Fields{"client_secret_next": next})
 	_, err = s.TryWrite(t, "providers/oauth2/hydra/rotate", nil)
-	refused(t, err, 503, "temporarily_unavailable", "client_secret stays")
+	refused(t, err, 501, "parent_refused", "client_secret stays")
 	read(t, s.Mount, "deploy")
 
 	s.hydra.SetSecret(t, s.client.ID, next)

@@ -33,7 +33,12 @@ type Entry struct {
 	Pinned   provider.Pinned `json:"pinned"`
 	// Secrets is the parent credential: the only place where it is written out.
 	Secrets map[string]string `json:"secrets"`
-	Refused string            `json:"refused,omitempty"`
+	// Refused is the type's own word that the parent is no good any more; Refusal is for
+	// other refusals, which the broker has made sure of. Unproven is that nothing has shown
+	// that the parent works; earlier versions did not store that.
+	Refused  string   `json:"refused,omitempty"`
+	Refusal  *Refusal `json:"refusal,omitempty"`
+	Unproven bool     `json:"unproven,omitempty"`
 	// RotatedAt is when the parent was last written or replaced; zero if an earlier
 	// version stored it.
 	RotatedAt time.Time `json:"rotated_at,omitzero"`
@@ -41,8 +46,10 @@ type Entry struct {
 	Serial  uint64 `json:"serial"`
 	Version uint64 `json:"version"`
 
-	// brought are the secrets that the write under way brings itself.
+	// brought are the secrets that the write under way brings itself; moved is that it
+	// brings the current parent, or has it sent elsewhere.
 	brought []string
+	moved   bool
 }
 
 // Parent is the stored credential.
@@ -68,14 +75,25 @@ func (e *Entry) setSecrets(p provider.Parent) {
 func (e *Entry) Health() string {
 	switch {
 	case e.Settings.Deleting:
-		return "deleting"
+		return HealthDeleting
 	case e.Settings.Disabled:
-		return "disabled"
-	case e.Refused != "":
-		return "refused"
+		return HealthDisabled
+	case e.Refused != "", e.Refusal != nil:
+		return HealthRefused
+	case e.Unproven:
+		return HealthUnknown
 	default:
-		return "ok"
+		return HealthOK
 	}
+}
+
+// RefusedBecause is why the provider refuses the parent, for operators; "" if it is not
+// known to.
+func (e *Entry) RefusedBecause() string {
+	if e.Refused == "" && e.Refusal != nil {
+		return e.Refusal.String()
+	}
+	return e.Refused
 }
 
 // SecretNames are the fields of a type that are secret, sorted.
@@ -133,7 +151,9 @@ func Merge(before *Entry, t provider.Type, written map[string]bool, d *framework
 	}
 	if before == nil || len(after.brought) > 0 {
 		after.Serial++
-		after.Refused = ""
+	}
+	if before == nil || slices.ContainsFunc(after.brought, isCurrent) {
+		after.forget()
 	}
 	raw, err := json.Marshal(own)
 	if err != nil {
@@ -191,7 +211,9 @@ func (e *Entry) generate(t provider.Type, change *provider.Change) error {
 	}
 	if len(made) > 0 {
 		e.Serial++
-		e.Refused = ""
+	}
+	if slices.ContainsFunc(slices.Collect(maps.Keys(made)), isCurrent) {
+		e.forget()
 	}
 	for name, value := range made {
 		e.Secrets[name] = value.Reveal()
@@ -310,7 +332,10 @@ func (e *Entry) followRotation(current *Entry) {
 	}
 	e.Secrets = secrets
 	if len(e.brought) == 0 {
-		e.Refused, e.RotatedAt = current.Refused, current.RotatedAt
+		e.RotatedAt = current.RotatedAt
+	}
+	if !e.moved {
+		e.Refused, e.Refusal, e.Unproven = current.Refused, current.Refusal, current.Unproven
 	}
 }
 

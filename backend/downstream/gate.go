@@ -41,6 +41,7 @@ type gate struct {
 	// revokePause is until when it asked revocations to wait; it is apart from busy,
 	// because a token endpoint under load must not hold them up.
 	busy, moot  belief
+	refusal     refusal
 	revokePause time.Time
 	waiting     int           // revocations that wait for the limiter
 	idle        chan struct{} // closed while none does

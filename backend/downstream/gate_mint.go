@@ -135,6 +135,9 @@ func (g *gate) mayMint(k Kind, now time.Time) error {
 }
 
 func (g *gate) mayMintLocked(k Kind, now time.Time) error {
+	if now.Before(g.refusal.until) {
+		return g.refusal.why
+	}
 	if g.moot.holds(k, now) {
 		return g.moot.why
 	}
@@ -157,6 +160,7 @@ func (g *gate) begin(k Kind, now time.Time) (attempt, error) {
 	if err := g.mayMintLocked(k, now); err != nil {
 		return attempt{}, err
 	}
+	g.refusal.tryAgain(now)
 	t, _ := g.breaker.admit(k, now) // it has just not refused
 	return t, nil
 }
@@ -211,7 +215,7 @@ func (g *gate) mend() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.breaker.mend()
-	g.busy, g.moot, g.revokePause = belief{}, belief{}, time.Time{}
+	g.busy, g.moot, g.refusal, g.revokePause = belief{}, belief{}, refusal{}, time.Time{}
 }
 
 // State is what goes on in front of a provider, as operators see it.

@@ -48,6 +48,9 @@ func (p *Provider) Mint(ctx context.Context, at *Place, mode provider.Mode, r pr
 	}
 	p.registry.deps.Measure(p.Ref, CallMint, started, err)
 	p.site.gate.heedMint(k, p.registry.deps.Now(), err)
+	if err == nil && mode != provider.ModeForward { // which asks with nothing of the parent's
+		p.proven(ctx)
+	}
 	if until := at.end(outcomeOf(exchanges, err), p.registry.deps.Now()); !until.IsZero() {
 		p.registry.deps.Logger().Warn("the provider does not answer, or fails at requests of this kind: it is not asked again until then", "provider", p.Ref, "kind", just(k), "until", until, "error", err)
 	}

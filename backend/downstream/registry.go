@@ -61,6 +61,9 @@ type Provider struct {
 	opened   provider.Provider
 	site     *site
 	registry *Registry
+	// serial is the parent's, as of the opening; standing what is on record of it.
+	serial   uint64
+	standing atomic.Int32
 	// secrets finds in a text the parent's secrets, as the provider last read or saved
 	// them.
 	secrets atomic.Pointer[secret.Search]
@@ -170,8 +173,9 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site) (*Provider, erro
 	}
 	p := &Provider{
 		Ref: ref, Version: entry.Version, Settings: entry.Settings, Pinned: entry.Pinned,
-		RotatedAt: entry.RotatedAt, AllowedRoles: globs, Opening: r.openings.Add(1), site: at, registry: r,
+		RotatedAt: entry.RotatedAt, AllowedRoles: globs, Opening: r.openings.Add(1), site: at, registry: r, serial: entry.Serial,
 	}
+	p.standing.Store(entry.standing())
 	p.lookFor(entry.Parent())
 	p.opened, err = t.Open(
 		provider.Config{Name: name, Fields: entry.Fields, Pinned: entry.Pinned},

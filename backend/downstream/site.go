@@ -17,6 +17,7 @@ type site struct {
 	given   *given
 	// rotations are those on schedule.
 	rotations attempts
+	looks     looks
 
 	mu      sync.Mutex
 	minting int  // mints under way, until their children are recorded or killed

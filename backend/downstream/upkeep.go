@@ -99,12 +99,15 @@ func (u *Upkeep) Rotate(ctx context.Context) (provider.Health, error) {
 func (u *Upkeep) call(ctx context.Context, what string, do func(context.Context) (provider.Health, error)) (provider.Health, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), MintBudget)
 	defer cancel()
-	r, ref, started := u.Provider.registry, u.Provider.Ref, time.Now()
-	health, err := do(u.Provider.site.gate.withPace(ctx))
-	health, err = u.Provider.show(health), u.Provider.discreet(err)
-	r.deps.Measure(ref, what, started, err)
+	health, err := u.Provider.checked(ctx, what, do)
 	if err == nil {
-		r.Mend(ref)
+		u.Provider.registry.Mend(u.Provider.Ref)
+	}
+	switch {
+	case err == nil && !health.Untold:
+		u.Provider.proven(ctx)
+	case what == CallCheck && fault.CodeOf(err) == fault.ParentRefused: // a rotation's is about the next parent
+		u.Provider.refused(ctx, err)
 	}
 	return health, err
 }

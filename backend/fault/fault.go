@@ -23,12 +23,14 @@ const (
 	AccessDenied           Code = "access_denied"                    // RFC 6749 4.1.2.1
 	StepUp                 Code = "insufficient_user_authentication" // RFC 9470 3
 	SlowDown               Code = "slow_down"                        // RFC 8628 3.5
+	ParentRefused          Code = "parent_refused"                   // the broker's own
 	ProviderViolation      Code = "provider_violation"               // the broker's own
 	TemporarilyUnavailable Code = "temporarily_unavailable"          // RFC 6749 4.1.2.1
 )
 
 // Status is the HTTP status for c. A provider_violation is 501 because Vault's
-// client retries every other 5xx, which would mint again.
+// client retries every other 5xx, which would mint again; so is a parent_refused, which
+// no retry helps.
 func (c Code) Status() int {
 	switch c {
 	case InvalidRequest, InvalidScope, InvalidTarget, InvalidGrant, UnsupportedTokenType:
@@ -37,7 +39,7 @@ func (c Code) Status() int {
 		return http.StatusForbidden
 	case SlowDown:
 		return http.StatusTooManyRequests
-	case ProviderViolation:
+	case ProviderViolation, ParentRefused:
 		return http.StatusNotImplemented
 	default:
 		return http.StatusServiceUnavailable

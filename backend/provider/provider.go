@@ -156,8 +156,8 @@ type Provider interface {
 	//
 	// A Child is returned whenever any part of one was seen, also beside an error: the
 	// caller then owns something alive that must be killed. Errors are *fault.Error:
-	// what the request itself caused is a 4xx code, a refused parent or a failed
-	// provider temporarily_unavailable, an answer that must not be handed out
+	// what the request itself caused is a 4xx code, a refused parent parent_refused, a
+	// failed provider temporarily_unavailable, an answer that must not be handed out
 	// provider_violation. ErrAnswerLost is in the chain if the provider may have
 	// minted and the answer never arrived whole.
 	Mint(ctx context.Context, r Request) (*Child, error)
@@ -182,6 +182,14 @@ type Forwarder interface {
 
 // ErrAnswerLost marks a mint that may have succeeded although no token was seen.
 var ErrAnswerLost = errors.New("the provider may have minted a token whose answer was lost")
+
+// ErrRefusalKnown marks a parent_refused that the type has already made sure of, and that
+// is on record as Parent.Refused: nobody need look again.
+var ErrRefusalKnown = errors.New("the refusal of the parent is on record")
+
+// ErrUntold marks the end of a Check that says nothing for the parent and nothing against
+// it, such as at a server that grants nothing without a scope.
+var ErrUntold = errors.New("the check does not tell whether the parent works")
 
 // ParameterChecker is a Provider that judges the values of a role's parameters, of
 // which it gets known keys only.
@@ -286,6 +294,8 @@ type Found struct {
 type Health struct {
 	// Detail says in words what was proven.
 	Detail string
+	// Untold is true if that says nothing of the parent, although nothing has failed.
+	Untold bool
 	// Grants lists what the parent can grant, flat as in a creds response, where
 	// the provider says so.
 	Grants []string
@@ -296,8 +306,8 @@ type Health struct {
 
 // Checker is a Provider whose parent credential can be proven to work.
 type Checker interface {
-	// Check returns an error if the credential does not work, and the Children
-	// that it minted in either case.
+	// Check returns an error if the credential does not work, parent_refused if that is
+	// the system's word, and the Children that it minted in either case.
 	Check(ctx context.Context) (Health, error)
 }
 

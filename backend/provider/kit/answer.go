@@ -61,7 +61,7 @@ func Refusal(resp *httpclient.Response, now time.Time, secrets ...secret.Text) *
 	case resp.Status >= 300 && resp.Status < 400:
 		return fault.New(fault.ProviderViolation, "the provider answered with a redirect (HTTP %d), which is never followed with a credential: write the final URL", resp.Status)
 	case resp.Status == http.StatusUnauthorized:
-		return unavailable("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works")
+		return ParentRefused("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works")
 	case resp.Status == http.StatusTooManyRequests, resp.Status == http.StatusServiceUnavailable && wait != nil:
 		// Whoever says when to come back has not done the work. Any other 503 may be
 		// a gateway's that lost the answer of the server behind it.
@@ -92,7 +92,7 @@ func Lost(err error, seen bool) *fault.Error {
 	case errors.Is(err, httpclient.ErrBodyTooLarge):
 		return fault.New(fault.ProviderViolation, "the provider's answer is larger than %d bytes", httpclient.MaxBody).Because(err)
 	case errors.Is(err, httpclient.ErrCertificateRefused):
-		return unavailable("the provider refuses the parent credential: it does not accept the client certificate; see the provider's check path, and let the server have the certificate that a read of the provider shows").Because(err)
+		return ParentRefused("the provider refuses the parent credential: it does not accept the client certificate; see the provider's check path, and let the server have the certificate that a read of the provider shows").Because(err)
 	case sent:
 		return unavailable("the provider's answer did not arrive whole or in time: try again, and see the provider's timeout").Because(err)
 	}
@@ -112,6 +112,12 @@ func Unreached(err error, format string, args ...any) *fault.Error {
 		return unavailable("%s", advice).Because(err)
 	}
 	return unavailable(format, args...).Because(err)
+}
+
+// ParentRefused is an answer by which the system refuses the credential itself, whatever
+// was asked for.
+func ParentRefused(format string, args ...any) *fault.Error {
+	return fault.New(fault.ParentRefused, format, args...)
 }
 
 func unavailable(format string, args ...any) *fault.Error {

@@ -50,7 +50,7 @@ func TestRefusalsTellWhetherSomethingMayHaveBeenMade(t *testing.T) {
 	}{
 		{answered(307), fault.ProviderViolation, false, false},
 		{answered(400), fault.TemporarilyUnavailable, false, false},
-		{answered(401), fault.TemporarilyUnavailable, false, false},
+		{answered(401), fault.ParentRefused, false, false},
 		{answered(403), fault.TemporarilyUnavailable, false, false},
 		{answered(404), fault.TemporarilyUnavailable, false, false},
 		{answered(429), fault.TemporarilyUnavailable, false, false},

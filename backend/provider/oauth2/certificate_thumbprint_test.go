@@ -123,7 +123,7 @@ func TestCertificatesOfKeysRotateWithThem(t *testing.T) {
 	next := f.certificate(fieldCertificateNext)
 	require.NotEqual(t, before.Raw, next.Raw)
 	_, err = f.Rotate(context.Background())
-	requireCode(t, err, fault.TemporarilyUnavailable, "private_key stays", "registered")
+	requireCode(t, err, fault.ParentRefused, "private_key stays", "registered")
 	f.mustMint(scopes("read"))
 	f.registerCertificates(fieldCertificateNext)
 	_, err = f.Rotate(context.Background())

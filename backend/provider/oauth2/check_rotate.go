@@ -15,7 +15,7 @@ import (
 // real request for a token.
 func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	if !p.settings.mints() {
-		return provider.Health{Detail: "a public client that only exchanges has no credential to prove: the subject tokens are all that counts"}, nil
+		return provider.Health{Untold: true, Detail: "a public client that only exchanges has no credential to prove: the subject tokens are all that counts"}, nil
 	}
 	if p.settings.Grant == grantRefreshToken && p.at.Introspection != "" {
 		if health, done, err := p.checkByIntrospection(ctx); done {
@@ -29,7 +29,7 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	if err == nil {
 		health.Detail += p.whichSecret()
 	} else if why := p.refused(); why != "" {
-		err = refusedForGood(why).Because(err)
+		err = refusedForGood(why).Because(errors.Join(err, provider.ErrRefusalKnown))
 	}
 	return health, err
 }
@@ -97,7 +97,7 @@ func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (pro
 		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target; set check_scopes or check_audiences on the provider to see it issue a token", nil
 	}
 	if child == nil && fault.CodeOf(err) == fault.InvalidRequest && len(p.plainly()) == 0 {
-		err = invalid("%s; at a server that grants nothing without a scope or an audience, set check_scopes or check_audiences", message(err)).Because(err)
+		err = invalid("%s; at a server that grants nothing without a scope or an audience, set check_scopes or check_audiences", message(err)).Because(errors.Join(err, provider.ErrUntold))
 	}
 	return health, err
 }

@@ -39,7 +39,7 @@ func TestCheckOfClientCredentials(t *testing.T) {
 
 	f.accept("another")
 	health, err = f.Check(context.Background())
-	requireCode(t, err, fault.TemporarilyUnavailable, "parent credential")
+	requireCode(t, err, fault.ParentRefused, "parent credential")
 	require.Empty(t, health.Children)
 	f.clean(err)
 }
@@ -114,7 +114,7 @@ func TestCheckOfARefreshToken(t *testing.T) {
 		f := rotating(t, nil)
 		f.server.Kill(f.stored())
 		_, err := f.Check(context.Background())
-		requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
+		requireCode(t, err, fault.ParentRefused, "invalid_grant")
 		require.NotEmpty(t, f.store.Parent().Refused)
 	})
 }
@@ -156,8 +156,8 @@ func TestRotate(t *testing.T) {
 func TestRotateProvesFirst(t *testing.T) {
 	f := newFixture(t, authserver.Options{}, with{"client_secret_next": nextSecret})
 	health, err := f.Rotate(context.Background())
-	requireCode(t, err, fault.TemporarilyUnavailable, "client_secret stays")
-	require.Equal(t, 1, strings.Count(err.Error(), "temporarily_unavailable"))
+	requireCode(t, err, fault.ParentRefused, "client_secret stays")
+	require.Equal(t, 1, strings.Count(err.Error(), "parent_refused"))
 	require.Empty(t, health.Children)
 	f.clean(err)
 	require.Equal(t, testSecret, f.store.Parent().Secrets["client_secret"].Reveal())

@@ -66,7 +66,7 @@ func TestBothSecretsRefused(t *testing.T) {
 	f := newFixture(t, authserver.Options{}, with{"client_secret_next": nextSecret})
 	f.accept("a third one")
 	child, err := f.mint(scopes("read"))
-	requireCode(t, err, fault.TemporarilyUnavailable, "parent credential", "invalid_client")
+	requireCode(t, err, fault.ParentRefused, "parent credential", "invalid_client")
 	require.Nil(t, child)
 	require.Equal(t, 2, f.requests(authserver.EndpointToken))
 }

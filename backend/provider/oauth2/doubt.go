@@ -3,11 +3,13 @@ package oauth2
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"sync"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -42,7 +44,7 @@ func (p *Provider) doubt(ctx context.Context, parent provider.Parent, asked stri
 	saveErr := p.follow(ctx, parent, again, err, true)
 	switch code := fault.CodeOf(err); {
 	case grantRefused(again, err):
-		return again, refusal
+		return again, kit.ParentRefused("%s", message(refusal)).Because(errors.Join(refusal, saveErr, provider.ErrRefusalKnown))
 	case saveErr != nil:
 		return again, saveErr
 	case err == nil && asked == p.plainly().Encode():

@@ -125,10 +125,10 @@ func TestABadProofDoesNotCostTheParent(t *testing.T) {
 	f = newFixture(t, authserver.Options{WithoutIntrospection: true}, with{"dpop": true, "grant": "refresh_token"})
 	f.server.Break(authserver.EndpointToken, refuse)
 	_, err = f.mintWith(f.proof(agentKey(t), ""), scopes("read"))
-	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
+	requireCode(t, err, fault.ParentRefused, "invalid_grant")
 	require.Empty(t, f.store.Parent().Refused)
 	_, err = f.Check(context.Background())
-	requireCode(t, err, fault.TemporarilyUnavailable, "invalid_grant")
+	requireCode(t, err, fault.ParentRefused, "invalid_grant")
 	require.NotEmpty(t, f.store.Parent().Refused)
 }
 

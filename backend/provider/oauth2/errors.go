@@ -66,7 +66,7 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 	case wantsConsent(resp.Body):
 		return invalid("the provider refuses what was asked for (invalid_grant, consent_required): ask for other scopes or targets, or let whoever consented to the token consent to these at the provider")
 	case p.settings.Grant == grantRefreshToken && refusesParent(resp.Body) != "":
-		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(p.retryAfter(resp))
+		return kit.ParentRefused("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(p.retryAfter(resp))
 	}
 	switch code {
 	case "":
@@ -85,9 +85,9 @@ func (p *Provider) refusal(resp *httpclient.Response, sent ...secret.Text) *faul
 		}
 		return invalid("the provider calls the request invalid (invalid_request): often an audience or resource that the client may not have there, or another audience_parameter is needed")
 	case codeInvalidClient:
-		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works%s", code, p.basicHint()).Because(p.retryAfter(resp))
+		return kit.ParentRefused("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works%s", code, p.basicHint()).Because(p.retryAfter(resp))
 	case codeUnauthorizedClient, codeInvalidGrant:
-		return unavailable("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(p.retryAfter(resp))
+		return kit.ParentRefused("the provider refuses the parent credential: %s; see the provider's check path, and write a credential that works", code).Because(p.retryAfter(resp))
 	}
 	return unavailable("the provider answered HTTP %d with %s: try again, and see the provider's check path", resp.Status, p.discreet(code, sent...)).Because(p.retryAfter(resp))
 }
@@ -98,7 +98,7 @@ func (p *Provider) failure(resp *httpclient.Response, sent ...secret.Text) *faul
 		return violation("the provider answered HTTP %d with an error in a form that RFC 6749 does not have: try again, and see the provider's check path", resp.Status).Because(p.retryAfter(resp))
 	}
 	if resp.Status == http.StatusUnauthorized {
-		return unavailable("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works%s", p.basicHint())
+		return kit.ParentRefused("the provider refuses the parent credential (HTTP 401): see the provider's check path, and write a credential that works%s", p.basicHint())
 	}
 	return kit.Refusal(resp, p.deps.Now(), append(p.ownSecrets(), sent...)...)
 }

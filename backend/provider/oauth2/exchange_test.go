@@ -188,7 +188,7 @@ func TestCheckOfAClientThatOnlyExchanges(t *testing.T) {
 	mints := newFixture(t, authserver.Options{}, with{})
 	mints.server.Break(authserver.EndpointToken, authserver.Answer(400, "application/json", `{"error":"unauthorized_client"}`))
 	_, err = mints.Check(context.Background())
-	requireCode(t, err, fault.TemporarilyUnavailable, "unauthorized_client")
+	requireCode(t, err, fault.ParentRefused, "unauthorized_client")
 }
 
 func TestParametersOfARole(t *testing.T) {

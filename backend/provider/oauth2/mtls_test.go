@@ -57,7 +57,7 @@ func TestASelfSignedCertificateAuthenticates(t *testing.T) {
 	// A stranger's certificate is that of another client.
 	f.register(marshal(certified(t, mutual, with{}).Public()[publicJWKS]))
 	_, err := f.mint(scopes("read"))
-	requireCode(t, err, fault.TemporarilyUnavailable, "parent credential", "invalid_client")
+	requireCode(t, err, fault.ParentRefused, "parent credential", "invalid_client")
 }
 
 func TestCertificatesRotateWithoutDowntime(t *testing.T) {
@@ -69,7 +69,7 @@ func TestCertificatesRotateWithoutDowntime(t *testing.T) {
 	keys := f.Public()[publicJWKS].(map[string]any)["keys"].([]any)
 	require.Len(t, keys, 2)
 	_, err = f.Rotate(context.Background())
-	requireCode(t, err, fault.TemporarilyUnavailable, "client_certificate stays", "registered")
+	requireCode(t, err, fault.ParentRefused, "client_certificate stays", "registered")
 	f.mustMint(scopes("read"))
 	f.register(marshal(map[string]any{"keys": keys[1:]}))
 	f.mustMint(scopes("read"))
@@ -137,7 +137,7 @@ func TestAnIssuedCertificateAuthenticates(t *testing.T) {
 	require.Equal(t, map[string]any{fieldCertificate: certificate}, f.Public())
 	for _, wrong := range []with{fields(stranger, strangersKey), fields(other, othersKey)} {
 		_, err := newFixtureOn(t, server, wrong).mint(scopes("read"))
-		requireCode(t, err, fault.TemporarilyUnavailable, "parent credential")
+		requireCode(t, err, fault.ParentRefused, "parent credential")
 	}
 
 	// Only the authority can make the next one.
@@ -185,7 +185,7 @@ func TestAHandshakeThatIsRefused(t *testing.T) {
 	_, err := f.Rotate(context.Background())
 	require.NoError(t, err)
 	child, err := f.mint(scopes("read"))
-	requireCode(t, err, fault.TemporarilyUnavailable, "client certificate")
+	requireCode(t, err, fault.ParentRefused, "client certificate")
 	require.Nil(t, child)
 	require.NotErrorIs(t, err, provider.ErrAnswerLost)
 	require.Zero(t, f.requests(authserver.EndpointToken))

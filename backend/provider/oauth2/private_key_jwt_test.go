@@ -125,7 +125,7 @@ func TestKeysRotateWithoutDowntime(t *testing.T) {
 	// Not yet registered: the next call proves nothing, and changes nothing.
 	before := f.store.Parent().Secrets
 	_, err = f.Rotate(context.Background())
-	requireCode(t, err, fault.TemporarilyUnavailable, "private_key stays", "registered")
+	requireCode(t, err, fault.ParentRefused, "private_key stays", "registered")
 	require.Equal(t, before, f.store.Parent().Secrets)
 	f.mustMint(scopes("read"))
 

@@ -129,5 +129,5 @@ func (p *Provider) succeeds(got reply) bool {
 }
 
 func refusedForGood(why string) *fault.Error {
-	return unavailable("the provider has refused the parent refresh token (%s): write a new refresh_token to the provider, or prove by its check path that this one works again", why)
+	return kit.ParentRefused("the provider has refused the parent refresh token (%s): write a new refresh_token to the provider, or prove by its check path that this one works again", why).Because(provider.ErrRefusalKnown)
 }

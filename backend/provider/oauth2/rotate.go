@@ -85,7 +85,7 @@ func (p *Provider) prepare(ctx context.Context) (provider.Health, error) {
 	if p.certified() {
 		register = p.settings.companion(next[0])
 	}
-	return provider.Health{Detail: fmt.Sprintf("%s was made, and %s stays for now: register %s, which a read of the provider shows, at the provider, and rotate again", next[0], current[0], register)}, err
+	return provider.Health{Untold: true, Detail: fmt.Sprintf("%s was made, and %s stays for now: register %s, which a read of the provider shows, at the provider, and rotate again", next[0], current[0], register)}, err
 }
 
 // promote puts proven, the next credential, in place of the current one.
