@@ -87,3 +87,35 @@ func architecture(t *testing.T) map[string][]string {
 	require.Greater(t, len(allowed), 15, "the table is not read")
 	return allowed
 }
+
+var (
+	walksSection = regexp.MustCompile(`(?s)## Four walks\n(.*?)\n## `)
+	walkStep     = regexp.MustCompile("`((?:[a-zA-Z]+\\.)?[a-zA-Z]+)`")
+	function     = regexp.MustCompile(`(?m)^func (?:\(\w* ?\*?([A-Za-z]+)(?:\[[^\]]*\])?\) )?([A-Za-z]+)[\[(]`)
+)
+
+// TestTheWalksAreThere finds every function that the walks in CONTRIBUTING.md name.
+func TestTheWalksAreThere(t *testing.T) {
+	functions := map[string]bool{}
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, f := range function.FindAllStringSubmatch(string(source), -1) {
+			functions[strings.TrimPrefix(f[1]+"."+f[2], ".")] = true
+		}
+		return err
+	}))
+	page, err := os.ReadFile("../CONTRIBUTING.md")
+	require.NoError(t, err)
+	walks := walksSection.FindStringSubmatch(string(page))
+	require.NotNil(t, walks)
+	steps := walkStep.FindAllStringSubmatch(walks[1], -1)
+	require.Greater(t, len(steps), 30, "the walks are not read")
+	for _, step := range steps {
+		if name := step[1]; !strings.HasSuffix(name, ".go") && name != "TestTheWalksAreThere" {
+			require.True(t, functions[name], "CONTRIBUTING.md walks through %s, which is not there", name)
+		}
+	}
+}
