@@ -91,7 +91,7 @@ func architecture(t *testing.T) map[string][]string {
 var (
 	walksSection = regexp.MustCompile(`(?s)## Four walks\n(.*?)\n## `)
 	walkStep     = regexp.MustCompile("`((?:[a-zA-Z]+\\.)?[a-zA-Z]+)`")
-	function     = regexp.MustCompile(`(?m)^func (?:\(\w* ?\*?([A-Za-z]+)(?:\[[^\]]*\])?\) )?([A-Za-z]+)[\[(]`)
+	function     = regexp.MustCompile(`(?m)^func (?:\((?:\w+ )?\*?([A-Za-z]+)(?:\[[^\]]*\])?\) )?([A-Za-z]+)[\[(]`)
 )
 
 // TestTheWalksAreThere finds every function that the walks in CONTRIBUTING.md name.
