@@ -52,24 +52,24 @@ func holdsCredentials(pattern string) bool {
 // written with, what was asked for, frozen and killed, and every switch. Texts are left
 // out that are, or could hold, a credential on any path.
 func (b *broker) auditedRequests() []string {
-	clear, unsafe := map[string]bool{}, map[string]bool{}
+	shown, hidden := map[string]bool{}, map[string]bool{}
 	for _, path := range b.Paths {
 		for name, f := range path.Fields {
 			switch {
 			case path.TakesArbitraryInput, strings.Contains(path.Pattern, "P<"+name+">"): // a path is no field, and in clear
 			case provider.IsSecret(f):
-				unsafe[name] = true
+				hidden[name] = true
 			case f.Type == framework.TypeBool:
-				clear[name] = true
+				shown[name] = true
 			case !holdsCredentials(strings.TrimPrefix(path.Pattern, "^")):
-				clear[name] = true
+				shown[name] = true
 			case f.Type == framework.TypeString || f.Type == framework.TypeKVPairs:
-				unsafe[name] = true
+				hidden[name] = true
 			}
 		}
 	}
-	maps.DeleteFunc(clear, func(name string, _ bool) bool { return unsafe[name] })
-	return slices.Sorted(maps.Keys(clear))
+	maps.DeleteFunc(shown, func(name string, _ bool) bool { return hidden[name] })
+	return slices.Sorted(maps.Keys(shown))
 }
 
 // auditedAnswers are the fields of answers that are to be read in clear: all of those to
@@ -77,21 +77,21 @@ func (b *broker) auditedRequests() []string {
 // of the configuration show stand in no log.
 func (b *broker) auditedAnswers() []string {
 	// Of a refusal Vault's own entry says no more than "permission denied".
-	clear, secret := map[string]bool{"error": true}, map[string]bool{}
+	shown, hidden := map[string]bool{"error": true}, map[string]bool{}
 	for _, path := range b.Paths {
 		for op, handler := range path.Operations {
 			for _, answer := range handler.Properties().Responses[http.StatusOK] {
 				for name, f := range answer.Fields {
 					switch {
 					case provider.IsSecret(f) || strings.HasPrefix(name, "http_"):
-						secret[name] = true
+						hidden[name] = true
 					case op == logical.UpdateOperation || op == logical.DeleteOperation || strings.HasPrefix(path.Pattern, "^creds/"):
-						clear[name] = answer.Fields[logical.HTTPRawBody] == nil || clear[name]
+						shown[name] = answer.Fields[logical.HTTPRawBody] == nil || shown[name]
 					}
 				}
 			}
 		}
 	}
-	maps.DeleteFunc(clear, func(name string, told bool) bool { return secret[name] || !told })
-	return slices.Sorted(maps.Keys(clear))
+	maps.DeleteFunc(shown, func(name string, told bool) bool { return hidden[name] || !told })
+	return slices.Sorted(maps.Keys(shown))
 }

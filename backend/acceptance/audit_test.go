@@ -19,7 +19,7 @@ import (
 // below is told with that.
 func auditKeys(t *testing.T, kind string) []string {
 	t.Helper()
-	script, err := exec.Command(harness.PluginPath(t), "-audit-keys", "broker").Output() //nolint:gosec // our own binary
+	script, err := exec.Command(harness.PluginPath(t), "-audit-keys", "broker").Output()
 	require.NoError(t, err)
 	var keys []string
 	for _, found := range regexp.MustCompile(`-audit-non-hmac-`+kind+`-keys=(\S+) `).FindAllStringSubmatch(string(script), -1) {

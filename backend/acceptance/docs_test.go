@@ -28,11 +28,12 @@ const notRun = 3
 func TestTheDocumentsRun(t *testing.T) {
 	t.Parallel()
 	needsServers(t)
-	more, err := filepath.Glob("../../docs/*.md")
+	documents, err := filepath.Glob("../../docs/*.md")
 	require.NoError(t, err)
+	documents = append([]string{"../../README.md"}, documents...)
 	d := newDesk(t)
 	run, skipped := 0, 0
-	for _, name := range append([]string{"../../README.md"}, more...) {
+	for _, name := range documents {
 		content, err := os.ReadFile(name)
 		require.NoError(t, err)
 		for _, b := range blocksOf(t, filepath.Base(name), string(content)) {
@@ -50,6 +51,7 @@ func TestTheDocumentsRun(t *testing.T) {
 		}
 	}
 	require.Greater(t, run, 50)
+	d.mentioned(t, documents)
 	require.Equal(t, notRun, skipped, "commands that are not run")
 	log := d.audit.Text(t)
 	for _, said := range []string{`"freeze":"true"`, `"freeze":"false"`, `"emergency":"true"`} {
@@ -57,6 +59,27 @@ func TestTheDocumentsRun(t *testing.T) {
 	}
 	for what, secret := range d.secrets {
 		require.False(t, strings.Contains(log, secret), "the audit log holds %s", what)
+	}
+}
+
+var (
+	inText = regexp.MustCompile("`(vault [^`]+)`")
+	anyOne = regexp.MustCompile(`\\?<[a-z_]+>`)
+)
+
+// mentioned wants each command that a document's text speaks of to be one that was run, or
+// the beginning of one.
+func (d *desk) mentioned(t *testing.T, documents []string) {
+	t.Helper()
+	for _, name := range documents {
+		content, err := os.ReadFile(name)
+		require.NoError(t, err)
+		for _, found := range inText.FindAllStringSubmatch(string(content), -1) {
+			said := strings.Join(strings.Fields(found[1]), " ")
+			like, err := regexp.Compile(`(^|[ (])` + anyOne.ReplaceAllString(regexp.QuoteMeta(said), `\S+`) + `($|[ )])`)
+			require.NoError(t, err)
+			require.True(t, slices.ContainsFunc(d.ran, like.MatchString), "%s speaks of %q, which no block shows", name, said)
+		}
 	}
 }
 
@@ -72,6 +95,7 @@ type desk struct {
 	lines   <-chan string
 	secrets map[string]string
 
+	ran    []string // commands
 	agents int
 	name   string            // of the agent who is there now
 	values map[string]string // of placeholders
@@ -189,6 +213,11 @@ func (d *desk) arrive(t *testing.T) {
 	if mounts["broker/"] == nil {
 		return
 	}
+	// A lease can be ended by its holder also over HTTP, where its id is in the body; no
+	// other can.
+	agent.RevokeLease(t, read(t, agent.Mount("broker"), "deploy").LeaseID)
+	_, err = agent.Client(t).Logical().Write("sys/leases/revoke", harness.Fields{"lease_id": "database/creds/x/y", "sync": true})
+	require.Equal(t, 403, harness.StatusOf(err))
 	held := read(t, agent.Mount("broker"), "deploy")
 	d.values["<grant_id>"], d.values["<lease_id>"] = held.GrantID, held.LeaseID
 	// And somebody without an entity has one, too.
@@ -263,6 +292,7 @@ func (d *desk) enter(t *testing.T, c command) {
 		t.Logf("%s: NOT RUN, there is no curl here: %s", c.where, c.text)
 		return
 	}
+	d.ran = append(d.ran, strings.Join(strings.Fields(c.text), " "))
 	status, output := d.run(t, c.where, d.fill(t, c.where, c.text))
 	want := "0"
 	if slices.ContainsFunc(c.shown, func(line string) bool { return strings.HasPrefix(line, "No value found") }) {

@@ -19,7 +19,11 @@ func main() {
 	case len(asked) == 1 && (asked[0] == "-version" || asked[0] == "--version"):
 		fmt.Println(backend.Version)
 		return
-	case len(asked) == 2 && (asked[0] == "-audit-keys" || asked[0] == "--audit-keys"):
+	case len(asked) > 0 && (asked[0] == "-audit-keys" || asked[0] == "--audit-keys"):
+		if len(asked) != 2 {
+			fmt.Fprintln(os.Stderr, "say which mount to tune: -audit-keys broker")
+			os.Exit(2)
+		}
 		script, err := backend.AuditScript(asked[1])
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
