@@ -93,7 +93,8 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 	b.killer = ending.New(ending.Deps{
 		Ledger: b.ledger, Storage: storage, Now: now, Logger: func() hclog.Logger { return b.Logger() }, Meters: b.meters,
 		Reaper: reaper, Freezer: b.freezer, Door: b.door, Standing: b.standing, CloseShare: b.shares.close,
-		Tainted: func() bool { return b.System().Tainted() },
+		Tainted:   func() bool { return b.System().Tainted() },
+		Withdrawn: ending.Withdrawn{Signs: signs, Judge: b.judgeWithdrawn},
 	})
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(help),

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
@@ -76,7 +77,7 @@ func (b *broker) showConfig(ctx context.Context, _ *logical.Request, _ *framewor
 }
 
 func (b *broker) writeConfig(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	before, after, err := b.own.change(ctx, func(s *ownState) error {
+	before, after, _, err := b.changeOwn(ctx, func(s *ownState) error {
 		if err := configFields.Merge(&s.config, d); err != nil {
 			return err
 		}
@@ -85,6 +86,11 @@ func (b *broker) writeConfig(ctx context.Context, _ *logical.Request, d *framewo
 			return err
 		}
 		return s.followSchedule(b.now())
+	}, func(before, after *ownState) string {
+		if was := before.config.Issuer; was != "" && was != after.config.Issuer {
+			return ending.CauseIssuerChanged
+		}
+		return ""
 	})
 	if err != nil {
 		return nil, err
@@ -106,9 +112,9 @@ func warnOfChange(before, after *ownState, now time.Time) *logical.Response {
 	switch {
 	case was == "" || was == is:
 	case is == "":
-		resp.AddWarning("nothing is signed any more; the keys stay published until what they signed has expired")
+		resp.AddWarning("nothing is signed any more; the keys stay published until what they signed has expired; its grants are being killed (cause issuer_changed): their leases are not renewed")
 	default:
-		resp.AddWarning(fmt.Sprintf("tokens that are signed already bear the issuer %s: verifiers that look for keys there find none, and introspection calls them inactive", was))
+		resp.AddWarning(fmt.Sprintf("tokens that are signed already bear the issuer %s: verifiers that look for keys there find none, introspection calls them inactive, and their grants are being killed (cause issuer_changed): their leases are not renewed", was))
 	}
 	if k, ok := after.ring.Newest(keyring.Child); ok && before.ring != after.ring && now.Before(k.ActiveFrom) {
 		resp.AddWarning(fmt.Sprintf("new keys (%s) are published and sign from %s", k.Algorithm, stamp(k.ActiveFrom)))

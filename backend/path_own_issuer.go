@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 )
 
@@ -28,7 +30,9 @@ that they signed has expired. Refused while the last rotation's keys wait for th
 
 emergency=true is for keys that somebody may have stolen: the old ones leave the
 published set at once, with every token that they signed, and the new ones sign at
-once. A verifier that has cached the old set trusts it for five minutes at most if it
+once. The grants of these tokens are killed (cause keys_withdrawn), and the answer counts
+them as revoke/* does: their leases are not renewed, and oauth/introspect calls them
+inactive. A verifier that has cached the old set trusts it for five minutes at most if it
 heeds Cache-Control.
 `
 
@@ -50,11 +54,7 @@ func (b *broker) pathOwnIssuer() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.UpdateOperation: &framework.PathOperation{
 					Callback: b.rotateKeys, Summary: "Rotate the signing keys.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The new keys.", Fields: map[string]*framework.FieldSchema{
-						"key_ids":     {Type: framework.TypeKVPairs, Description: "The ids (kid) of the new keys, by purpose."},
-						"algorithm":   {Type: framework.TypeString, Description: "What they sign with."},
-						"active_from": {Type: framework.TypeString, Description: "When they begin to sign, RFC 3339."},
-					}}}},
+					Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "The new keys; in an emergency also what the kill of what the old ones signed did.", Fields: rotateFields()}}},
 					ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 				},
 			},
@@ -62,6 +62,14 @@ func (b *broker) pathOwnIssuer() []*framework.Path {
 		wellKnown(discoveryPath, "discovery", "Where verifiers find the broker's keys and endpoints (OIDC Discovery 1.0).", b.readDiscovery),
 		wellKnown(jwksPath, "jwks", "The public keys of what the broker signs (RFC 7517).", b.readJWKS),
 	}
+}
+
+func rotateFields() map[string]*framework.FieldSchema {
+	fields := killFields() // in an emergency
+	fields["key_ids"] = &framework.FieldSchema{Type: framework.TypeKVPairs, Description: "The ids (kid) of the new keys, by purpose."}
+	fields["algorithm"] = &framework.FieldSchema{Type: framework.TypeString, Description: "What they sign with."}
+	fields["active_from"] = &framework.FieldSchema{Type: framework.TypeString, Description: "When they begin to sign, RFC 3339."}
+	return fields
 }
 
 // wellKnown is a path that anybody may read.
@@ -130,7 +138,14 @@ func (b *broker) readJWKS(ctx context.Context, _ *logical.Request, _ *framework.
 
 func (b *broker) rotateKeys(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	emergency := d.Get("emergency").(bool)
-	_, after, err := b.own.change(ctx, func(s *ownState) error { return s.rotate(b.now(), emergency) })
+	_, after, run, err := b.changeOwn(ctx,
+		func(s *ownState) error { return s.rotate(b.now(), emergency) },
+		func(_, _ *ownState) string {
+			if emergency {
+				return ending.CauseKeysWithdrawn
+			}
+			return ""
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +156,24 @@ func (b *broker) rotateKeys(ctx context.Context, _ *logical.Request, d *framewor
 		newest, _ = after.ring.Newest(purpose)
 		ids[string(purpose)] = newest.ID
 	}
-	return &logical.Response{Data: map[string]any{
+	resp := &logical.Response{Data: map[string]any{
 		"key_ids": ids, "algorithm": newest.Algorithm, "active_from": stamp(newest.ActiveFrom),
-	}}, nil
+	}}
+	if run != nil {
+		b.tellWithdrawn(ctx, resp, run)
+	}
+	return resp, nil
+}
+
+// tellWithdrawn says what has become of the grants whose tokens were withdrawn. The keys
+// are withdrawn in any case: what fails here the sweep repeats.
+func (b *broker) tellWithdrawn(ctx context.Context, resp *logical.Response, run *ending.Run) {
+	t, complete := run.Wait(ctx, revokeWait)
+	maps.Copy(resp.Data, tallyData(t))
+	switch {
+	case complete && run.Failed() != nil:
+		resp.AddWarning("the keys are withdrawn, and the grants of what they signed could not all be found: the sweep goes on")
+	case !complete:
+		resp.AddWarning("the keys are withdrawn, and the kill of what they signed goes on: what is counted as pending was not tried yet")
+	}
 }

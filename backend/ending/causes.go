@@ -13,9 +13,13 @@ const (
 	CauseParentCheck    = "parent_check"
 	CauseProviderGone   = "provider_deleted"
 	causeMountDisabled  = "mount_disabled"
-	CauseToken          = "oauth/revoke"
-	causeGrant          = "revoke/grant"
-	causeLostAnswer     = "answer_lost"
+	// CauseKeysWithdrawn and CauseIssuerChanged are of tokens that the broker has signed
+	// and takes for its own no more.
+	CauseKeysWithdrawn = "keys_withdrawn"
+	CauseIssuerChanged = "issuer_changed"
+	CauseToken         = "oauth/revoke"
+	causeGrant         = "revoke/grant"
+	causeLostAnswer    = "answer_lost"
 	// causeLever is of those that have died with a lever that was pulled for another.
 	causeLever = "lever_pulled"
 )

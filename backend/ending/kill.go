@@ -115,8 +115,15 @@ func (k *Killer) noteUnkillable(ctx context.Context, g *grant.Grant, cause strin
 		g.Doom = &grant.Doom{Since: now, Cause: cause}
 		return nil
 	})
-	if err != nil && !errors.Is(err, grant.ErrGone) {
-		return stored.Fault(err)
+	if errors.Is(err, grant.ErrGone) {
+		return nil
 	}
+	if err != nil {
+		return stored.Fault(errors.Join(err, errUnrecorded))
+	}
+	if cause == CauseLeaseEnded {
+		return nil // as it was meant to
+	}
+	k.logger().Info("grant ended that nothing can kill: its token works until it expires, and its lease is not renewed", "event", "grant_doomed", "grant_id", g.ID, "role", g.Role, "provider", g.Provider, "cause", cause)
 	return nil
 }

@@ -28,6 +28,7 @@ type Killer struct {
 	standing   func(ctx context.Context, holder string, roles []string) (Standing, error)
 	closeShare func(id string)
 	tainted    func() bool
+	withdrawn  Withdrawn
 
 	orders *orders
 	queue  *queue
@@ -58,6 +59,8 @@ type Deps struct {
 	CloseShare func(id string)
 	// Tainted reports whether Vault disables or moves the mount.
 	Tainted func() bool
+	// Withdrawn are the tokens of the broker's own that it has taken back.
+	Withdrawn Withdrawn
 }
 
 // Meters count what the killer does.
@@ -66,6 +69,15 @@ type Meters interface {
 	Killed(provider, cause string)
 	// UnknownHolders is how many are looked at again before their tokens are killed.
 	UnknownHolders(n int)
+}
+
+// Withdrawn says which tokens the broker has signed and takes for its own no more.
+type Withdrawn struct {
+	// Signs reports whether a provider's tokens may be the broker's.
+	Signs func(provider string) bool
+	// Judge returns what says of each grant whether its token is withdrawn as things are
+	// now.
+	Judge func(ctx context.Context) (func(*grant.Summary) bool, error)
 }
 
 // Reaper opens providers and kills at them.
@@ -82,7 +94,7 @@ type Reaper interface {
 func New(d Deps) *Killer {
 	return &Killer{
 		ledger: d.Ledger, storage: d.Storage, now: d.Now, logger: d.Logger, meters: d.Meters, reaper: d.Reaper,
-		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted,
+		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted, withdrawn: d.Withdrawn,
 		orders: newOrders(d.Storage), queue: newQueue(), looks: firstLooks{storage: d.Storage}, Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
 	}
 }

@@ -21,8 +21,13 @@ import (
 // sweep goes on with it.
 const OrderPrefix = "kill/"
 
-// order is a kill of every grant of an entity, a role, a provider or an issuer that was
-// issued up to a moment; what is issued later, after a thaw say, is not meant.
+// kindWithdrawn is of orders that mean what the broker has signed and takes for its own no
+// more, by what is true when the order is executed.
+const kindWithdrawn = "withdrawn"
+
+// order is a kill of every grant of an entity, a role, a provider or an issuer, or of all
+// that were withdrawn, that was issued up to a moment; what is issued later, after a thaw
+// say, is not meant.
 type order struct {
 	Kind  string    `json:"kind"`
 	Name  string    `json:"name"`
@@ -46,6 +51,8 @@ func (o *order) matches(s *grant.Summary) bool {
 		return s.Role == o.Name
 	case KindIssuer:
 		return s.SubjectIssuer == o.Name || s.ActorIssuer == o.Name
+	case kindWithdrawn:
+		return true // as far as the walk comes to it
 	default:
 		return s.Provider == o.Name
 	}
@@ -84,18 +91,47 @@ func (o *orders) end(id string) {
 // "revoke/<kind>" if it is empty. The kill is durable when this returns, and goes on
 // whether or not somebody waits for it.
 func (k *Killer) KillAll(ctx context.Context, what Thing, cause string) (*Run, error) {
+	given, err := k.give(ctx, &order{Kind: what.Kind, Name: what.Name, Until: k.now(), Cause: cause})
+	if err != nil {
+		return nil, err
+	}
+	return given.Execute(ctx), nil
+}
+
+// Order is a kill of many that is durable, and that nobody has begun to execute. It ends
+// with Execute or Leave.
+type Order struct {
+	killer *Killer
+	id     string
+	order  *order
+}
+
+// OrderWithdrawn orders to kill what the broker has signed and is about to take for its
+// own no more. It comes before the change by which that is so: after a crash between the
+// two the sweep finds nothing to kill, and after a later one all of it.
+func (k *Killer) OrderWithdrawn(ctx context.Context, cause string) (*Order, error) {
+	return k.give(ctx, &order{Kind: kindWithdrawn, Until: k.now(), Cause: cause})
+}
+
+func (k *Killer) give(ctx context.Context, o *order) (*Order, error) {
 	id, err := uuid.GenerateUUID()
 	if err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for an order's id").Because(err)
 	}
-	o := &order{Kind: what.Kind, Name: what.Name, Until: k.now(), Cause: cause}
 	k.orders.begin(id) // or a sweep that comes between begins with it too
 	if err := k.orders.kept.Replace(ctx, id, nil, o); err != nil {
 		k.orders.end(id)
 		return nil, err
 	}
-	return k.execute(ctx, id, o), nil
+	return &Order{killer: k, id: id, order: o}, nil
 }
+
+// Execute begins with the kill, which goes on whether or not somebody waits for it.
+func (o *Order) Execute(ctx context.Context) *Run { return o.killer.execute(ctx, o.id, o.order) }
+
+// Leave is for an order of which nobody can say now whether it is meant: the sweep executes
+// it.
+func (o *Order) Leave() { o.killer.orders.end(o.id) }
 
 // execute tries to kill every grant of the order, which has begun, once; those that
 // fail are in the outbox then, and the order is done.
@@ -111,7 +147,7 @@ func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
 		if err := k.orders.kept.Delete(context.WithoutCancel(ctx), id); err != nil {
 			k.logger().Warn("a kill is complete, but its order could not be deleted: the sweep will repeat it", "error", err)
 		}
-		k.logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "revoked", run.tally().Revoked, "pending", run.tally().Pending, "bystanders", run.tally().Bystanders)
+		k.logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "cause", o.cause(), "revoked", run.tally().Revoked, "pending", run.tally().Pending, "bystanders", run.tally().Bystanders)
 	}()
 	return run
 }
@@ -133,12 +169,34 @@ func (k *Killer) chosen(o *order) walk {
 		w.concerns = func(grant.Count) bool { return true }
 	case KindIssuer:
 		w.whole, w.holders = true, k.ledger.Holders // how many there are nobody knows
+	case kindWithdrawn:
+		return k.ofWithdrawn(o)
 	default:
 		w.whole = true
 		w.concerns = func(c grant.Count) bool {
 			return (o.Kind == KindRole && c.Role == o.Name) || (o.Kind == KindProvider && c.Provider == o.Name)
 		}
 		w.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, w.concerns) }
+	}
+	return w
+}
+
+// ofWithdrawn finds the withdrawn. Who has any that the broker may have signed the ledger
+// knows; the record says whether it is withdrawn.
+func (k *Killer) ofWithdrawn(o *order) walk {
+	var withdrawn func(*grant.Summary) bool
+	w := walk{whole: true, concerns: func(c grant.Count) bool { return k.withdrawn.Signs(c.Provider) }}
+	w.holders = func(ctx context.Context) (_ []string, err error) {
+		if withdrawn, err = k.withdrawn.Judge(ctx); err != nil {
+			return nil, err
+		}
+		return k.ledger.HoldersOf(ctx, w.concerns)
+	}
+	w.matches = func(s *grant.Summary) string {
+		if o.matches(s) && withdrawn(s) {
+			return o.cause()
+		}
+		return ""
 	}
 	return w
 }

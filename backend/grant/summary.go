@@ -28,6 +28,9 @@ type Summary struct {
 	// its next attempt is.
 	Doomed      bool
 	Since, Next time.Time
+	// Cause is why, Issuer and KeyID with what the broker has signed the token; "" as in
+	// the grant.
+	Cause, Issuer, KeyID string
 }
 
 // Summary is the grant without what is secret or long.
@@ -38,9 +41,10 @@ func (g *Grant) Summary() Summary {
 		Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		Released: g.Released, Lever: g.Lever, Intent: g.Intent,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
+		Issuer: g.Issuer, KeyID: g.KeyID,
 	}
 	if g.Doom != nil {
-		s.Doomed, s.Since, s.Next = true, g.Doom.Since, g.Doom.Next
+		s.Doomed, s.Since, s.Next, s.Cause = true, g.Doom.Since, g.Doom.Next, g.Doom.Cause
 	}
 	return s
 }
