@@ -43,7 +43,7 @@ func TestAProviderThatDoesNotAnswerIsSpared(t *testing.T) {
 	before := m.tokenRequests()
 	for range 20 {
 		_, err := m.creds(nil)
-		requireCode(t, err, fault.TemporarilyUnavailable, "the provider is not answering: tried again at")
+		requireCode(t, err, fault.TemporarilyUnavailable, "the provider is not answering: it is tried again in")
 	}
 	require.Equal(t, before, m.tokenRequests())
 	require.NoError(t, m.revoke(l), "a revocation is always tried")

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // withValues adds to the description of every field what Vault's help does not show by
@@ -57,23 +59,10 @@ func defaultOf(schema *framework.FieldSchema) string {
 		return strings.Join(standard, ",")
 	case int:
 		if schema.Type == framework.TypeDurationSecond {
-			return inWords(time.Duration(standard) * time.Second)
+			return stored.InWords(time.Duration(standard) * time.Second)
 		}
 	}
 	return fmt.Sprint(schema.Default)
-}
-
-// inWords is a duration as operators write it: 30d, 24h, 10s.
-func inWords(d time.Duration) string {
-	for _, unit := range []struct {
-		name string
-		is   time.Duration
-	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}} {
-		if d%unit.is == 0 && d > unit.is {
-			return fmt.Sprintf("%d%s", d/unit.is, unit.name)
-		}
-	}
-	return d.String()
 }
 
 // describeTruly mends what the framework's OpenAPI document says of the broker's paths.

@@ -42,7 +42,7 @@ func TestAMintOfAChildWithANameIsOnRecordBeforeIt(t *testing.T) {
 	require.Equal(t, l.grantID, during["grant_id"])
 	require.Equal(t, alice, during["entity_id"])
 	require.Equal(t, "r", during["role"])
-	require.NotContains(t, during, "lease_ends")
+	require.NotContains(t, during, "lease_expires_at")
 	require.NotContains(t, m.onlyGrant(), "intent", "with the answer it is the grant")
 	require.Equal(t, false, m.b.ledger.Holding(l.grantID), "nothing is kept in memory of it")
 	require.NoError(t, m.revoke(l))

@@ -301,8 +301,10 @@ func (d *desk) do(s *step) (*logical.Response, error) {
 		d.clock.advance(s.Wait)
 		return nil, nil
 	case s.Server != nil:
-		for endpoint, what := range s.Server {
-			d.server.Break(authserver.Endpoint(endpoint), faultOf(d.t, what))
+		for name, what := range s.Server {
+			endpoint, ok := endpoints[name]
+			require.True(d.t, ok, "the server has no endpoint %q", name)
+			d.server.Break(endpoint, faultOf(d.t, what))
 		}
 		return nil, nil
 	case s.Renew != 0:
@@ -339,12 +341,21 @@ func (d *desk) do(s *step) (*logical.Response, error) {
 	return resp, err
 }
 
+// endpoints of the authorization server, as rows call them.
+var endpoints = map[string]authserver.Endpoint{
+	"token": authserver.EndpointToken, "revoke": authserver.EndpointRevoke, "introspect": authserver.EndpointIntrospect,
+	"jwks": authserver.EndpointJWKS, "metadata": authserver.EndpointMetadata,
+}
+
 // faultOf is what the authorization server answers from now on, such as "401
-// invalid_client" or "503"; "works" for the truth.
+// invalid_client" or "503"; "down" for nothing at all, "works" for the truth.
 func faultOf(t testing.TB, what string) authserver.Fault {
 	t.Helper()
-	if what == "works" {
+	switch what {
+	case "works":
 		return nil
+	case "down":
+		return authserver.Silent()
 	}
 	number, code, _ := strings.Cut(what, " ")
 	status, err := strconv.Atoi(number)

@@ -51,7 +51,7 @@ func TestAWishToBeLeftAloneIsOfTheKindOfRequestThatMetIt(t *testing.T) {
 	m.mustServe(alice, "r", map[string]any{"scopes": "read"})
 	shown := m.must(m.read("providers/oauth2/p")).Data
 	require.Equal(t, "limited", shown["health"])
-	require.Contains(t, shown["health_detail"], "asked to be left alone: mint requests of the role r by one caller wait until 20")
+	require.Contains(t, shown["health_detail"], "asked to be left alone: mint requests of the role r by one caller are made again in 1m, at 20")
 	require.NotContains(t, shown["health_detail"], alice)
 	m.clock.advance(downstream.MaxPause)
 	m.mustServe(alice, "r", nil)

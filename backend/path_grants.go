@@ -45,7 +45,7 @@ func (b *broker) pathGrants() []*framework.Path {
 	list := func(callback framework.OperationFunc, summary string) map[logical.Operation]framework.OperationHandler {
 		return map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback: callback, Summary: summary, Responses: listResponses("role", "provider", "entity_id", "expires_at", "lease_ends", "pending", "intent", "released"),
+				Callback: callback, Summary: summary, Responses: listResponses("role", "provider", "entity_id", "expires_at", "lease_expires_at", "lease_ends", "pending", "intent", "released"),
 				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 			},
 		}
@@ -155,7 +155,7 @@ func keyInfo(s *grant.Summary) map[string]any {
 	if s.IsIntent() {
 		about["intent"] = true
 	} else {
-		about["lease_ends"] = stamp(s.LeaseEnds)
+		about["lease_ends"], about["lease_expires_at"] = stamp(s.LeaseEnds), stamp(s.LeaseEnds)
 	}
 	if s.Released {
 		about["released"] = true
@@ -204,7 +204,7 @@ func showGrant(g *grant.Grant) map[string]any {
 	if g.IsIntent() {
 		data["intent"], data["looked_for"] = true, stamp(g.Intent)
 	} else {
-		data["lease_ends"] = stamp(g.LeaseEnds)
+		data["lease_ends"], data["lease_expires_at"] = stamp(g.LeaseEnds), stamp(g.LeaseEnds)
 	}
 	if g.Lever != "" {
 		data["lever"], data["released"] = g.Lever, g.Released
@@ -230,30 +230,31 @@ func showGrant(g *grant.Grant) map[string]any {
 func grantResponse() map[string]*framework.FieldSchema {
 	text, when := framework.TypeString, framework.TypeTime
 	return map[string]*framework.FieldSchema{
-		"grant_id":       {Type: text, Description: "The grant's id."},
-		"entity_id":      {Type: text, Description: "The holder: an entity's id, or none."},
-		"role":           {Type: text, Description: "The role; absent for a token that a check had to mint."},
-		"provider":       {Type: text, Description: "The provider."},
-		"subject":        {Type: text, Description: "On whose behalf, if on somebody's."},
-		"subject_issuer": {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},
-		"actor":          {Type: text, Description: "Who acts, if an actor token said so."},
-		"actor_issuer":   {Type: text, Description: "The issuer that vouched for the actor, by the name it has in issuers; absent for the entity."},
-		"remote_addr":    {Type: text, Description: "From where it was asked for."},
-		"granted":        {Type: framework.TypeStringSlice, Description: "What was granted, flat."},
-		"issued_at":      {Type: when, Description: "When it was issued."},
-		"lease_ends":     {Type: when, Description: "When its lease ends; absent for an intent."},
-		"intent":         {Type: framework.TypeBool, Description: "True while nobody knows whether there is a token: its mint is under way, or the answer was lost."},
-		"looked_for":     {Type: when, Description: "When an intent that is left over is looked for at the provider, by its name, and killed."},
-		"lever":          {Type: text, Description: "What the token dies with, by the provider's name for it, where others may die with it too."},
-		"released":       {Type: framework.TypeBool, Description: "True once its lease has ended while others still hold its lever, with which it dies."},
-		"expires_at":     {Type: when, Description: "When the token expires at the provider, where that is known."},
-		"revocation":     {Type: text, Description: "token, lever or expiry."},
-		"self_contained": {Type: framework.TypeBool, Description: "True if it is accepted offline until expires_at even after revocation."},
-		"pending":        {Type: framework.TypeBool, Description: "True while a revocation that failed is being retried."},
-		"cause":          {Type: text, Description: "Why it is being killed."},
-		"attempts":       {Type: framework.TypeInt, Description: "Failed attempts to kill it."},
-		"next_attempt":   {Type: when, Description: "When the next attempt is due."},
-		"last_error":     {Type: text, Description: "Why the last attempt failed."},
+		"grant_id":         {Type: text, Description: "The grant's id."},
+		"entity_id":        {Type: text, Description: "The holder: an entity's id, or none."},
+		"role":             {Type: text, Description: "The role; absent for a token that a check had to mint."},
+		"provider":         {Type: text, Description: "The provider."},
+		"subject":          {Type: text, Description: "On whose behalf, if on somebody's."},
+		"subject_issuer":   {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},
+		"actor":            {Type: text, Description: "Who acts, if an actor token said so."},
+		"actor_issuer":     {Type: text, Description: "The issuer that vouched for the actor, by the name it has in issuers; absent for the entity."},
+		"remote_addr":      {Type: text, Description: "From where it was asked for."},
+		"granted":          {Type: framework.TypeStringSlice, Description: "What was granted, flat."},
+		"issued_at":        {Type: when, Description: "When it was issued."},
+		"lease_expires_at": {Type: when, Description: "When its lease ends, and it dies at the provider; absent for an intent."},
+		"lease_ends":       {Type: when, Description: "The same as lease_expires_at."},
+		"intent":           {Type: framework.TypeBool, Description: "True while nobody knows whether there is a token: its mint is under way, or the answer was lost."},
+		"looked_for":       {Type: when, Description: "When an intent that is left over is looked for at the provider, by its name, and killed."},
+		"lever":            {Type: text, Description: "What the token dies with, by the provider's name for it, where others may die with it too."},
+		"released":         {Type: framework.TypeBool, Description: "True once its lease has ended while others still hold its lever, with which it dies."},
+		"expires_at":       {Type: when, Description: "When the token expires at the provider, where that is known."},
+		"revocation":       {Type: text, Description: "token, lever or expiry."},
+		"self_contained":   {Type: framework.TypeBool, Description: "True if it is accepted offline until expires_at even after revocation."},
+		"pending":          {Type: framework.TypeBool, Description: "True while a revocation that failed is being retried."},
+		"cause":            {Type: text, Description: "Why it is being killed."},
+		"attempts":         {Type: framework.TypeInt, Description: "Failed attempts to kill it."},
+		"next_attempt":     {Type: when, Description: "When the next attempt is due."},
+		"last_error":       {Type: text, Description: "Why the last attempt failed."},
 	}
 }
 

@@ -45,6 +45,7 @@ func (b *broker) pathIssuers() []*framework.Path {
 	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the issuer."}
 	shown := issuerFields.Shown()
 	shown["name"] = fields["name"]
+	shown[fieldInWords] = inWordsField
 	shown["pinned_jwks_url"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Where the keys are fetched, fixed when the issuer was written."}
 	write := &framework.PathOperation{
 		Callback: b.writeIssuer, Summary: "Create or update a trusted issuer.",
@@ -129,7 +130,8 @@ func (b *broker) showIssuer(ctx context.Context, _ *logical.Request, d *framewor
 	}
 	data := map[string]any{"name": i.Name}
 	shown := i.WithDefaults()
-	issuerFields.Show(&shown, data)
+	issuerFields.ShowAll(&shown, data)
+	data[fieldInWords] = issuerFields.Words(&shown)
 	if i.PinnedJWKSURL != "" {
 		data["pinned_jwks_url"] = i.PinnedJWKSURL
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -87,6 +88,7 @@ func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 		return &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: t.Name() + "-" + suffix}
 	}
 	nameOnly := map[string]*framework.FieldSchema{"name": fields["name"]}
+	words := wordsOf(t)
 	write := &framework.PathOperation{
 		Callback: h.write, Summary: "Create or update a provider of type " + t.Name() + ".",
 		Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "Written, with warnings."}}, http.StatusNoContent: {{Description: "Written."}}},
@@ -106,8 +108,8 @@ func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 		{
 			Pattern:         pattern + "$",
 			DisplayAttrs:    display("provider"),
-			HelpSynopsis:    "Manages a provider of type " + t.Name() + " and its parent credential.",
-			HelpDescription: strings.TrimSpace(providersHelp),
+			HelpSynopsis:    words.manages,
+			HelpDescription: strings.TrimSpace(words.help),
 			Fields:          fields,
 			ExistenceCheck:  h.exists,
 			Operations: map[logical.Operation]framework.OperationHandler{
@@ -124,8 +126,8 @@ func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 		{
 			Pattern:         pattern + "/check$",
 			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "check", OperationSuffix: t.Name() + "-provider"},
-			HelpSynopsis:    "Proves live that the parent credential works.",
-			HelpDescription: "Calls the provider with the parent credential and says what it can grant. A token that the check has to mint is killed at once.",
+			HelpSynopsis:    words.checks,
+			HelpDescription: words.checkHelp,
 			Fields:          nameOnly,
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.UpdateOperation: &framework.PathOperation{Callback: h.check, Summary: "Check the parent credential.", Responses: healthResponses(), ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true},
@@ -143,6 +145,34 @@ func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 		},
 	}
 }
+
+// typeWords are what the help says of a type of provider.
+type typeWords struct{ manages, help, checks, checkHelp string }
+
+// wordsOf says nothing of a parent credential where there is none.
+func wordsOf(t provider.Type) typeWords {
+	if len(downstream.SecretNames(t)) == 0 {
+		return typeWords{
+			manages:   "Manages a provider of type " + t.Name() + ", whose tokens the broker signs itself: it has no parent credential.",
+			help:      keylessHelp,
+			checks:    "Proves that what the broker signs verifies.",
+			checkHelp: "Signs a token, which nobody gets, and verifies it as a service would. There is no parent credential to be proven.",
+		}
+	}
+	return typeWords{
+		manages:   "Manages a provider of type " + t.Name() + " and its parent credential.",
+		help:      providersHelp,
+		checks:    "Proves live that the parent credential works.",
+		checkHelp: "Calls the provider with the parent credential and says what it can grant. A token that the check has to mint is killed at once.",
+	}
+}
+
+const keylessHelp = `
+A provider of this type holds no parent credential: the broker signs its tokens with
+keys of its own (config issuer), and calls nobody for that. rate_limit, timeout, ca_pem
+and proxy_url concern a check alone. Updates are partial: what is not written stays; an
+empty value unsets a field.
+`
 
 // providerHandler answers for the providers of one type.
 type providerHandler struct {
@@ -182,14 +212,35 @@ func (h providerHandler) read(ctx context.Context, _ *logical.Request, d *framew
 	}
 	if p, err := h.b.providers.Peek(h.ref(d), entry); err == nil {
 		data["revocation_class"] = string(p.Traits.Class)
+		if _, written := data["revocation"]; !written {
+			data["revocation"] = string(p.Traits.Class)
+		}
 		showLife(data, p.Traits.Life)
 		maps.Copy(data, p.Public())
 	}
 	if pinned := map[string]any{}; json.Unmarshal(entry.Pinned.Data, &pinned) == nil {
 		data["endpoints"] = pinned
 	}
+	data[fieldInWords] = h.inWords(entry, data)
 	return &logical.Response{Data: data}, nil
 }
+
+// inWords says of the common settings and of the type's own durations what the numbers
+// mean.
+func (h providerHandler) inWords(entry *downstream.Entry, data map[string]any) map[string]string {
+	words := entry.Settings.Words()
+	for name, f := range h.t.Fields() {
+		if seconds, ok := data[name].(float64); ok && f.Type == framework.TypeDurationSecond {
+			words[name] = stored.InWords(time.Duration(seconds) * time.Second)
+		}
+	}
+	return words
+}
+
+// fieldInWords stands in what is read of anything that has times or limits.
+const fieldInWords = "in_words"
+
+var inWordsField = &framework.FieldSchema{Type: framework.TypeKVPairs, Description: "What the numbers mean: durations, and limits that are unset."}
 
 func (h providerHandler) readResponses() map[int][]framework.Response {
 	fields := downstream.ShownFields()
@@ -208,6 +259,10 @@ func (h providerHandler) readResponses() map[int][]framework.Response {
 	fields["health"] = &framework.FieldSchema{Type: framework.TypeString, Description: "ok, unknown, refused, unreachable, limited, rotation_overdue, disabled or deleting: what the broker last learnt. Unknown is that nothing has shown yet that the parent credential works, refused that the provider does not take it, as a check has confirmed."}
 	fields["health_detail"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Since when and why the provider refuses the parent credential; or which requests are not made now, and until when; or why the parent credential could not be rotated in time."}
 	fields["last_rotation"] = &framework.FieldSchema{Type: framework.TypeTime, Description: "When the parent credential was last written or replaced, as far as is known."}
+	fields[fieldInWords] = inWordsField
+	if fields["revocation"] == nil {
+		fields["revocation"] = &framework.FieldSchema{Type: framework.TypeString, Description: "The same as revocation_class."}
+	}
 	fields["revocation_class"] = &framework.FieldSchema{Type: framework.TypeString, Description: "token, lever or expiry: how children can be killed."}
 	fields["endpoints"] = &framework.FieldSchema{Type: framework.TypeMap, Description: "The endpoints pinned when the provider was written."}
 	return map[int][]framework.Response{http.StatusOK: {{Description: "The provider.", Fields: fields}}}
@@ -223,7 +278,7 @@ func (b *broker) showHealth(data map[string]any, ref string, entry *downstream.E
 		switch g := b.providers.State(ref); {
 		case !g.RestsUntil.IsZero():
 			health = "unreachable"
-			data["health_detail"] = "the provider is not answering: asked for new tokens again from " + stamp(g.RestsUntil)
+			data["health_detail"] = "the provider is not answering: it is asked for new tokens again " + downstream.When(g.RestsUntil, b.now())
 		case g.Limited != "":
 			health, data["health_detail"] = "limited", g.Limited
 		case g.Overdue != nil:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -32,8 +33,8 @@ var roleFields = slices.Concat(dimensions(
 	"The role's ceiling: ", " Patterns may be used: they are anchored, * crosses neither / nor :, ** does."), stored.Fields[role.Role]{
 	{Name: "provider", In: func(r *role.Role) any { return &r.Provider }, Description: "The provider as <type>/<name>. It must exist. Required."},
 	{Name: "mode", In: func(r *role.Role) any { return (*string)(&r.Mode) }, Default: string(provider.ModeMint), Allowed: []any{string(provider.ModeMint), string(provider.ModeExchange), string(provider.ModeForward)}, Description: "How a child comes about: mint, from the parent credential alone; exchange, for the caller's subject_token (RFC 8693); forward, the subject_token itself, handed on response-wrapped if it is narrow enough."},
-	{Name: "ttl", In: func(r *role.Role) any { return &r.TTL }, Description: "Life of a lease when the caller names none; also the longest one if max_ttl is unset. Default: the mount's."},
-	{Name: "max_ttl", In: func(r *role.Role) any { return &r.MaxTTL }, Description: "The longest life of a lease, renewals included. Default: ttl, or else the mount's limit."},
+	{Name: "ttl", Unset: "the mount's", In: func(r *role.Role) any { return &r.TTL }, Description: "Life of a lease when the caller names none; also the longest one if max_ttl is unset. Default: the mount's."},
+	{Name: "max_ttl", Unset: "ttl, or else the mount's limit", In: func(r *role.Role) any { return &r.MaxTTL }, Description: "The longest life of a lease, renewals included. Default: ttl, or else the mount's limit."},
 	{Name: "default_scopes", In: func(r *role.Role) any { return &r.DefaultScopes }, Description: "The scopes for a caller who names none. Default: all of scopes."},
 	{Name: "on_excess", In: func(r *role.Role) any { return &r.OnExcess }, Default: role.Strip, Allowed: []any{role.Strip, role.Refuse}, Description: "What happens to a request beyond a ceiling: strip drops the excess and says so, refuse refuses the request."},
 	{Name: "parameters", In: func(r *role.Role) any { return &r.Parameters }, Description: "Fixed values that only this type of provider knows."},
@@ -47,12 +48,12 @@ var roleFields = slices.Concat(dimensions(
 	{Name: "bound_subject_claims", In: func(r *role.Role) any { return boundClaims{&r.BoundSubjectClaims} }, Description: "What the subject token must claim: a map of claim, or /json/pointer, to the accepted value or list of values, exact or a pattern."},
 	{Name: "required_acr", In: func(r *role.Role) any { return &r.RequiredACR }, Description: "Authentication context classes, one of which the subject's login must have."},
 	{Name: "required_amr", In: func(r *role.Role) any { return &r.RequiredAMR }, Description: "Authentication methods, all of which the subject's login must have used."},
-	{Name: "max_auth_age", In: func(r *role.Role) any { return &r.MaxAuthAge }, Description: "How long ago the subject's login may be."},
+	{Name: "max_auth_age", Unset: "any", In: func(r *role.Role) any { return &r.MaxAuthAge }, Description: "How long ago the subject's login may be."},
 	{Name: "subject_single_use", In: func(r *role.Role) any { return &r.SubjectSingleUse }, Description: "A subject token, told by its jti, works once."},
 	{Name: "actor", In: func(r *role.Role) any { return &r.Actor }, Allowed: []any{role.ActorNone, role.ActorEntity, role.ActorToken}, Description: "Who acts for the subject of an exchange: none, the Vault entity, for which the broker vouches, or whoever the caller's actor_token is about. Default: the provider's; see its help."},
 	{Name: "actor_issuers", In: func(r *role.Role) any { return &r.ActorIssuers }, Description: "Names of the issuers whose actor tokens the role takes, for actor=token."},
-	{Name: "max_grants_per_entity", In: func(r *role.Role) any { return &r.MaxGrantsPerEntity }, Description: "How many live grants of this role one entity may hold. Default: any number. With it, a caller without an entity is refused."},
-	{Name: "max_issue_rate", In: func(r *role.Role) any { return &r.MaxIssueRate }, Description: "How many grants of this role one entity may get within any minute, at most 1000. Default: any number. With it, a caller without an entity is refused."},
+	{Name: "max_grants_per_entity", Unset: "any number", In: func(r *role.Role) any { return &r.MaxGrantsPerEntity }, Description: "How many live grants of this role one entity may hold. Default: any number. With it, a caller without an entity is refused."},
+	{Name: "max_issue_rate", Unset: "any number", In: func(r *role.Role) any { return &r.MaxIssueRate }, Description: "How many grants of this role one entity may get within any minute, at most 1000. Default: any number. With it, a caller without an entity is refused."},
 	{Name: "sharing", In: func(r *role.Role) any { return &r.Sharing }, Default: role.SharingNone, Allowed: []any{role.SharingNone, role.SharingEntity}, Description: "none: each request gets a token of its own. entity: an entity's identical requests share one, as long as it lives for what they ask; it dies with the last of their leases, and a caller without an entity is refused."},
 	{Name: "require_revocable", In: func(r *role.Role) any { return &r.RequireRevocable }, Description: "Refuses a provider whose tokens cannot be killed before they expire."},
 })
@@ -83,6 +84,8 @@ func conditionHelp() string {
 func (b *broker) pathRoles() []*framework.Path {
 	fields := roleFields.Schema()
 	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the role."}
+	shown := maps.Clone(fields)
+	shown[fieldInWords] = inWordsField
 	write := &framework.PathOperation{
 		Callback: b.writeRole, Summary: "Create or update a role.",
 		Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "Written, with warnings."}}, http.StatusNoContent: {{Description: "Written."}}},
@@ -111,7 +114,7 @@ func (b *broker) pathRoles() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: write,
 				logical.UpdateOperation: write,
-				logical.ReadOperation:   &framework.PathOperation{Callback: b.showRole, Summary: "Read a role.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The role.", Fields: fields}}}},
+				logical.ReadOperation:   &framework.PathOperation{Callback: b.showRole, Summary: "Read a role.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The role, every field of it.", Fields: shown}}}},
 				logical.DeleteOperation: &framework.PathOperation{Callback: b.deleteRole, Summary: "Delete a role. The next sweep kills its live grants at the provider.", Responses: map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted."}}}, ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true},
 			},
 		},
@@ -142,7 +145,8 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 		return nil, nothingIfAbsent(err)
 	}
 	data := map[string]any{"name": d.Get("name")}
-	roleFields.Show(r, data)
+	roleFields.ShowAll(r, data)
+	data[fieldInWords] = roleFields.Words(r)
 	return &logical.Response{Data: data}, nil
 }
 

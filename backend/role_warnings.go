@@ -58,7 +58,7 @@ func (b *broker) beyondReach(r *compiledRole) (warnings []string) {
 			{"the mount allows (vault secrets tune -max-lease-ttl)", b.System().MaxLeaseTTL()},
 		} {
 			if bound.most > 0 && own.wish > bound.most {
-				warnings = append(warnings, fmt.Sprintf("%s is %s, longer than the %s that %s: no lease lives longer than that", own.field, inWords(own.wish), inWords(bound.most), bound.whose))
+				warnings = append(warnings, fmt.Sprintf("%s is %s, longer than the %s that %s: no lease lives longer than that", own.field, stored.InWords(own.wish), stored.InWords(bound.most), bound.whose))
 			}
 		}
 	}

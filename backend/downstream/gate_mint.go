@@ -8,6 +8,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 const (
@@ -148,7 +149,7 @@ func (g *gate) mayMintLocked(k Kind, now time.Time) error {
 	case trying:
 		return fault.New(fault.TemporarilyUnavailable, "the provider is not answering: it is being tried at this moment, try again")
 	case now.Before(until):
-		return fault.New(fault.TemporarilyUnavailable, "the provider is not answering: tried again at %s", stamp(until))
+		return fault.New(fault.TemporarilyUnavailable, "the provider is not answering: it is tried again %s", When(until, now))
 	}
 	return nil
 }
@@ -236,13 +237,23 @@ func (g *gate) state(now time.Time) State {
 	case b.open() && b.scope.isWide():
 		s.RestsUntil = b.until
 	case b.open():
-		s.Limited = fmt.Sprintf("%s fail at the provider: asked again from %s", b.scope, stamp(b.again))
+		s.Limited = fmt.Sprintf("%s fail at the provider: it is asked again %s", b.scope, When(b.again, now))
 	case now.Before(g.busy.until):
-		s.Limited = fmt.Sprintf("the provider asked to be left alone: %s wait until %s", g.busy.scope, stamp(g.busy.until))
+		s.Limited = fmt.Sprintf("the provider asked to be left alone: %s are made again %s", g.busy.scope, When(g.busy.until, now))
 	case now.Before(g.moot.until):
-		s.Limited = fmt.Sprintf("%s are not asked until %s: %s", g.moot.scope, stamp(g.moot.until), fault.Public(g.moot.why))
+		s.Limited = fmt.Sprintf("%s are made again %s: %s", g.moot.scope, When(g.moot.until, now), fault.Public(g.moot.why))
 	}
 	return s
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// When says of a moment also how far off it is, so that nobody has to know what time it
+// is there.
+func When(t, now time.Time) string {
+	left := t.Sub(now)
+	if left <= 0 {
+		return "with the next request"
+	}
+	return fmt.Sprintf("in %s, at %s", stored.InWords(max(left.Round(time.Second), time.Second)), stamp(t))
+}

@@ -23,6 +23,11 @@ func (p *Provider) typeName() string {
 	return name
 }
 
+// keyless reports whether providers of the type hold no parent credential.
+func (p *Provider) keyless() bool {
+	return len(SecretNames(p.registry.deps.Types.Lookup(p.typeName()))) == 0
+}
+
 // MayMint refuses a mint while the provider is to be left alone with its kind, because
 // it said so or because it does not answer. It costs no place.
 func (p *Provider) MayMint(k Kind) error { return p.site.gate.mayMint(k, p.registry.deps.Now()) }

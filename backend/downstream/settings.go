@@ -37,14 +37,14 @@ type Settings struct {
 var settingsFields = stored.Fields[Settings]{
 	{Name: "ca_pem", In: func(s *Settings) any { return &s.CAPEM }, Description: "PEM certificates that replace the system's roots for this provider's TLS."},
 	{Name: "timeout", In: func(s *Settings) any { return &s.Timeout }, Default: int(httpclient.DefaultTimeout / time.Second), Description: "How long one call to the provider may take, at most 60s (of a mint with all its calls at most 45s), and how long a mint waits for its place before it, at most 30s."},
-	{Name: "rate_limit", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider, checks and rotations included, and each request of a call of several; unlimited if unset. Revocations, and what has begun, go first."},
+	{Name: "rate_limit", Unset: "unlimited", In: func(s *Settings) any { return &s.RateLimit }, Description: "Requests per second towards the provider, checks and rotations included, and each request of a call of several; unlimited if unset. Revocations, and what has begun, go first."},
 	{Name: "allow_http", In: func(s *Settings) any { return &s.AllowHTTP }, Description: "Permits plain http beyond loopback. Never in production."},
 	{Name: "proxy_url", In: func(s *Settings) any { return &s.ProxyURL }, Description: "HTTP proxy, http or https, through which alone the provider is reached, by CONNECT: every URL must then be https. Its certificate may be signed by the system's roots or those of ca_pem. The environment's proxy is never used."},
 	{Name: "proxy_username", In: func(s *Settings) any { return &s.ProxyUsername }, Description: "Username at the proxy, which gets it in plain http only on this machine or with allow_http=true."},
 	{Name: "proxy_password", Secret: true, In: func(s *Settings) any { return &s.ProxyPassword }, Description: "Password at the proxy. It is sent to the proxy alone."},
-	{Name: "max_ttl", In: func(s *Settings) any { return &s.MaxTTL }, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
+	{Name: "max_ttl", Unset: "the mount's limit", In: func(s *Settings) any { return &s.MaxTTL }, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
 	{Name: "allowed_roles", In: func(s *Settings) any { return &s.AllowedRoles }, Default: []string{"*"}, Description: "Globs of the names of the roles that may use the provider."},
-	{Name: "rotation_period", In: func(s *Settings) any { return &s.RotationPeriod }, Description: "How old the parent credential may become before the broker rotates it, 1h or more, for types that can do so by themselves. Up to a tenth earlier, so that not all are rotated at once. A failure shows in health and metrics, and is tried again; the former credential stays until the next one works. Default: never."},
+	{Name: "rotation_period", Unset: "never", In: func(s *Settings) any { return &s.RotationPeriod }, Description: "How old the parent credential may become before the broker rotates it, 1h or more, for types that can do so by themselves. Up to a tenth earlier, so that not all are rotated at once. A failure shows in health and metrics, and is tried again; the former credential stays until the next one works. Default: never."},
 	{Name: "disabled", In: func(s *Settings) any { return &s.Disabled }, Description: "Stops new grants. What lives can still be renewed and killed."},
 }
 
@@ -101,6 +101,12 @@ func CheckCAPEM(pem string) error {
 func (s Settings) Show(data map[string]any) {
 	s.Timeout, s.AllowedRoles = s.timeout(), s.allowedRoles()
 	settingsFields.Show(&s, data)
+}
+
+// Words are what the settings' numbers mean, the defaults included.
+func (s Settings) Words() map[string]string {
+	s.Timeout = s.timeout()
+	return settingsFields.Words(&s)
 }
 
 func (s Settings) allowedRoles() []string {

@@ -84,8 +84,11 @@ func (u *Upkeep) Check(ctx context.Context) (provider.Health, error) {
 // broker believes of the provider, which is opened anew.
 func (u *Upkeep) Rotate(ctx context.Context) (provider.Health, error) {
 	rotate := u.Provider.rotator()
+	if rotate == nil && u.Provider.keyless() {
+		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate a parent credential, because they have none: issuer/rotate makes new signing keys", u.Provider.typeName())
+	}
 	if rotate == nil {
-		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate their parent credential", u.Provider.typeName())
+		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot rotate their parent credential: write a new one, as it was written first", u.Provider.typeName())
 	}
 	health, err := u.call(ctx, CallRotate, rotate)
 	if err == nil {

@@ -15,6 +15,9 @@ type Field[T any] struct {
 	Description string
 	Default     any   // which Vault's help shows; what nobody has written stays as it is
 	Allowed     []any // values, in Vault's help
+	// Unset says in a word or two what zero stands for, of a number or duration of which
+	// it means that there is none.
+	Unset string
 	// Secret is a text that nobody reads again: a read shows its fingerprint, as
 	// <name>_sha256.
 	Secret bool
@@ -80,6 +83,62 @@ func (f Fields[T]) Merge(into *T, written *framework.FieldData) error {
 		}
 	}
 	return nil
+}
+
+// ShowAll adds the fields to what a read answers, empty ones too, but for secrets.
+func (f Fields[T]) ShowAll(from *T, data map[string]any) {
+	f.Show(from, data)
+	for _, field := range f {
+		if _, shown := data[field.Name]; shown || field.Secret {
+			continue
+		}
+		switch valueIn(field.In(from)).Type() {
+		case framework.TypeString:
+			data[field.Name] = ""
+		case framework.TypeCommaStringSlice:
+			data[field.Name] = []string{}
+		case framework.TypeSlice:
+			data[field.Name] = []any{}
+		default:
+			data[field.Name] = map[string]any{}
+		}
+	}
+}
+
+// Words are the durations, and the numbers that are unset, as a person says them.
+func (f Fields[T]) Words(from *T) map[string]string {
+	words := map[string]string{}
+	for _, field := range f {
+		var unset bool
+		switch p := field.In(from).(type) {
+		case *time.Duration:
+			if unset = *p == 0; !unset {
+				words[field.Name] = InWords(*p)
+			}
+		case *int:
+			unset = *p == 0
+		case *float64:
+			unset = *p == 0
+		}
+		if unset && field.Unset != "" {
+			words[field.Name] = field.Unset
+		}
+	}
+	return words
+}
+
+// InWords is a duration as operators write it: 30d, 24h, 10s.
+func InWords(d time.Duration) string {
+	for _, unit := range []struct {
+		name  string
+		is    time.Duration
+		least int64
+	}{{"d", 24 * time.Hour, 2}, {"h", time.Hour, 1}, {"m", time.Minute, 1}} {
+		if n := int64(d / unit.is); d%unit.is == 0 && n >= unit.least {
+			return fmt.Sprintf("%d%s", n, unit.name)
+		}
+	}
+	return d.String()
 }
 
 // Show adds the fields to what a read answers. Empty text, lists and maps are left out.
