@@ -44,7 +44,8 @@ var mountPath = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_./-]*/$`)
 
 // holdsCredentials reports whether the path takes credentials and the addresses they are
 // for: what somebody writes into the wrong field there may be a credential.
-func holdsCredentials(pattern string) bool {
+func holdsCredentials(path *framework.Path) bool {
+	pattern := strings.TrimPrefix(path.Pattern, "^") // the framework adds it when it first routes
 	return strings.HasPrefix(pattern, "providers/") || strings.HasPrefix(pattern, "issuers/") || strings.HasPrefix(pattern, "oauth/") || pattern == "config$"
 }
 
@@ -61,7 +62,7 @@ func (b *broker) auditedRequests() []string {
 				hidden[name] = true
 			case f.Type == framework.TypeBool:
 				shown[name] = true
-			case !holdsCredentials(strings.TrimPrefix(path.Pattern, "^")):
+			case !holdsCredentials(path):
 				shown[name] = true
 			case f.Type == framework.TypeString || f.Type == framework.TypeKVPairs:
 				hidden[name] = true
@@ -85,7 +86,7 @@ func (b *broker) auditedAnswers() []string {
 					switch {
 					case provider.IsSecret(f) || strings.HasPrefix(name, "http_"):
 						hidden[name] = true
-					case op == logical.UpdateOperation || op == logical.DeleteOperation || strings.HasPrefix(path.Pattern, "^creds/"):
+					case op == logical.UpdateOperation || op == logical.DeleteOperation: // and creds answers a read as it does an update
 						shown[name] = answer.Fields[logical.HTTPRawBody] == nil || shown[name]
 					}
 				}
