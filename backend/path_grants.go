@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"sort"
-	"time"
+	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -24,6 +25,10 @@ const maxPage = 1000
 const grantsHelp = `
 A grant is one child token handed out that is not known to be dead: who holds it,
 what exactly was granted, until when, and what can kill it. Never the token.
+A list says of each its state: live; pending (killed, and not dead yet: it is retried);
+expiry_only (killed, and works until it expires, because nothing can kill it); released
+(its lease has ended, and it dies with what others still hold); intent (its mint is under
+way, or the answer was lost). It ends after limit entries, with a warning how to read on.
 `
 
 // anyID matches an entity's or a grant's id, of which nothing is known but that it is
@@ -42,10 +47,13 @@ func pageFields(extra map[string]*framework.FieldSchema) map[string]*framework.F
 }
 
 func (b *broker) pathGrants() []*framework.Path {
+	name := func(what string) *framework.FieldSchema {
+		return &framework.FieldSchema{Type: framework.TypeString, Description: what}
+	}
 	list := func(callback framework.OperationFunc, summary string) map[logical.Operation]framework.OperationHandler {
 		return map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback: callback, Summary: summary, Responses: listResponses("role", "provider", "entity_id", "expires_at", "lease_expires_at", "lease_ends", "pending", "intent", "released"),
+				Callback: callback, Summary: summary, Responses: listResponses("state ("+grantStates+")", "role", "provider", "entity_id", "expires_at", "lease_expires_at", "lease_ends", "cause", "pending", "intent", "released"),
 				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 			},
 		}
@@ -73,6 +81,18 @@ func (b *broker) pathGrants() []*framework.Path {
 			Operations: list(b.listGrantsOfEntity, "List an entity's live grants."),
 		},
 		{
+			Pattern: "grants/role/" + framework.GenericNameRegex("name") + "/?$", DisplayAttrs: display("grants-of-role"),
+			HelpSynopsis: "Lists a role's live grants.", HelpDescription: grantsHelp,
+			Fields:     pageFields(map[string]*framework.FieldSchema{"name": name("Name that the role has, or had.")}),
+			Operations: list(b.listGrantsOfRole, "List a role's live grants."),
+		},
+		{
+			Pattern: "grants/provider/" + framework.GenericNameRegex("type") + "/" + framework.GenericNameRegex("name") + "/?$", DisplayAttrs: display("grants-of-provider"),
+			HelpSynopsis: "Lists a provider's live grants.", HelpDescription: grantsHelp,
+			Fields:     pageFields(map[string]*framework.FieldSchema{"type": name("Type of the provider."), "name": name("Name of the provider.")}),
+			Operations: list(b.listGrantsOfProvider, "List a provider's live grants."),
+		},
+		{
 			Pattern: "grants/" + anyID("grant_id") + "$", DisplayAttrs: display("grant"),
 			HelpSynopsis: "Reads one live grant.", HelpDescription: grantsHelp,
 			Fields: map[string]*framework.FieldSchema{"grant_id": {Type: framework.TypeString, Description: "The grant's id, as in the creds response."}},
@@ -87,12 +107,40 @@ func (b *broker) pathGrants() []*framework.Path {
 	}
 }
 
-func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+// selection is which grants a list is of.
+type selection struct {
+	// counted says which counts of a holder hold some of them, chosen which grants they are.
+	counted func(grant.Count) bool
+	chosen  func(*grant.Summary) bool
+}
+
+func (b *broker) listGrants(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	return b.listSelected(ctx, req, d, selection{
+		counted: func(grant.Count) bool { return true }, chosen: func(*grant.Summary) bool { return true },
+	})
+}
+
+func (b *broker) listGrantsOfRole(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	name := d.Get("name").(string)
+	return b.listSelected(ctx, req, d, selection{
+		counted: func(c grant.Count) bool { return c.Role == name }, chosen: func(s *grant.Summary) bool { return s.Role == name },
+	})
+}
+
+func (b *broker) listGrantsOfProvider(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	ref := d.Get("type").(string) + "/" + d.Get("name").(string)
+	return b.listSelected(ctx, req, d, selection{
+		counted: func(c grant.Count) bool { return c.Provider == ref }, chosen: func(s *grant.Summary) bool { return s.Provider == ref },
+	})
+}
+
+// listSelected reads the records of those holders alone who have some of the selection.
+func (b *broker) listSelected(ctx context.Context, req *logical.Request, d *framework.FieldData, of selection) (*logical.Response, error) {
 	after, limit, err := pageOf(d)
 	if err != nil {
 		return nil, err
 	}
-	holders, err := b.ledger.Holders(ctx)
+	holders, err := b.ledger.HoldersOf(ctx, of.counted)
 	if err != nil {
 		return nil, ending.LedgerFault(err)
 	}
@@ -103,18 +151,18 @@ func (b *broker) listGrants(ctx context.Context, _ *logical.Request, d *framewor
 		begin = first + "."
 	}
 	from := sort.Search(len(holders), func(i int) bool { return holders[i]+"." >= begin })
-	return b.grantPage(ctx, holders[from:], after, limit)
+	return b.grantPage(ctx, req, holders[from:], after, limit, of.chosen)
 }
 
-func (b *broker) listGrantsOfEntity(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *broker) listGrantsOfEntity(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	after, limit, err := pageOf(d)
 	if err != nil {
 		return nil, err
 	}
-	return b.grantPage(ctx, []string{d.Get("entity_id").(string)}, after, limit)
+	return b.grantPage(ctx, req, []string{d.Get("entity_id").(string)}, after, limit, func(*grant.Summary) bool { return true })
 }
 
-func (b *broker) listHolders(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *broker) listHolders(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	after, limit, err := pageOf(d)
 	if err != nil {
 		return nil, err
@@ -124,49 +172,50 @@ func (b *broker) listHolders(ctx context.Context, _ *logical.Request, d *framewo
 		return nil, ending.LedgerFault(err)
 	}
 	from := sort.Search(len(holders), func(i int) bool { return holders[i] > after })
-	return logical.ListResponse(holders[from:min(len(holders), from+limit)]), nil
+	page := holders[from:min(len(holders), from+limit)]
+	resp := logical.ListResponse(page)
+	if from+limit < len(holders) {
+		tellMore(resp, req, page[limit-1])
+	}
+	return resp, nil
 }
 
-// grantPage reads the records of one page: of what the holders have after an id.
-func (b *broker) grantPage(ctx context.Context, holders []string, after string, limit int) (*logical.Response, error) {
-	keys, info := []string{}, map[string]any{}
+// grantPage reads the records of one page, and one more to know whether there are others:
+// of what is chosen among what the holders have after an id.
+func (b *broker) grantPage(ctx context.Context, req *logical.Request, holders []string, after string, limit int, chosen func(*grant.Summary) bool) (*logical.Response, error) {
+	keys, info, more := []string{}, map[string]any{}, false
 	for _, holder := range holders {
 		begin := ""
 		if first, ok := grant.HolderOf(after); ok && first == holder {
 			begin = after
 		}
 		err := b.ledger.Walk(ctx, holder, begin, func(s *grant.Summary) bool {
-			keys = append(keys, s.ID)
-			info[s.ID] = keyInfo(s)
-			return len(keys) < limit
+			if !chosen(s) {
+				return true
+			}
+			if more = len(keys) == limit; !more {
+				keys = append(keys, s.ID)
+				info[s.ID] = b.keyInfo(s)
+			}
+			return !more
 		})
 		if err != nil {
 			return nil, stored.Fault(err)
 		}
-		if len(keys) == limit {
+		if more {
 			break
 		}
 	}
-	return logical.ListResponseWithInfo(keys, info), nil
+	resp := logical.ListResponseWithInfo(keys, info)
+	if more {
+		tellMore(resp, req, keys[limit-1])
+	}
+	return resp, nil
 }
 
-func keyInfo(s *grant.Summary) map[string]any {
-	about := map[string]any{"provider": s.Provider, "entity_id": s.Holder, "pending": s.Doomed && s.Revocable}
-	if s.IsIntent() {
-		about["intent"] = true
-	} else {
-		about["lease_ends"], about["lease_expires_at"] = stamp(s.LeaseEnds), stamp(s.LeaseEnds)
-	}
-	if s.Released {
-		about["released"] = true
-	}
-	if s.Role != "" {
-		about["role"] = s.Role
-	}
-	if !s.ExpiresAt.IsZero() {
-		about["expires_at"] = stamp(s.ExpiresAt)
-	}
-	return about
+// tellMore says that a list goes on, and how to read on: vault list takes no fields.
+func tellMore(resp *logical.Response, req *logical.Request, last string) {
+	resp.AddWarning(fmt.Sprintf("more follow: vault read %s%s list=true after=%s", req.MountPoint, strings.TrimSuffix(req.Path, "/"), last))
 }
 
 // pageOf is which part of a list is asked for.
@@ -178,7 +227,7 @@ func pageOf(d *framework.FieldData) (after string, limit int, err error) {
 	return d.Get("after").(string), limit, nil
 }
 
-func (b *broker) readGrant(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *broker) readGrant(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	g, err := b.ledger.Get(ctx, d.Get("grant_id").(string))
 	if errors.Is(err, grant.ErrGone) {
 		return nil, nil
@@ -186,76 +235,5 @@ func (b *broker) readGrant(ctx context.Context, _ *logical.Request, d *framework
 	if err != nil {
 		return nil, stored.Fault(err)
 	}
-	return &logical.Response{Data: showGrant(g)}, nil
+	return &logical.Response{Data: b.showGrant(req, g)}, nil
 }
-
-// showGrant is everything about a grant but its handle.
-func showGrant(g *grant.Grant) map[string]any {
-	data := map[string]any{
-		"grant_id": g.ID, "entity_id": g.Holder, "provider": g.Provider,
-		"issued_at":  stamp(g.IssuedAt),
-		"revocation": string(g.Revocation()), "self_contained": g.SelfContained, "pending": g.Doom != nil && g.Revocable(),
-	}
-	for name, value := range map[string]string{"role": g.Role, "subject": g.Subject, "subject_issuer": g.SubjectIssuer, "actor": g.Actor, "actor_issuer": g.ActorIssuer, "remote_addr": g.Facts.RemoteAddr} {
-		if value != "" {
-			data[name] = value
-		}
-	}
-	if g.IsIntent() {
-		data["intent"], data["looked_for"] = true, stamp(g.Intent)
-	} else {
-		data["lease_ends"], data["lease_expires_at"] = stamp(g.LeaseEnds), stamp(g.LeaseEnds)
-	}
-	if g.Lever != "" {
-		data["lever"], data["released"] = g.Lever, g.Released
-	}
-	if len(g.Granted) > 0 {
-		data["granted"] = g.Granted
-	}
-	if !g.ExpiresAt.IsZero() {
-		data["expires_at"] = stamp(g.ExpiresAt)
-	}
-	if g.Doom != nil {
-		data["cause"], data["attempts"] = g.Doom.Cause, g.Doom.Attempts
-		if g.Revocable() {
-			data["next_attempt"] = stamp(g.Doom.Next)
-		}
-		if g.Doom.Error != "" {
-			data["last_error"] = g.Doom.Error
-		}
-	}
-	return data
-}
-
-func grantResponse() map[string]*framework.FieldSchema {
-	text, when := framework.TypeString, framework.TypeTime
-	return map[string]*framework.FieldSchema{
-		"grant_id":         {Type: text, Description: "The grant's id."},
-		"entity_id":        {Type: text, Description: "The holder: an entity's id, or none."},
-		"role":             {Type: text, Description: "The role; absent for a token that a check had to mint."},
-		"provider":         {Type: text, Description: "The provider."},
-		"subject":          {Type: text, Description: "On whose behalf, if on somebody's."},
-		"subject_issuer":   {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},
-		"actor":            {Type: text, Description: "Who acts, if an actor token said so."},
-		"actor_issuer":     {Type: text, Description: "The issuer that vouched for the actor, by the name it has in issuers; absent for the entity."},
-		"remote_addr":      {Type: text, Description: "From where it was asked for."},
-		"granted":          {Type: framework.TypeStringSlice, Description: "What was granted, flat."},
-		"issued_at":        {Type: when, Description: "When it was issued."},
-		"lease_expires_at": {Type: when, Description: "When its lease ends, and it dies at the provider; absent for an intent."},
-		"lease_ends":       {Type: when, Description: "The same as lease_expires_at."},
-		"intent":           {Type: framework.TypeBool, Description: "True while nobody knows whether there is a token: its mint is under way, or the answer was lost."},
-		"looked_for":       {Type: when, Description: "When an intent that is left over is looked for at the provider, by its name, and killed."},
-		"lever":            {Type: text, Description: "What the token dies with, by the provider's name for it, where others may die with it too."},
-		"released":         {Type: framework.TypeBool, Description: "True once its lease has ended while others still hold its lever, with which it dies."},
-		"expires_at":       {Type: when, Description: "When the token expires at the provider, where that is known."},
-		"revocation":       {Type: text, Description: "token, lever or expiry."},
-		"self_contained":   {Type: framework.TypeBool, Description: "True if it is accepted offline until expires_at even after revocation."},
-		"pending":          {Type: framework.TypeBool, Description: "True while a revocation that failed is being retried."},
-		"cause":            {Type: text, Description: "Why it is being killed."},
-		"attempts":         {Type: framework.TypeInt, Description: "Failed attempts to kill it."},
-		"next_attempt":     {Type: when, Description: "When the next attempt is due."},
-		"last_error":       {Type: text, Description: "Why the last attempt failed."},
-	}
-}
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -187,21 +187,26 @@ func (b *broker) revokeOne(ctx context.Context, req *logical.Request, d *framewo
 	return resp, nil
 }
 
-func (b *broker) listFrozen(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *broker) listFrozen(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	after, limit, err := pageOf(d)
 	if err != nil {
 		return nil, err
 	}
-	frozen, err := b.freezer.List(ctx, after, limit)
+	frozen, err := b.freezer.List(ctx, after, limit+1)
 	if err != nil {
 		return nil, err
 	}
+	page := frozen[:min(limit, len(frozen))]
 	keys, info := []string{}, map[string]any{}
-	for _, item := range frozen {
+	for _, item := range page {
 		keys = append(keys, item.Name)
 		info[item.Name] = map[string]any{"since": stamp(item.Since), "by": item.By}
 	}
-	return logical.ListResponseWithInfo(keys, info), nil
+	resp := logical.ListResponseWithInfo(keys, info)
+	if len(frozen) > limit {
+		tellMore(resp, req, keys[limit-1])
+	}
+	return resp, nil
 }
 
 // tallyData is what is answered of a kill.

@@ -68,6 +68,8 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.ListOperation, path: "grants"},
 		{op: logical.ListOperation, path: "grants/entity"},
 		{op: logical.ListOperation, path: "grants/entity/" + alice},
+		{op: logical.ListOperation, path: "grants/role/p"},
+		{op: logical.ListOperation, path: "grants/provider/oauth2/p"},
 		{op: logical.ReadOperation, path: "grants/" + doomed.grantID},
 		{op: logical.ListOperation, path: "frozen"},
 		{op: logical.ReadOperation, path: "metrics"},

@@ -263,3 +263,6 @@ func (k *Killer) UnderWay() (orders, grants int) {
 	defer k.orders.mu.Unlock()
 	return len(k.orders.running), k.queue.len()
 }
+
+// InHand reports whether a kill has found the grant and has yet to try it.
+func (k *Killer) InHand(id string) bool { return k.queue.has(id) }
