@@ -124,10 +124,10 @@ func (b *broker) situation(caller decision.Caller) decision.Situation {
 func stopped(p *downstream.Provider, role *compiledRole) []*fault.Error {
 	var reasons []*fault.Error
 	if p.Settings.Disabled {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q is disabled", p.Ref))
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q is disabled: an operator can write disabled=false", p.Ref))
 	}
 	if !p.AllowedRoles.MatchAny(role.name) {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it", p.Ref, role.name))
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it, and an operator can add it there", p.Ref, role.name))
 	}
 	return reasons
 }

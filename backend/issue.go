@@ -251,7 +251,7 @@ func (t *ticket) judge() error {
 		return fault.New(fault.ProviderViolation, "the token has no end that is known and cannot be revoked: set assumed_lifetime or verify on the provider")
 	}
 	if !child.ExpiresAt.IsZero() && !child.ExpiresAt.After(now) {
-		return fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired")
+		return fault.New(fault.ProviderViolation, "the provider answered with a token that is already expired: check the clocks, the provider's and this one")
 	}
 	if why := cmp.Or(d.provider.Answer.Violation(child), t.made.unfit); why != "" {
 		return fault.New(fault.ProviderViolation, "%s", why)
@@ -268,7 +268,7 @@ func (t *ticket) judge() error {
 	}
 	d.Lifetime = d.Lifetime.Until(now, child.ExpiresAt, "token")
 	if d.Lifetime.TTL < time.Second {
-		return fault.New(fault.ProviderViolation, "the provider's token lives less than a second")
+		return fault.New(fault.ProviderViolation, "the provider's token lives less than a second: have the provider give longer ones")
 	}
 	// The mint took its time, and the lease begins only now.
 	d.Lifetime = d.Lifetime.Until(now, g.Facts.SubjectExpires, "subject")
@@ -286,7 +286,7 @@ func unrevocable(mode provider.Mode) *fault.Error {
 	if mode == provider.ModeForward {
 		return fault.New(fault.AccessDenied, "the role wants tokens that can be revoked (require_revocable), and the provider lets nobody but the client that got this one revoke it: exchange it (mode=exchange)")
 	}
-	return fault.New(fault.ProviderViolation, "the role wants tokens that can be revoked (require_revocable), and this one cannot")
+	return fault.New(fault.ProviderViolation, "the role wants tokens that can be revoked (require_revocable), and this one cannot: write the role without it, or have the provider give others")
 }
 
 // record makes the grant durable, and makes sure that nothing that happened

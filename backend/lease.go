@@ -36,7 +36,7 @@ func grantIDOf(req *logical.Request) (string, error) {
 			return id, nil
 		}
 	}
-	return "", fault.New(fault.InvalidRequest, "the lease holds no grant id")
+	return "", fault.New(fault.InvalidRequest, "the lease holds no grant id, so nobody knows its token: look for it below grants/entity, and end it by revoke/grant")
 }
 
 // revokeLease runs when the lease ends, by time or by hand. Vault repeats it after an
@@ -70,7 +70,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	}
 	role, err := b.roles.compiled(ctx, g.Role)
 	if errors.Is(err, errNoRole) {
-		return nil, fault.New(fault.AccessDenied, "the role of this lease does not exist any more")
+		return nil, fault.New(fault.AccessDenied, "the role of this lease does not exist any more, and its token is killed soon: read creds of another role")
 	}
 	if err != nil {
 		return nil, err

@@ -130,7 +130,7 @@ func rawJSON(body []byte) *logical.Response {
 func (b *broker) ownClaims(ctx context.Context, d *framework.FieldData) (map[string]any, error) {
 	token := d.Get("token").(string)
 	if token == "" {
-		return nil, fault.New(fault.InvalidRequest, "token is missing")
+		return nil, fault.New(fault.InvalidRequest, "token is missing: write the one that is asked about, as token=@file")
 	}
 	if len(token) > jwks.MaxToken {
 		return nil, fault.New(fault.InvalidRequest, "the token is longer than %d bytes: the broker signs none of that size", jwks.MaxToken)

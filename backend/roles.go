@@ -60,7 +60,7 @@ func (r *roles) compiled(ctx context.Context, name string) (*compiledRole, error
 	return r.ready.Get(name, func() (*compiledRole, error) {
 		entry, err := r.Get(ctx, name)
 		if errors.Is(err, stored.ErrAbsent) {
-			return nil, fault.New(fault.InvalidRequest, "there is no role %q", name).Because(errNoRole)
+			return nil, fault.New(fault.InvalidRequest, "there is no role %q: vault list broker/roles shows those that there are", name).Because(errNoRole)
 		}
 		if err != nil {
 			return nil, err
@@ -126,7 +126,7 @@ func (r *roles) check(ctx context.Context, name string, entry *role.Role) error 
 		return err
 	}
 	if !p.AllowedRoles.MatchAny(name) {
-		return fault.New(fault.InvalidRequest, "the provider's allowed_roles do not cover the role %q", name)
+		return fault.New(fault.InvalidRequest, "the provider's allowed_roles do not cover the role %q: add it on providers/%s, or call the role otherwise", name, entry.Provider)
 	}
 	return nil
 }
@@ -165,7 +165,7 @@ func (r *roles) checkIssuers(ctx context.Context, entry *role.Role, p *downstrea
 		}
 	}
 	if entry.Mode == provider.ModeForward && (p.Traits.Issuer == "" || !its) {
-		return fault.New(fault.InvalidRequest, "mode=forward: none of the subject_issuers is the provider's own issuer, and no other token is good there")
+		return fault.New(fault.InvalidRequest, "mode=forward: none of the subject_issuers is the provider's own issuer, and no other token is good there: name it, or exchange tokens (mode=exchange)")
 	}
 	return nil
 }

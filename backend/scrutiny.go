@@ -53,10 +53,10 @@ func repeats(parent *secret.Search, brought []secret.Text, child *provider.Child
 }
 
 var (
-	errIsParent     = fault.New(fault.ProviderViolation, "the provider answered with the parent credential itself")
-	errHoldsParent  = fault.New(fault.ProviderViolation, "the provider answered with something that holds the parent credential")
-	errIsBrought    = fault.New(fault.ProviderViolation, "the provider answered with the token that was to be exchanged: nothing became narrower")
-	errHoldsBrought = fault.New(fault.ProviderViolation, "the provider answered with something that holds the token that was to be exchanged")
+	errIsParent     = fault.New(fault.ProviderViolation, "the provider answered with the parent credential itself, which is handed out to nobody: see what the server does for this grant")
+	errHoldsParent  = fault.New(fault.ProviderViolation, "the provider answered with something that holds the parent credential, which is handed out to nobody: see what the server puts into its tokens")
+	errIsBrought    = fault.New(fault.ProviderViolation, "the provider answered with the token that was to be exchanged: nothing became narrower, and nothing is handed out: see what the server lets this client exchange")
+	errHoldsBrought = fault.New(fault.ProviderViolation, "the provider answered with something that holds the token that was to be exchanged, so nothing is handed out: see what the server puts into its tokens")
 )
 
 // errGivenBefore is for a child of class token that the provider has given before: to kill

@@ -82,7 +82,7 @@ func Compile(expr string) (p *Program, err error) {
 	}()
 	switch {
 	case expr == "":
-		return nil, errors.New("condition is empty")
+		return nil, errors.New("condition is empty: leave it out")
 	case len(expr) > MaxLength:
 		return nil, fmt.Errorf("condition has %d bytes, more than %d", len(expr), MaxLength)
 	case !utf8.ValidString(expr):

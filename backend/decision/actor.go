@@ -43,7 +43,7 @@ func (p *Policy) checkActor(s Situation) []*fault.Error {
 	length := chain(token.Actor)
 	switch {
 	case p.Acts == ActorNone && token.MayAct != nil:
-		return []*fault.Error{fault.New(fault.AccessDenied, "the subject token names who may act for it (may_act), and the role names no actor")}
+		return []*fault.Error{fault.New(fault.AccessDenied, "the subject token names who may act for it (may_act), and the role names no actor: an operator must set actor on the role")}
 	case p.Acts == ActorNone:
 		return nil
 	case length+1 > MaxActors:

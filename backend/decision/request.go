@@ -116,7 +116,7 @@ func (p *Policy) narrowSilent(dim access.Dimension, ceiling access.Access, d *De
 		return
 	}
 	if !whole.Enumerable(dim) {
-		d.refuse(fault.New(codeFor(dim), "the role allows %s by pattern: name the ones you need", dim))
+		d.refuse(fault.New(codeFor(dim), "the role allows %s by pattern: name the ones you need, in %s=", dim, dim))
 		return
 	}
 	d.Access = d.Access.With(dim, whole)

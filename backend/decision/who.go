@@ -126,7 +126,7 @@ func (p *Policy) CheckHolder(c Caller) []*fault.Error {
 	}
 	if len(unmet) > 0 {
 		slices.Sort(unmet)
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity's metadata does not meet the role's bound_entity_metadata: %s", strings.Join(unmet, ", ")))
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the entity's metadata does not meet the role's bound_entity_metadata: %s (an operator sets it with vault write identity/entity/id/<id> metadata=)", strings.Join(unmet, ", ")))
 	}
 	return reasons
 }

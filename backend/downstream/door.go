@@ -143,7 +143,7 @@ func (d *Door) Whereabouts() string {
 }
 
 // ErrLeaving refuses a mint that nobody could kill any more.
-var ErrLeaving = fault.New(fault.TemporarilyUnavailable, "the mount is being disabled or moved, or this process of it ends: no token is minted")
+var ErrLeaving = fault.New(fault.TemporarilyUnavailable, "the mount is being disabled or moved, or this process of it ends: no token is minted, try again in a moment")
 
 // MintsUnderWay keeps the mount while something may yet come that has to be killed.
 func (d *Door) MintsUnderWay() error {

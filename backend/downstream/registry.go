@@ -161,7 +161,7 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site) (*Provider, erro
 	typeName, name, _ := strings.Cut(ref, "/")
 	t := r.deps.Types.Lookup(typeName)
 	if t == nil {
-		return nil, fault.New(fault.TemporarilyUnavailable, "this version of the plugin has no provider type %q", typeName)
+		return nil, fault.New(fault.TemporarilyUnavailable, "this version of the plugin has no provider type %q: register one that has it, or give the role another provider", typeName)
 	}
 	client, err := entry.Settings.Client()
 	if err != nil {

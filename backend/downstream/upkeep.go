@@ -75,7 +75,7 @@ func (u *Upkeep) Done() { u.leave() }
 func (u *Upkeep) Check(ctx context.Context) (provider.Health, error) {
 	check := u.Provider.checker()
 	if check == nil {
-		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot be checked", u.Provider.typeName())
+		return provider.Health{}, fault.New(fault.InvalidRequest, "providers of type %s cannot be checked: read creds of one of its roles to see whether it works", u.Provider.typeName())
 	}
 	return u.call(ctx, CallCheck, check)
 }

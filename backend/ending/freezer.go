@@ -99,7 +99,7 @@ func (f *Freezer) Check(ctx context.Context, holder, role, provider string, issu
 	}
 	var reasons []*fault.Error
 	for _, what := range frozen {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the %s is frozen: an operator has stopped its grants", what.Kind))
+		reasons = append(reasons, fault.New(fault.AccessDenied, "the %s is frozen: an operator has stopped its grants, and can thaw it (vault list -detailed broker/frozen tells who did)", what.Kind))
 	}
 	return reasons, nil
 }

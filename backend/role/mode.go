@@ -69,7 +69,7 @@ func (r *Role) inMode(traits provider.Traits) (provider.Traits, error) {
 	case !slices.Contains(modes, r.Mode):
 		return traits, fault.New(fault.InvalidRequest, "mode=%s: the provider can only %s", r.Mode, joined(modes))
 	case acts && !traits.Actors:
-		return traits, fault.New(fault.InvalidRequest, "actor=%s: the provider's kind of exchange takes no actor", r.Actor)
+		return traits, fault.New(fault.InvalidRequest, "actor=%s: the provider's kind of exchange takes no actor: leave it out, or set exchange=token-exchange on the provider", r.Actor)
 	case r.Mode == provider.ModeForward:
 		traits.Askable = nil
 		traits.Checkable = access.Dimensions{access.DimScopes: true, access.DimAudiences: true}
@@ -101,5 +101,5 @@ func joined(modes []provider.Mode) string {
 	for _, m := range modes {
 		names = append(names, string(m))
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(names, " or ")
 }

@@ -95,9 +95,9 @@ func (r *Role) Validate() error {
 	case r.TTL < 0 || r.MaxTTL < 0:
 		return fault.New(fault.InvalidRequest, "ttl and max_ttl must not be negative")
 	case r.MaxTTL > 0 && r.TTL > r.MaxTTL:
-		return fault.New(fault.InvalidRequest, "ttl must not be longer than max_ttl")
+		return fault.New(fault.InvalidRequest, "ttl must not be longer than max_ttl: they are %s and %s", r.TTL, r.MaxTTL)
 	case r.MaxGrantsPerEntity < 0:
-		return fault.New(fault.InvalidRequest, "max_grants_per_entity must not be negative")
+		return fault.New(fault.InvalidRequest, "max_grants_per_entity must not be negative: 0, or nothing, is any number")
 	case r.MaxIssueRate < 0 || r.MaxIssueRate > maxRate:
 		return fault.New(fault.InvalidRequest, "max_issue_rate must be between 0 and %d a minute", maxRate)
 	case len(r.SubjectIssuers) == 0 && r.asksSubject():
@@ -140,7 +140,7 @@ func (r *Role) validateLists() error {
 
 func checkName(v string) error {
 	if v == "" || len(v) > 512 {
-		return fmt.Errorf("an empty name, or one of more than 512 bytes")
+		return fmt.Errorf("an empty name, or one of more than 512 bytes: is there a comma too many?")
 	}
 	if strings.ContainsFunc(v, func(c rune) bool { return c < ' ' || c == 0x7f }) {
 		return fmt.Errorf("a name with a control character")
@@ -380,13 +380,13 @@ func (r *Role) compileCeiling(p *decision.Policy, traits provider.Traits) error 
 			return fault.New(fault.InvalidRequest, "%s: this provider can neither be asked for them nor be checked: %s", dim, hint(traits, dim))
 		}
 		if !p.Bounded[dim] && traits.Required[dim] {
-			return fault.New(fault.InvalidRequest, "%s are missing: a role of this provider must have them", dim)
+			return fault.New(fault.InvalidRequest, "%s are missing: a role of this provider must name those that it may have", dim)
 		}
 	}
 	p.Ceiling = own.Meet(traits.Ceiling)
 	for _, dim := range access.AllDimensions() {
 		if p.Bounded[dim] && p.Ceiling.IsNothing(dim) {
-			return fault.New(fault.InvalidRequest, "%s: the parent credential can grant none of these", dim)
+			return fault.New(fault.InvalidRequest, "%s: the parent credential can grant none of these: see what it can with providers/%s/check", dim, r.Provider)
 		}
 	}
 	return r.compileDefaults(p, own)
@@ -403,7 +403,7 @@ func (r *Role) compileDefaults(p *decision.Policy, own access.Access) error {
 	}
 	defaults := access.Exactly(r.DefaultScopes...)
 	if excess := defaults.Excess(own.Scopes); len(excess) > 0 {
-		return fault.New(fault.InvalidRequest, "default_scopes: %s is not within scopes", strings.Join(excess, ", "))
+		return fault.New(fault.InvalidRequest, "default_scopes: %s is not within scopes: add it there, or leave it out", strings.Join(excess, ", "))
 	}
 	p.Defaults = &defaults
 	return nil

@@ -32,7 +32,7 @@ func CheckActor(subject, actor *Token) *fault.Error {
 		return nil
 	}
 	if len(subject.MayAct) == 0 {
-		return fault.New(fault.AccessDenied, "the subject token's may_act names no one who may act")
+		return fault.New(fault.AccessDenied, "the subject token's may_act names no one who may act: get a token whose may_act does, or that has none")
 	}
 	if (subject.unbound || actor.unbound) && actor.IssuerName != subject.IssuerName {
 		return fault.New(fault.AccessDenied,
@@ -41,12 +41,12 @@ func CheckActor(subject, actor *Token) *fault.Error {
 	}
 	if _, named := subject.MayAct["iss"]; !named && actor.Issuer != subject.Issuer {
 		return fault.New(fault.AccessDenied,
-			"the subject token's may_act names an actor of its own issuer, and the actor token is from another")
+			"the subject token's may_act names an actor of its own issuer, and the actor token is from another: bring one from there")
 	}
 	for _, claim := range sortedKeys(subject.MayAct) {
 		if !sameScalar(subject.MayAct[claim], actor.Claims[claim]) {
 			return fault.New(fault.AccessDenied,
-				"the actor token is not that of the party that the subject token's may_act names (%s differs)", shown(claim))
+				"the actor token is not that of the party that the subject token's may_act names (%s differs): bring that party's token", shown(claim))
 		}
 	}
 	return nil

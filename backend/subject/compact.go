@@ -28,7 +28,7 @@ type compact struct {
 // parseCompact takes a JWS in compact serialization apart (RFC 7515 7.1).
 func parseCompact(raw secret.Text) (*compact, error) {
 	if raw.Empty() {
-		return nil, invalid("the token is missing")
+		return nil, invalid("the token is missing: bring a JWT of a trusted issuer")
 	}
 	t, err := jwks.Parse(raw.Reveal())
 	if err != nil {

@@ -44,7 +44,7 @@ func (c IssuerConfig) Discover(ctx context.Context, client *httpclient.Client) (
 	}
 	uri, _ := members["jwks_uri"].(string)
 	if uri == "" {
-		return "", invalid("the discovery document names no jwks_uri")
+		return "", invalid("the discovery document names no jwks_uri: write jwks_url and bound_issuer instead")
 	}
 	if err := httpclient.CheckEndpoint(uri, c.AllowHTTP); err != nil {
 		return "", invalid("the discovery document's jwks_uri %s", err)

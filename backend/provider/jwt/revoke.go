@@ -45,7 +45,7 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	}
 	verifier, ok := p.signer.(provider.Verifier)
 	if !ok {
-		return provider.Health{}, fault.New(fault.TemporarilyUnavailable, "nothing can verify what the broker signs")
+		return provider.Health{}, fault.New(fault.TemporarilyUnavailable, "nothing can verify what the broker signs: write config issuer=")
 	}
 	if _, err := verifier.Verify(ctx, token); err != nil {
 		return provider.Health{}, fault.New(fault.TemporarilyUnavailable, "what the broker signs does not verify: rotate its keys (issuer/rotate)").Because(err)
