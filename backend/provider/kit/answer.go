@@ -24,18 +24,34 @@ func RetryAfter(resp *httpclient.Response, now time.Time) error {
 	if header == "" {
 		return nil
 	}
+	header = strings.Trim(header, ` "`)
 	var wait time.Duration
-	if seconds, ok := form.WholeNumber(strings.TrimSpace(header)); ok && seconds >= 0 {
+	if seconds, ok := form.WholeNumber(header); ok && seconds >= 0 {
 		if strings.ContainsAny(header, ".eE") {
 			seconds++ // a fraction may have been cut off, and nobody asks too early
 		}
 		wait = time.Duration(min(seconds, int64(MaxWait/time.Second))) * time.Second
-	} else if at, err := http.ParseTime(header); err == nil {
+	} else if at, ok := parseDate(header); ok {
 		wait = at.Sub(now)
 	} else {
 		return nil
 	}
 	return retryLater(min(max(wait, 0), MaxWait))
+}
+
+// parseDate reads a date in the forms of RFC 9110 5.6.7, in the one of mail with its
+// offset (RFC 5322 3.3), or in that of RFC 3339. Only forms that leave no doubt of the zone
+// are taken.
+func parseDate(text string) (time.Time, bool) {
+	if at, err := http.ParseTime(text); err == nil {
+		return at, true
+	}
+	for _, layout := range []string{time.RFC3339, time.RFC1123Z, "Mon, 02 Jan 2006 15:04:05 UTC"} {
+		if at, err := time.Parse(layout, text); err == nil {
+			return at, true
+		}
+	}
+	return time.Time{}, false
 }
 
 // retryLater is a provider.RetryLater.

@@ -30,12 +30,16 @@ func TestRetryAfter(t *testing.T) {
 	for header, want := range map[string]time.Duration{
 		"7": 7 * time.Second, "0": 0, " 9 ": 9 * time.Second, noon.Add(90 * time.Second).Format(http.TimeFormat): 90 * time.Second,
 		"99999999": MaxWait, "1e9": MaxWait, "99999999999999999999": MaxWait, "119.5": 2 * time.Minute, "Mon, 02 Jan 2006 15:04:05 GMT": 0,
+		// Forms that RFC 9110 10.2.3 does not have, and that leave no doubt.
+		`"7"`: 7 * time.Second, "2026-03-01T13:01:30+01:00": 90 * time.Second, "2026-03-01T12:00:01.5Z": 1500 * time.Millisecond,
+		"Sun, 01 Mar 2026 12:01:30 +0000": 90 * time.Second, "Sun, 01 Mar 2026 12:01:30 UTC": 90 * time.Second,
+		noon.Add(time.Minute).Format(time.ANSIC): time.Minute, noon.Add(time.Minute).Format("Monday, 02-Jan-06 15:04:05 GMT"): time.Minute,
 	} {
 		var wait provider.RetryLater
 		require.ErrorAs(t, RetryAfter(answered(503, "Retry-After", header), noon), &wait, header)
 		require.Equal(t, want, wait.RetryAfter(), header)
 	}
-	for _, header := range []string{"", "soon", "-1", "7s"} {
+	for _, header := range []string{"", "soon", "-1", "7s", "2026-03-01T13:01:30", "Sun, 01 Mar 2026 12:01:30 CET"} {
 		require.NoError(t, RetryAfter(answered(503, "Retry-After", header), noon), header)
 	}
 }

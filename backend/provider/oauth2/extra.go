@@ -39,13 +39,24 @@ var secretNames = []string{"token", "tokens", "secret", "secrets", "password", "
 
 // namesSecret reports whether a member of that name holds a secret, if it holds anything.
 func namesSecret(name string) bool {
-	plain := strings.Map(func(r rune) rune {
+	plain := plainName(name)
+	return slices.ContainsFunc(secretNames, func(end string) bool { return strings.HasSuffix(plain, end) })
+}
+
+// plainName is a name in lower case and without what parts its words.
+func plainName(name string) string {
+	return strings.Map(func(r rune) rune {
 		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
 			return -1
 		}
 		return unicode.ToLower(r)
 	}, name)
-	return slices.ContainsFunc(secretNames, func(end string) bool { return strings.HasSuffix(plain, end) })
+}
+
+// sameName reports whether name is member, such as access_token, in another spelling.
+func sameName(name, member string) bool {
+	long := len(name) - len(member)
+	return name == member || -1 <= long && long <= 1 && plainName(name) == plainName(member)
 }
 
 // spokenFor are the members of an answer that have a field of the type's own in a creds

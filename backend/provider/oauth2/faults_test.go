@@ -65,7 +65,6 @@ func TestFaultsOfTheTokenEndpoint(t *testing.T) {
 		"expires_in 10^30":      {authserver.Set("expires_in", 1e30), fault.ProviderViolation, killable, []string{"expires_in"}},
 		"expires_in a fraction": {authserver.Set("expires_in", 0.5), fault.ProviderViolation, killable, []string{"expires_in"}},
 		"expires_in a word":     {authserver.Set("expires_in", "soon"), fault.ProviderViolation, killable, []string{"expires_in"}},
-		"expires_in empty":      {authserver.Set("expires_in", ""), fault.ProviderViolation, killable, []string{"expires_in"}},
 		"expires_in \"0\"":      {authserver.Set("expires_in", "0"), fault.ProviderViolation, killable, []string{"expires_in"}},
 		"expires_in \"-1\"":     {authserver.Set("expires_in", "-1"), fault.ProviderViolation, killable, []string{"expires_in"}},
 		"expires_in true":       {authserver.Set("expires_in", true), fault.ProviderViolation, killable, []string{"expires_in"}},

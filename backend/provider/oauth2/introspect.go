@@ -80,7 +80,7 @@ func parseFacts(members map[string]json.RawMessage) (facts, error) {
 	if f.expires, err = numericDate(members["exp"]); err != nil {
 		return facts{}, err
 	}
-	if f.clientID, err = stringMember(members["client_id"]); err != nil {
+	if f.clientID, err = idMember(members["client_id"]); err != nil {
 		return facts{}, errOtherClient
 	}
 	if f.bound, err = parseConfirmation(members["cnf"]); err != nil {

@@ -16,6 +16,16 @@ import (
 // The members that token answers, introspection and JWT claims share. A member
 // that is null counts as absent.
 
+// filled is present for a member of which an empty text says nothing either: servers that
+// fill in every member they know write one.
+func filled(raw json.RawMessage) json.RawMessage {
+	raw = present(raw)
+	if string(raw) == `""` {
+		return nil
+	}
+	return raw
+}
+
 func present(raw json.RawMessage) json.RawMessage {
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 || string(raw) == "null" {
@@ -43,6 +53,23 @@ func stringMember(raw json.RawMessage) (string, error) {
 	return s, err
 }
 
+// idMember is a name that some servers write as a whole number, where a database has one.
+func idMember(raw json.RawMessage) (string, error) {
+	if digits(raw) {
+		return string(raw), nil
+	}
+	return stringMember(raw)
+}
+
+// digits reports whether raw is a whole number in the one spelling that needs no reading.
+func digits(raw json.RawMessage) bool {
+	return len(raw) > 0 && !bytes.ContainsFunc(raw, func(c rune) bool { return c < '0' || c > '9' })
+}
+
+// tokenText is a token as it can be sent: of a template's line ends RFC 6749 A.12 has none
+// in it.
+func tokenText(text string) string { return strings.Trim(text, "\r\n\t") }
+
 // optionalSeconds is a lifetime that may not have been named.
 type optionalSeconds struct {
 	known bool
@@ -65,7 +92,7 @@ func wholeSeconds(raw json.RawMessage) (int64, bool) {
 
 // parseLifetime reads expires_in, which is never read as "for ever" (RFC 6749 5.1).
 func parseLifetime(raw json.RawMessage) (optionalSeconds, error) {
-	raw = present(raw)
+	raw = filled(raw)
 	if raw == nil {
 		return optionalSeconds{}, nil
 	}
@@ -137,16 +164,23 @@ func stringOrList(raw json.RawMessage) ([]string, error) {
 	return many, err
 }
 
-var errTime = errors.New("a time is not a number of seconds since 1970")
+var errTime = errors.New("the end of the token (exp) is not a number of seconds since 1970")
 
-// numericDate reads a NumericDate (RFC 7519 2); the zero time if it is absent.
-// A fraction is cut off, so an end is never later than it was meant.
+// numericDate reads a NumericDate (RFC 7519 2), or the date of RFC 3339 that some servers
+// write instead; the zero time if it is absent. A fraction is cut off, so an end is never
+// later than it was meant.
 func numericDate(raw json.RawMessage) (time.Time, error) {
-	raw = present(raw)
+	raw = filled(raw)
 	if raw == nil {
 		return time.Time{}, nil
 	}
-	date, ok := form.NumericDate(json.Number(numberIn(raw)))
+	text := numberIn(raw)
+	date, ok := form.NumericDate(json.Number(text))
+	if !ok {
+		var err error
+		date, err = time.Parse(time.RFC3339, text)
+		ok = err == nil
+	}
 	if !ok || date.Unix() < 1 {
 		return time.Time{}, errTime
 	}

@@ -56,6 +56,11 @@ func seeTokens(resp *httpclient.Response) seen {
 	return s
 }
 
+// mentions is how often a member by which a token is known is named in body.
+func mentions(body []byte) int {
+	return bytes.Count(body, []byte(`"`+memberAccess+`"`)) + bytes.Count(body, []byte(`"`+memberRefresh+`"`))
+}
+
 // settleNext chooses the next refresh token where the answer is no object with one at its
 // top.
 func (s *seen) settleNext() {
@@ -85,9 +90,17 @@ func seeTokensIn(body []byte) seen {
 }
 
 // document is an answer's body as JSON. A form is one where the answer says so and no
-// name stands in it twice: servers older than RFC 6749 answer so.
+// name stands in it twice: servers older than RFC 6749 answer so. A text that is a
+// document is what became of one on its way through a gateway that encodes twice.
 func document(resp *httpclient.Response) []byte {
 	body := httpclient.Document(resp.Body)
+	if mentions(body) != mentions(resp.Body) {
+		return resp.Body // what stands around it may be a token too, and is to be seen
+	}
+	var text string
+	for bytes.HasPrefix(body, []byte(`"`)) && utf8.Valid(body) && json.Unmarshal(body, &text) == nil {
+		body = httpclient.Document([]byte(text))
+	}
 	kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err != nil || kind != "application/x-www-form-urlencoded" || len(body) == 0 || body[0] == '{' || !utf8.Valid(body) {
 		return body
@@ -132,15 +145,37 @@ func (s *seen) readMembers(body []byte, inner *seen) {
 			inner.inside(v)
 			continue
 		}
-		var token string
-		if json.Unmarshal(value, &token) == nil {
-			s.add(name, token)
-			if name == memberRefresh && token != "" {
-				s.next = token
-			}
-		}
+		s.readMember(name, value, inner)
 	}
 }
+
+// readMember collects a token from the top. In another spelling of its name it is none of
+// RFC 6749's, and lives all the same.
+func (s *seen) readMember(name json.Token, value json.RawMessage, inner *seen) {
+	text, _ := name.(string)
+	exact := text == memberAccess || text == memberRefresh
+	var token string
+	switch {
+	case json.Unmarshal(value, &token) == nil:
+	case exact && len(value) >= shortestNumber && digits(value):
+		token = string(value)
+	}
+	token = tokenText(token)
+	switch {
+	case token == "":
+	case exact:
+		s.add(text, token)
+		if text == memberRefresh {
+			s.next = token
+		}
+	default:
+		inner.add(text, token)
+	}
+}
+
+// shortestNumber is how many digits a number has at least that is taken for a token, and
+// not for a word on whether there is one.
+const shortestNumber = 8
 
 // inside collects from the objects in v, however deep.
 func (s *seen) inside(v any) {
@@ -198,17 +233,18 @@ func leadingString(b []byte) (string, bool) {
 	return "", false
 }
 
-// add notes a token once, and reports whether there is room for more of its kind. name is
-// what json.Decoder calls a token, hence of any type.
-func (s *seen) add(name any, token string) bool {
+// add notes a token once, and reports whether there is room for more of its kind. A name
+// counts in every spelling, such as accessToken.
+func (s *seen) add(name, token string) bool {
 	into := &s.access
-	switch name {
-	case memberAccess:
-	case memberRefresh:
+	switch {
+	case sameName(name, memberAccess):
+	case sameName(name, memberRefresh):
 		into = &s.refresh
 	default:
 		return true
 	}
+	token = tokenText(token)
 	if token != "" && len(*into) < maxSeen && !slices.Contains(*into, token) {
 		*into = append(*into, token)
 	}
@@ -250,7 +286,8 @@ func parseAnswer(body []byte, tokens seen, judgeType typeJudge) (answer, error) 
 		return answer{}, errNoObject
 	}
 	a := answer{members: members, twice: twice}
-	if a.accessToken, err = stringMember(members[memberAccess]); err != nil || a.accessToken == "" {
+	a.accessToken, err = stringMember(members[memberAccess])
+	if a.accessToken = tokenText(a.accessToken); err != nil || a.accessToken == "" {
 		return a, errNoToken
 	}
 	if len(tokens.access) > 1 {
