@@ -113,7 +113,7 @@ func badAnswers() map[string]badAnswer {
 		"jwt: keys are HTML":           signed(badAnswer{at: authserver.EndpointJWKS, fault: authserver.HTML(), code: unavailable}),
 		"jwt: no JWT":                  {fault: nil, code: violation, setup: setup{provider: map[string]any{"verify": "jwt"}}},
 	}
-	for _, v := range []any{0, -1, 1e12, 0.5, "soon", "", true, []any{60}, map[string]any{}, "0x10", "-1", 1e300, json.Number("99999999999999999999")} {
+	for _, v := range []any{0, -1, 1e12, 0.5, "soon", true, []any{60}, map[string]any{}, "0x10", "-1", 1e300, json.Number("99999999999999999999")} {
 		all[fmt.Sprintf("expires_in %v (%T)", v, v)] = badAnswer{fault: authserver.Set("expires_in", v), code: violation}
 	}
 	return all

@@ -72,7 +72,7 @@ func take(path *framework.Path, name string, value any) (any, error) {
 	if err := checkSize(value, 0); err != nil {
 		return nil, err
 	}
-	value = withoutLineEnd(value)
+	value = fromFile(value)
 	if value == "" {
 		return unset(path, schema)
 	}
@@ -91,16 +91,16 @@ func take(path *framework.Path, name string, value any) (any, error) {
 	return decoded, nil
 }
 
-// withoutLineEnd takes off what echo, jq -r and editors put behind a value, which
-// field=@file reads with it. A field that is given twice on the command line is a list.
-func withoutLineEnd(value any) any {
+// fromFile takes off what echo, jq -r and editors put around a value, which field=@file
+// reads with it. A field that is given twice on the command line is a list.
+func fromFile(value any) any {
 	switch v := value.(type) {
 	case string:
-		return form.WithoutLineEnd(v)
+		return form.FromFile(v)
 	case []any:
 		for i, e := range v {
 			if text, ok := e.(string); ok {
-				v[i] = form.WithoutLineEnd(text)
+				v[i] = form.FromFile(text)
 			}
 		}
 	}

@@ -175,17 +175,20 @@ func parseJWK(raw []byte) (key, bool) {
 	return k, err == nil
 }
 
+// parsePEM reads the blocks, around which any text may stand, as openssl and browsers
+// write it. A broken block is passed over by pem.Decode, which strict does not.
 func parsePEM(document []byte, strict bool) ([]key, error) {
 	var keys []key
+	begun := bytes.Count(document, []byte("-----BEGIN "))
 	for {
 		block, rest := pem.Decode(document)
 		if block == nil {
-			if strict && len(bytes.TrimSpace(document)) > 0 {
-				return nil, errors.New("the PEM text holds something that is not PEM")
+			if strict && begun > 0 {
+				return nil, errors.New("the PEM text holds a block that cannot be read: is it whole, and does each of its lines begin with it?")
 			}
 			return keys, nil
 		}
-		document = rest
+		document, begun = rest, begun-1
 		public, err := publicOf(block, strict)
 		if err == nil {
 			public, err = checkMaterial(public)

@@ -74,6 +74,14 @@ func TestDocuments(t *testing.T) {
 		"members of other types": {document(t, with(good, m{"x5c": "none", "x5t": 5, "key_ops": "verify", "use": nil, "alg": nil, "kid": 7, "ext": true, "nbf": "x"})), true},
 		"odd members around it":  {[]byte(`{"keys":[null,5,"x",[],` + string(encoded(t, good)) + `],"issuer":[1],"x":"-----BEGIN CERTIFICATE-----"}`), true},
 		"a byte order mark":      {append([]byte("\ufeff\r\n\n"), document(t, good)...), true},
+		"a guard and a comment":  {[]byte(")]}'\n" + string(document(t, good)) + "\n<!-- gateway 1 -->\n\x00"), true},
+		"padded coordinates":     {document(t, with(good, m{"x": good["x"].(string) + "=", "y": good["y"].(string) + "="})), true},
+		"numbers of every kind":  {document(t, with(good, m{"iat": json.RawMessage("1.7e9"), "exp": json.RawMessage("1e999"), "x5t#S256": 5, "x5u": m{}})), true},
+		"a comment as in Go":     {[]byte("// our key\n" + string(document(t, good))), false},
+		"a comment within":       {[]byte(`{"keys":[/* ours */` + string(encoded(t, good)) + `]}`), false},
+		"a comma too many":       {[]byte(`{"keys":[` + string(encoded(t, good)) + `,]}`), false},
+		"a list of keys":         {[]byte(`[` + string(encoded(t, good)) + `]`), false},
+		"one key without a set":  {encoded(t, good), false},
 		"too large":              {[]byte(`{"keys":[],"x":"` + strings.Repeat("a", MaxDocument) + `"}`), false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -127,6 +135,9 @@ func TestPEM(t *testing.T) {
 		"a public key":           spki(p256().Public()),
 		"two public keys":        spki(edKey().Public()) + "\n" + spki(p256().Public()),
 		"a certificate":          block("CERTIFICATE", cert),
+		"as openssl prints it":   "Bag Attributes\n    friendlyName: a\nsubject=CN = a\n" + block("CERTIFICATE", cert) + "---\nServer certificate\nNo client certificate CA names sent\n",
+		"as Windows writes it":   "\ufeff" + strings.ReplaceAll(spki(p256().Public()), "\n", "\r\n"),
+		"with a comment":         "# the key of 2026\n" + spki(p256().Public()) + "# until 2027",
 		"a PKCS#1 key beside it": block("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(freshRSA(t))) + spki(p256().Public()),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -137,11 +148,13 @@ func TestPEM(t *testing.T) {
 		})
 	}
 	for name, text := range map[string]string{
-		"a private key":     block("PRIVATE KEY", secretKey),
-		"a broken block":    block("PUBLIC KEY", []byte("nonsense")),
-		"a small key":       spki(smallRSA().Public()),
-		"rubbish behind it": spki(p256().Public()) + "rubbish",
-		"a cut block":       "-----BEGIN PUBLIC KEY-----\nMFkw",
+		"a private key":    block("PRIVATE KEY", secretKey),
+		"a broken block":   block("PUBLIC KEY", []byte("nonsense")),
+		"a small key":      spki(smallRSA().Public()),
+		"a cut block":      "-----BEGIN PUBLIC KEY-----\nMFkw",
+		"a cut one behind": spki(p256().Public()) + "-----BEGIN PUBLIC KEY-----\nMFkw",
+		"a cut one before": "-----BEGIN PUBLIC KEY-----\nMFkw\n" + spki(p256().Public()),
+		"an indented one":  spki(edKey().Public()) + "  " + strings.ReplaceAll(spki(p256().Public()), "\n", "\n  "),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Static([]byte(text))

@@ -60,8 +60,7 @@ func Parse(compact string) (*Token, error) {
 	case len(compact) > MaxToken:
 		return nil, malformed(fmt.Sprintf("the token is larger than %d bytes", MaxToken))
 	case strings.IndexFunc(compact, notCompact) >= 0:
-		return nil, malformed("the token is not a JWT in compact form: " +
-			"it holds characters other than base64url and dots, perhaps a space or a line end")
+		return nil, malformed("the token is not a JWT in compact form: " + wrapping(compact))
 	}
 	parts := strings.Split(compact, ".")
 	switch {
@@ -94,6 +93,27 @@ func Parse(compact string) (*Token, error) {
 		signed:    []byte(compact[:len(parts[0])+1+len(parts[1])]),
 		signature: signature,
 	}, nil
+}
+
+// wrapping says in what a token seems to have come that is none as it stands: where it is
+// taken out of there, it may be a good one.
+func wrapping(text string) string {
+	word := strings.ToLower(strings.TrimSpace(text))
+	switch {
+	case strings.HasPrefix(word, `"`), strings.HasPrefix(word, "'"):
+		return "it stands in quotation marks, which are no part of it (jq prints it without them with -r)"
+	case strings.HasPrefix(word, "bearer "), strings.HasPrefix(word, "authorization:"):
+		return "it begins with words of an HTTP header: give the token alone, without Bearer"
+	case strings.HasPrefix(word, "{"), strings.HasPrefix(word, "["):
+		return "it is a JSON document: take the token out of it"
+	case strings.HasPrefix(word, "\ufeff"):
+		return "a byte order mark stands before it, as editors write one"
+	case strings.HasPrefix(word, "-----begin "):
+		return "it is PEM"
+	case strings.HasSuffix(word, "="):
+		return "it is padded (=), which RFC 7515 2 leaves out"
+	}
+	return "it holds characters other than base64url and dots, perhaps a space or a line end"
 }
 
 // notCompact keeps out what base64 decoders silently skip, such as line ends.

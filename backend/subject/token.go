@@ -28,7 +28,7 @@ type Token struct {
 	// Subject is sub, never empty: who or what the token is about. It is unique
 	// only together with Issuer.
 	Subject string
-	// ID is jti, or "". See ReplayKey.
+	// ID is jti, or "" where there is none that can be read. See ReplayKey.
 	ID string
 	// Audience is aud as a list.
 	Audience []string
@@ -91,9 +91,13 @@ func (t *Token) BoundIssuer() string {
 // ReplayKey names this one token for the memory of used ones, and says until
 // when it must be remembered: as long as the token could be accepted again. The
 // key is short, reveals nothing and is bound to the issuer, because a jti is
-// unique only there (RFC 7519 4.1.7). A token without jti is an *fault.Error
+// unique only there (RFC 7519 4.1.7). A token without a jti that can be read is an *fault.Error
 // with invalid_grant: it cannot be told from its copies.
 func (t *Token) ReplayKey() (key string, until time.Time, err error) {
+	if _, odd := t.Claims["jti"]; odd && t.ID == "" {
+		return "", time.Time{}, refuse("the token's jti is not a string of printable characters of a plausible length (RFC 7519 4.1.7), " +
+			"and this role accepts each token once: have the issuer put one into its tokens")
+	}
 	if t.ID == "" {
 		return "", time.Time{}, refuse("the token has no jti, and this role accepts each token once: " +
 			"have the issuer put a jti into its tokens")
@@ -106,17 +110,18 @@ func (t *Token) ReplayKey() (key string, until time.Time, err error) {
 // newToken reads the registered claims. It judges their types and nothing else:
 // a claim of the wrong type, null included, makes the whole token malformed,
 // because what it restricts could not be known. How somebody logged in restricts
-// nothing but where a role asks for it (StepUp).
+// nothing but where a role asks for it (StepUp), and neither does the token's own name
+// (ReplayKey).
 func newToken(claims map[string]any) (*Token, *fault.Error) {
 	r := reader{claims: claims}
 	t := &Token{
 		Issuer:    r.identifier("iss", true),
 		Subject:   r.identifier("sub", true),
-		ID:        r.identifier("jti", false),
+		ID:        word(claims, "jti"),
 		Audience:  r.strings("aud", true),
 		ExpiresAt: r.date("exp", true),
 		IssuedAt:  r.date("iat", false),
-		ACR:       acr(claims),
+		ACR:       word(claims, "acr"),
 		AMR:       amr(claims),
 		MayAct:    r.object("may_act"),
 		Actor:     r.object("act"),
@@ -173,9 +178,10 @@ func (r *reader) identifier(claim string, required bool) string {
 	return s
 }
 
-// acr is "" where it is no text that a role could ask for.
-func acr(claims map[string]any) string {
-	if s, isString := claims["acr"].(string); isString && isIdentifier(s) {
+// word is a claim that is judged only where a role asks for it, "" where it is no text
+// that one could ask for.
+func word(claims map[string]any, claim string) string {
+	if s, isString := claims[claim].(string); isString && isIdentifier(s) {
 		return s
 	}
 	return ""

@@ -17,13 +17,15 @@ import (
 
 // wireRow is one row of testdata/wire/subject/subject_tokens.yaml.
 type wireRow struct {
-	Name, Why, Issuer, After string
-	Header, Claims           map[string]any
-	Bounds                   map[string][]string
-	RequiredACR              []string `yaml:"required_acr"`
-	RequiredAMR              []string `yaml:"required_amr"`
-	MaxAuthAge               int      `yaml:"max_auth_age"` // seconds
-	Want                     struct {
+	Name, Why, Issuer string
+	Before, After     string
+	Header, Claims    map[string]any
+	Bounds            map[string][]string
+	RequiredACR       []string `yaml:"required_acr"`
+	RequiredAMR       []string `yaml:"required_amr"`
+	MaxAuthAge        int      `yaml:"max_auth_age"` // seconds
+	SingleUse         bool     `yaml:"single_use"`
+	Want              struct {
 		Code     string
 		Words    []string
 		NotWords []string `yaml:"not_words"`
@@ -57,12 +59,15 @@ func (row wireRow) run(t *testing.T) {
 	}
 	issuer := open(t, IssuerConfig{Name: "fake", JWKSURL: fake.URL + "/keys", BoundIssuer: iss, BoundAudiences: []string{audience}, ClockSkew: DefaultClockSkew})
 	claims := overlay(fake.claims(map[string]any{"iss": iss}), row.Claims)
-	signed := secret.New(form.WithoutLineEnd(fake.sign(jwa.ES256, row.Header, claims).Reveal() + row.After))
+	signed := secret.New(form.FromFile(row.Before + fake.sign(jwa.ES256, row.Header, claims).Reveal() + row.After))
 	token, err := VerifyFrom(t.Context(), signed, []*Issuer{issuer}, noon)
 	if err == nil {
 		if weak := (StepUp{RequiredACR: row.RequiredACR, RequiredAMR: row.RequiredAMR, MaxAuthAge: time.Duration(row.MaxAuthAge) * time.Second}).Check(token, noon); weak != nil {
 			err = weak
 		}
+	}
+	if err == nil && row.SingleUse {
+		_, _, err = token.ReplayKey()
 	}
 	if row.Want.Code != "" {
 		requireFault(t, err, fault.Code(row.Want.Code), "")
