@@ -121,6 +121,7 @@ func TestAnOddScopeDoesNotCostTheParent(t *testing.T) {
 	m.Write(t, "roles/user", harness.Fields{
 		"provider": "oauth2/op", "scopes": "openid,offline_access,phone", "default_scopes": "openid,offline_access", "ttl": "2m",
 	})
+	op.MustBeActive(t, harness.OPWeb, read(t, m, "user").Token)
 	_, err := m.TryRead(t, "creds/user", "scopes=phone")
 	refused(t, err, 400, "invalid_scope", "invalid_scope")
 	require.Equal(t, "ok", keyInfo(t, m, "providers", "oauth2/op")["health"])
