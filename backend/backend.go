@@ -106,7 +106,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			// handle may hold a live token: the barrier encrypts them like all of storage,
 			// the tokens live for minutes, and a wrapped record would cost an operation of
 			// the seal, an HSM perhaps, with every issue, renewal and kill.
-			SealWrapStorage: []string{downstream.StoragePrefix, issuerPrefix, signingKeysKey}, // an issuer may have a proxy's password
+			SealWrapStorage: []string{downstream.StoragePrefix, downstream.SuccessorPrefix, issuerPrefix, signingKeysKey}, // an issuer may have a proxy's password
 			Unauthenticated: []string{discoveryPath, jwksPath},
 		},
 		Paths: withValues(framework.PathAppend(

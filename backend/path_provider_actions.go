@@ -106,7 +106,10 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 	if p.GivesAgain() {
 		warnings = append(warnings, "the provider gives one token to several requests, of which all but the first are refused: set revocation=lever on the provider, give each role a client of its own, or set sharing=entity on the role where one entity is all that asks")
 	}
-	data := map[string]any{"healthy": true, "detail": health.Detail}
+	data := map[string]any{"detail": health.Detail}
+	if !health.Untold {
+		data["healthy"] = true
+	}
 	if len(health.Grants) > 0 {
 		data["grants"] = health.Grants
 	}
@@ -115,13 +118,7 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 
 // endChecked kills what a check or a rotation had to mint.
 func (b *broker) endChecked(ctx context.Context, p *downstream.Provider, health provider.Health) (warnings []string) {
-	for _, child := range health.Children {
-		if why, keep := repeats(p.Secrets(), nil, child); why != nil && !keep {
-			continue // there is nothing to kill but the parent
-		}
-		if child.Class == provider.ClassToken && p.GaveBefore(child) {
-			continue // it is another's
-		}
+	for _, child := range b.ownChildren(p, health) {
 		if err := b.killer.Discard(ctx, p, b.checkGrant(p, child), ending.CauseParentCheck); err != nil {
 			b.Logger().Warn("a token minted by a check is not dead yet", "provider", p.Ref, "error", err)
 			if !child.Handle.Empty() {
@@ -130,6 +127,22 @@ func (b *broker) endChecked(ctx context.Context, p *downstream.Provider, health 
 		}
 	}
 	return warnings
+}
+
+// ownChildren are what a check or a rotation has minted and may be killed: neither the
+// parent itself nor another's.
+func (b *broker) ownChildren(p *downstream.Provider, health provider.Health) []*provider.Child {
+	var own []*provider.Child
+	for _, child := range health.Children {
+		if why, keep := repeats(p.Secrets(), nil, child); why != nil && !keep {
+			continue // there is nothing to kill but the parent
+		}
+		if child.Class == provider.ClassToken && p.GaveBefore(child) {
+			continue // it is another's
+		}
+		own = append(own, child)
+	}
+	return own
 }
 
 func missing(err error, ref string) error {
@@ -141,7 +154,7 @@ func missing(err error, ref string) error {
 
 func healthResponses() map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusOK: {{Description: "The credential works.", Fields: map[string]*framework.FieldSchema{
-		"healthy": {Type: framework.TypeBool, Description: "Always true: a credential that does not work is an error."},
+		"healthy": {Type: framework.TypeBool, Description: "True of a credential that works; one that does not is an error. Left out where this tells nothing of it, and detail says why."},
 		"detail":  {Type: framework.TypeString, Description: "What was proven, or changed."},
 		"grants":  {Type: framework.TypeStringSlice, Description: "What the parent can grant, where the provider says so."},
 	}}}}

@@ -3,11 +3,13 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
@@ -32,16 +34,13 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 		return nil, forOperators(err)
 	}
 	if before != nil {
-		if before.Pinned.Account != after.Pinned.Account {
-			done, noMints := h.b.providers.KeepMintsOut(ref)
-			if !noMints {
-				return nil, errMinting
-			}
-			defer done()
-		}
+		after.Moves(before)
 		if err := h.mayReplace(ctx, ref, before, after, written); err != nil {
 			return nil, err
 		}
+	}
+	if err := h.b.providers.Resume(ctx, ref, before, after); err != nil {
+		return nil, err
 	}
 	candidate, err := h.b.providers.Peek(ref, after)
 	if err != nil {
@@ -50,15 +49,78 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	if err := candidate.CheckRotation(); err != nil {
 		return nil, err
 	}
-	if err := h.b.providers.Write(ctx, ref, after); err != nil {
+	proof, err := h.b.providers.Prove(ctx, ref, before, after)
+	if err == nil {
+		err = h.replace(ctx, ref, before, after, written)
+	} else {
+		err = unproven(err)
+	}
+	unkilled := h.b.endProof(ctx, proof, err == nil)
+	if err != nil {
 		return nil, err
 	}
 	h.b.providers.Mend(ref) // it may be another server now, or the right ca_pem
-	added := h.b.providers.ReservedNew(ref, before, after)
-	if added == nil {
-		return nil, nil
+	var resp *logical.Response
+	if added := h.b.providers.ReservedNew(ref, before, after); added != nil {
+		resp = h.b.warnOfReserved(ctx, nil, "providers/"+ref, added)
 	}
-	return h.b.warnOfReserved(ctx, nil, "providers/"+ref, added), nil
+	if proof.Unproven != "" {
+		unkilled = append(unkilled, fmt.Sprintf("the parent credential is not proven yet, and the provider's health is unknown: %s; then write providers/%s/check", proof.Unproven, ref))
+	}
+	return withWarnings(resp, unkilled), nil
+}
+
+// replace stores after in the place of before. No mint is under way where its child could
+// not be killed any more.
+func (h providerHandler) replace(ctx context.Context, ref string, before, after *downstream.Entry, written map[string]bool) error {
+	if before != nil && before.Pinned.Account != after.Pinned.Account {
+		done, noMints := h.b.providers.KeepMintsOut(ref)
+		if !noMints {
+			return errMinting
+		}
+		defer done()
+		if err := h.mayReplace(ctx, ref, before, after, written); err != nil {
+			return err
+		}
+	}
+	return h.b.providers.Write(ctx, ref, after)
+}
+
+// unproven says of a write that is refused because of the parent what else can be done.
+func unproven(err error) error {
+	var f *fault.Error
+	if !errors.As(forOperators(err), &f) {
+		return err
+	}
+	return fault.New(f.Code, "%s; nothing was written: with verify_connection=false the provider is written without proof", f.Message).Because(err)
+}
+
+// endProof kills what a proof had to mint, which is on record only if the provider is.
+func (b *broker) endProof(ctx context.Context, proof downstream.Proof, written bool) (warnings []string) {
+	if proof.Provider == nil {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	if written {
+		return b.endChecked(ctx, proof.Provider, proof.Health)
+	}
+	for _, child := range b.ownChildren(proof.Provider, proof.Health) {
+		if err := b.killer.KillUnrecorded(ctx, proof.Provider, b.checkGrant(proof.Provider, child), ending.CauseParentCheck); err != nil {
+			b.Logger().Error("a token minted by the check of a provider that was not written lives until it expires", "provider", proof.Provider.Ref, "error", err)
+		}
+	}
+	return nil
+}
+
+// withWarnings adds warnings to a response, which may be nil.
+func withWarnings(resp *logical.Response, warnings []string) *logical.Response {
+	if resp == nil && len(warnings) > 0 {
+		resp = &logical.Response{}
+	}
+	for _, w := range warnings {
+		resp.AddWarning(w)
+	}
+	return resp
 }
 
 // errMinting refuses what would leave a child behind that nothing can kill.

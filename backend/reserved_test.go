@@ -21,7 +21,7 @@ import (
 func entra() map[string]any {
 	return map[string]any{
 		"token_url": "https://login.entra.test/tenant/oauth2/v2.0/token", "client_id": "app",
-		"auth_method": "private_key_jwt", "assertion_signer": "broker", "assertion_audience": "api://AzureADTokenExchange",
+		"auth_method": "private_key_jwt", "assertion_signer": "broker", "assertion_audience": "api://AzureADTokenExchange", "verify_connection": false,
 	}
 }
 
@@ -30,7 +30,7 @@ func entra() map[string]any {
 func TestNoRoleSignsForWhereTheBrokerAuthenticates(t *testing.T) {
 	m := newJWTMount(t, nil)
 	m.must(m.write("providers/oauth2/entra", entra()))
-	m.must(m.write("providers/oauth2/off", map[string]any{"token_url": "https://off.test/token", "client_id": "app", "client_secret": parentSecret, "disabled": true}))
+	m.must(m.write("providers/oauth2/off", map[string]any{"token_url": "https://off.test/token", "client_id": "app", "client_secret": parentSecret, "disabled": true, "verify_connection": false}))
 	for _, audience := range []string{
 		m.server.URL, m.server.URL + "/", strings.ToUpper(m.server.URL), m.server.URL + "/token", m.server.URL + "//%74oken?x=y",
 		"api://AzureADTokenExchange", "api://azureadtokenexchange/",

@@ -89,7 +89,7 @@ func newRotorMount(t *testing.T) (*mount, *rotorSystem) {
 	system := &rotorSystem{}
 	m := newEmptyMount(t, setup{types: []provider.Type{rotorType{system: system}}})
 	m.hide(rootKey)
-	m.must(m.write("providers/rotor/p", map[string]any{"url": "https://rotor.example", "root_key": rootKey, "rotation_period": "10h"}))
+	m.must(m.write("providers/rotor/p", map[string]any{"url": "https://rotor.example", "root_key": rootKey, "rotation_period": "10h", "verify_connection": false}))
 	return m, system
 }
 

@@ -174,14 +174,16 @@ func TestClientCertificatesAreTaken(t *testing.T) {
 			require.Equal(t, issued.PEM, text(m.Read(t, "providers/oauth2/issued"), "client_certificate"))
 
 			// A token that is bound to the broker's certificate is of no use to an agent.
-			m.Write(t, "providers/oauth2/bound", by("self_signed_tls_client_auth", "bound", own))
+			_, err := m.TryWrite(t, "providers/oauth2/bound", by("self_signed_tls_client_auth", "bound", own))
+			refused(t, err, 501, "provider_violation", "verify_connection=false")
+			m.Write(t, "providers/oauth2/bound", with(by("self_signed_tls_client_auth", "bound", own), harness.Fields{"verify_connection": false}))
 			m.Write(t, "roles/bound", harness.Fields{"provider": "oauth2/bound", "scopes": "read", "resources": filesAPI})
-			_, err := m.TryRead(t, "creds/bound")
+			_, err = m.TryRead(t, "creds/bound")
 			refused(t, err, 501, "provider_violation", "tls_client_certificate_bound_access_tokens=false")
 
 			// Any other certificate is a stranger's.
 			stranger := harness.SelfSignedCertificate(t, "broker")
-			m.Write(t, "providers/oauth2/op", by("self_signed_tls_client_auth", "own", stranger))
+			m.Write(t, "providers/oauth2/op", with(by("self_signed_tls_client_auth", "own", stranger), harness.Fields{"verify_connection": false}))
 			_, err = m.TryRead(t, "creds/files")
 			refused(t, err, 501, "parent_refused", "parent credential")
 		})

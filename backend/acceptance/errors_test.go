@@ -22,9 +22,9 @@ func TestRefusalsOverHTTP(t *testing.T) {
 	s.role(t, "exact", harness.Fields{"on_excess": "refuse"})
 	s.role(t, "foreign", harness.Fields{"bound_cidrs": "192.0.2.0/24"})
 	s.role(t, "quota", harness.Fields{"max_grants_per_entity": 1})
-	s.Write(t, "providers/oauth2/wrong", s.provider(harness.Fields{"client_secret": "not-the-secret"}))
+	s.Write(t, "providers/oauth2/wrong", s.provider(harness.Fields{"client_secret": "not-the-secret", "verify_connection": false}))
 	s.role(t, "wrong", harness.Fields{"provider": "oauth2/wrong"})
-	s.Write(t, "providers/oauth2/nobody", harness.Fields{"token_url": "http://127.0.0.1:9/token", "client_id": "x", "client_secret": "y"})
+	s.Write(t, "providers/oauth2/nobody", harness.Fields{"token_url": "http://127.0.0.1:9/token", "client_id": "x", "client_secret": "y", "verify_connection": false})
 	s.role(t, "nobody", harness.Fields{"provider": "oauth2/nobody", "audiences": nil})
 
 	provider := func(more harness.Fields) harness.Fields { return s.provider(more) }

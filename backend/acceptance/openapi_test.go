@@ -192,7 +192,7 @@ func TestPathHelp(t *testing.T) {
 	}
 	// Every field of the contract's tables is explained.
 	for path, fields := range map[string]string{
-		"providers/oauth2/acme": "ca_pem timeout rate_limit allow_http max_ttl allowed_roles disabled issuer token_url revocation_url introspection_url jwks_url client_id client_secret client_secret_next auth_method grant refresh_token exchange audience_parameter verify confirm_revocation revocation assumed_lifetime force",
+		"providers/oauth2/acme": "ca_pem timeout rate_limit allow_http max_ttl allowed_roles verify_connection disabled issuer token_url revocation_url introspection_url jwks_url client_id client_secret client_secret_next auth_method grant refresh_token exchange audience_parameter verify confirm_revocation revocation assumed_lifetime force",
 		"providers/jwt/own":     "subject client_id claims exchange_claims revocation max_ttl allowed_roles disabled force",
 		"oauth/introspect":      "token token_type_hint",
 		"roles/deploy":          "provider mode ttl max_ttl scopes audiences resources permissions authorization_details default_scopes on_excess parameters bound_entity_ids bound_group_names bound_entity_metadata bound_cidrs condition subject_issuers bound_subject_claims required_acr required_amr max_auth_age subject_single_use require_revocable require_entity max_grants_per_entity max_issue_rate",

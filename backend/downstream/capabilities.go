@@ -38,6 +38,18 @@ func (p *Provider) checker() func(context.Context) (provider.Health, error) {
 	return nil
 }
 
+// unprovable is why no check proves the parent, with what is to be done instead; "" where
+// one does.
+func (p *Provider) unprovable() string {
+	if p.checker() == nil {
+		return "providers of type " + p.typeName() + " cannot be checked"
+	}
+	if trusted, ok := p.opened.(provider.Trusted); ok {
+		return trusted.Unprovable()
+	}
+	return ""
+}
+
 // rotator changes the parent credential; nil if that cannot be done.
 func (p *Provider) rotator() func(context.Context) (provider.Health, error) {
 	if rotator, ok := p.opened.(provider.Rotator); ok {

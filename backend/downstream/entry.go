@@ -46,10 +46,13 @@ type Entry struct {
 	Serial  uint64 `json:"serial"`
 	Version uint64 `json:"version"`
 
-	// brought are the secrets that the write under way brings itself; moved is that it
-	// brings the current parent, or has it sent elsewhere.
-	brought []string
-	moved   bool
+	// brought are the secrets that the write under way brings itself, made those of the
+	// current parent that were made for it; moved is that it brings the current parent, or
+	// has it sent elsewhere.
+	brought, made []string
+	moved         bool
+	// spent are fingerprints of what was written and a proof has spent, by field.
+	spent map[string]string
 }
 
 // Parent is the stored credential.
@@ -212,10 +215,11 @@ func (e *Entry) generate(t provider.Type, change *provider.Change) error {
 	if len(made) > 0 {
 		e.Serial++
 	}
-	if slices.ContainsFunc(slices.Collect(maps.Keys(made)), isCurrent) {
-		e.forget()
-	}
 	for name, value := range made {
+		if isCurrent(name) {
+			e.made = append(e.made, name)
+			e.forget()
+		}
 		e.Secrets[name] = value.Reveal()
 		e.brought = append(e.brought, name)
 		change.Written[name] = true
@@ -224,10 +228,24 @@ func (e *Entry) generate(t provider.Type, change *provider.Change) error {
 	return nil
 }
 
+// Moves notes what has the parent of the entry before sent elsewhere than there, or as
+// somebody else's.
+func (e *Entry) Moves(before *Entry) {
+	if !e.moved && (e.trusts(before) || !slices.Equal(before.Pinned.Destinations, e.Pinned.Destinations) || before.Pinned.Account != e.Pinned.Account) {
+		e.Serial++
+		e.forget()
+	}
+}
+
+// trusts reports whether others are trusted on the way than in the entry before.
+func (e *Entry) trusts(before *Entry) bool {
+	return before.Settings.CAPEM != e.Settings.CAPEM || before.Settings.ProxyURL != e.Settings.ProxyURL
+}
+
 // MayFollow refuses what would send a stored secret to a new place without
 // whoever writes it knowing it.
 func (e *Entry) MayFollow(before *Entry, written map[string]bool) error {
-	trusts := before.Settings.CAPEM != e.Settings.CAPEM || before.Settings.ProxyURL != e.Settings.ProxyURL
+	trusts := e.trusts(before)
 	if trusts && e.Settings.ProxyPassword != "" && !written["proxy_password"] {
 		return fault.New(fault.InvalidRequest, "this changes where the proxy's password is sent: write proxy_password again with it")
 	}
@@ -313,6 +331,7 @@ func (r *Registry) Write(ctx context.Context, ref string, entry *Entry) error {
 	})
 	if err == nil {
 		r.site(ref).rotations.forget()
+		r.settle(ctx, ref, entry)
 	}
 	return err
 }
@@ -390,6 +409,9 @@ func (r *Registry) Delete(ctx context.Context, ref string, version uint64) error
 	})
 	if err == nil && there {
 		r.Mend(ref) // the next one of this name may be another server
+		if err := r.successors.Delete(ctx, ref); err != nil {
+			r.deps.Logger().Warn("what was kept of a parent credential could not be forgotten", "provider", ref, "error", err)
+		}
 	}
 	return err
 }

@@ -139,6 +139,8 @@ func (p *Provider) LookAgain(ctx context.Context, k Kind, failed error) (provide
 	case fault.CodeOf(err) == fault.ParentRefused:
 		p.refused(ctx, err)
 		return health, failed
+	case known && (health.Untold || errors.Is(err, provider.ErrUntold)):
+		p.site.gate.trusts() // not refused, this time: let the others try
 	}
 	if blamed {
 		now := p.registry.deps.Now()

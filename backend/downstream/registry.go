@@ -81,6 +81,8 @@ type Registry struct {
 	reserved *stored.Cache[*Reserved]
 	// schedules are when each parent is to be rotated.
 	schedules *stored.Cache[schedule]
+	// successors are what proving a written parent has left of it.
+	successors *stored.Keeper[successor]
 	// openings numbers the providers that were opened, in this process.
 	openings atomic.Uint64
 
@@ -95,7 +97,8 @@ func New(deps Deps) (*Registry, *Reaper) {
 		deps: &deps, door: newDoor(deps.Now, deps.Tainted), sites: map[string]*site{},
 		entries: stored.NewKeeper(deps.Storage, StoragePrefix, stored.KindOf[Entry](entryForm)),
 		opened:  stored.NewCacheOfAbsent[*Provider](), reserves: stored.NewCache[provider.Reserved](), reserved: stored.NewCache[*Reserved](),
-		schedules: stored.NewCache[schedule](),
+		schedules:  stored.NewCache[schedule](),
+		successors: stored.NewKeeper(deps.Storage, SuccessorPrefix, stored.KindOf[successor](successorForm)),
 	}
 	r.entries.OnChange(r.Drop)
 	return r, &Reaper{registry: r}
@@ -128,7 +131,7 @@ func (r *Registry) Open(ctx context.Context, ref string) (*Provider, error) {
 		if err != nil {
 			return nil, err
 		}
-		return r.assemble(ref, entry, r.site(ref))
+		return r.assemble(ref, entry, r.site(ref), r.stored(ref))
 	})
 	if err == nil {
 		p.site.take(p)
@@ -139,7 +142,7 @@ func (r *Registry) Open(ctx context.Context, ref string) (*Provider, error) {
 // Peek opens an entry that may never be stored, to see whether it can be and what it
 // would be. Nothing of that stays: the provider must be asked for no child.
 func (r *Registry) Peek(ref string, entry *Entry) (*Provider, error) {
-	return r.assemble(ref, entry, newSite())
+	return r.assemble(ref, entry, newSite(), r.stored(ref))
 }
 
 // MustOpen is Open for where a missing provider is somebody's mistake.
@@ -156,8 +159,22 @@ func Missing(ref string) error {
 	return fault.New(fault.TemporarilyUnavailable, "the role's provider %q does not exist, or no more: an operator must write providers/%s, or delete the role", ref, ref)
 }
 
+// parentKeeper loads and saves a provider's parent, as provider.Deps says.
+type parentKeeper struct {
+	load func(context.Context) (provider.Parent, error)
+	save func(context.Context, provider.Parent) error
+}
+
+// stored keeps the parent of a provider that is stored.
+func (r *Registry) stored(ref string) parentKeeper {
+	return parentKeeper{
+		load: func(ctx context.Context) (provider.Parent, error) { return r.loadParent(ctx, ref) },
+		save: func(ctx context.Context, parent provider.Parent) error { return r.saveParent(ctx, ref, parent) },
+	}
+}
+
 // assemble makes a provider of an entry, and changes nothing of the site.
-func (r *Registry) assemble(ref string, entry *Entry, at *site) (*Provider, error) {
+func (r *Registry) assemble(ref string, entry *Entry, at *site, keep parentKeeper) (*Provider, error) {
 	typeName, name, _ := strings.Cut(ref, "/")
 	t := r.deps.Types.Lookup(typeName)
 	if t == nil {
@@ -184,9 +201,9 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site) (*Provider, erro
 			Client:     client.To(entry.Pinned.Destinations),
 			Logger:     r.deps.Logger().Named(ref),
 			Now:        r.deps.Now,
-			LoadParent: func(ctx context.Context) (provider.Parent, error) { return p.lookedFor(r.loadParent(ctx, ref)) },
+			LoadParent: func(ctx context.Context) (provider.Parent, error) { return p.lookedFor(keep.load(ctx)) },
 			SaveParent: func(ctx context.Context, parent provider.Parent) error {
-				_, err := p.lookedFor(parent, r.saveParent(ctx, ref, parent))
+				_, err := p.lookedFor(parent, keep.save(ctx, parent))
 				return err
 			},
 			Turn:   func(ctx context.Context) (func(), error) { return at.turn(ctx, entry.Settings.patience()) },

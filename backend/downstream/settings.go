@@ -27,6 +27,8 @@ type Settings struct {
 	MaxTTL       time.Duration `json:"max_ttl,omitempty"`
 	AllowedRoles []string      `json:"allowed_roles,omitempty"`
 	Disabled     bool          `json:"disabled,omitempty"`
+	// WriteAhead is verify_connection=false, which is stored so that its default is none.
+	WriteAhead bool `json:"write_ahead,omitempty"`
 	// RotationPeriod is how old the parent may become; zero is as old as it likes.
 	RotationPeriod time.Duration `json:"rotation_period,omitempty"`
 	// Deleting marks a provider that goes once nothing of it is left to kill.
@@ -45,8 +47,16 @@ var settingsFields = stored.Fields[Settings]{
 	{Name: "max_ttl", Unset: "the mount's limit", In: func(s *Settings) any { return &s.MaxTTL }, Description: "The longest lease on any child of this provider; the mount's limit if unset."},
 	{Name: "allowed_roles", In: func(s *Settings) any { return &s.AllowedRoles }, Default: []string{"*"}, Description: "Globs of the names of the roles that may use the provider."},
 	{Name: "rotation_period", Unset: "never", In: func(s *Settings) any { return &s.RotationPeriod }, Description: "How old the parent credential may become before the broker rotates it, 1h or more, for types that can do so by themselves. Up to a tenth earlier, so that not all are rotated at once. A failure shows in health and metrics, and is tried again; the former credential stays until the next one works. Default: never."},
+	{Name: "verify_connection", In: func(s *Settings) any { return negated{&s.WriteAhead} }, Default: true, Description: "Proves the parent credential live, as check does, when a write brings it or has it sent elsewhere, before it replaces the one before. False writes it as it is, also while the provider is down."},
 	{Name: "disabled", In: func(s *Settings) any { return &s.Disabled }, Description: "Stops new grants. What lives can still be renewed and killed."},
 }
+
+// negated is a setting that is stored as its opposite.
+type negated struct{ in *bool }
+
+func (n negated) Type() framework.FieldType { return framework.TypeBool }
+func (n negated) Set(written any) error     { *n.in = !written.(bool); return nil }
+func (n negated) Get() any                  { return !*n.in }
 
 // ShownFields are what Settings.Show shows.
 func ShownFields() map[string]*framework.FieldSchema {

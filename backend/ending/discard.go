@@ -37,6 +37,16 @@ func (k *Killer) Discard(ctx context.Context, p *downstream.Provider, g *grant.G
 	return nil
 }
 
+// KillUnrecorded kills what was minted for a provider that is not stored, where nothing
+// could try again.
+func (k *Killer) KillUnrecorded(ctx context.Context, p *downstream.Provider, g *grant.Grant, cause string) error {
+	err := k.revokeChild(ctx, p, g, downstream.SettleBudget)
+	if err == nil {
+		k.tell(g, cause)
+	}
+	return err
+}
+
 func (k *Killer) revokeChild(ctx context.Context, p *downstream.Provider, g *grant.Grant, budget time.Duration) error {
 	if g.Handle.Empty() {
 		return downstream.ErrNotRevocable

@@ -311,6 +311,14 @@ type Checker interface {
 	Check(ctx context.Context) (Health, error)
 }
 
+// Trusted is a Provider that may have no parent of which a check proves anything: what
+// counts is that the system trusts the broker's issuer, say.
+type Trusted interface {
+	// Unprovable is why that is so, with what is to be done for the children to be good
+	// for something; "" where a Check proves the parent.
+	Unprovable() string
+}
+
 // Rotator is a Provider that can change its parent credential.
 type Rotator interface {
 	// Rotate makes the next credential the parent, proven to work before the old

@@ -89,7 +89,13 @@ var (
 	_ provider.Revoker   = (*Provider)(nil)
 	_ provider.Checker   = (*Provider)(nil)
 	_ provider.Composer  = (*Provider)(nil)
+	_ provider.Trusted   = (*Provider)(nil)
 )
+
+// Unprovable implements provider.Trusted.
+func (p *Provider) Unprovable() string {
+	return "services take its tokens once they trust the broker's own issuer: write config issuer, and register its .well-known/openid-configuration or its .well-known/jwks.json at them"
+}
 
 // signed are the dimensions that a token says in so many words.
 func signed() access.Dimensions {

@@ -14,7 +14,7 @@ import (
 // introspection calls active is proven without minting; everything else needs a
 // real request for a token.
 func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
-	if !p.settings.mints() {
+	if !p.settings.mints() { // which Unprovable says at a write
 		return provider.Health{Untold: true, Detail: "a public client that only exchanges has no credential to prove: the subject tokens are all that counts"}, nil
 	}
 	if p.settings.Grant == grantRefreshToken && p.at.Introspection != "" {
@@ -32,6 +32,18 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 		err = refusedForGood(why).Because(errors.Join(err, provider.ErrRefusalKnown))
 	}
 	return health, err
+}
+
+// Unprovable implements provider.Trusted. Where the broker signs as its own issuer, what
+// has to be registered may well come after the provider.
+func (p *Provider) Unprovable() string {
+	switch {
+	case p.settings.AssertionSigner == signerBroker:
+		return "the authorization server has to trust the broker's own issuer for this client: register the issuer of the config path, or its .well-known/jwks.json, there"
+	case !p.settings.mints():
+		return "a public client that only exchanges has no credential to prove: register client_id at the authorization server"
+	}
+	return ""
 }
 
 // refused is why the parent is known to be refused, or "".
@@ -75,8 +87,8 @@ func (p *Provider) checkByIntrospection(ctx context.Context) (provider.Health, b
 
 // prove asks for a token without naming a scope, which is what the parent can grant by
 // default, or for check_scopes and check_audiences, and hands the token over to be killed.
-// A server that answers that a scope is missing has accepted the client by then (RFC 6749
-// 3.2), which is all that is to be proven.
+// A server that answers that a scope is missing should have accepted the client by then (RFC
+// 6749 3.2), but nothing has come of it.
 func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (provider.Health, error) {
 	health := provider.Health{Detail: "the provider issued a token for the parent credential"}
 	got, err := p.obtainBound(ctx, with)
@@ -95,6 +107,7 @@ func (p *Provider) prove(ctx context.Context, with func(*dpopProof) sender) (pro
 	}
 	if code := fault.CodeOf(err); child == nil && (code == fault.InvalidScope || code == fault.InvalidTarget) {
 		health.Detail, err = "the provider accepts the parent credential, and wants to be asked for a scope or a target; set check_scopes or check_audiences on the provider to see it issue a token", nil
+		health.Untold = len(p.plainly()) == 0 // it may look at the request before it looks at the client
 	}
 	if child == nil && fault.CodeOf(err) == fault.InvalidRequest && len(p.plainly()) == 0 {
 		err = invalid("%s; at a server that grants nothing without a scope or an audience, set check_scopes or check_audiences", message(err)).Because(errors.Join(err, provider.ErrUntold))
