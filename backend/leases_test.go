@@ -418,7 +418,7 @@ func TestATaintedMountKillsWhatLives(t *testing.T) {
 	m.vault.change(func(v *vaultView) { v.tainted = true })
 	m.server.Break(authserver.EndpointRevoke, authserver.Answer(500, "text/plain", "no"))
 	require.ErrorContains(t, m.periodic(), "3 grants still live")
-	requireCode(t, m.revoke(leases[0]), fault.TemporarilyUnavailable, "3 grants still live", leases[0].grantID)
+	requireCode(t, m.revoke(leases[0]), fault.TemporarilyUnavailable, "3 grants still live", leases[0].grantID, "vault secrets move")
 	m.server.Break(authserver.EndpointRevoke, nil)
 	require.NoError(t, m.periodic())
 	require.Empty(t, m.server.Live())

@@ -73,6 +73,53 @@ func TestDisablingTheMountKillsAlsoWhatHasNoLease(t *testing.T) {
 	s.hydra.MustBeInactive(t, minted)
 }
 
+// A failed disable leaves a mount that serves nobody: Vault says of each of its paths that
+// there is no value. Moving it away and back opens it again, with all that is in it: once
+// its leases can be ended, or, while the provider is dead, once Vault has forgotten them.
+// The broker has not, and kills what they were for when the provider is back.
+func TestAFailedDisableIsUndoneByMovingTheMount(t *testing.T) {
+	t.Parallel()
+	for name, dead := range map[string]bool{"the provider is back": false, "the provider stays dead": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, w := severable(t)
+			c := read(t, s.Mount, "deploy")
+			w.Cut()
+			output, err := s.vault.TryCLI(t, "secrets", "disable", s.Path)
+			require.Error(t, err, output)
+			require.Contains(t, output, "moving it away and back opens it again")
+			// Whatever comes of these, they do not open it.
+			_, _ = s.vault.TryCLI(t, "secrets", "tune", "-default-lease-ttl=1h", s.Path)
+			_, _ = s.vault.TryCLI(t, "write", "sys/plugins/reload/backend", "mounts="+s.Path+"/")
+			for _, path := range []string{"roles/deploy", "providers/oauth2/hydra", "grants/" + c.GrantID} {
+				output, err := s.vault.TryCLI(t, "read", s.Path+"/"+path)
+				require.Error(t, err)
+				require.Contains(t, output, "No value found")
+			}
+			away := s.Path + "-away"
+			if dead {
+				output := s.vault.CLI(t, "secrets", "move", s.Path, away) // whatever comes of it
+				require.Contains(t, output, "Failure!", "a move ends leases too")
+				s.vault.CLI(t, "lease", "revoke", "-force", "-prefix", s.Path+"/")
+			} else {
+				w.Mend()
+			}
+			require.Contains(t, s.vault.CLI(t, "secrets", "move", s.Path, away), "Success!")
+			require.Contains(t, s.vault.CLI(t, "secrets", "move", away, s.Path), "Success!")
+
+			require.Contains(t, s.vault.CLI(t, "read", s.Path+"/roles/deploy"), "oauth2/hydra", "all that was configured is there")
+			if dead {
+				s.hydra.MustBeActive(t, c.Token)
+				require.Equal(t, "pending", text(s.Read(t, "grants/"+c.GrantID), "state"), "and the kill is not forgotten")
+				w.Mend()
+				s.sweepAway(t, c)
+			}
+			s.hydra.MustBeInactive(t, c.Token)
+			s.hydra.MustBeActive(t, read(t, s.Mount, "deploy").Token)
+		})
+	}
+}
+
 func TestMountIsNotDisabledWhileHydraIsStopped(t *testing.T) {
 	t.Parallel()
 	hydra := ownHydra(t)

@@ -34,7 +34,7 @@ func (k *Killer) stillAlive(ctx context.Context) string {
 	k.someAlive(ctx, holders[:min(len(holders), namedAlive)], namedAlive, func(s *grant.Summary) {
 		text += fmt.Sprintf(" %s at %s %s;", s.ID, s.Provider, LivesUntil(s))
 	})
-	return text + " bring the provider back and try again, or wait until they have expired"
+	return text + " bring the provider back and try again, or wait until they have expired; the mount serves nobody meanwhile, and moving it away and back opens it again (vault secrets move)"
 }
 
 // someAlive calls with at most so many of what the holders have that can be killed, as
