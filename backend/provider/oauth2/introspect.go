@@ -62,6 +62,7 @@ func parseIntrospection(body []byte) (introspection, error) {
 	if !*active {
 		return introspection{}, nil // whatever else it says is of no use
 	}
+	members["exp"] = inSeconds(members["exp"])
 	f, err := parseFacts(members)
 	return introspection{active: true, facts: f}, err
 }

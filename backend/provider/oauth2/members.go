@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -166,25 +167,32 @@ func stringOrList(raw json.RawMessage) ([]string, error) {
 
 var errTime = errors.New("the end of the token (exp) is not a number of seconds since 1970")
 
-// numericDate reads a NumericDate (RFC 7519 2), or the date of RFC 3339 that some servers
-// write instead; the zero time if it is absent. A fraction is cut off, so an end is never
-// later than it was meant.
+// numericDate reads a NumericDate (RFC 7519 2); the zero time if it is absent.
+// A fraction is cut off, so an end is never later than it was meant.
 func numericDate(raw json.RawMessage) (time.Time, error) {
 	raw = filled(raw)
 	if raw == nil {
 		return time.Time{}, nil
 	}
-	text := numberIn(raw)
-	date, ok := form.NumericDate(json.Number(text))
-	if !ok {
-		var err error
-		date, err = time.Parse(time.RFC3339, text)
-		ok = err == nil
-	}
+	date, ok := form.NumericDate(json.Number(numberIn(raw)))
 	if !ok || date.Unix() < 1 {
 		return time.Time{}, errTime
 	}
 	return date.Truncate(time.Second), nil
+}
+
+// inSeconds is a date of RFC 3339, which some servers' introspection has for a NumericDate,
+// as one; anything else stays what it is. In a JWT, which others read too, it is none.
+func inSeconds(raw json.RawMessage) json.RawMessage {
+	text, err := stringMember(raw)
+	if err != nil {
+		return raw
+	}
+	date, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return raw
+	}
+	return strconv.AppendInt(nil, date.Unix(), 10)
 }
 
 // errClaims is of claims that are no JSON object, or in which something stands twice.

@@ -385,6 +385,9 @@ func TestDatesInATokenHaveManySpellings(t *testing.T) {
 		require.NoError(t, err, spelled)
 		require.Equal(t, want, got.expires.Unix(), spelled)
 	}
-	_, err := parseClaims([]byte(`{"iss":"https://as.test","exp":1700003600,"nbf":"1.8e9"}`), "https://as.test", now)
+	// Services read a JWT after us, and RFC 7519 2 has no such date.
+	_, err := parseClaims([]byte(`{"iss":"https://as.test","exp":"2033-05-18T03:33:20Z"}`), "https://as.test", now)
+	require.ErrorIs(t, err, errTime)
+	_, err = parseClaims([]byte(`{"iss":"https://as.test","exp":1700003600,"nbf":"1.8e9"}`), "https://as.test", now)
 	require.ErrorIs(t, err, errNotYet)
 }
