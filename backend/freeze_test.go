@@ -301,3 +301,17 @@ func TestWhatWasFrozenByTheBeginningOfAnIDStaysFrozen(t *testing.T) {
 	_, err = m.credsBy(call{entity: inNamespace})
 	require.NoError(t, err)
 }
+
+// A freeze whose entry is broken is one all the same, and keeps no kill from its work.
+func TestAKillWithABrokenFreezeKills(t *testing.T) {
+	m := newMount(t, setup{})
+	l := m.mustCreds(nil)
+	require.NoError(t, m.storage.Put(context.Background(), &logical.StorageEntry{
+		Key: "freeze/" + base64.RawURLEncoding.EncodeToString([]byte("role/r")), Value: []byte("{broken"),
+	}))
+	m.start()
+	m.must(m.write("revoke/role/r", map[string]any{"freeze": true}))
+	require.False(t, m.server.Active(l.token))
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.AccessDenied, "frozen")
+}

@@ -74,3 +74,27 @@ func TestATokenOfManyDiesWithTheLastOfThem(t *testing.T) {
 	require.False(t, m.server.Active(fourth.token))
 	require.NoError(t, m.revoke(fourth))
 }
+
+// What was a lever's token yesterday is nobody's alone today.
+func TestATokenOfALeverIsNoTokenOfItsOwnLater(t *testing.T) {
+	m := newMount(t, setup{server: authserver.Options{OneToken: true}, provider: map[string]any{"revocation": "lever"}})
+	l := m.mustCreds(nil)
+	m.must(m.write("providers/oauth2/p", map[string]any{"revocation": "token"}))
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.ProviderViolation, "revocation=lever")
+	require.True(t, m.server.Active(l.token))
+}
+
+// A lever without a name is its child's own: two children cannot both have it.
+func TestALeverWithoutANameIsNotShared(t *testing.T) {
+	m, s := newSessionMount(t, nil)
+	s.changing(func(_ int, answer map[string]any) {
+		answer["class"], answer["handle"] = "lever", "sessions/session-1"
+		answer["session_token"] = m.hide("one-session-token-for-all")
+	})
+	l := m.mustSession(call{entity: alice})
+	_, err := m.session(call{entity: bob})
+	requireCode(t, err, fault.ProviderViolation, "given to another request")
+	require.Empty(t, s.killed)
+	require.NoError(t, m.revoke(l))
+}

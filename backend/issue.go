@@ -222,7 +222,7 @@ func (t *ticket) mint(ctx context.Context) error {
 			return why // and unrecorded
 		}
 		err = why
-	} else if t.d.role.Mode != provider.ModeForward && child.Class == provider.ClassToken && p.GaveBefore(child) {
+	} else if t.d.role.Mode != provider.ModeForward && p.GaveBefore(child) && diesAlone(child) {
 		return errGivenBefore // neither recorded nor killed: it is another's
 	}
 	t.made = received(t.id, t.d, child)

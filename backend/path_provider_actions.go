@@ -103,7 +103,7 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 	if failed != nil {
 		return nil, forOperators(failed)
 	}
-	if p.GivesAgain() {
+	if p.Traits.Class == provider.ClassToken && p.GivesAgain() {
 		warnings = append(warnings, "the provider gives one token to several requests, of which all but the first are refused: set revocation=lever on the provider, give each role a client of its own, or set sharing=entity on the role where one entity is all that asks")
 	}
 	data := map[string]any{"detail": health.Detail}
@@ -137,7 +137,7 @@ func (b *broker) ownChildren(p *downstream.Provider, health provider.Health) []*
 		if why, keep := repeats(p.Secrets(), nil, child); why != nil && !keep {
 			continue // there is nothing to kill but the parent
 		}
-		if child.Class == provider.ClassToken && p.GaveBefore(child) {
+		if p.GaveBefore(child) && diesAlone(child) {
 			continue // it is another's
 		}
 		own = append(own, child)

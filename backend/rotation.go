@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 )
@@ -27,6 +28,9 @@ func (b *broker) rotateOnSchedule(ctx context.Context, ref string) {
 	ctx, cancel := context.WithTimeout(ctx, downstream.MintBudget+downstream.SettleBudget+downstream.MaxPatience)
 	defer cancel()
 	u, end, err := b.providers.RotateOnSchedule(ctx, ref)
+	if errors.Is(err, downstream.ErrNotDue) {
+		return
+	}
 	if err != nil {
 		b.Logger().Error("a parent credential could not be rotated on schedule: tried again", "event", "rotation_failed", "provider", ref, "error", err)
 		return

@@ -199,3 +199,109 @@ func TestOneRotationAtATime(t *testing.T) {
 	asked, rotated := s.counts()
 	require.Equal(t, []int{1, 1}, []int{asked, rotated})
 }
+
+// half prepares the next key, and fails before it becomes the present one.
+type halfType struct{ rotorType }
+
+func (t halfType) Open(cfg provider.Config, parent provider.Parent, deps provider.Deps) (provider.Provider, error) {
+	opened, err := t.rotorType.Open(cfg, parent, deps)
+	if err != nil {
+		return nil, err
+	}
+	return &half{opened.(*rotor)}, nil
+}
+
+type half struct{ *rotor }
+
+func (p *half) Rotate(ctx context.Context) (provider.Health, error) {
+	p.system.set(func(s *rotorSystem) { s.asked++ })
+	parent, err := p.deps.LoadParent(ctx)
+	if err != nil {
+		return provider.Health{}, err
+	}
+	parent.Secrets = maps.Clone(parent.Secrets)
+	parent.Secrets["root_key_next"] = secret.New("next-root-key-of-the-system")
+	if err := p.deps.SaveParent(ctx, parent); err != nil {
+		return provider.Health{}, err
+	}
+	return provider.Health{}, fault.New(fault.TemporarilyUnavailable, "the system does not know the next key yet")
+}
+
+func newHalfMount(t *testing.T) (*mount, *rotorSystem) {
+	t.Helper()
+	system := &rotorSystem{}
+	m := newEmptyMount(t, setup{types: []provider.Type{halfType{rotorType{system: system}}}})
+	m.hide(rootKey)
+	m.must(m.write("providers/rotor/p", map[string]any{"url": "https://rotor.example", "root_key": rootKey, "rotation_period": "10h"}))
+	return m, system
+}
+
+// What has only been prepared is no rotation: it is tried again, and said to fail.
+func TestARotationThatStopsInBetweenIsTriedAgain(t *testing.T) {
+	m, s := newHalfMount(t)
+	written := m.must(m.read("providers/rotor/p")).Data["last_rotation"]
+	m.clock.advance(rotorPeriod)
+	m.rotateUntil(s, 1)
+	require.Eventually(t, func() bool { return m.must(m.read("providers/rotor/p")).Data["health"] == "rotation_overdue" }, 20*time.Second, time.Millisecond)
+	require.Equal(t, written, m.must(m.read("providers/rotor/p")).Data["last_rotation"])
+	m.clock.advance(2 * time.Minute)
+	m.rotateUntil(s, 2)
+}
+
+// A write that moves the provider takes no secret along that a rotation has added meanwhile.
+func TestAMoveTakesNoSecretAlongThatItDidNotBring(t *testing.T) {
+	system := &rotorSystem{}
+	var during func()
+	m := newEmptyMount(t, setup{types: []provider.Type{movingType{halfType{rotorType{system: system}}, &during}}})
+	m.hide(rootKey)
+	m.must(m.write("providers/rotor/p", map[string]any{"url": "https://rotor.example", "root_key": rootKey}))
+	during = func() {
+		during = nil
+		_, err := m.write("providers/rotor/p/rotate", nil)
+		requireCode(t, err, fault.TemporarilyUnavailable, "next key")
+	}
+	_, err := m.write("providers/rotor/p", map[string]any{"url": "https://elsewhere.example", "root_key": rootKey})
+	requireCode(t, err, fault.InvalidRequest, "meanwhile")
+	require.Equal(t, "https://rotor.example", m.must(m.read("providers/rotor/p")).Data["url"])
+}
+
+type movingType struct {
+	halfType
+	during *func()
+}
+
+func (t movingType) Configure(ctx context.Context, change provider.Change) (*provider.Pinned, error) {
+	if do := *t.during; do != nil {
+		do()
+	}
+	return t.halfType.Configure(ctx, change)
+}
+
+// An operator's rotation comes first: the schedule does not make another one of it.
+func TestTheScheduleLooksAgainOnceItHasItsTurn(t *testing.T) {
+	m, s := newRotorMount(t)
+	m.clock.advance(rotorPeriod)
+	s.mu.Lock() // the system does not answer yet
+	byHand := make(chan error)
+	go func() {
+		_, err := m.write("providers/rotor/p/rotate", nil)
+		byHand <- err
+	}()
+	require.Eventually(t, func() bool { // the hand has its turn
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		defer cancel()
+		u, err := m.b.providers.Upkeep(ctx, "rotor/p")
+		if err == nil {
+			u.Done()
+		}
+		return err != nil
+	}, 20*time.Second, time.Millisecond)
+	waited := make(chan struct{})
+	go func() { defer close(waited); m.b.rotateOnSchedule(context.Background(), "rotor/p") }()
+	s.mu.Unlock()
+	require.NoError(t, <-byHand)
+	<-waited
+	_, rotated := s.counts()
+	require.Equal(t, 1, rotated)
+	require.Equal(t, "ok", m.must(m.read("providers/rotor/p")).Data["health"])
+}

@@ -59,8 +59,14 @@ var (
 	errHoldsBrought = fault.New(fault.ProviderViolation, "the provider answered with something that holds the token that was to be exchanged, so nothing is handed out: see what the server puts into its tokens")
 )
 
-// errGivenBefore is for a child of class token that the provider has given before: to kill
-// it for one holder would be to kill it for another.
+// diesAlone reports whether the kill of a child is meant to end nothing else that was
+// handed out: not so if nothing can kill it, or it hangs on a lever that has a name.
+func diesAlone(child *provider.Child) bool {
+	return child.Class != provider.ClassExpiry && child.Lever == ""
+}
+
+// errGivenBefore is for a child that is to die alone and that the provider has given
+// before: to kill it for one holder would be to kill it for another.
 var errGivenBefore = fault.New(fault.ProviderViolation, "the provider answered with a token that it has given to another request before: it would die with either of them. Set revocation=lever on the provider, by which it dies with the last of them, give each role a client of its own, or set sharing=entity on the role where one entity is all that asks")
 
 // isNothing reports whether nothing was answered that could be used or killed.

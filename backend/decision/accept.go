@@ -54,12 +54,18 @@ func (p *Policy) asksIndirectly(asked access.Access) bool {
 }
 
 // expected is the most that may come of what is asked for, as a condition sees it: for
-// an indirect scope that is all of the ceiling.
-func (p *Policy) expected(asked access.Access) access.Access {
-	if !p.asksIndirectly(asked) {
-		return asked
+// an indirect scope that is all of the ceiling beside. A condition that looks at what
+// cannot be listed is a reason against.
+func (p *Policy) expected(asked access.Access) (access.Access, *fault.Error) {
+	if p.Condition == nil || !p.Condition.Uses("request") || !p.asksIndirectly(asked) {
+		return asked, nil
 	}
-	return asked.With(access.DimScopes, access.Access{Scopes: access.Exactly(p.Ceiling.Scopes.Literals()...)})
+	if !p.Ceiling.Enumerable(access.DimScopes) {
+		return asked, fault.New(fault.InvalidScope, "a scope such as .default names no result, and the role has a condition that looks at the scopes, which it allows by pattern: ask for scopes by their names")
+	}
+	values, _ := asked.Scopes.Values()
+	all := access.Exactly(slices.Concat(values, p.Ceiling.Scopes.Literals())...)
+	return asked.With(access.DimScopes, access.Access{Scopes: all}), nil
 }
 
 const maxNamed = 10

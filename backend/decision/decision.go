@@ -102,8 +102,12 @@ func (p *Policy) Decide(s Situation, q Request) *Decision {
 	d.Lifetime = p.lifetime(s, q, d)
 	// What would be granted is not known if nothing would be.
 	if p.Condition != nil && (len(d.Refusals) == before || !p.Condition.Uses("request")) {
+		expected, unseen := p.expected(d.Access)
+		if unseen != nil {
+			d.refuse(unseen)
+		}
 		d.refuse(p.checkCondition(facts{
-			caller: s.Caller, remote: s.Caller.remote(), access: p.expected(d.Access), ttl: d.Lifetime.TTL, claims: s.claims(), now: s.Now,
+			caller: s.Caller, remote: s.Caller.remote(), access: expected, ttl: d.Lifetime.TTL, claims: s.claims(), now: s.Now,
 		})...)
 	}
 	return d

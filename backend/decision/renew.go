@@ -42,8 +42,12 @@ func (p *Policy) CheckRenewal(s Situation, r Recorded) []*fault.Error {
 	reasons = append(reasons, checkReserved(s.Reserved, r.Access)...)
 	issue := s.Caller
 	issue.RemoteAddr, _ = netip.ParseAddr(r.RemoteAddr)
+	expected, unseen := p.expected(r.Access)
+	if unseen != nil {
+		reasons = append(reasons, fault.New(fault.AccessDenied, "%s", unseen.Message))
+	}
 	return append(reasons, p.checkCondition(facts{
-		caller: s.Caller, remote: issue.remote(), access: r.Access, ttl: r.TTL, claims: r.Claims, now: s.Now,
+		caller: s.Caller, remote: issue.remote(), access: expected, ttl: r.TTL, claims: r.Claims, now: s.Now,
 	})...)
 }
 

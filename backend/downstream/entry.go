@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -322,6 +323,9 @@ func (r *Registry) Write(ctx context.Context, ref string, entry *Entry) error {
 			entry.Version = rand.Uint64N(1 << 62) //nolint:gosec // tells versions apart, hides nothing
 		default:
 			entry.followRotation(current)
+			if entry.takesAlong(current) {
+				return nil, stored.ErrChanged
+			}
 		}
 		if current == nil || len(entry.brought) > 0 || entry.RotatedAt.IsZero() {
 			entry.RotatedAt = r.deps.Now()
@@ -334,6 +338,20 @@ func (r *Registry) Write(ctx context.Context, ref string, entry *Entry) error {
 		r.settle(ctx, ref, entry)
 	}
 	return err
+}
+
+// takesAlong reports whether the entry sends a secret to a new place that it has not
+// brought: one that a rotation has added since MayFollow looked.
+func (e *Entry) takesAlong(before *Entry) bool {
+	if slices.Equal(before.Pinned.Destinations, e.Pinned.Destinations) && !e.trusts(before) {
+		return false
+	}
+	for name := range e.Secrets {
+		if !slices.Contains(e.brought, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // followRotation takes the secrets that this write does not bring from what is
@@ -369,10 +387,19 @@ func (r *Registry) loadParent(ctx context.Context, ref string) (provider.Parent,
 	return entry.Parent(), nil
 }
 
+// present are the secrets without those that will follow (`_next`): what has only been
+// prepared is no rotation.
+func present(secrets map[string]string) map[string]string {
+	now := maps.Clone(secrets)
+	maps.DeleteFunc(now, func(name, _ string) bool { return strings.HasSuffix(name, "_next") })
+	return now
+}
+
 // saveParent stores a parent that the provider itself rotated or was told is
 // refused. The opened provider stays: it made the change and knows it.
 func (r *Registry) saveParent(ctx context.Context, ref string, p provider.Parent) error {
 	var before, after map[string]string
+	replaced := false
 	err := r.entries.ChangeQuietly(ctx, ref, func(entry *Entry) (*Entry, error) {
 		if entry == nil || entry.Serial != p.Serial {
 			return nil, provider.ErrParentChanged
@@ -380,14 +407,16 @@ func (r *Registry) saveParent(ctx context.Context, ref string, p provider.Parent
 		before = entry.Secrets
 		entry.setSecrets(p)
 		after = entry.Secrets
-		if !maps.Equal(before, after) {
-			entry.RotatedAt = r.deps.Now()
+		if !maps.Equal(present(before), present(after)) {
+			entry.RotatedAt, replaced = r.deps.Now(), true
 		}
 		return entry, nil
 	})
 	r.schedules.Drop(ref) // after a failure too: it may have been written
-	if err == nil && !maps.Equal(before, after) {
+	if err == nil && replaced {
 		r.site(ref).rotations.forget()
+	}
+	if err == nil && !maps.Equal(before, after) {
 		r.deps.Logger().Info("parent credential rotated", "provider", ref)
 	}
 	return err

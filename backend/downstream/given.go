@@ -12,8 +12,8 @@ import (
 )
 
 // GaveBefore reports whether the provider has given a secret of this child to a request
-// before it, as far as is remembered: then the child is another's too, and its class is
-// not token. It is to be asked once of each child.
+// before it, as far as is remembered: then the child is another's too. It is to be asked
+// once of each child, whatever its class, as that may change with the configuration.
 func (p *Provider) GaveBefore(child *provider.Child) bool {
 	if p.Traits.Signed { // no two of these are the same
 		return false

@@ -115,7 +115,12 @@ func (r *Registry) RotateOnSchedule(ctx context.Context, ref string) (u *Upkeep,
 		a.end(r.deps.Now(), err)
 		return nil, nil, err
 	}
-	before := u.Provider.RotatedAt
+	before, err := r.stillDue(ctx, ref)
+	if err != nil {
+		u.Done()
+		a.end(r.deps.Now(), err)
+		return nil, nil, err
+	}
 	return u, func(err error) error {
 		if err == nil {
 			err = r.wasRotated(ctx, ref, before)
@@ -123,6 +128,22 @@ func (r *Registry) RotateOnSchedule(ctx context.Context, ref string) (u *Upkeep,
 		a.end(r.deps.Now(), err)
 		return err
 	}, nil
+}
+
+// ErrNotDue is that the parent was rotated, or written, while a rotation waited for its
+// turn: that is no failure.
+var ErrNotDue = errors.New("the parent credential is not due any more")
+
+// stillDue returns since when the parent is what it is, or ErrNotDue.
+func (r *Registry) stillDue(ctx context.Context, ref string) (since time.Time, err error) {
+	entry, err := r.Read(ctx, ref)
+	if err != nil {
+		return since, err
+	}
+	if s := scheduleOf(ref, entry); s.due.IsZero() || r.deps.Now().Before(s.due) {
+		return since, ErrNotDue
+	}
+	return entry.RotatedAt, nil
 }
 
 // wasRotated does not believe a rotation after which the same parent is stored.
@@ -148,7 +169,7 @@ func (a *attempts) end(now time.Time, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.running = false
-	if err == nil {
+	if err == nil || errors.Is(err, ErrNotDue) {
 		a.failed, a.next, a.why, a.since = 0, time.Time{}, "", time.Time{}
 		return
 	}

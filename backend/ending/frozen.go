@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"sync"
 	"time"
 
@@ -256,7 +255,7 @@ func (f *frozenNames) write(ctx context.Context, name string, item Frozen) error
 		}
 		return &item, nil
 	})
-	if err != nil && !errors.Is(err, form.ErrNewer) { // which is frozen, whatever else is said there
+	if err != nil && !stored.Unreadable(err) { // one that is there is frozen, whatever is said in it
 		return err
 	}
 	f.know(key, name, true)
