@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
@@ -174,6 +175,9 @@ func (b *broker) verifyFrom(ctx context.Context, field string, trusted []string,
 			return nil, err
 		}
 		issuers = append(issuers, i)
+	}
+	if len(issuers) == 0 {
+		return nil, fault.New(fault.InvalidGrant, "nobody's %s is trusted here any more: an operator must write issuers/%s again, or let the role name another", field, strings.Join(trusted, " or issuers/"))
 	}
 	token, err := subject.VerifyFrom(ctx, raw, issuers, b.now())
 	if err == nil {

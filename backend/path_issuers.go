@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -76,7 +78,7 @@ func (b *broker) pathIssuers() []*framework.Path {
 				logical.CreateOperation: write,
 				logical.UpdateOperation: write,
 				logical.ReadOperation:   &framework.PathOperation{Callback: b.showIssuer, Summary: "Read an issuer.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "The issuer.", Fields: shown}}}},
-				logical.DeleteOperation: &framework.PathOperation{Callback: b.deleteIssuer, Summary: "Delete an issuer; its tokens are not taken any more.", Responses: map[int][]framework.Response{http.StatusNoContent: {{Description: "Deleted."}}}, ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true},
+				logical.DeleteOperation: &framework.PathOperation{Callback: b.deleteIssuer, Summary: "Delete an issuer; its tokens are not taken any more.", Responses: map[int][]framework.Response{http.StatusOK: {{Description: "Deleted, with warnings."}}, http.StatusNoContent: {{Description: "Deleted."}}}, ForwardPerformanceSecondary: true, ForwardPerformanceStandby: true},
 			},
 		},
 	}
@@ -139,7 +141,17 @@ func (b *broker) showIssuer(ctx context.Context, _ *logical.Request, d *framewor
 }
 
 func (b *broker) deleteIssuer(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	return nil, b.issuers.Delete(ctx, d.Get("name").(string))
+	name := d.Get("name").(string)
+	before, err := b.issuers.Exists(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.issuers.Delete(ctx, name); err != nil || !before {
+		return nil, err
+	}
+	return b.warnOfOrphans(ctx, nil, "issuers/"+name, func(r *role.Role) bool {
+		return slices.Contains(r.SubjectIssuers, name) || slices.Contains(r.ActorIssuers, name)
+	}), nil
 }
 
 func (b *broker) listIssuers(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
@@ -74,7 +75,7 @@ func (h providerHandler) gone(ctx context.Context, resp *logical.Response, ref s
 	if err := h.b.providers.Delete(ctx, ref, entry.Version); err != nil {
 		return nil, err
 	}
-	return h.b.warnOfOrphans(ctx, resp, ref), nil
+	return h.b.warnOfOrphans(ctx, resp, "providers/"+ref, func(r *role.Role) bool { return r.Provider == ref }), nil
 }
 
 func (h providerHandler) check(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -118,7 +118,7 @@ func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 				logical.ReadOperation:   &framework.PathOperation{Callback: h.read, Summary: "Read a provider; secrets as fingerprints.", Responses: h.readResponses()},
 				logical.DeleteOperation: &framework.PathOperation{
 					Callback: h.delete, Summary: "Delete a provider that has no live grants, or kill them first with force=true.",
-					Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "Grants were killed first.", Fields: killFields()}}, http.StatusNoContent: {{Description: "Deleted."}}},
+					Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "Grants were killed first, or there are warnings.", Fields: killFields()}}, http.StatusNoContent: {{Description: "Deleted."}}},
 					ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 				},
 			},
@@ -136,8 +136,8 @@ func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 		{
 			Pattern:         pattern + "/rotate$",
 			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "rotate", OperationSuffix: t.Name() + "-provider"},
-			HelpSynopsis:    "Rotates the parent credential.",
-			HelpDescription: "Changes the parent credential without a moment in which neither the old nor the new one works.",
+			HelpSynopsis:    words.rotates,
+			HelpDescription: words.rotateHelp,
 			Fields:          nameOnly,
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.UpdateOperation: &framework.PathOperation{Callback: h.rotate, Summary: "Rotate the parent credential.", Responses: healthResponses(), ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true},
@@ -147,23 +147,27 @@ func (b *broker) pathProviderType(t provider.Type) []*framework.Path {
 }
 
 // typeWords are what the help says of a type of provider.
-type typeWords struct{ manages, help, checks, checkHelp string }
+type typeWords struct{ manages, help, checks, checkHelp, rotates, rotateHelp string }
 
 // wordsOf says nothing of a parent credential where there is none.
 func wordsOf(t provider.Type) typeWords {
 	if len(downstream.SecretNames(t)) == 0 {
 		return typeWords{
-			manages:   "Manages a provider of type " + t.Name() + ", whose tokens the broker signs itself: it has no parent credential.",
-			help:      keylessHelp,
-			checks:    "Proves that what the broker signs verifies.",
-			checkHelp: "Signs a token, which nobody gets, and verifies it as a service would. There is no parent credential to be proven.",
+			manages:    "Manages a provider of type " + t.Name() + ", whose tokens the broker signs itself: it has no parent credential.",
+			help:       keylessHelp,
+			checks:     "Proves that what the broker signs verifies.",
+			checkHelp:  "Signs a token, which nobody gets, and verifies it as a service would. There is no parent credential to be proven.",
+			rotates:    "Refuses: there is no parent credential to rotate.",
+			rotateHelp: "The keys by which the broker signs rotate by themselves, and with issuer/rotate.",
 		}
 	}
 	return typeWords{
-		manages:   "Manages a provider of type " + t.Name() + " and its parent credential.",
-		help:      providersHelp,
-		checks:    "Proves live that the parent credential works.",
-		checkHelp: "Calls the provider with the parent credential and says what it can grant. A token that the check has to mint is killed at once.",
+		manages:    "Manages a provider of type " + t.Name() + " and its parent credential.",
+		help:       providersHelp,
+		checks:     "Proves live that the parent credential works.",
+		checkHelp:  "Calls the provider with the parent credential and says what it can grant. A token that the check has to mint is killed at once.",
+		rotates:    "Rotates the parent credential.",
+		rotateHelp: "Changes the parent credential without a moment in which neither the old nor the new one works.",
 	}
 }
 

@@ -74,12 +74,12 @@ func someOf(names []string) string {
 	return strings.Join(told, ", ")
 }
 
-// warnOfOrphans adds to resp, which may be nil, which roles are left without their
-// provider. It fails nothing: they are refused whether it is told or not.
-func (b *broker) warnOfOrphans(ctx context.Context, resp *logical.Response, ref string) *logical.Response {
-	roles, err := b.roles.of(ctx, ref)
+// warnOfOrphans adds to resp, which may be nil, which roles are left without what was
+// deleted. It fails nothing: they are refused whether it is told or not.
+func (b *broker) warnOfOrphans(ctx context.Context, resp *logical.Response, what string, names func(*role.Role) bool) *logical.Response {
+	roles, err := b.roles.that(ctx, names)
 	if err != nil {
-		b.Logger().Warn("which roles name the provider that was deleted could not be told", "provider", ref, "error", err)
+		b.Logger().Warn("which roles name what was deleted could not be told", "deleted", what, "error", err)
 	}
 	if len(roles) == 0 {
 		return resp
@@ -87,24 +87,23 @@ func (b *broker) warnOfOrphans(ctx context.Context, resp *logical.Response, ref 
 	if resp == nil {
 		resp = &logical.Response{}
 	}
-	resp.AddWarning(fmt.Sprintf("these roles name the provider and get nothing until it is written again: delete them if it is gone for good: %s", someOf(roles)))
+	resp.AddWarning(fmt.Sprintf("these roles name %s, and get nothing by it until it is written again: write them without it, or delete them, if it is gone for good: %s", what, someOf(roles)))
 	return resp
 }
 
-// of are the names of the roles of a provider.
-func (r *roles) of(ctx context.Context, ref string) (names []string, err error) {
+// that are the names of the roles of which something is true.
+func (r *roles) that(ctx context.Context, is func(*role.Role) bool) (names []string, err error) {
 	all, err := r.List(ctx, "")
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range all {
-		var entry *role.Role
-		entry, err = r.Get(ctx, name)
+		entry, err := r.Get(ctx, name)
 		switch {
 		case errors.Is(err, stored.ErrAbsent):
 		case err != nil:
 			return names, err
-		case entry.Provider == ref:
+		case is(entry):
 			names = append(names, name)
 		}
 	}

@@ -85,7 +85,7 @@ func TestATokenThatNothingCanRevokeKeepsNoProvider(t *testing.T) {
 	resp := m.must(m.delete("providers/oauth2/p", map[string]any{"force": true}))
 	require.EqualValues(t, 1, resp.Data["expiry_only"])
 	require.Len(t, resp.Warnings, 1)
-	require.Contains(t, resp.Warnings[0], "these roles name the provider", "and nothing is pending")
+	require.Contains(t, resp.Warnings[0], "these roles name providers/oauth2/p", "and nothing is pending")
 	require.Nil(t, m.must(m.read("providers/oauth2/p")))
 	require.NoError(t, m.revoke(l), "Vault can end the lease")
 	m.server.Kill(l.token) // it expires

@@ -58,7 +58,7 @@ func TestRefusalsOverHTTP(t *testing.T) {
 		{"providers/oauth2/new", provider(harness.Fields{"issuer": "http://example.com"}), 400, "invalid_request", "must be https"},
 		{"providers/oauth2/new", provider(harness.Fields{"issuer": "https://169.254.169.254"}), 400, "invalid_request", "link-local"},
 		{"providers/oauth2/new", provider(harness.Fields{"auth_method": "telepathy"}), 400, "invalid_request", "auth_method must be one of"},
-		{"providers/oauth2/new", provider(harness.Fields{"rotation_period": "1h"}), 400, "invalid_request", `unknown field "rotation_period"`},
+		{"providers/oauth2/new", provider(harness.Fields{"rotation_period": "1h"}), 400, "invalid_request", "use providers/oauth2/new/rotate"},
 		{"roles/new", harness.Fields{"provider": "oauth2/hydra", "mode": "exchange"}, 400, "invalid_request", "works on a subject token"},
 		{"roles/new", harness.Fields{"provider": "oauth2/hydra", "permissions": `{"contents":"read"}`}, 400, "invalid_request", "no permissions"},
 		{"roles/new", harness.Fields{"provider": "oauth2/nobody", "audiences": apiAudience}, 400, "invalid_request", "set audience_parameter"},

@@ -73,6 +73,7 @@ func TestRenewalMovesTheEnd(t *testing.T) {
 		renewed, err := agent.Client(t).Sys().Renew(c.LeaseID, 600)
 		require.NoError(t, err)
 		require.InDelta(t, 600, renewed.LeaseDuration, 2)
+		require.Empty(t, renewed.Warnings, "it got what it wanted")
 		renewed, err = agent.Client(t).Sys().Renew(c.LeaseID, 3600)
 		require.NoError(t, err)
 		require.Greater(t, renewed.LeaseDuration, 900)

@@ -40,6 +40,8 @@ func known(env *cel.Env, expr string, e *common.Error) string {
 	switch {
 	case strings.HasPrefix(e.Message, "undeclared reference"):
 		return ": there are identity, request, subject and now; a text stands in quotes"
+	case strings.HasPrefix(e.Message, "found no matching overload"):
+		return ": both sides must be of one type, such as two texts; a function or operator does not take every type"
 	case !strings.HasPrefix(e.Message, "undefined field"):
 		return ""
 	}

@@ -2,6 +2,8 @@ package role
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -18,11 +20,18 @@ func (r *Role) Misread() (warnings []string) {
 			}
 		}
 	}
+	for _, claim := range slices.Sorted(maps.Keys(r.BoundSubjectClaims)) {
+		for _, v := range r.BoundSubjectClaims[claim] {
+			if strings.ContainsAny(v, `^$|\`) {
+				warnings = append(warnings, fmt.Sprintf("bound_subject_claims: in %s=%s only * is a pattern, and everything else stands for itself: give a list of the values that are meant, unless one is called so", claim, v))
+			}
+		}
+	}
 	return warnings
 }
 
 // looksLikeAnotherPattern reports whether there is something in the value that is a
 // pattern elsewhere and seldom part of a name. In a URL ? begins a query.
 func looksLikeAnotherPattern(v string) bool {
-	return strings.ContainsAny(v, `[]{}()|^$\`) || strings.Contains(v, ".*") || strings.Contains(v, ".+")
+	return strings.ContainsAny(v, `[]{}()|^$\`)
 }
