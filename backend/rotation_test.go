@@ -232,7 +232,7 @@ func newHalfMount(t *testing.T) (*mount, *rotorSystem) {
 	system := &rotorSystem{}
 	m := newEmptyMount(t, setup{types: []provider.Type{halfType{rotorType{system: system}}}})
 	m.hide(rootKey)
-	m.must(m.write("providers/rotor/p", map[string]any{"url": "https://rotor.example", "root_key": rootKey, "rotation_period": "10h"}))
+	m.must(m.write("providers/rotor/p", map[string]any{"url": "https://rotor.example", "root_key": rootKey, "rotation_period": "10h", "verify_connection": false}))
 	return m, system
 }
 
@@ -254,7 +254,7 @@ func TestAMoveTakesNoSecretAlongThatItDidNotBring(t *testing.T) {
 	var during func()
 	m := newEmptyMount(t, setup{types: []provider.Type{movingType{halfType{rotorType{system: system}}, &during}}})
 	m.hide(rootKey)
-	m.must(m.write("providers/rotor/p", map[string]any{"url": "https://rotor.example", "root_key": rootKey}))
+	m.must(m.write("providers/rotor/p", map[string]any{"url": "https://rotor.example", "root_key": rootKey, "verify_connection": false}))
 	during = func() {
 		during = nil
 		_, err := m.write("providers/rotor/p/rotate", nil)
