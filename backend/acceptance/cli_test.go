@@ -3,6 +3,8 @@ package acceptance
 import (
 	"encoding/json"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +12,24 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 )
+
+// The command that a list's warning names reads on.
+func TestALongListIsReadOn(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, harness.HydraClient{}, nil)
+	s.role(t, "deploy", nil)
+	ids := []string{read(t, s.Mount, "deploy").GrantID, read(t, s.Mount, "deploy").GrantID}
+	slices.Sort(ids)
+	output := s.vault.CLI(t, "read", s.At("grants/role/deploy"), "list=true", "limit=1")
+	require.Contains(t, output, ids[0])
+	command := regexp.MustCompile(`vault\s+(read\s+\S+\s+list=true\s+after=\S+)`).FindStringSubmatch(output)
+	require.NotNil(t, command, output)
+	output = s.vault.CLI(t, strings.Fields(command[1])...)
+	require.Contains(t, output, ids[1])
+	require.NotContains(t, output, "more follow")
+	lease := s.Read(t, "grants/"+ids[0]).Data["lease_prefix"].(string)
+	require.Contains(t, s.vault.CLI(t, "list", "sys/leases/lookup/"+lease), "Keys")
+}
 
 // Every path answers to the vault command; lists and maps travel as JSON text.
 func TestEveryPathByTheCommandLine(t *testing.T) {

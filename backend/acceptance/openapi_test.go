@@ -26,6 +26,8 @@ var contractPaths = []struct{ path, example, operations string }{
 	{"grants/{grant_id}", "grants/none.0", "get"},
 	{"grants/entity/", "grants/entity", "list"},
 	{"grants/entity/{entity_id}/", "grants/entity/none", "list"},
+	{"grants/role/{name}/", "grants/role/x", "list"},
+	{"grants/provider/{type}/{name}/", "grants/provider/oauth2/x", "list"},
 	{"revoke/grant/{grant_id}", "revoke/grant/none.0", "post"},
 	{"revoke/entity/{entity_id}", "revoke/entity/none", "post"},
 	{"revoke/role/{name}", "revoke/role/deploy", "post"},
