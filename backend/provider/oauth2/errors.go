@@ -40,6 +40,7 @@ func errorCode(body []byte) string {
 	if json.Unmarshal(members["error"], &code) != nil || code == "" {
 		return ""
 	}
+	code = strings.TrimSpace(code) // RFC 6749 5.2 has space in it, and no code has it around it
 	odd := strings.ContainsFunc(code, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-.", r)
 	})

@@ -30,6 +30,7 @@ func (x *exchanging) judgeTypes(members map[string]json.RawMessage, a *answer) e
 		return x.p.usualType(members, a)
 	}
 	issued, err := stringMember(members["issued_token_type"])
+	issued = strings.TrimSpace(issued) // no URI has space in it
 	switch {
 	case err != nil || issued == "":
 		return errIssuedAbsent

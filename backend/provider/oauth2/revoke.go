@@ -192,7 +192,8 @@ func (p *Provider) judgeRevocation(resp *httpclient.Response) error {
 var denials = []string{"ok", "success"}
 
 // failureIn tells a failure by the body of an answer, whatever its status says, and by
-// which code if that can be read: an error of any form, or one of denials that is false.
+// which code if that can be read: an error of any form, one of denials that says no, or a
+// status that is a failure's.
 func failureIn(body []byte, denials ...string) (code string, failed bool) {
 	if code := errorCode(body); code != "" {
 		return code, true
@@ -212,11 +213,24 @@ func failureIn(body []byte, denials ...string) (code string, failed bool) {
 		}
 	}
 	for _, member := range denials {
-		if slices.Contains(twice, member) || string(present(members[member])) == "false" {
+		if slices.Contains(twice, member) || denied(members[member]) {
 			return "", true
 		}
 	}
-	return "", false
+	return "", slices.Contains(twice, "status") || failedStatus(members["status"])
+}
+
+// denied reports whether a member says no, in any of the ways in which servers write that.
+func denied(raw json.RawMessage) bool {
+	return slices.Contains([]string{"false", "0", "no"}, strings.ToLower(numberIn(raw)))
+}
+
+// failedStatus reports whether a status in the body says that there was no success: by a
+// word or by the number that HTTP has for it.
+func failedStatus(raw json.RawMessage) bool {
+	text := numberIn(raw)
+	number, isNumber := form.WholeNumber(text)
+	return isNumber && 400 <= number && number < 600 || slices.Contains([]string{"error", "fail", "failed", "failure"}, strings.ToLower(text))
 }
 
 func (p *Provider) revocationRefusal(status int, code string) *fault.Error {
