@@ -34,6 +34,9 @@ func (b *broker) intend(ctx context.Context, d *decided, id string) (*intent, er
 	now := b.now()
 	g := expected(id, d)
 	g.Class, g.IssuedAt, g.Intent = d.role.traits.Class, now, now.Add(intentLife)
+	if most := d.role.traits.Life.Most; most > 0 {
+		g.ExpiresAt = g.Intent.Add(most) // however long nobody finds it
+	}
 	i := &intent{grant: g, hold: b.ledger.Hold(id)}
 	if err := b.ledger.Record(ctx, g); err != nil {
 		b.withdraw(ctx, i) // or the sweep finds that nothing came of it

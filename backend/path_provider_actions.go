@@ -67,6 +67,10 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 		resp.AddWarning("a token is being minted and dies as soon as it comes: the provider stays, disabled, until the next sweep")
 		return resp, nil
 	}
+	if _, revocable, err := h.b.killer.CountAt(ctx, ref); err != nil || revocable > 0 {
+		resp.AddWarning("grants of this provider are still on record: it stays, disabled, until the sweep has killed them")
+		return resp, nil //nolint:nilerr // whoever reads this learns all that is to be known
+	}
 	return h.gone(ctx, resp, ref, entry)
 }
 

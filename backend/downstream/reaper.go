@@ -38,7 +38,7 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 func (r *Reaper) Find(ctx context.Context, p *Provider, grantID string) (found []provider.Found, err error) {
 	finder := p.finder()
 	if finder == nil {
-		return nil, ErrNotRevocable
+		return nil, errors.Join(ErrNotRevocable, provider.ErrCannotRevoke)
 	}
 	err = r.call(ctx, p, CallFind, func(ctx context.Context) error {
 		found, err = finder.Find(ctx, grantID)

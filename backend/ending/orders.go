@@ -40,8 +40,10 @@ var orderForm = form.Kind{Name: "kill under way"}
 
 func (o *order) cause() string { return cmp.Or(o.Cause, "revoke/"+o.Kind) }
 
-func (o *order) matches(s *grant.Summary) bool {
-	if s.IssuedAt.After(o.Until) {
+// matches reports whether a grant is meant. One that was issued later than now was so
+// before the clock went back, or by a leader whose clock was ahead: it is meant too.
+func (o *order) matches(s *grant.Summary, now time.Time) bool {
+	if s.IssuedAt.After(o.Until) && !s.IssuedAt.After(now) {
 		return false
 	}
 	switch o.Kind {
@@ -158,7 +160,7 @@ func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
 // is asked once in a blue moon. So all records are read, one after the other.
 func (k *Killer) chosen(o *order) walk {
 	w := walk{matches: func(s *grant.Summary) string {
-		if o.matches(s) {
+		if o.matches(s, k.now()) {
 			return o.cause()
 		}
 		return ""
@@ -193,7 +195,7 @@ func (k *Killer) ofWithdrawn(o *order) walk {
 		return k.ledger.HoldersOf(ctx, w.concerns)
 	}
 	w.matches = func(s *grant.Summary) string {
-		if o.matches(s) && withdrawn(s) {
+		if o.matches(s, k.now()) && withdrawn(s) {
 			return o.cause()
 		}
 		return ""
