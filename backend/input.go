@@ -157,22 +157,22 @@ func near(name string, names []string) []string {
 		return nil
 	}
 	best := 1 + len(name)/5
-	var close, parts []string
+	var near, parts []string
 	for _, other := range names {
 		switch d := distance(name, other); {
 		case d < best:
-			best, close = d, []string{other}
+			best, near = d, []string{other}
 		case d == best:
-			close = append(close, other)
+			near = append(near, other)
 		}
 		if part := strings.TrimSuffix(name, "s"); len(part) > 2 && strings.Contains(other, part) {
 			parts = append(parts, other)
 		}
 	}
-	if len(close) == 0 {
-		close = parts
+	if len(near) == 0 {
+		near = parts
 	}
-	return close[:min(len(close), 3)]
+	return near[:min(len(near), 3)]
 }
 
 // distance is the least number of letters that were added, left out, mistaken, or swapped
@@ -334,7 +334,7 @@ func want(name string, t framework.FieldType) error {
 	case framework.TypeSlice:
 		return fmt.Errorf("want a JSON array, such as '%s'", cmp.Or(example, `["value"]`))
 	case framework.TypeCommaStringSlice:
-		return fmt.Errorf(`want a list of strings, such as a,b or '["a","b"]'`)
+		return errors.New(`want a list of strings, such as a,b or '["a","b"]'`)
 	case framework.TypeKVPairs:
 		pair := cmp.Or(example, "name=value")
 		key, value, _ := strings.Cut(pair, "=")

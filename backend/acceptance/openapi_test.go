@@ -134,7 +134,7 @@ func TestOpenAPIDescribesEveryPathAndField(t *testing.T) {
 				op.RequestBody.requireInPlace(t, where)
 			}
 			// What only warns has no data.
-			if said := op.Responses["200"].Description; said != "" && said != "Written, with warnings." {
+			if said := op.Responses["200"].Description; said != "" && !strings.HasSuffix(said, ", with warnings.") {
 				require.Len(t, op.Responses["200"].Content, 1, where)
 			}
 			switch where {

@@ -25,7 +25,7 @@ func CheckScope(v string) error {
 	for i := range len(v) {
 		switch c := v[i]; {
 		case c == ' ' && strings.Trim(v, " ") != "":
-			return fmt.Errorf("there is a space in a scope: separate scopes with commas, as in read,write, or give a list")
+			return errors.New("there is a space in a scope: separate scopes with commas, as in read,write, or give a list")
 		case c < 0x21 || c > 0x7e || c == '"' || c == '\\':
 			return fmt.Errorf("scope has the byte %#02x at position %d, outside RFC 6749's alphabet", c, i)
 		}
