@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 
@@ -105,7 +106,7 @@ func (b *broker) caller(a ask, want knowledge) (decision.Caller, error) {
 		return c, err
 	}
 	if gone {
-		return c, fault.New(fault.AccessDenied, "there is no such entity: log in again")
+		return c, fault.New(fault.AccessDenied, "there is no such entity: %s", cmp.Or(noEntityID(a.entityID), "log in again"))
 	}
 	c.RemoteAddr, _ = netip.ParseAddr(a.remoteAddr)
 	return c, nil

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -97,16 +98,23 @@ func (b *broker) tellUnknown(ctx context.Context, req *logical.Request, resp *lo
 func (b *broker) stranger(ctx context.Context, req *logical.Request, what ending.Thing) string {
 	name := short(what.Name)
 	if what.Kind == ending.KindEntity {
-		if looksLikeEntityID.MatchString(what.Name) {
-			return "Vault knows no entity of this id, and no grant of it is known"
-		}
-		return fmt.Sprintf("%q looks like a name, and this path takes the entity's id: vault read -field=id identity/entity/name/%s tells it", name, name)
+		return cmp.Or(noEntityID(what.Name), "Vault knows no entity of this id, and no grant of it is known")
 	}
 	said := fmt.Sprintf("there is no %s %q, and no grant of it is known: ", what.Kind, name)
 	if meant := b.meant(ctx, what); len(meant) > 0 {
 		return said + "did you mean " + strings.Join(meant, " or ") + "?"
 	}
 	return said + fmt.Sprintf("vault list %s%ss tells them all", req.MountPoint, what.Kind)
+}
+
+// noEntityID says of what does not look like an entity's id how to find that; "" of what
+// does.
+func noEntityID(name string) string {
+	if looksLikeEntityID.MatchString(name) {
+		return ""
+	}
+	name = short(name)
+	return fmt.Sprintf("%q looks like a name, and an entity's id is wanted: vault read -field=id identity/entity/name/%s tells it", name, name)
 }
 
 // looksLikeEntityID is what Vault makes: a UUID, and outside the root namespace that

@@ -35,6 +35,11 @@ func (b *broker) warnOfRole(ctx context.Context, name string) *logical.Response 
 		return nil // somebody else has changed it already
 	}
 	warnings := r.Misread()
+	for _, id := range r.BoundEntityIDs {
+		if said := noEntityID(id); said != "" {
+			warnings = append(warnings, "bound_entity_ids: "+said)
+		}
+	}
 	switch r.traits.Class {
 	case provider.ClassExpiry:
 		warnings = append(warnings, "nothing can revoke the tokens of this role: each works until its expires_at, also after its lease has ended: keep ttl short. With require_revocable=true a role refuses such a provider")
