@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -113,6 +114,7 @@ func TestMountsFromBefore(t *testing.T) {
 			"refuses":                (*oldScene).refuses,
 			"renews":                 (*oldScene).renews,
 			"is written again":       (*oldScene).isWrittenAgain,
+			"is switched off":        (*oldScene).isSwitchedOff,
 			"leases end":             (*oldScene).leasesEnd,
 			"is swept":               (*oldScene).isSwept,
 			"is killed by grant":     (*oldScene).isKilledByGrant,
@@ -225,6 +227,33 @@ func (s *oldScene) isWrittenAgain() {
 	}
 	s.start()
 	s.serves()
+}
+
+// isSwitchedOff: what does not change where grants die is written while they live, and
+// what does is refused.
+func (s *oldScene) isSwitchedOff() {
+	live := 0
+	for path := range s.old.Reads {
+		if !strings.HasPrefix(path, "providers/oauth2") {
+			continue
+		}
+		s.must(s.write(path, map[string]any{"disabled": true}))
+		if path != "providers/oauth2/p" && path != "providers/oauth2/confirmed" {
+			continue
+		}
+		fields := map[string]any{"issuer": s.server.URL, "client_secret": parentSecret, "max_ttl": "1h", "revocation_url": ""}
+		s.must(s.write(path, fields))
+		for name, value := range map[string]string{
+			"revocation_url": s.server.Endpoint(authserver.EndpointRevoke), "client_id": "other",
+		} {
+			_, err := s.write(path, map[string]any{name: value, "client_secret": parentSecret})
+			requireCode(s.t, err, fault.InvalidRequest, "live grants")
+		}
+		live++
+	}
+	require.Equal(s.t, 2, live)
+	s.start()
+	s.leasesEnd()
 }
 
 func (s *oldScene) leasesEnd() {

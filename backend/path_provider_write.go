@@ -138,7 +138,7 @@ func (h providerHandler) mayReplace(ctx context.Context, ref string, before, aft
 			return err
 		}
 		if live > 0 {
-			return fault.New(fault.InvalidRequest, "%d live grants could not be killed any more with another issuer, revocation endpoint or account: let them end or revoke their leases first, or write a provider of another name", live)
+			return fault.New(fault.InvalidRequest, "%d live grants could not be killed any more with another issuer, revocation endpoint or account (a revocation_url that is written or left out counts as another endpoint): let them end or revoke their leases first, or write a provider of another name", live)
 		}
 	}
 	return nil

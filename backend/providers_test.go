@@ -344,6 +344,31 @@ func TestAKillFollowsWhereTheIssuerHasMoved(t *testing.T) {
 	require.Equal(t, []string{moved}, at)
 }
 
+// What an issuer has moved to is where the grants made since then die, so that going back
+// to where he was before, by the operator's word, waits for their end.
+func TestTheWayBackWaitsForTheGrants(t *testing.T) {
+	m := newMount(t, setup{})
+	for _, e := range []authserver.Endpoint{authserver.EndpointMetadata, authserver.EndpointOIDC} {
+		m.server.Break(e, authserver.Set("revocation_endpoint", m.server.URL+"/mtls/revoke"))
+	}
+	m.must(m.write("providers/oauth2/p", m.providerFields(nil)))
+	l := m.mustCreds(nil)
+	_, err := m.write("providers/oauth2/p", m.providerFields(map[string]any{"revocation_url": m.server.URL + "/revoke"}))
+	requireCode(t, err, fault.InvalidRequest, "live grants")
+	m.must(m.write("providers/oauth2/p", map[string]any{"disabled": true}))
+	require.NoError(t, m.revoke(l))
+	require.False(t, m.server.Active(l.token))
+	m.must(m.write("providers/oauth2/p", m.providerFields(map[string]any{"revocation_url": m.server.URL + "/revoke", "disabled": false})))
+
+	// And the operator's own place is given up only when nothing lives there any more.
+	l = m.mustCreds(nil)
+	_, err = m.write("providers/oauth2/p", m.providerFields(map[string]any{"revocation_url": ""}))
+	requireCode(t, err, fault.InvalidRequest, "live grants")
+	require.NoError(t, m.revoke(l))
+	require.False(t, m.server.Active(l.token))
+	m.must(m.write("providers/oauth2/p", m.providerFields(map[string]any{"revocation_url": ""})))
+}
+
 func TestDeletingAProvider(t *testing.T) {
 	m := newMount(t, setup{})
 	m.mustCreds(nil)

@@ -54,6 +54,8 @@ type Entry struct {
 	moved         bool
 	// spent are fingerprints of what was written and a proof has spent, by field.
 	spent map[string]string
+	// former are the fields that the write under way replaces.
+	former json.RawMessage
 }
 
 // Parent is the stored credential.
@@ -120,6 +122,7 @@ func Merge(before *Entry, t provider.Type, written map[string]bool, d *framework
 	if before != nil {
 		*after = *before
 		after.Secrets = maps.Clone(before.Secrets)
+		after.former = before.Fields
 		if err := json.Unmarshal(before.Fields, &own); err != nil {
 			return nil, stored.Fault(err)
 		}
@@ -186,7 +189,8 @@ func (e *Entry) Configure(ctx context.Context, t provider.Type, name string, wri
 	}
 	change := provider.Change{
 		Config: provider.Config{Name: name, Fields: e.Fields, Pinned: e.Pinned},
-		Parent: e.Parent(), Written: written, AllowHTTP: e.Settings.AllowHTTP, Client: client,
+		Former: e.former, Parent: e.Parent(),
+		Written: written, AllowHTTP: e.Settings.AllowHTTP, Client: client,
 	}
 	if err := e.generate(t, &change); err != nil {
 		return err

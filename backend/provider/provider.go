@@ -89,6 +89,8 @@ type Change struct {
 	// Config is the whole configuration after the change. Its Pinned is the
 	// previous one, zero on create.
 	Config Config
+	// Former are the fields as they were stored when Config.Pinned was; nil on create.
+	Former json.RawMessage
 	Parent Parent
 	// Written are the names of the fields that this request brought: endpoints
 	// are discovered anew only if it brought one that names them.

@@ -68,7 +68,7 @@ func (Type) Configure(ctx context.Context, change provider.Change) (*provider.Pi
 	if err := s.checkTransport(at, change.Client.Proxied()); err != nil {
 		return nil, err
 	}
-	pinned, err := s.pin(at, change.Config.Pinned)
+	pinned, err := s.pin(at, change)
 	if err != nil {
 		return nil, err
 	}
@@ -292,33 +292,17 @@ func (s settings) checkCapabilities(at endpoints) error {
 }
 
 // pin fixes what may not change unnoticed. The JWKS is no destination: no secret
-// goes there. The revocation URL belongs to the account: children are dead only
-// where they were issued. Where the issuer itself says that it is another one now, it is
-// the same account, of which the revocation URL of before is kept (see revocationOf).
-func (s settings) pin(at endpoints, before provider.Pinned) (*provider.Pinned, error) {
+// goes there.
+func (s settings) pin(at endpoints, change provider.Change) (*provider.Pinned, error) {
 	data, err := json.Marshal(at)
 	if err != nil {
 		return nil, err
 	}
-	issuedBy := s.Issuer
-	if issuedBy == "" {
-		issuedBy = at.Token
-	}
-	revocation := at.Revocation
-	var was [3]string
-	if json.Unmarshal([]byte(before.Account), &was) == nil && was[0] == issuedBy && was[1] == s.ClientID && was[2] != "" && s.issuerRevokesAt(at) {
-		revocation = was[2]
-	}
-	account, err := json.Marshal([]string{issuedBy, s.ClientID, revocation})
+	account, err := s.pinAccount(at, change)
 	if err != nil {
 		return nil, err
 	}
-	return &provider.Pinned{Destinations: s.secretDestinations(at), Account: string(account), Data: data}, nil
-}
-
-// issuerRevokesAt reports whether it is the issuer's own word where children die.
-func (s settings) issuerRevokesAt(at endpoints) bool {
-	return s.Issuer != "" && s.RevocationURL == "" && at.Revocation != ""
+	return &provider.Pinned{Destinations: s.secretDestinations(at), Account: account, Data: data}, nil
 }
 
 // destinations are the URLs to which a secret may be sent, sorted.

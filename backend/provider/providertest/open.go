@@ -112,8 +112,9 @@ type Setup struct {
 	Now     func() time.Time
 	// Signer is the broker as an issuer; nil is one that is not configured.
 	Signer provider.Signer
-	// Before is what an earlier write has pinned.
+	// Before is what an earlier write has pinned, and Former are the fields that it stored.
 	Before provider.Pinned
+	Former map[string]any
 }
 
 // Configure judges the setup as an operator's first write.
@@ -127,8 +128,15 @@ func (s Setup) Configure(ctx context.Context) (*provider.Pinned, error) {
 		return nil, err
 	}
 	config.Pinned = s.Before
+	var former json.RawMessage
+	if s.Former != nil {
+		if former, err = json.Marshal(s.Former); err != nil {
+			return nil, err
+		}
+	}
 	return s.Type.Configure(ctx, provider.Change{
 		Config:  config,
+		Former:  former,
 		Parent:  provider.Parent{Secrets: Secrets(s.Secrets)},
 		Written: s.written(),
 		Client:  client,
