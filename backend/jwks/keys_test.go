@@ -35,6 +35,8 @@ func TestWhichKeysServe(t *testing.T) {
 		"its algorithm":             {public(t, p256(), m{"kid": "a", "alg": "ES256"}), true, true},
 		"another algorithm":         {public(t, p256(), m{"kid": "a", "alg": "ES384"}), false, false},
 		"an encryption algorithm":   {public(t, p256(), m{"kid": "a", "alg": "ECDH-ES"}), false, false},
+		"nearly another id":         {public(t, p256(), m{"kid": "a", "\u212aid": "b", "KID": "c"}), true, true},
+		"nearly for encryption":     {public(t, p256(), m{"kid": "a", "u\u017fe": "enc", "Use": "enc"}), true, true},
 		"an algorithm that is HMAC": {public(t, p256(), m{"kid": "a", "alg": "HS256"}), false, false},
 	} {
 		t.Run(name, func(t *testing.T) {

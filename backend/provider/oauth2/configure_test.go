@@ -252,7 +252,7 @@ func TestDiscoveryTriesTheOtherDocument(t *testing.T) {
 
 func TestARemoteIssuerCannotPointToThisMachine(t *testing.T) {
 	for _, target := range []string{"http://127.0.0.1:8200/v1", "http://localhost:8200/v1", "https://[::1]/", "https://foo.localhost/"} {
-		raw, err := json.Marshal(metadata{Issuer: "https://as.example.com", Token: target})
+		raw, err := json.Marshal(map[string]string{"issuer": "https://as.example.com", "token_endpoint": target})
 		require.NoError(t, err)
 		_, err = readMetadata(raw, settings{Issuer: "https://as.example.com"}, true)
 		requireCode(t, err, fault.InvalidRequest, "this machine")
@@ -332,6 +332,32 @@ func TestPinnedEndpointsAreJudgedAgain(t *testing.T) {
 		Written: map[string]bool{"allow_http": true},
 	})
 	requireCode(t, err, fault.InvalidRequest, "allow_http")
+}
+
+// A name is a name letter by letter (RFC 8259 8.3): what looks like one, or is one in
+// another case, names nothing.
+func TestMetadataIsReadByExactNames(t *testing.T) {
+	const issuer = `"issuer":"https://as.example.com"`
+	const token = `"token_endpoint":"https://as.example.com/token"`
+	for _, more := range []string{
+		`"to\u212aen_endpoint":"https://evil.example.com/token"`,
+		`"TOKEN_ENDPOINT":"https://evil.example.com/token"`,
+		`"i\u017f\u017fuer":"https://evil.example.com"`,
+		`"Revocation_Endpoint":"https://evil.example.com/revoke"`,
+		`"introspection_\u212andpoint":"https://evil.example.com/introspect"`,
+		`"JWKS_URI":"https://evil.example.com/keys"`,
+		`"Mtls_endpoint_aliases":{"token_endpoint":"https://evil.example.com/token"}`,
+		`"mtls_endpoint_aliases":{"To\u212aen_endpoint":"https://evil.example.com/token"}`,
+		`"Device_authorization_endpoint":"https://evil.example.com/device"`,
+	} {
+		for _, doc := range []string{"{" + issuer + "," + token + "," + more + "}", "{" + more + "," + token + "," + issuer + "}"} {
+			at, err := readMetadata([]byte(doc), settings{Issuer: "https://as.example.com", AuthMethod: authTLS}, false)
+			require.NoError(t, err, more)
+			require.Equal(t, endpoints{Issuer: "https://as.example.com", Token: "https://as.example.com/token", Others: []string{"https://as.example.com/token"}}, at, more)
+		}
+	}
+	_, err := readMetadata([]byte(`{"issuer":"https://evil.example.com","i\u017f\u017fuer":"https://as.example.com",`+token+`}`), settings{Issuer: "https://as.example.com"}, false)
+	requireCode(t, err, fault.InvalidRequest, "another issuer")
 }
 
 func FuzzDiscovery(f *testing.F) {

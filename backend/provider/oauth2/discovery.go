@@ -18,61 +18,39 @@ import (
 // metadata are the members of RFC 8414 2 and OpenID Connect Discovery 3 that the
 // broker uses.
 type metadata struct {
-	Issuer        string `json:"issuer"`
-	Token         string `json:"token_endpoint"`
-	Revocation    string `json:"revocation_endpoint"`
-	Introspection string `json:"introspection_endpoint"`
-	JWKS          string `json:"jwks_uri"`
-	// Aliases are where to go instead with a client certificate (RFC 8705 5).
-	Aliases struct {
-		Token         string `json:"token_endpoint"`
-		Revocation    string `json:"revocation_endpoint"`
-		Introspection string `json:"introspection_endpoint"`
-		clientEndpoints
-	} `json:"mtls_endpoint_aliases"`
-	clientEndpoints
+	issuer, jwks string
+	served
+	// aliases are where to go instead with a client certificate (RFC 8705 5).
+	aliases served
 }
 
-// clientEndpoints are further ones at which clients authenticate: by RFC 9126, RFC
-// 8628, and CIBA.
-type clientEndpoints struct {
-	Pushed  remembered `json:"pushed_authorization_request_endpoint"`
-	Device  remembered `json:"device_authorization_endpoint"`
-	Backend remembered `json:"backchannel_authentication_endpoint"`
+// served are endpoints at which clients authenticate.
+type served struct {
+	token, revocation, introspection string
+	// never are those that are never called: by RFC 9126, RFC 8628, and CIBA.
+	never []string
 }
 
-// remembered is an endpoint that is never called: what is malformed is passed over.
-type remembered string
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (r *remembered) UnmarshalJSON(raw []byte) error {
-	var v string
-	if json.Unmarshal(raw, &v) == nil && len(v) <= maxRemembered && kit.IsASCII(v) {
-		*r = remembered(v)
-	}
-	return nil
-}
-
-// maxRemembered bounds such an endpoint, in bytes.
+// maxRemembered bounds an endpoint that is kept and never called, in bytes.
 const maxRemembered = 2048
 
 // forClients are all endpoints at which clients authenticate. A server may take any of
 // them as the audience of an assertion, also where it is used at another (RFC 9126 2).
 func (m metadata) forClients() []string {
-	all := []string{m.Token, m.Revocation, m.Introspection, m.Aliases.Token, m.Aliases.Revocation, m.Aliases.Introspection}
-	for _, r := range []clientEndpoints{m.clientEndpoints, m.Aliases.clientEndpoints} {
-		all = append(all, string(r.Pushed), string(r.Device), string(r.Backend))
+	var all []string
+	for _, s := range []served{m.served, m.aliases} {
+		all = append(append(all, s.token, s.revocation, s.introspection), s.never...)
 	}
 	return distinct(slices.DeleteFunc(all, func(v string) bool { return len(v) > maxRemembered || !kit.IsASCII(v) }))
 }
 
 // endpoints are those for a client of this kind.
 func (m metadata) endpoints(mutualTLS bool) endpoints {
-	at := endpoints{Issuer: m.Issuer, Token: m.Token, Revocation: m.Revocation, Introspection: m.Introspection, JWKS: m.JWKS}
+	at := endpoints{Issuer: m.issuer, Token: m.token, Revocation: m.revocation, Introspection: m.introspection, JWKS: m.jwks}
 	if mutualTLS {
-		override(&at.Token, m.Aliases.Token)
-		override(&at.Revocation, m.Aliases.Revocation)
-		override(&at.Introspection, m.Aliases.Introspection)
+		override(&at.Token, m.aliases.token)
+		override(&at.Revocation, m.aliases.revocation)
+		override(&at.Introspection, m.aliases.introspection)
 	}
 	at.Others = m.forClients()
 	return at
@@ -165,39 +143,41 @@ func discoverAt(ctx context.Context, client *httpclient.Client, location string,
 	return readMetadata(resp.Body, s, allowHTTP)
 }
 
-// parseMetadata reads a document. A member of a type that it cannot have is as good as
-// absent: most are for other clients than the broker.
+// parseMetadata reads a document, by exact names (encoding/json would take "to\u212aen"
+// for "token"). A member of a type that it cannot have is as good as absent: most are for
+// other clients than the broker.
 func parseMetadata(body []byte) (metadata, error) {
 	members, err := form.UniqueMembers(httpclient.Document(body))
 	if err != nil {
 		return metadata{}, err
 	}
-	aliases, err := form.UniqueMembers(members["mtls_endpoint_aliases"])
-	if err != nil { // also where nobody knows which one is meant
-		aliases = map[string]json.RawMessage{}
+	m := metadata{issuer: textIn(members, "issuer"), jwks: textIn(members, "jwks_uri"), served: servedBy(members)}
+	// Where nobody knows which one is meant, there is none.
+	if aliases, err := form.UniqueMembers(members["mtls_endpoint_aliases"]); err == nil {
+		m.aliases = servedBy(aliases)
 	}
-	dropOddEndpoints(aliases)
-	dropOddEndpoints(members)
-	raw, err := json.Marshal(aliases)
-	if err == nil {
-		members["mtls_endpoint_aliases"] = raw
-		raw, err = json.Marshal(members)
-	}
-	if err != nil {
-		return metadata{}, err
-	}
-	var m metadata
-	err = json.Unmarshal(raw, &m)
-	return m, err
+	return m, nil
 }
 
-func dropOddEndpoints(members map[string]json.RawMessage) {
-	for name, raw := range members {
-		var text string
-		if json.Unmarshal(raw, &text) != nil {
-			delete(members, name)
-		}
+func servedBy(members map[string]json.RawMessage) served {
+	s := served{
+		token:         textIn(members, "token_endpoint"),
+		revocation:    textIn(members, "revocation_endpoint"),
+		introspection: textIn(members, "introspection_endpoint"),
 	}
+	for _, name := range []string{"pushed_authorization_request_endpoint", "device_authorization_endpoint", "backchannel_authentication_endpoint"} {
+		s.never = append(s.never, textIn(members, name))
+	}
+	return s
+}
+
+// textIn is a member that is a text, else "".
+func textIn(members map[string]json.RawMessage, name string) string {
+	text, err := stringMember(members[name])
+	if err != nil {
+		return ""
+	}
+	return text
 }
 
 // readMetadata judges one document: it must be the asked issuer's own (RFC 8414
@@ -208,12 +188,12 @@ func readMetadata(body []byte, s settings, allowHTTP bool) (endpoints, error) {
 		return endpoints{}, invalid("the issuer answered something that is no metadata (RFC 8414): check the issuer, or write token_url instead").Because(errNoMetadata)
 	}
 	switch {
-	case m.Issuer == s.Issuer:
-	case strings.Contains(m.Issuer, "{"):
+	case m.issuer == s.Issuer:
+	case strings.Contains(m.issuer, "{"):
 		// A server never calls itself so in a token.
-		return endpoints{}, invalid("the metadata found there is for many issuers at once%s: write the issuer of your own tenant, with its id where the metadata has the placeholder; or write token_url instead of issuer", quoted(m.Issuer))
+		return endpoints{}, invalid("the metadata found there is for many issuers at once%s: write the issuer of your own tenant, with its id where the metadata has the placeholder; or write token_url instead of issuer", quoted(m.issuer))
 	default:
-		return endpoints{}, invalid("the metadata found there is of another issuer%s: write exactly what the server calls itself", quoted(m.Issuer))
+		return endpoints{}, invalid("the metadata found there is of another issuer%s: write exactly what the server calls itself", quoted(m.issuer))
 	}
 	at := m.endpoints(s.mutualTLS())
 	if err := at.check(allowHTTP); err != nil {

@@ -402,3 +402,35 @@ func TestRetryAfter(t *testing.T) {
 	require.ErrorAs(t, err, &wait)
 	require.Equal(t, 7*time.Second, wait.RetryAfter())
 }
+
+// A name is itself letter by letter, and what encoding/json would take for it too is
+// another one.
+func TestAnswersAreReadByExactNames(t *testing.T) {
+	body := []byte(`{"access_token":"one","acce\u017f\u017f_token":"two","token_type":"Bearer","to\u212aen_type":"N_A","expires_in":60,"Expires_in":3600,"scope":"read","\u017fcope":"admin","Error":"invalid_grant"}`)
+	got, err := parseAnswer(body, seeTokensIn(body), (&Provider{}).usualType)
+	require.NoError(t, err)
+	require.Equal(t, "one", got.accessToken)
+	require.Equal(t, "Bearer", got.tokenType)
+	require.Equal(t, time.Minute, got.lifetime.value)
+	require.Equal(t, []string{"read"}, got.scope.values)
+	require.Empty(t, errorCode(body))
+
+	seen, err := parseIntrospection([]byte(`{"active":false,"Active":true}`))
+	require.NoError(t, err)
+	require.False(t, seen.active)
+	seen, err = parseIntrospection([]byte(`{"active":true,"Active":false,"scope":"read","\u017fcope":"admin","client_id":"a","Client_ID":"b","exp":4,"EXP":5}`))
+	require.NoError(t, err)
+	require.True(t, seen.active)
+	require.Equal(t, []string{"read"}, seen.facts.scope.values)
+	require.Equal(t, "a", seen.facts.clientID)
+	require.EqualValues(t, 4, seen.facts.expires.Unix())
+
+	claims, err := claimsIn([]byte(`{"iss":"a","i\u017f\u017f":"b","ISS":"c"}`))
+	require.NoError(t, err)
+	require.Len(t, claims, 3)
+	require.Equal(t, `"a"`, string(claims["iss"]))
+
+	code, failed := failureIn([]byte(`{"\u017fuccess":false,"Error":"x","OK":false}`), denials...)
+	require.Empty(t, code)
+	require.False(t, failed)
+}
