@@ -419,3 +419,53 @@ func TestSigningGoesOnWhileKeysChange(t *testing.T) {
 	}
 	group.Wait()
 }
+
+// atItsURL has the mount's documents at a URL, at which it is the issuer, for as long as
+// another one does not stand there.
+func (m *mount) atItsURL(there **mount) {
+	m.t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path, ours := strings.CutPrefix(r.URL.Path, "/v1/broker/")
+		if *there == nil || !ours {
+			http.Error(w, `{"errors":["permission denied"]}`, http.StatusForbidden) // as Vault has it for what is not mounted
+			return
+		}
+		resp, err := (*there).b.HandleRequest(r.Context(), &logical.Request{Operation: logical.ReadOperation, Path: path, Storage: (*there).storage})
+		if err != nil {
+			http.Error(w, "{}", http.StatusBadRequest)
+			return
+		}
+		_, _ = w.Write(resp.Data[logical.HTTPRawBody].([]byte))
+	}))
+	m.t.Cleanup(server.Close)
+	m.must(m.write("config", map[string]any{"issuer": server.URL + "/v1/broker"}))
+}
+
+// A check looks where services look: a mount that was moved, and another one in its place,
+// are not healthy.
+func TestACheckFindsAnIssuerThatNobodyCanVerify(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	there := m
+	m.atItsURL(&there)
+	m.must(m.write("providers/jwt/own", nil))
+	check := func() (*logical.Response, error) { return m.write("providers/jwt/own/check", nil) }
+	require.Equal(t, true, m.must(check()).Data["healthy"])
+	require.Equal(t, "ok", m.must(m.read("providers/jwt/own")).Data["health"])
+
+	there = nil // vault secrets move
+	_, err := check()
+	requireCode(t, err, fault.InvalidRequest, "HTTP 403", "vault secrets move")
+
+	there = newEmptyMount(t, setup{})
+	there.must(there.write("config", map[string]any{"issuer": m.must(m.read("config")).Data["issuer"]}))
+	_, err = check()
+	requireCode(t, err, fault.InvalidRequest, "another mount's")
+
+	there = m
+	m.must(m.write("issuer/rotate", map[string]any{"emergency": true}))
+	m.must(check())
+	m.must(m.write("config", map[string]any{"issuer": "http://127.0.0.1:1/v1/broker"}))
+	_, err = check()
+	requireCode(t, err, fault.TemporarilyUnavailable, "could not be reached", "127.0.0.1:1")
+	m.must(m.write("providers/jwt/own", map[string]any{"timeout": "3s", "proxy_url": "https://proxy.test"}))
+}

@@ -21,6 +21,8 @@ import (
 // succeeds; checkResponse holds each answer against the documented fields.
 func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 	m := newInputMount(t)
+	there := m
+	m.atItsURL(&there) // which a check of jwt/p asks
 	m.must(m.write("providers/oauth2/p", map[string]any{"client_secret_next": parentSecret, "audience_parameter": "audience", "assumed_lifetime": "1h", "max_ttl": "12h"}))
 	m.must(m.write("roles/p", map[string]any{
 		"scopes": "read,write", "audiences": "https://api.test", "authorization_details": []any{map[string]any{"type": "t", "actions": []any{"a", "b"}}},

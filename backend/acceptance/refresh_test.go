@@ -131,6 +131,7 @@ func TestARefusedParentIsRememberedAndReported(t *testing.T) {
 	w := newWire(t, hydra.URL)
 	s, parent := newFamily(t, sharedVault(t), hydra, harness.Fields{
 		"issuer": nil, "token_url": w.URL + "/oauth2/token", "verify": nil, "introspection_url": nil,
+		"verify_connection": false, // which would spend the parent that is revoked here
 	})
 	hydra.Revoke(t, s.client, parent)
 	for range 3 {

@@ -19,6 +19,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -41,6 +42,7 @@ type fakeSigner struct {
 	refusal  error
 	stalls   bool
 	broken   bool // signs with another key
+	issuer   string
 	purposes []provider.Purpose
 	signed   int // tokens that live longer than a check's
 }
@@ -49,13 +51,13 @@ func newSigner(t testing.TB) *fakeSigner {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	return &fakeSigner{key: key, longest: 24 * time.Hour}
+	return &fakeSigner{key: key, longest: 24 * time.Hour, issuer: ownIssuer}
 }
 
 func (f *fakeSigner) Issuer(context.Context) (string, time.Duration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return ownIssuer, f.longest, f.refusal
+	return f.issuer, f.longest, f.refusal
 }
 
 func (f *fakeSigner) Sign(ctx context.Context, purpose provider.Purpose, claims map[string]any) (secret.Text, error) {
@@ -111,8 +113,10 @@ func open(t testing.TB, fields map[string]any) (*fixture, error) {
 	if err != nil {
 		return nil, err
 	}
+	client, err := httpclient.New(httpclient.Options{Timeout: 5 * time.Second})
+	require.NoError(t, err)
 	opened, err := Type{}.Open(provider.Config{Name: "p", Fields: raw, Pinned: *pinned}, provider.Parent{}, provider.Deps{
-		Logger: hclog.NewNullLogger(), Now: func() time.Time { return f.now }, Signer: f.signer,
+		Logger: hclog.NewNullLogger(), Now: func() time.Time { return f.now }, Signer: f.signer, Client: client,
 	})
 	require.NoError(t, err)
 	f.Provider = opened.(*Provider)

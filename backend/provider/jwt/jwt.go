@@ -33,6 +33,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -73,13 +74,14 @@ func (Type) Open(cfg provider.Config, _ provider.Parent, deps provider.Deps) (pr
 	if err != nil {
 		return nil, err
 	}
-	return &Provider{settings: s, signer: deps.Signer, now: deps.Now}, nil
+	return &Provider{settings: s, signer: deps.Signer, client: deps.Client, now: deps.Now}, nil
 }
 
 // Provider signs tokens of one kind. It is immutable.
 type Provider struct {
 	settings settings
 	signer   provider.Signer
+	client   *httpclient.Client // for public documents
 	now      func() time.Time
 }
 

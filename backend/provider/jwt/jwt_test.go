@@ -1,10 +1,14 @@
 package jwt
 
 import (
+	"net/http"
+	"net/http/httptest"
+
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/lestrrat-go/jwx/v2/jwk"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +26,7 @@ import (
 func TestConformance(t *testing.T) {
 	providertest.Run(t, func(t *testing.T) providertest.Subject {
 		f := mustOpen(t, map[string]any{"claims": map[string]string{"groups": "{{identity.entity.groups.names}}"}})
+		f.announce(t, nil)
 		r := request()
 		return providertest.Subject{
 			Provider: f.Provider,
@@ -373,11 +378,85 @@ func TestClassToken(t *testing.T) {
 	}
 }
 
+// announce has the issuer's URL answer with what it should, or with what spoil makes of it.
+func (f *fixture) announce(t *testing.T, spoil func(path string, document map[string]any) (status int, body any)) {
+	t.Helper()
+	var server *httptest.Server
+	server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		document := map[string]any{"issuer": server.URL, "jwks_uri": server.URL + "/keys"}
+		if r.URL.Path == "/keys" {
+			public, err := jwk.FromRaw(f.signer.key.Public())
+			if err != nil {
+				t.Error(err)
+			}
+			document = map[string]any{"keys": []any{public}}
+		}
+		status, body := 200, any(document)
+		if spoil != nil {
+			status, body = spoil(r.URL.Path, document)
+		}
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(body)
+	}))
+	t.Cleanup(server.Close)
+	f.signer.issuer = server.URL
+}
+
+func TestCheckLooksWhereServicesLook(t *testing.T) {
+	const discovery, keys = "/.well-known/openid-configuration", "/keys"
+	at := func(path string, status int, change func(document map[string]any)) func(string, map[string]any) (int, any) {
+		return func(asked string, document map[string]any) (int, any) {
+			if asked != path {
+				return 200, document
+			}
+			change(document)
+			return status, document
+		}
+	}
+	as := func(map[string]any) {}
+	for name, c := range map[string]struct {
+		spoil func(string, map[string]any) (int, any)
+		code  fault.Code
+		words string
+	}{
+		"nothing is there":            {at(discovery, 404, as), fault.InvalidRequest, "HTTP 404"},
+		"somebody must log in there":  {at(discovery, 403, as), fault.InvalidRequest, "vault secrets move"},
+		"it fails":                    {at(discovery, 503, as), fault.TemporarilyUnavailable, "HTTP 503"},
+		"another issuer is there":     {at(discovery, 200, func(d map[string]any) { d["issuer"] = "https://other.test" }), fault.InvalidRequest, "not the discovery document of"},
+		"its keys are on no machine":  {at(discovery, 200, func(d map[string]any) { d["jwks_uri"] = "http://other.test/keys" }), fault.InvalidRequest, "jwks_uri"},
+		"its keys are metadata":       {at(discovery, 200, func(d map[string]any) { d["jwks_uri"] = "https://169.254.169.254/keys" }), fault.InvalidRequest, "jwks_uri"},
+		"there are no keys":           {at(keys, 200, func(d map[string]any) { d["keys"] = []any{} }), fault.InvalidRequest, "no set of keys"},
+		"there are another's keys":    {at(keys, 200, func(d map[string]any) { d["keys"] = []any{newJWK(t)} }), fault.InvalidRequest, "another mount's"},
+		"the keys cannot be had":      {at(keys, 404, as), fault.InvalidRequest, "HTTP 404"},
+		"the document is only a word": {func(string, map[string]any) (int, any) { return 200, "hello" }, fault.InvalidRequest, "not the discovery document of"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := mustOpen(t, nil)
+			f.announce(t, c.spoil)
+			_, err := f.Check(t.Context())
+			requireFault(t, err, c.code, c.words)
+			require.Zero(t, f.signer.signed, "what a check signs dies at once")
+		})
+	}
+	f := mustOpen(t, nil)
+	f.signer.issuer = "http://127.0.0.1:1/v1/broker"
+	_, err := f.Check(t.Context())
+	requireFault(t, err, fault.TemporarilyUnavailable, "could not be reached")
+}
+
+func newJWK(t *testing.T) jwk.Key {
+	t.Helper()
+	key, err := jwk.FromRaw(newSigner(t).key.Public())
+	require.NoError(t, err)
+	return key
+}
+
 func TestCheck(t *testing.T) {
 	f := mustOpen(t, nil)
+	f.announce(t, nil)
 	health, err := f.Check(t.Context())
 	require.NoError(t, err)
-	require.Contains(t, health.Detail, ownIssuer)
+	require.Contains(t, health.Detail, f.signer.issuer)
 	require.Empty(t, health.Children)
 	require.Zero(t, f.signer.signed, "what a check signs dies at once")
 

@@ -27,9 +27,9 @@ func (p *Provider) Revoke(_ context.Context, text secret.Text) error {
 	return nil
 }
 
-// Check implements provider.Checker: an issuer is configured, and what it signs
-// verifies. The token for that is never shown, names nobody, is for nobody and dies
-// at once.
+// Check implements provider.Checker: an issuer is configured, what it signs verifies, and
+// it does so by the keys that stand at the issuer's own URL, where services look for them.
+// The tokens for that are never shown, name nobody, are for nobody and die at once.
 func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	issuer, longest, err := p.signer.Issuer(ctx)
 	if err != nil {
@@ -50,5 +50,12 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	if _, err := verifier.Verify(ctx, token); err != nil {
 		return provider.Health{}, fault.New(fault.TemporarilyUnavailable, "what the broker signs does not verify: rotate its keys (issuer/rotate)").Because(err)
 	}
-	return provider.Health{Detail: "a token signed as " + issuer + " verifies; tokens live for at most " + longest.String()}, nil
+	actor, err := p.signer.Sign(ctx, provider.PurposeActor, map[string]any{"sub": "check", "aud": "check", "iat": now.Unix(), "exp": now.Add(time.Second).Unix()})
+	if err != nil {
+		return provider.Health{}, err
+	}
+	if err := p.announced(ctx, issuer, []secret.Text{token, actor}); err != nil {
+		return provider.Health{}, err
+	}
+	return provider.Health{Detail: "a token signed as " + issuer + " verifies by the keys that are published there; tokens live for at most " + longest.String()}, nil
 }
