@@ -87,11 +87,11 @@ func (g *gate) heedMint(k Kind, now time.Time, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if wait := AskedToWait(err); wait > 0 {
-		g.busy.learn(k, nil, now, now.Add(wait))
+		g.busy.learn(k, fewBusy, nil, now, now.Add(wait))
 	}
 	var lasts provider.Lasting
 	if errors.As(err, &lasts) {
-		g.moot.learn(k, err, now, now.Add(min(lasts.LastsFor(), MaxMoot)))
+		g.moot.learn(k, fewMoot, err, now, now.Add(min(lasts.LastsFor(), MaxMoot)))
 	}
 }
 

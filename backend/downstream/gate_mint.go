@@ -239,9 +239,9 @@ func (g *gate) state(now time.Time) State {
 	case b.open():
 		s.Limited = fmt.Sprintf("%s fail at the provider: it is asked again %s", b.scope, When(b.again, now))
 	case now.Before(g.busy.until):
-		s.Limited = fmt.Sprintf("the provider asked to be left alone: %s are made again %s", g.busy.scope, When(g.busy.until, now))
+		s.Limited = fmt.Sprintf("the provider asked to be left alone: %s are made again %s", g.busy.scope(), When(g.busy.until, now))
 	case now.Before(g.moot.until):
-		s.Limited = fmt.Sprintf("%s are made again %s: %s", g.moot.scope, When(g.moot.until, now), fault.Public(g.moot.why))
+		s.Limited = fmt.Sprintf("%s are made again %s: %s", g.moot.scope(), When(g.moot.until, now), fault.Public(g.moot.why))
 	}
 	return s
 }

@@ -239,5 +239,5 @@ func (g *gate) trusts() {
 func (g *gate) spare(k Kind, why error, now, until time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.moot.learn(k, why, now, until)
+	g.moot.learn(k, fewMoot, why, now, until)
 }
