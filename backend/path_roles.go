@@ -145,6 +145,7 @@ func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.
 		return nil, nothingIfAbsent(err)
 	}
 	data := map[string]any{"name": d.Get("name")}
+	r.Sharing = cmp.Or(r.Sharing, role.SharingNone)
 	roleFields.ShowAll(r, data)
 	data[fieldInWords] = roleFields.Words(r)
 	return &logical.Response{Data: data}, nil

@@ -2,6 +2,7 @@ package access
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -197,6 +198,12 @@ func ParseGlobs(patterns []string) (Globs, error) {
 		globs = append(globs, g)
 	}
 	return globs, nil
+}
+
+// JustMisses reports whether none of the patterns matches v, and one would if * crossed
+// / and : too, which is what people take it for who do not know these patterns.
+func (gs Globs) JustMisses(v string) bool {
+	return !gs.MatchAny(v) && slices.ContainsFunc(gs, func(g Glob) bool { return !g.IsLiteral() && g.describes(v, "") })
 }
 
 // MatchAny reports whether one of the patterns matches v; of none, none does.

@@ -127,14 +127,13 @@ func (s Set) Contains(v string) bool {
 	return true
 }
 
-// JustMisses reports whether v is no member and would be one if * crossed / and : too,
-// which is what people take it for who do not know these patterns.
+// JustMisses reports whether v is no member and would be one by Globs.JustMisses.
 func (s Set) JustMisses(v string) bool {
 	if s.Contains(v) || v == "" {
 		return false
 	}
 	for _, c := range s.clauses {
-		if !c.contains(v) && !slices.ContainsFunc(c.globs, func(g Glob) bool { return g.describes(v, "") }) {
+		if !c.contains(v) && !Globs(c.globs).JustMisses(v) {
 			return false
 		}
 	}

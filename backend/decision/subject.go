@@ -95,6 +95,10 @@ func (p *Policy) claimsFault(claims map[string]any, missed []string) *fault.Erro
 			"the issuer left %s out of the token, most often because there are too many of them: let it put in fewer, such as those that are assigned to the application, or bind another claim, such as roles",
 			strings.Join(missed, ", "), strings.Join(left, ", "))
 	}
+	if just := p.Subject.Claims.JustMissed(claims, missed); len(just) > 0 {
+		return fault.New(fault.AccessDenied, "the subject token does not meet the role's bound_subject_claims: %s (in the role's patterns * crosses neither / nor :, and ** does: its author may have meant that for %s)",
+			strings.Join(missed, ", "), strings.Join(just, ", "))
+	}
 	return fault.New(fault.AccessDenied, "the subject token does not meet the role's bound_subject_claims: %s", strings.Join(missed, ", "))
 }
 

@@ -133,6 +133,32 @@ func (c *ClaimBounds) Check(claims map[string]any) []string {
 	return failed
 }
 
+// JustMissed are those of some failed bounds, as Check returns them, that would be met if
+// * crossed / and : too.
+func (c *ClaimBounds) JustMissed(claims map[string]any, failed []string) []string {
+	if c == nil {
+		return nil
+	}
+	var missed []string
+	for _, b := range c.bounds {
+		v, found := b.at.Find(claims)
+		if !found || !slices.Contains(failed, b.name) {
+			continue
+		}
+		elements, isArray := v.([]any)
+		if !isArray {
+			elements = []any{v}
+		}
+		if slices.ContainsFunc(elements, func(e any) bool {
+			text, ok := e.(string)
+			return ok && b.globs.JustMisses(text)
+		}) {
+			missed = append(missed, b.name)
+		}
+	}
+	return missed
+}
+
 // LeftOut are those of some failed bounds, as Check returns them, whose claim the issuer
 // has left out of the token because it was too large: it says where else the claim could
 // be had (_claim_names, OpenID Connect Core 5.6.2), or that there would be some
