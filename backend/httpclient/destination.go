@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // What a pinned destination may be, beside one whole URL. Neither is a URL, so that no
@@ -137,7 +139,8 @@ func (d destination) leads(path string, u *url.URL) bool {
 
 // outside reports whether a server might read the path as one that leads elsewhere: it
 // has a segment that is . or .. or empty, or hides a slash in one, in any encoding or
-// twice encoded. What a server cuts off a segment behind a semicolon hides nothing.
+// twice encoded. What a server cuts off a segment (its parameters, what it takes for a
+// query, blanks) hides nothing.
 func outside(escaped string) bool {
 	segments := strings.Split(strings.TrimPrefix(escaped, "/"), "/")
 	for i, segment := range segments {
@@ -145,24 +148,52 @@ func outside(escaped string) bool {
 			return true
 		}
 		for range 4 {
-			name, _, _ := strings.Cut(segment, ";")
-			if name == "." || name == ".." || strings.ContainsAny(segment, `/\`) || strings.ContainsFunc(segment, control) {
+			if misread(segment) {
 				return true
 			}
-			decoded, err := url.PathUnescape(segment)
-			if err != nil || decoded == segment {
-				break
-			}
-			segment = decoded
+			segment = unescaped(segment)
 		}
-		if strings.Contains(segment, "%") {
-			// Encoded more often than anybody means it, or not at all.
-			if decoded, err := url.PathUnescape(segment); err == nil && decoded != segment {
-				return true
-			}
+		if unescaped(segment) != segment {
+			return true // encoded more often than anybody means it
 		}
 	}
 	return false
+}
+
+// misread reports whether a server might take the segment for another one, or for two.
+func misread(segment string) bool {
+	name := blanks.Replace(segment)
+	if cut := strings.IndexAny(name, ";?#"); cut >= 0 {
+		name = name[:cut]
+	}
+	return name == "." || name == ".." || strings.ContainsAny(segment, `/\`) || !utf8.ValidString(segment) ||
+		strings.ContainsFunc(segment, func(c rune) bool { return control(c) || resembling(c) }) ||
+		strings.Contains(strings.ToLower(segment), "%u") // IIS's way to write a character
+}
+
+var blanks = strings.NewReplacer(" ", "", "+", "")
+
+// resembling reports whether c is beyond ASCII and anything but a letter or a digit: a
+// dot, a slash or a blank of another script becomes ASCII's in some servers, and what is
+// invisible goes.
+func resembling(c rune) bool {
+	return c > unicode.MaxASCII && !unicode.In(c, unicode.L, unicode.M, unicode.Nd)
+}
+
+// unescaped is url.PathUnescape as a lenient server has it: what is no escape stays.
+func unescaped(segment string) string {
+	var decoded strings.Builder
+	for i := 0; i < len(segment); i++ {
+		if segment[i] == '%' && i+2 < len(segment) {
+			if b, err := strconv.ParseUint(segment[i+1:i+3], 16, 8); err == nil {
+				decoded.WriteByte(byte(b))
+				i += 2
+				continue
+			}
+		}
+		decoded.WriteByte(segment[i])
+	}
+	return decoded.String()
 }
 
 func control(c rune) bool { return c < ' ' || c == 0x7f }

@@ -107,7 +107,7 @@ func TestARequestForAPublicDocumentBringsNothingAlong(t *testing.T) {
 
 // Whatever comes after the base, and however a server reads it, it stays below.
 func FuzzBelow(f *testing.F) {
-	for _, rest := range []string{"a/b", "../x", "%2e%2e/x", "a%2Fb", "..;/x", `..\x`, "//x", "a?b=/../", "%252e%252e%252fx", "x;..", "a/.%2e", "%5c..%5c", "@evil.com/", "?#"} {
+	for _, rest := range []string{"a/b", "../x", "%2e%2e/x", "a%2Fb", "..;/x", `..\x`, "//x", "a?b=/../", "%252e%252e%252fx", "x;..", "a/.%2e", "%5c..%5c", "@evil.com/", "?#", "..%20/x", "%20../x", "%c0%ae%c0%ae/x", "%ef%bc%8e./x", "..%e2%88%95x", "%25zz%252f..%252fx"} {
 		f.Add("https://git.example.com/api/v3/" + rest)
 		f.Add(rest)
 	}
@@ -126,7 +126,7 @@ func FuzzBelow(f *testing.F) {
 		require.Contains(t, []string{"", "443"}, strings.TrimLeft(u.Port(), "0"))
 		read := u.EscapedPath()
 		for range 10 {
-			for _, as := range []string{read, strings.ReplaceAll(read, `\`, "/"), withoutParameters(read)} {
+			for _, as := range []string{read, strings.ReplaceAll(read, `\`, "/"), withoutParameters(read), strings.ReplaceAll(read, " ", ""), overlong.Replace(read)} {
 				require.True(t, strings.HasPrefix(path.Clean(as)+"/", "/api/v3/"), "%q read as %q", raw, as)
 			}
 			decoded, err := url.PathUnescape(read)
@@ -137,6 +137,9 @@ func FuzzBelow(f *testing.F) {
 		}
 	})
 }
+
+// overlong reads as servers do that do not look whether UTF-8 is the shortest.
+var overlong = strings.NewReplacer("\xc0\xae", ".", "\xc0\xaf", "/", "\uff0e", ".", "\uff0f", "/", "\u2215", "/", "\u2024", ".")
 
 func withoutParameters(escaped string) string {
 	segments := strings.Split(escaped, "/")

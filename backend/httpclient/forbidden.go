@@ -56,7 +56,7 @@ func forbiddenHost(host string) string {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return forbidden(addr)
 	}
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	name := named(host)
 	if slices.Contains(metadataNames, name) {
 		return metadata
 	}
@@ -74,6 +74,10 @@ func forbiddenHost(host string) string {
 	}
 	return ""
 }
+
+// named is a host in one spelling: without the dot of the root at its end, or the many
+// that a resolver may take for it.
+func named(host string) string { return strings.ToLower(strings.TrimRight(host, ".")) }
 
 // isThisMachine reports whether host is surely this machine, so that nobody else reads
 // what is sent there in plain.
@@ -95,7 +99,7 @@ func IsLoopback(raw string) bool {
 }
 
 func isLoopback(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	host = named(host)
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || (err == nil && addr.Unmap().IsLoopback())
 }

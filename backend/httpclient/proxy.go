@@ -158,7 +158,7 @@ func (t *tunnel) dial(ctx context.Context, network, address string) (net.Conn, e
 		return nil, errors.New("the host is no name")
 	}
 	what := forbiddenHost(host)
-	if slices.Contains(shortMetadataNames, strings.ToLower(host)) {
+	if slices.Contains(shortMetadataNames, named(host)) {
 		what = metadata
 	}
 	if what != "" {

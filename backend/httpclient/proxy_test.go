@@ -156,7 +156,7 @@ func TestWhatIsNotSentThroughAProxy(t *testing.T) {
 	for _, url := range []string{
 		"http://as.example.com/", "http://127.0.0.1:1/",
 		"https://169.254.169.254/", "https://[fd00:ec2::254]/", "https://0.0.0.0/", "https://[::ffff:169.254.169.254]/",
-		"https://metadata.google.internal/", "https://METADATA.google.internal./", "https://metadata/", "https://instance-data.ec2.internal/",
+		"https://metadata.google.internal/", "https://METADATA.google.internal./", "https://metadata/", "https://metadata./", "https://METADATA../", "https://instance-data./", "https://metadata.google.internal../", "https://169.254.169.254../", "https://instance-data.ec2.internal/",
 		"https://2852039166/", "https://0xA9FEA9FE/", "https://0251.0376.0251.0376/", "https://169.254.43518/", "https://1/",
 		"https://１６９.254.169.254/", "https://169。254。169。254/",
 	} {
