@@ -4,6 +4,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"os"
 	_ "time/tzdata" // a condition means the same on a host without time zones
 
@@ -13,6 +15,12 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend"
 )
+
+// Nothing goes to the standard logger, which writes on stderr and so into Vault's log: the
+// plugin and Vault's SDK log by hclog, and net/http quotes there what a server sends on a
+// connection that nobody has asked anything on, such as the body of a 204. That may be a
+// token, and a transport has no logger of its own that could be set.
+func init() { log.SetOutput(io.Discard) }
 
 func main() {
 	switch asked := os.Args[1:]; {
