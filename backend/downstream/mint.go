@@ -47,7 +47,7 @@ func (p *Provider) Mint(ctx context.Context, at *Place, mode provider.Mode, r pr
 	defer cancel()
 	ctx, exchanges := httpclient.Watch(withKind(ctx, k))
 	started := time.Now()
-	child, err := p.call(p.site.gate.withPace(ctx), mode, r)
+	child, err := p.call(httpclient.Once(p.site.gate.withPace(ctx)), mode, r)
 	if err != nil {
 		err = p.discreet(err, secretsOf(r, child)...)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
@@ -169,7 +170,7 @@ func (p *Provider) look(ctx context.Context) (health provider.Health, looked boo
 // checked is one measured call of a Checker or Rotator.
 func (p *Provider) checked(ctx context.Context, what string, do func(context.Context) (provider.Health, error)) (provider.Health, error) {
 	started := time.Now()
-	health, err := do(p.site.gate.withPace(ctx))
+	health, err := do(httpclient.Once(p.site.gate.withPace(ctx)))
 	health, err = p.show(health), p.discreet(err)
 	p.registry.deps.Measure(p.Ref, what, started, err)
 	return health, err

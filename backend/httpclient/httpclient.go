@@ -34,7 +34,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/textproto"
 	"net/url"
 	"slices"
 	"strconv"
@@ -72,8 +71,10 @@ type Options struct {
 	Proxy *Proxy
 }
 
-// Client sends single requests. It is safe for concurrent use. It repeats a POST
-// only where net/http knows that nothing of it was written to a dead connection.
+// Client sends single requests. It is safe for concurrent use. It repeats what is no GET,
+// HEAD, OPTIONS or TRACE only where net/http knows that nothing of it was written to a
+// dead connection, or an HTTP/2 server says that it has not looked at it; with a context
+// of Once it repeats nothing else either.
 type Client struct {
 	options Options
 	// open shows no certificate; certified shows the client's, and is nil without one.
@@ -314,17 +315,4 @@ func (c *Client) Do(req *http.Request) (*Response, error) {
 		read.pointsTo = pointsTo(resp, req.Header)
 	}
 	return read, nil
-}
-
-// discreet keeps what a server sent out of an error: net/http quotes an answer
-// that is no HTTP, and that may be a token.
-func discreet(err error) error {
-	var protocol textproto.ProtocolError
-	switch {
-	case errors.As(err, &protocol) || strings.Contains(err.Error(), "malformed"):
-		return errors.New("the answer is no valid HTTP")
-	case strings.Contains(err.Error(), "GOAWAY"):
-		return errors.New("the server ended the connection (HTTP/2 GOAWAY)")
-	}
-	return err
 }

@@ -50,7 +50,9 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 	if c.certified != nil && c.bound {
 		transport = c.certified
 	}
-	resp, err := transport.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, a.trace())))
+	sent := req.WithContext(httptrace.WithClientTrace(ctx, a.trace()))
+	sent.Header = spelled(req.Header)
+	resp, err := fresh(transport, sent).RoundTrip(sent)
 	if err != nil {
 		cancel()
 		failed := a.failed(err, c.tried(req, a))
@@ -77,6 +79,8 @@ func (c *Client) refuse(req *http.Request) error {
 		return errors.New("a redirect is not followed: a credential would follow with it")
 	case req.Host != "" && !strings.EqualFold(req.Host, req.URL.Host):
 		return errors.New("the request names another host than its URL")
+	case twice(req.Header):
+		return errors.New("the request has one header in two spellings")
 	case req.URL.Scheme != "https" && c.certified != nil && c.bound:
 		return errors.New("the URL must be https: a client certificate says nothing over plain http")
 	case req.URL.Scheme != "https" && c.Proxied():
@@ -125,13 +129,15 @@ func (b *body) Read(p []byte) (int, error) {
 		n, err = b.left, ErrBodyTooLarge
 	}
 	b.left -= n
-	if err != nil {
+	switch {
+	case err == nil:
+	case err == io.EOF: //nolint:errorlint // wrapped it is no end
 		b.ended = err
-		if errors.Is(err, io.EOF) {
-			b.tell(nil)
-		} else {
-			b.tell(err)
-		}
+		b.tell(nil)
+	default:
+		err = discreet(err)
+		b.ended = err
+		b.tell(err)
 	}
 	return n, err
 }
@@ -197,7 +203,9 @@ func (a *attempt) failed(err error, tried string) *Error {
 	case errors.As(err, &proxy):
 		return &Error{Err: err, Tried: tried}
 	case certificateRefused(err):
-		return &Error{Err: fmt.Errorf("%w: %w", ErrCertificateRefused, err), Tried: tried}
+		return &Error{Err: fmt.Errorf("%w: %w", ErrCertificateRefused, discreet(err)), Tried: tried}
+	case sent:
+		err = discreet(err)
 	}
-	return &Error{Sent: sent, Err: discreet(err), Tried: tried}
+	return &Error{Sent: sent, Err: err, Tried: tried}
 }
