@@ -20,7 +20,7 @@ func received(id string, d *decided, child *provider.Child) *minted {
 	} else if d.unrecordable(leverOf(child), nil) == "" {
 		g.Lever = leverOf(child).Lever // whose other grants must not die with this one
 	}
-	if child.Issuer != "" {
+	if child.Issuer != "" && made.unfit == "" {
 		g.Issuer, g.KeyID = child.Issuer, keyring.KeyID(child.Token().Reveal())
 	}
 	return made

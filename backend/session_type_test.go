@@ -3,6 +3,7 @@ package backend
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -147,6 +148,10 @@ func (p *sessionProvider) Mint(ctx context.Context, r provider.Request) (*provid
 		Secrets: map[string]secret.Text{}, Extra: map[string]any{}, ExpiresAt: p.deps.Now().Add(time.Hour), Granted: r.Access,
 		Confirmed: access.Dimensions{access.DimScopes: true},
 		Class:     provider.Class(take("class")), Lever: take("lever"), Handle: secret.New(take("handle")), TokenType: take("token_type"),
+		IssuedTokenType: take("issued_token_type"), Issuer: take("issuer"),
+	}
+	if unverified := take("unverified"); unverified != "" {
+		c.Unverified = []string{unverified}
 	}
 	if seconds, ok := answer["seconds"].(float64); ok {
 		c.ExpiresAt = p.deps.Now().Add(time.Duration(seconds) * time.Second)
@@ -185,7 +190,13 @@ func (p *sessionProvider) Check(ctx context.Context) (provider.Health, error) {
 	if resp.Status != http.StatusOK {
 		return provider.Health{}, fault.New(fault.TemporarilyUnavailable, "the system answered: %s", resp.Body)
 	}
-	return provider.Health{Detail: string(resp.Body), Grants: []string{"scope:read", string(resp.Body)}}, nil
+	health := provider.Health{Detail: string(resp.Body), Grants: []string{"scope:read", string(resp.Body)}}
+	if token := resp.Header.Get("X-Minted"); token != "" {
+		health.Children = []*provider.Child{{
+			Secrets: map[string]secret.Text{"session_token": secret.New(token)}, Class: provider.ClassToken, Handle: secret.New("sessions/checked"),
+		}}
+	}
+	return health, nil
 }
 
 // sessions is the system. Handles name a session, or a lever with all that hang on it.
@@ -201,6 +212,7 @@ type sessions struct {
 	change  func(n int, answer map[string]any)
 	refuses bool
 	busy    bool
+	checks  string // what a check mints and is answered with, if anything
 }
 
 const rootKey = "ROOT-canary-key/of+the=system"
@@ -231,6 +243,10 @@ func (s *sessions) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.busy:
 		w.WriteHeader(http.StatusTooManyRequests)
+		return
+	case s.checks != "" && r.URL.Path == "/check":
+		w.Header().Set("X-Minted", s.checks)
+		_, _ = fmt.Fprint(w, base64.StdEncoding.EncodeToString([]byte("made "+s.checks)))
 		return
 	case s.refuses:
 		w.WriteHeader(http.StatusInternalServerError)

@@ -2,6 +2,7 @@ package downstream
 
 import (
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
@@ -13,11 +14,11 @@ import (
 // provider must not have put there: the parent's secrets, and others that the call was
 // about. Such an error keeps its code and what steers by it, and loses its words.
 func (p *Provider) discreet(err error, others ...secret.Text) error {
-	search := p.Secrets()
-	confidential := func(text string) bool {
-		return search.In(text) || slices.ContainsFunc(others, func(t secret.Text) bool { return t.In(text) })
+	if err == nil {
+		return nil
 	}
-	if err == nil || !inChain(err, confidential) {
+	parent, more := p.Secrets(), secret.NewSearch(others...)
+	if !inChain(err, func(text string) bool { return parent.In(text) || more.In(text) }) {
 		return err
 	}
 	return fault.New(fault.CodeOf(err), "what the provider said cannot be shown, because a secret is in it").Because(hidden{err})
@@ -68,17 +69,15 @@ func secretsOf(r provider.Request, child *provider.Child) []secret.Text {
 
 // show makes of what a check or rotation said what may be shown.
 func (p *Provider) show(health provider.Health) provider.Health {
-	search := p.Secrets()
+	var own []secret.Text
 	for _, child := range health.Children {
-		for _, part := range child.Secrets {
-			if part.In(health.Detail) {
-				health.Detail = ""
-			}
-		}
+		own = slices.AppendSeq(own, maps.Values(child.Secrets))
 	}
-	if search.In(health.Detail) {
+	parent, children := p.Secrets(), secret.NewSearch(own...)
+	confidential := func(text string) bool { return parent.In(text) || children.In(text) }
+	if confidential(health.Detail) {
 		health.Detail = ""
 	}
-	health.Grants = slices.DeleteFunc(slices.Clone(health.Grants), search.In)
+	health.Grants = slices.DeleteFunc(slices.Clone(health.Grants), confidential)
 	return health
 }

@@ -103,7 +103,8 @@ func AnswerOf(t Type, traits Traits) Answer {
 	return a
 }
 
-// Violation says why the child is not what its provider has declared, or "".
+// Violation says why the child is not what its provider has declared, or "". It repeats
+// nothing of what came, which may be a secret.
 func (a Answer) Violation(c *Child) string {
 	for name, isSecret := range a.secret {
 		if isSecret && c.Secrets[name].Empty() {
@@ -112,19 +113,35 @@ func (a Answer) Violation(c *Child) string {
 	}
 	for name := range c.Secrets {
 		if !a.secret[name] {
-			return fmt.Sprintf("the provider answered with a secret %q that its type does not declare", name)
+			return "the provider answered with a secret that its type does not declare: it declares " + a.names(true)
 		}
 	}
 	for name := range c.Extra {
 		if isSecret, declared := a.secret[name]; !declared || isSecret {
-			return fmt.Sprintf("the provider answered with a field %q that its type does not declare, or declares a secret", name)
+			return "the provider answered with a field that its type does not declare, or declares a secret: what it declares and calls no secret is " + a.names(false)
 		}
 	}
 	switch {
-	case !slices.Contains([]Class{ClassToken, ClassLever, ClassExpiry}, c.Class), c.Handle.Empty() != (c.Class == ClassExpiry):
-		return fmt.Sprintf("the provider calls the revocation class of what it answered %q, and what would kill it does not go with that", c.Class)
+	case !slices.Contains([]Class{ClassToken, ClassLever, ClassExpiry}, c.Class):
+		return "the provider calls the revocation class of what it answered neither token nor lever nor expiry"
+	case c.Handle.Empty() != (c.Class == ClassExpiry):
+		return fmt.Sprintf("the provider calls the revocation class of what it answered %s, and what would kill it does not go with that", c.Class)
 	case c.Lever != "" && c.Class != ClassLever:
 		return fmt.Sprintf("the provider names a lever for what it answered, whose revocation class is %s", c.Class)
 	}
 	return ""
+}
+
+// names are the declared fields that are secrets, or those that are none.
+func (a Answer) names(secrets bool) string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(a.secret)) {
+		if a.secret[name] == secrets {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return "nothing"
+	}
+	return strings.Join(names, ", ")
 }

@@ -99,6 +99,10 @@ func TestTextsThatGiveASecretAway(t *testing.T) {
 	} {
 		require.Equal(t, want, Holds(text, own), text)
 	}
+	for _, text := range []string{"s3cr3t%2b%2fof+the+parent", `s3cr3t+\/of the parent`, "s3cr3t\\u002B/of the parent", "aWQ6czNjcjN0JTJiJTJmb2YrdGhlK3BhcmVudA"} {
+		require.True(t, Repeats("https://a.test/?t="+text, own), text)
+		require.True(t, Holds("https://a.test/?t="+text, own), text)
+	}
 	require.False(t, Holds("x", secret.Text{}))
 }
 

@@ -200,7 +200,8 @@ func testSecrecy(t *testing.T, s Subject, child *provider.Child) {
 		t.Error("the parent is in the handle")
 	}
 	all := secret.NewSearch(append(s.parent(), parts(child)...)...)
-	for what, shown := range map[string]any{"extra": child.Extra, "what was granted": child.Granted.Flat(), "the lever": child.Lever} {
+	for what, shown := range map[string]any{"extra": child.Extra, "what was granted": child.Granted.Flat(), "the lever": child.Lever,
+		"the types": []string{child.TokenType, child.IssuedTokenType}, "unverified": child.Unverified, "the issuer": child.Issuer} {
 		if all.In(fmt.Sprint(shown)) {
 			t.Errorf("a secret in %s", what)
 		}
