@@ -10,6 +10,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
@@ -91,7 +92,7 @@ func (p *Provider) prove(ctx context.Context, entry *Entry, known bool) (Proof, 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), MintBudget)
 	defer cancel()
 	started := time.Now()
-	health, err := p.checker()(p.site.gate.withPace(ctx))
+	health, err := p.checker()(httpclient.Once(p.site.gate.withPace(ctx)))
 	health, err = p.show(health), p.discreet(err)
 	if known || err == nil { // else it may be a name that there never is
 		r.deps.Measure(p.Ref, CallCheck, started, err)
