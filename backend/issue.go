@@ -23,9 +23,23 @@ import (
 func (b *broker) issue(ctx context.Context, a ask) (*logical.Response, error) {
 	resp, err := b.grant(ctx, a)
 	if err != nil {
-		b.meters.refused.WithLabelValues(string(fault.CodeOf(err))).Inc()
+		role, ref := b.roleOf(ctx, a.role, err)
+		b.meters.refused.WithLabelValues(string(fault.CodeOf(err)), ref, role).Inc()
 	}
 	return resp, err
+}
+
+// roleOf are the role of a request that was refused and its provider, as labels: what a
+// caller makes up is none.
+func (b *broker) roleOf(ctx context.Context, name string, refusal error) (role, ref string) {
+	if errors.Is(refusal, errNoRole) {
+		return "", ""
+	}
+	r, err := b.roles.compiled(ctx, name)
+	if err != nil {
+		return "", ""
+	}
+	return r.name, r.Provider
 }
 
 // grant is one creds request from top to bottom.

@@ -24,12 +24,14 @@ type meters struct {
 	joined    *prometheus.CounterVec
 	refused   *prometheus.CounterVec
 	killed    *prometheus.CounterVec
+	expired   *prometheus.CounterVec
 	failed    *prometheus.CounterVec
 	lost      *prometheus.CounterVec
 	spared    *prometheus.CounterVec
 	calls     *prometheus.HistogramVec
 	sweep     prometheus.Histogram
 	sweepFail prometheus.Counter
+	sweepLast prometheus.Gauge
 	unknown   prometheus.Gauge
 }
 
@@ -41,25 +43,30 @@ func newMeters() *meters {
 		registry: prometheus.NewRegistry(),
 		issued:   counter("grants_issued_total", "Child tokens minted for a grant.", "provider", "role"),
 		joined:   counter("leases_shared_total", "Leases on a child token that an entity's identical requests share.", "provider", "role"),
-		refused:  counter("refusals_total", "Requests for creds that were refused or failed.", "code"),
-		killed:   counter("grants_killed_total", "Child tokens killed at their provider, or forgotten after their expiry.", "provider", "cause"),
+		refused:  counter("refusals_total", "Requests for creds that were refused or failed, by the error's code. Role and provider are empty where there is no such role.", "code", "provider", "role"),
+		killed:   counter("grants_killed_total", "Child tokens killed at their provider, by why.", "provider", "cause"),
+		expired:  counter("grants_expired_total", "Child tokens that had expired, so that nothing was left to kill.", "provider"),
 		failed:   counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
 		lost:     counter("lost_answers_total", "Mints whose answer never arrived: a token may live until the provider's own expiry.", "provider"),
 		spared:   counter("mints_spared_total", "Mints refused without asking the provider: it does not answer, asked to be left alone, or has no room in time.", "provider"),
 		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: "broker", Name: "provider_call_seconds", Help: "Calls to providers, by what they were for and how they ended.",
+			Namespace: "broker", Name: "provider_call_duration_seconds", Help: "How long calls to providers took, by what they were for and how they ended (ok, or the error's code).",
 			Buckets: []float64{.005, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"provider", "call", "outcome"}),
 		sweep: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "broker", Name: "sweep_seconds", Help: "How long sweeps took.", Buckets: []float64{.01, .1, .5, 1, 2, 5, 10, 20},
+			Namespace: "broker", Name: "sweep_duration_seconds", Help: "How long sweeps took.", Buckets: []float64{.01, .1, .5, 1, 2, 5, 10, 20},
 		}),
 		unknown: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "broker", Name: "holders_unknown",
 			Help: "Holders whom Vault does not know, so many at once that they are looked at again before their tokens are killed.",
 		}),
+		sweepLast: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "broker", Name: "sweep_last_timestamp_seconds",
+			Help: "When the last sweep ended without an error, as a Unix time; 0 before the first one since the plugin started. About a minute ago, while all is well.",
+		}),
 		sweepFail: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "broker", Name: "sweeps_failed_total", Help: "Sweeps that ended with an error."}),
 	}
-	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.unknown)
+	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.expired, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo())
 	return m
 }
 
@@ -67,6 +74,9 @@ func newMeters() *meters {
 func (m *meters) Killed(provider, cause string) {
 	m.killed.WithLabelValues(provider, cause).Inc()
 }
+
+// Expired implements ending.Meters.
+func (m *meters) Expired(provider string) { m.expired.WithLabelValues(provider).Inc() }
 
 // UnknownHolders implements ending.Meters.
 func (m *meters) UnknownHolders(n int) { m.unknown.Set(float64(n)) }
@@ -108,7 +118,7 @@ func (b *broker) pathMetrics() []*framework.Path {
 }
 
 func (b *broker) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx), b.gateGauges()}.Gather()
+	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx), b.gateGauges(), b.healthGauges(ctx), b.signingGauges(ctx)}.Gather()
 	if err != nil {
 		return nil, stored.Fault(err)
 	}
@@ -131,11 +141,11 @@ func gauge(name, help string, labels ...string) *prometheus.GaugeVec {
 
 // gateGauges are what goes on in front of the providers at this moment.
 func (b *broker) gateGauges() *prometheus.Registry {
-	open := gauge("breaker_open", "1 while the provider does not answer and is spared, 0 while not.", "provider")
+	open := gauge("breaker_open", "1 while the provider does not answer and is not asked for tokens, 0 while it is.", "provider")
 	waiting := gauge("mints_waiting", "Mints that wait for a place at the provider.", "provider")
 	minting := gauge("mints_under_way", "Mints that are calling the provider.", "provider")
 	registry := prometheus.NewRegistry()
-	overdue := gauge("rotation_overdue_seconds", "Since when the provider's parent credential should have been rotated and could not be; 0 while all is well.", "provider")
+	overdue := gauge("rotation_overdue_seconds", "For how long the provider's parent credential should have been rotated and could not be; 0 while all is well.", "provider")
 	registry.MustRegister(open, waiting, minting, overdue)
 	for ref, g := range b.providers.States() {
 		waiting.WithLabelValues(ref).Set(float64(g.Waiting))
@@ -160,7 +170,7 @@ const metricsPatience = 5 * time.Second
 func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 	live := gauge("grants_live", "Grants that are not known to be dead.", "provider", "revocable")
 	depth := gauge("outbox_depth", "Grants whose revocation failed and is being retried.")
-	age := gauge("outbox_oldest_seconds", "Since when the oldest of these is due.")
+	age := gauge("outbox_oldest_seconds", "For how long the one of these that has waited longest has been due.")
 	registry := prometheus.NewRegistry()
 	queued := gauge("kills_queued", "Grants that a kill of many has yet to try.")
 	loaded := gauge("ledger_loaded", "1 once every record of a grant has been read after a start; until then the counts are too low.")

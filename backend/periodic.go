@@ -81,7 +81,11 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (e
 	tidy, cancel := context.WithTimeout(ctx, max(slice-time.Since(started), time.Second))
 	defer cancel()
 	b.ledger.Unwatch(b.now().Add(-quotaIdle))
-	return counts, errors.Join(err, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.quotas.sweep(tidy))
+	err = errors.Join(err, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.quotas.sweep(tidy))
+	if err == nil {
+		b.meters.sweepLast.Set(float64(b.now().Unix()))
+	}
+	return counts, err
 }
 
 // deleteEmptied ends the deletions that waited for grants to die. Which those are

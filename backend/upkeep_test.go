@@ -33,9 +33,9 @@ func TestChecksAndRotationsAreMeasured(t *testing.T) {
 	m.server.SetClient(authserver.Client{ID: parentClient, Secrets: []string{parentSecret, nextSecret}, Scopes: []string{"read", "write"}})
 	m.must(m.write("providers/oauth2/p/rotate", nil))
 	shown := m.metrics()
-	require.Contains(t, shown, `broker_provider_call_seconds_count{call="check",outcome="ok",provider="oauth2/p"} 1`)
-	require.Contains(t, shown, `broker_provider_call_seconds_count{call="check",outcome="temporarily_unavailable",provider="oauth2/p"} 1`)
-	require.Contains(t, shown, `broker_provider_call_seconds_count{call="rotate",outcome="ok",provider="oauth2/p"} 1`)
+	require.Contains(t, shown, `broker_provider_call_duration_seconds_count{call="check",outcome="ok",provider="oauth2/p"} 1`)
+	require.Contains(t, shown, `broker_provider_call_duration_seconds_count{call="check",outcome="temporarily_unavailable",provider="oauth2/p"} 1`)
+	require.Contains(t, shown, `broker_provider_call_duration_seconds_count{call="rotate",outcome="ok",provider="oauth2/p"} 1`)
 }
 
 // What is refused before the provider is called is no call.

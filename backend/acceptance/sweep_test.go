@@ -265,7 +265,7 @@ func TestMetricsMoveWithWhatHappens(t *testing.T) {
 	}
 	require.Equal(t, 3.0, value("broker_grants_issued_total", "provider", "oauth2/hydra", "role", "deploy"))
 	require.Equal(t, 3.0, value("broker_grants_live", "provider", "oauth2/hydra", "revocable", "true"))
-	require.Equal(t, 3.0, value("broker_provider_call_seconds", "call", "mint", "outcome", "ok"))
+	require.Equal(t, 3.0, value("broker_provider_call_duration_seconds", "call", "mint", "outcome", "ok"))
 	require.Zero(t, value("broker_outbox_depth"))
 
 	_, err := s.TryRead(t, "creds/deploy", "scopes=nobody:has")
@@ -279,7 +279,7 @@ func TestMetricsMoveWithWhatHappens(t *testing.T) {
 	refused(t, err, 503, "temporarily_unavailable")
 	require.Equal(t, 1.0, value("broker_lost_answers_total", "provider", "oauth2/hydra"))
 	require.Equal(t, 1.0, value("broker_refusals_total", "code", "temporarily_unavailable"))
-	require.Equal(t, 1.0, value("broker_provider_call_seconds", "call", "mint", "outcome", "temporarily_unavailable"))
+	require.Equal(t, 1.0, value("broker_provider_call_duration_seconds", "call", "mint", "outcome", "temporarily_unavailable"))
 
 	require.Error(t, endLease(t, s.vault.Session, held[0].LeaseID))
 	// The sweep of every minute may try as well.
@@ -290,9 +290,9 @@ func TestMetricsMoveWithWhatHappens(t *testing.T) {
 	require.Equal(t, 3.0, value("broker_grants_live"), "what could not be killed is alive")
 
 	w.Mend()
-	sweeps := value("broker_sweep_seconds")
+	sweeps := value("broker_sweep_duration_seconds")
 	s.sweepAway(t, held[0])
-	require.Greater(t, value("broker_sweep_seconds"), sweeps)
+	require.Greater(t, value("broker_sweep_duration_seconds"), sweeps)
 	require.Zero(t, value("broker_outbox_depth"))
 	require.Zero(t, value("broker_outbox_oldest_seconds"))
 	require.Equal(t, 2.0, value("broker_grants_live"))

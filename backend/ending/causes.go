@@ -12,7 +12,10 @@ const (
 	CauseNotHandedOut   = "not_handed_out"
 	CauseParentCheck    = "parent_check"
 	CauseProviderGone   = "provider_deleted"
-	causeMountDisabled  = "mount_disabled"
+	// Vault tells nobody whether it disables a mount or moves it.
+	causeMountLeaves = "mount_disabled_or_moved"
+	// causeMountDisabled is what earlier builds have stored for that.
+	causeMountDisabled = "mount_disabled"
 	// CauseKeysWithdrawn and CauseIssuerChanged are of tokens that the broker has signed
 	// and takes for its own no more.
 	CauseKeysWithdrawn = "keys_withdrawn"

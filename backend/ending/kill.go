@@ -90,12 +90,23 @@ func (k *Killer) revoke(ctx context.Context, g *grant.Grant) error {
 
 // forget takes a grant off the record whose token is dead.
 func (k *Killer) forget(ctx context.Context, g *grant.Grant, cause string) error {
+	return k.remove(ctx, g, cause, func(g *grant.Grant) { k.tell(g, cause) })
+}
+
+// remove takes a grant off the record, and tells how its token has ended.
+func (k *Killer) remove(ctx context.Context, g *grant.Grant, cause string, tell func(*grant.Grant)) error {
 	if err := k.ledger.Remove(ctx, g); err != nil {
 		// The next attempt finds the token dead.
 		return stored.Fault(errors.Join(err, k.doom(ctx, g, cause, stored.Fault(err))))
 	}
-	k.tell(g, cause)
+	tell(g)
 	return nil
+}
+
+// tellExpired counts and logs the end of a token that nobody had to kill.
+func (k *Killer) tellExpired(g *grant.Grant) {
+	k.meters.Expired(g.Provider)
+	k.logger().Info("grant expired", "event", "grant_expired", "grant_id", g.ID, "role", g.Role, "provider", g.Provider)
 }
 
 // tell counts and logs a death.

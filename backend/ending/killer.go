@@ -65,8 +65,10 @@ type Deps struct {
 
 // Meters count what the killer does.
 type Meters interface {
-	// Killed is for a token that is dead, or was forgotten after its expiry.
+	// Killed is for a token that is dead, Expired for one that was forgotten after its
+	// expiry.
 	Killed(provider, cause string)
+	Expired(provider string)
 	// UnknownHolders is how many are looked at again before their tokens are killed.
 	UnknownHolders(n int)
 }

@@ -53,6 +53,9 @@ func (w *world) Killed(ref, cause string) {
 	w.killed = append(w.killed, ref+" "+cause)
 }
 
+// Expired implements Meters.
+func (w *world) Expired(ref string) { w.Killed(ref, causeExpired) }
+
 // UnknownHolders implements Meters.
 func (w *world) UnknownHolders(int) {}
 

@@ -80,7 +80,7 @@ func (p *pulls) counted() int {
 // pullsAtOnce reports whether a kill for that cause pulls a lever that others hold.
 func (k *Killer) pullsAtOnce(ctx context.Context, ref, cause string) bool {
 	switch cause {
-	case causeHolderGone, causeHolderDisabled, CauseProviderGone, causeMountDisabled:
+	case causeHolderGone, causeHolderDisabled, CauseProviderGone, causeMountLeaves, causeMountDisabled:
 		return true
 	case CauseLeaseEnded, CauseNotHandedOut:
 		return k.tainted() // what does not die now may outlive the mount
@@ -289,7 +289,7 @@ func (k *Killer) expire(ctx context.Context, g *grant.Grant, cause string) error
 	if err := k.passOn(ctx, g); err != nil {
 		return stored.Fault(err)
 	}
-	return k.forget(ctx, g, cause)
+	return k.remove(ctx, g, cause, k.tellExpired)
 }
 
 // passOn puts another grant of the lever into the outbox in place of one that has

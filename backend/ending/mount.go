@@ -58,7 +58,7 @@ func (k *Killer) killKillable(ctx context.Context) *Run {
 		holders:  func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, killable) },
 		matches: func(s *grant.Summary) string {
 			if s.Revocable && !(s.IsIntent() && k.ledger.Holding(s.ID)) { // whose mint the door waits for
-				return causeMountDisabled
+				return causeMountLeaves
 			}
 			return ""
 		},
