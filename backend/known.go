@@ -25,7 +25,8 @@ const grantWait = 10 * time.Second
 // isThere reports whether the thing itself is there. If that cannot be said, it is taken
 // for there: no kill fails of it, and nothing is called unknown that may not be.
 func (b *broker) isThere(ctx context.Context, what ending.Thing) bool {
-	there, err := false, error(nil)
+	var there bool
+	var err error
 	switch what.Kind {
 	case ending.KindEntity:
 		where := present

@@ -69,7 +69,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	}
 	if _, revocable, err := h.b.killer.CountAt(ctx, ref); err != nil || revocable > 0 {
 		resp.AddWarning("grants of this provider are still on record: it stays, disabled, until the sweep has killed them")
-		return resp, nil //nolint:nilerr // whoever reads this learns all that is to be known
+		return resp, nil
 	}
 	return h.gone(ctx, resp, ref, entry)
 }

@@ -55,7 +55,7 @@ var settingsFields = stored.Fields[Settings]{
 type negated struct{ in *bool }
 
 func (n negated) Type() framework.FieldType { return framework.TypeBool }
-func (n negated) Set(written any) error     { *n.in = !written.(bool); return nil }
+func (n negated) Set(written any) error     { *n.in = written == false; return nil }
 func (n negated) Get() any                  { return !*n.in }
 
 // ShownFields are what Settings.Show shows.

@@ -129,9 +129,9 @@ func (b *body) Read(p []byte) (int, error) {
 		n, err = b.left, ErrBodyTooLarge
 	}
 	b.left -= n
-	switch {
-	case err == nil:
-	case err == io.EOF: //nolint:errorlint // wrapped it is no end
+	switch err {
+	case nil:
+	case io.EOF: //nolint:errorlint // a wrapped one is no end
 		b.ended = err
 		b.tell(nil)
 	default:

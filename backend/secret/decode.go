@@ -23,7 +23,7 @@ func unixLines(text []byte) ([]byte, bool) {
 func unescapePercent(text []byte) ([]byte, bool) {
 	return unescape(text, '%', func(rest []byte) (int, []byte) {
 		if v, ok := hexNumber(rest, 2); ok {
-			return 2, []byte{byte(v)}
+			return 2, []byte{byte(v)} //nolint:gosec // two digits
 		}
 		return 0, nil
 	})
@@ -47,12 +47,12 @@ func unescapeJSON(text []byte) ([]byte, bool) {
 		}
 		if len(rest) > 6 && rest[5] == '\\' && rest[6] == 'u' {
 			if second, ok := hexNumber(rest[7:], 4); ok {
-				if both := utf16.DecodeRune(rune(first), rune(second)); both != utf8.RuneError {
+				if both := utf16.DecodeRune(rune(first), rune(second)); both != utf8.RuneError { //nolint:gosec // four digits each
 					return 11, utf8.AppendRune(nil, both)
 				}
 			}
 		}
-		return 5, utf8.AppendRune(nil, rune(first))
+		return 5, utf8.AppendRune(nil, rune(first)) //nolint:gosec // four digits
 	})
 }
 
@@ -170,8 +170,8 @@ func decodeBase64(into, run []byte, skip int) []byte {
 		if a|b|c|d < 0 {
 			break
 		}
-		group := uint32(a)<<18 | uint32(b)<<12 | uint32(c)<<6 | uint32(d)
-		into[out], into[out+1], into[out+2] = byte(group>>16), byte(group>>8), byte(group)
+		group := uint32(a)<<18 | uint32(b)<<12 | uint32(c)<<6 | uint32(d)                  //nolint:gosec // none is below 0
+		into[out], into[out+1], into[out+2] = byte(group>>16), byte(group>>8), byte(group) //nolint:gosec // a byte each
 		out += 3
 	}
 	return decode(into[:out], run[at:], &inBase64, 6)
@@ -193,7 +193,7 @@ func decode(into, run []byte, by *alphabet, width int) []byte {
 		held = held<<width | uint32(v)
 		if bits += width; bits >= 8 {
 			bits -= 8
-			into = append(into, byte(held>>bits))
+			into = append(into, byte(held>>bits)) //nolint:gosec // the last eight bits
 		}
 	}
 	return into

@@ -34,7 +34,7 @@ func TestWhatAServerSaysUnaskedIsNotLogged(t *testing.T) {
 		}
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this very program
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), "BROKER_TEST_ASKS=1", "GODEBUG=http2debug=2")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
