@@ -2,6 +2,7 @@ package backend
 
 import (
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,6 +129,27 @@ func TestAnOddRequestDoesNotKeepAParentRefused(t *testing.T) {
 	requireCode(t, err, fault.InvalidScope)
 	require.Equal(t, "ok", m.health())
 	m.mustCreds(map[string]any{"scopes": "read"})
+}
+
+// A refusal that could not be stored ends like any other.
+func TestARefusalThatCouldNotBeStoredEndsWithASuccess(t *testing.T) {
+	m := newMount(t, setup{})
+	m.mustCreds(nil)
+	m.server.Break(authserver.EndpointToken, invalidClient)
+	m.storage.on(func(op, key string) error {
+		if op == "put" && strings.HasPrefix(key, "provider/") {
+			return errStorage
+		}
+		return nil
+	})
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.ParentRefused)
+	m.storage.heal()
+	m.server.Break(authserver.EndpointToken, nil)
+	m.clock.advance(time.Minute)
+	m.mustCreds(nil)
+	m.mustCreds(nil)
+	require.Equal(t, "ok", m.health())
 }
 
 func TestAnOutageIsNoRefusal(t *testing.T) {

@@ -136,7 +136,7 @@ func (g *gate) mayMint(k Kind, now time.Time) error {
 }
 
 func (g *gate) mayMintLocked(k Kind, now time.Time) error {
-	if now.Before(g.refusal.until) {
+	if now.Before(g.refusal.until) && needsParent(k) {
 		return g.refusal.why
 	}
 	if g.moot.holds(k, now) {
@@ -161,7 +161,7 @@ func (g *gate) begin(k Kind, now time.Time) (attempt, error) {
 	if err := g.mayMintLocked(k, now); err != nil {
 		return attempt{}, err
 	}
-	g.refusal.tryAgain(now)
+	g.refusal.tryAgain(k, now)
 	t, _ := g.breaker.admit(k, now) // it has just not refused
 	return t, nil
 }

@@ -2,6 +2,7 @@ package downstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
 // Two entities.
@@ -449,4 +451,23 @@ func TestAFurtherRequestGoesBeforeMintsThatHaveNotBegun(t *testing.T) {
 	require.Zero(t, max(<-further, <-further), "of 20 that were there first")
 	g.announce(-1)
 	mints.Wait()
+}
+
+// What is forwarded is the caller's own: a refused parent is nothing to it, and neither does
+// it find out whether the parent is taken again.
+func TestARefusedParentKeepsNobodyFromForwarding(t *testing.T) {
+	g, now := newGate(), time.Now()
+	g.distrusts(errors.New("refused"), now)
+	require.Error(t, g.mayMint(Kind{}, now))
+	require.NoError(t, g.mayMint(Kind{Mode: provider.ModeForward}, now))
+	now = now.Add(refusedFor)
+	_, err := g.begin(Kind{Mode: provider.ModeForward}, now)
+	require.NoError(t, err)
+	_, err = g.begin(Kind{Role: "r"}, now)
+	require.NoError(t, err, "the one that tries")
+	_, err = g.begin(Kind{Role: "other"}, now)
+	require.Error(t, err)
+	g.trusts()
+	_, err = g.begin(Kind{Role: "other"}, now)
+	require.NoError(t, err)
 }

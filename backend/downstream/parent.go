@@ -104,6 +104,7 @@ func (p *Provider) record(ctx context.Context, standing int32, change func(*Entr
 		return e, nil
 	})
 	if err != nil {
+		p.standing.Store(standsUnknown)
 		r.deps.Logger().Warn("what is known of a parent credential could not be stored", "provider", p.Ref, "error", err)
 		return
 	}
@@ -215,11 +216,15 @@ type refusal struct {
 }
 
 // tryAgain lets nobody else try while somebody does.
-func (r *refusal) tryAgain(now time.Time) {
-	if r.why != nil {
+func (r *refusal) tryAgain(k Kind, now time.Time) {
+	if r.why != nil && needsParent(k) {
 		r.until = now.Add(refusedFor)
 	}
 }
+
+// needsParent reports whether such a request is made with the parent: what is forwarded is
+// the caller's own.
+func needsParent(k Kind) bool { return k.Mode != provider.ModeForward }
 
 // distrusts notes that the parent is refused.
 func (g *gate) distrusts(why error, now time.Time) {
