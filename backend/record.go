@@ -29,7 +29,7 @@ func received(id string, d *decided, child *provider.Child) *minted {
 // leverOf is of a child what its lever is judged by.
 func leverOf(child *provider.Child) *provider.Child {
 	alone := &provider.Child{Secrets: child.Secrets}
-	if child.Revocation() == provider.ClassLever {
+	if child.Revocation() == provider.ClassLever && provider.CanBeLever(child.Lever) {
 		alone.Lever = child.Lever
 	}
 	return alone

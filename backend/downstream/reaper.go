@@ -42,16 +42,13 @@ func (r *Reaper) Find(ctx context.Context, p *Provider, grantID string) (found [
 	}
 	err = r.call(ctx, p, CallFind, func(ctx context.Context) error {
 		found, err = finder.Find(ctx, grantID)
-		if err == nil && slices.ContainsFunc(found, func(f provider.Found) bool { return len(f.Lever) > maxLever || p.Secrets().In(f.Lever) }) {
+		if err == nil && slices.ContainsFunc(found, func(f provider.Found) bool { return !provider.CanBeLever(f.Lever) || p.Secrets().In(f.Lever) }) {
 			found, err = nil, fault.New(fault.ProviderViolation, "the provider found a child that hangs on something whose name cannot be recorded")
 		}
 		return p.discreet(err)
 	})
 	return found, err
 }
-
-// maxLever bounds the name of a lever, which is recorded.
-const maxLever = 4 << 10
 
 func (r *Reaper) call(ctx context.Context, p *Provider, what string, f func(context.Context) error) error {
 	deps := r.registry.deps

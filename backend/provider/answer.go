@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hashicorp/vault/sdk/framework"
 )
@@ -103,6 +105,15 @@ func AnswerOf(t Type, traits Traits) Answer {
 	return a
 }
 
+// maxLever bounds the name of a lever, which is recorded.
+const maxLever = 4 << 10
+
+// CanBeLever reports whether a lever may have that name. What is no text would not be the
+// same name after it was recorded.
+func CanBeLever(name string) bool {
+	return len(name) <= maxLever && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
 // Violation says why the child is not what its provider has declared, or "". It repeats
 // nothing of what came, which may be a secret.
 func (a Answer) Violation(c *Child) string {
@@ -126,6 +137,8 @@ func (a Answer) Violation(c *Child) string {
 		return "the provider calls the revocation class of what it answered neither token nor lever nor expiry"
 	case c.Handle.Empty() != (c.Class == ClassExpiry):
 		return fmt.Sprintf("the provider calls the revocation class of what it answered %s, and what would kill it does not go with that", c.Class)
+	case !CanBeLever(c.Lever):
+		return "the provider's token hangs on something whose name cannot be recorded: it is longer than 4 KiB, or no printable text"
 	case c.Lever != "" && c.Class != ClassLever:
 		return fmt.Sprintf("the provider names a lever for what it answered, whose revocation class is %s", c.Class)
 	}
