@@ -104,7 +104,8 @@ func (x *index) keepLive(s *Summary) {
 }
 
 func (set *liveSet) keep(s *Summary) {
-	if s.Withheld {
+	// What nobody has got counts too while it works, unless nobody knows until when.
+	if s.Withheld && !s.Revocable && s.ExpiresAt.IsZero() {
 		delete(set.ids, s.ID)
 		return
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
 func liveIDs(t testing.TB, l *Ledger, holder, role string, now time.Time) map[string]bool {
@@ -23,7 +25,7 @@ func TestAQuotaCountsWhatLives(t *testing.T) {
 	_, ok := l.LiveIDs("alice", "r", noon)
 	require.False(t, ok, "it has to be watched first")
 	before, withheld, other, otherRole := newGrant(t, "alice"), newGrant(t, "alice"), newGrant(t, "bob"), newGrant(t, "alice")
-	withheld.Withheld, otherRole.Role = true, "s"
+	withheld.Withheld, withheld.ExpiresAt, withheld.Handle, otherRole.Role = true, time.Time{}, secret.Text{}, "s" // nobody knows when it ends
 	for _, g := range []*Grant{before, withheld, other, otherRole} {
 		require.NoError(t, l.Record(t.Context(), g))
 	}
