@@ -3,7 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
-	"slices"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -236,7 +236,7 @@ func TestWhileTheRecordsAreReadAnOperatorsKillDoesNotWait(t *testing.T) {
 	require.Empty(t, m.allGrants(), "what has died with it is known in the end")
 }
 
-func TestAPullThatFailsIsInTheOutboxOnce(t *testing.T) {
+func TestAPullThatFailsIsTriedOnceForAll(t *testing.T) {
 	r := &rack{stuck: errors.New("down")}
 	m := newRack(t, r, "login", nil)
 	var leases []*lease
@@ -250,15 +250,16 @@ func TestAPullThatFailsIsInTheOutboxOnce(t *testing.T) {
 	m.waitForKills()
 	revokes, _ := r.called()
 	require.Equal(t, 1, revokes)
-	require.Contains(t, m.metrics(), "broker_outbox_depth 1\n")
+	require.Contains(t, m.metrics(), "broker_outbox_depth 40\n", "each waits for a kill of its own")
 	require.NoError(t, m.periodic())
 	m.waitForKills()
 	revokes, _ = r.called()
 	require.Zero(t, revokes, "not before its next attempt is due")
-	waiting := slices.IndexFunc(leases, func(l *lease) bool {
-		return m.must(m.read("grants/" + l.grantID)).Data["pending"] == false
-	})
-	require.NoError(t, m.revoke(leases[waiting]), "the end of a lease waits for who is to pull it")
+	for _, l := range leases {
+		require.Equal(t, true, m.must(m.read("grants/" + l.grantID)).Data["pending"])
+		_, err := m.renew(l, time.Minute)
+		require.Error(t, err, "it is to die")
+	}
 	r.set(func(r *rack) { r.stuck = nil })
 	m.start() // it is durable
 	m.clock.advance(time.Minute)
@@ -284,7 +285,7 @@ func TestWhoHasLeftIsNotTriedForEverySweep(t *testing.T) {
 		m.waitForKills()
 		revokes, _ := r.called()
 		require.Equal(t, want, revokes)
-		require.Contains(t, m.metrics(), "broker_outbox_depth 1\n")
+		require.Contains(t, m.metrics(), "broker_outbox_depth 3\n")
 	}
 	r.set(func(r *rack) { r.stuck = nil })
 	m.clock.advance(time.Minute)
@@ -340,14 +341,19 @@ func TestWhoCameAfterAFailedPullIsSpared(t *testing.T) {
 func TestAPullOutlivesTheTokenItWasTriedFor(t *testing.T) {
 	r := &rack{stuck: errors.New("down")}
 	m := newRack(t, r, "login", map[string]any{"max_ttl": 24 * 3600, "ttl": 24 * 3600})
-	hers := m.to(alice)
+	first := m.to(alice)
+	require.Error(t, m.revoke(first), "what failed first was the end of a lease")
 	m.clock.advance(12 * time.Hour)
+	second := m.to(alice)
 	m.to(bob)
-	require.Equal(t, counts(0, 1, 0), counted(m.must(m.write("revoke/grant/"+hers.grantID, nil))))
+	require.Equal(t, counts(0, 2, 0), counted(m.must(m.write("revoke/entity/"+alice, nil))))
+	m.waitForKills()
 	m.clock.advance(12*time.Hour + 2*time.Minute)
 	require.NoError(t, m.periodic())
 	m.waitForKills()
-	require.Len(t, m.allGrants(), 1, "hers has expired")
+	require.Len(t, m.allGrants(), 2, "the first has expired")
+	_, err := m.renew(second, time.Hour)
+	require.Error(t, err)
 	r.set(func(r *rack) { r.stuck = nil })
 	m.sweep()
 	require.Empty(t, r.live(), "and yet the lever was pulled")
@@ -407,22 +413,64 @@ func TestWhatWasMintedBeforeAPullIsNotHandedOut(t *testing.T) {
 	}
 }
 
-func TestWhatIsMintedAfterAPullStaysOnRecord(t *testing.T) {
-	r := &rack{}
-	m := newRack(t, r, "login", nil)
-	hers := m.to(alice)
-	var his *lease
-	r.set(func(r *rack) {
-		r.killed = func() {
-			m.clock.advance(time.Second)
-			his = m.to(bob)
+// Nobody can say of a token that is minted while its lever is being pulled whether it works:
+// nobody gets it, and it is not taken for dead, whatever the clock says.
+func TestWhatIsMintedDuringAPullIsNotHandedOut(t *testing.T) {
+	for name, step := range map[string]time.Duration{"later": time.Second, "at the same instant": 0, "by a clock that went back": -time.Second} {
+		for _, dead := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, %v", name, dead), func(t *testing.T) {
+				r := &rack{nameless: true}
+				m := newRack(t, r, "login", nil)
+				hers := m.to(alice)
+				mint := func() {
+					m.clock.advance(step)
+					_, err := m.credsBy(call{entity: bob})
+					requireCode(t, err, fault.AccessDenied, "try again")
+				}
+				r.set(func(r *rack) {
+					if dead {
+						r.killed = mint
+					} else {
+						r.killing = mint
+					}
+				})
+				require.NoError(t, m.revoke(hers))
+				require.Len(t, m.allGrants(), 1, "it may live, and is not forgotten")
+				require.NoError(t, m.periodic())
+				m.waitForKills()
+				require.Empty(t, r.live())
+				require.Empty(t, m.allGrants())
+				require.True(t, r.works(m.to(bob)))
+			})
 		}
+	}
+}
+
+// What a walk comes to after a pull of the same kill, and was made after it, dies by a pull
+// of its own.
+func TestWhatIsMadeAfterAPullIsNotTakenForDead(t *testing.T) {
+	r := &rack{nameless: true}
+	m := newRack(t, r, "login", nil)
+	m.to(alice)
+	m.to(bob)
+	var his *lease
+	var once sync.Once
+	m.storage.on(func(op, key string) error {
+		if op == "list" && strings.Contains(key, bob) {
+			once.Do(func() {
+				assert.Eventually(t, func() bool { return m.b.killer.Pulls() == 2 }, 10*time.Second, time.Millisecond, "it begins and ends")
+				m.clock.advance(-time.Second)
+				his, _ = m.credsBy(call{entity: bob})
+			})
+		}
+		return nil
 	})
-	require.NoError(t, m.revoke(hers))
-	require.True(t, r.works(his))
-	require.Equal(t, []string{his.grantID}, m.allGrants())
-	require.NoError(t, m.revoke(his))
-	require.Empty(t, r.live())
+	m.must(m.write("revoke/role/r", nil))
+	m.waitForKills()
+	m.storage.heal()
+	require.NotNil(t, his)
+	require.Empty(t, r.live(), "it is as old as the kill, and none that was forgotten works")
+	require.Empty(t, m.allGrants())
 }
 
 func TestAChildThatIsNotHandedOutKillsNoOthers(t *testing.T) {

@@ -634,7 +634,9 @@ type vaultView struct {
 	groups   map[string][]*logical.Group
 	fail     error
 	tainted  bool
-	asked    map[string]int // how often, by method
+	// onTainted is called once, when a kill asks whether the mount goes.
+	onTainted func()
+	asked     map[string]int // how often, by method
 }
 
 func newVaultView() *vaultView {
@@ -713,6 +715,12 @@ func (v *vaultView) Tainted() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.asked["Tainted"]++
+	if f := v.onTainted; f != nil {
+		v.onTainted = nil
+		v.mu.Unlock()
+		f()
+		v.mu.Lock()
+	}
 	return v.tainted
 }
 

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -36,11 +37,19 @@ type rack struct {
 	refused error
 	// deaf and stuck are what keeps Find and Revoke from working.
 	deaf, stuck error
+	// poisoned is what keeps Revoke from working by the handles of some tokens.
+	poisoned map[string]error
+	// life is how long children live; lever, if set, what they hang on, whatever the role
+	// says; apart gives each a lever of its own, with a name.
+	life  time.Duration
+	lever string
+	apart bool
 	// before and after are called in a mint, when there is no child yet and when there is,
-	// killed in a kill, when the child is dead.
-	before, after  func()
-	killed         func()
-	finds, revokes int
+	// finding when something is looked for, killing and killed in a kill, before the child is
+	// dead and when it is.
+	before, after            func()
+	finding, killing, killed func()
+	finds, revokes           int
 }
 
 // racked is one child.
@@ -94,10 +103,17 @@ func (r rackProvider) Mint(_ context.Context, req provider.Request) (*provider.C
 	var made *racked
 	for range r.copies() {
 		made = &racked{Token: fmt.Sprintf("racked-%d-secret", len(r.children)), Name: req.GrantID, Lever: req.Parameters["lever"]}
+		if r.lever != "" {
+			made.Lever = r.lever
+		}
+		if r.apart {
+			made.Lever = fmt.Sprintf("login %d", len(r.children))
+		}
 		r.children = append(r.children, made)
 	}
 	lost := r.lost > 0
 	r.lost = max(0, r.lost-1)
+	expires := r.now().Add(cmp.Or(r.life, 24*time.Hour))
 	r.mu.Unlock()
 	r.call(&r.after)
 	if lost {
@@ -109,7 +125,7 @@ func (r rackProvider) Mint(_ context.Context, req provider.Request) (*provider.C
 	}
 	return &provider.Child{
 		Secrets: provider.OneToken(secret.New(made.Token)), Granted: req.Access, Class: class, Lever: made.Lever,
-		ExpiresAt: r.now().Add(24 * time.Hour), Handle: handleOf(made),
+		ExpiresAt: expires, Handle: handleOf(made),
 	}, nil
 }
 
@@ -142,12 +158,13 @@ func (r rackProvider) Revoke(_ context.Context, handle secret.Text) error {
 	if err := json.Unmarshal([]byte(handle.Reveal()), &of); err != nil {
 		return err
 	}
+	r.call(&r.killing)
 	defer r.call(&r.killed)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.revokes++
-	if r.stuck != nil {
-		return r.stuck
+	if err := cmp.Or(r.stuck, r.poisoned[of.Token]); err != nil {
+		return err
 	}
 	for _, c := range r.children {
 		c.dead = c.dead || c.Token == of.Token || of.Lever != "" && c.Lever == of.Lever
@@ -156,6 +173,7 @@ func (r rackProvider) Revoke(_ context.Context, handle secret.Text) error {
 }
 
 func (r rackFinder) Find(_ context.Context, grantID string) (found []provider.Found, err error) {
+	r.call(&r.finding)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.finds++

@@ -16,8 +16,12 @@ import (
 // doomed, and if even that fails it is kept in memory until it can be.
 func (k *Killer) Discard(ctx context.Context, p *downstream.Provider, g *grant.Grant, cause string) error {
 	if g.Lever != "" {
-		if _, ended := k.door.State(); !ended {
+		_, ended := k.door.State()
+		if !ended {
 			return k.discardOn(ctx, g, cause)
+		}
+		if !k.tainted() && k.leaveOn(ctx, g) {
+			return ErrReleased
 		}
 	}
 	failed := k.revokeChild(ctx, p, g, downstream.SettleBudget)

@@ -24,7 +24,7 @@
 // left (resumeOrders), and asks Vault who the holders are now (sweepHolders).
 //
 // What hangs on one lever dies together, and not before the last lease on it has ended
-// unless somebody means it (lever.go). A mint whose answer nobody has recorded is looked
+// unless somebody means it (lever.go, pulls.go). A mint whose answer nobody has recorded is looked
 // for by its name (intent.go).
 //
 // What may get no new grants is the Freezer's. Its promise with a kill is that one of

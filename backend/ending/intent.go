@@ -27,7 +27,11 @@ func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string, i
 	case now.Before(g.Intent):
 		return gone, k.awaitIntent(ctx, g, cause, now)
 	case spared != nil:
-		return released, k.adopt(ctx, g, spared, now)
+		err := k.adopt(ctx, g, spared, now)
+		if errors.Is(err, errMeant) {
+			return k.try(ctx, g.ID, cause, in)
+		}
+		return released, err
 	}
 	withdrawn, err := k.ledger.Withdraw(ctx, g.ID)
 	if err != nil {
@@ -57,14 +61,15 @@ func (k *Killer) killFound(ctx context.Context, g *grant.Grant, cause string, in
 	if err != nil {
 		return 0, nil, err
 	}
-	atOnce := k.pullsAtOnce(ctx, g.Provider, cause)
+	// A pull that has begun before they were found may have come before them.
+	atOnce, before := k.pullsAtOnce(ctx, g.Provider, cause), k.Pulls()
 	var problems error
 	for i, f := range found {
 		lever := grant.Lever{Provider: g.Provider, Name: f.Lever}
 		switch {
 		case f.Lever == "":
 			err = k.reaper.Revoke(bounded, p, f.Handle)
-		case !atOnce && (!k.ledger.Loaded() || k.othersOn(lever, g.ID, false)):
+		case !atOnce && (!k.ledger.Loaded() || k.othersOn(lever, g.ID)):
 			if spared != nil && spared.Lever != f.Lever {
 				err = fault.New(fault.TemporarilyUnavailable, "others hold the several things that its children would die with")
 				break
@@ -74,7 +79,7 @@ func (k *Killer) killFound(ctx context.Context, g *grant.Grant, cause string, in
 		default:
 			alike := *g
 			alike.Handle = f.Handle
-			err = k.pullOnce(ctx, lever, &alike, k.now(), in).err
+			err = k.pullOnce(ctx, lever, &alike, before, in)
 		}
 		problems = errors.Join(problems, err)
 		killed++
@@ -89,15 +94,21 @@ func (k *Killer) adopt(ctx context.Context, g *grant.Grant, found *provider.Foun
 		if !g.IsIntent() {
 			return grant.ErrChanged // whose kill goes on as a grant's
 		}
+		if err := k.mayBeReleased(ctx, g); err != nil {
+			return err
+		}
 		g.Intent, g.Doom, g.Withheld, g.Released = time.Time{}, nil, true, true
 		g.Lever, g.Handle, g.ExpiresAt = found.Lever, found.Handle, found.ExpiresAt
 		g.Class, g.LeaseEnds, g.MaxLease = provider.ClassLever, now, now
 		return nil
 	})
-	if err != nil && !errors.Is(err, grant.ErrGone) {
-		return stored.Fault(err)
+	if err == nil || errors.Is(err, grant.ErrGone) {
+		return nil
 	}
-	return nil
+	if errors.Is(err, errMeant) {
+		return err
+	}
+	return stored.Fault(err)
 }
 
 // awaitIntent puts an intent that is to die into the outbox until its deadline.

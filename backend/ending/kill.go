@@ -16,8 +16,15 @@ import (
 // that nobody takes it for dead; for Vault's lease that is a success, because no
 // retry would do more. The same goes for one that lives on because others hold its lever.
 func (k *Killer) Kill(ctx context.Context, id, cause string) error {
-	_, err := k.try(ctx, id, cause, newPulls(nil))
+	_, err := k.kill(ctx, id, cause)
 	return err
+}
+
+func (k *Killer) kill(ctx context.Context, id, cause string) (fate, error) {
+	in := newPulls(nil, newMade())
+	in.made.use()
+	defer in.made.drop()
+	return k.try(ctx, id, cause, in)
 }
 
 // fate is what has become of a grant that was to die.
@@ -47,8 +54,11 @@ func (k *Killer) try(ctx context.Context, id, cause string, in *pulls) (fate, er
 		return gone, nil
 	}
 	if err != nil {
-		k.ledger.Suspect(id)
+		k.ledger.Suspect(id, cause, k.pullsAtOnce(ctx, "", cause))
 		return gone, stored.Fault(errors.Join(err, errUnrecorded))
+	}
+	if meant, suspect := k.ledger.Suspected(id); suspect && k.pullsAtOnce(ctx, g.Provider, meant) {
+		cause = meant // it failed before, without a trace on record
 	}
 	if cause == causeLostAnswer && !g.IsIntent() {
 		return nothing, nil // its answer has come
@@ -59,7 +69,7 @@ func (k *Killer) try(ctx context.Context, id, cause string, in *pulls) (fate, er
 	s := g.Summary()
 	switch {
 	case s.Over(k.now()):
-		return gone, k.expire(ctx, g, cause)
+		return gone, k.remove(ctx, g, cause, k.tellExpired)
 	case g.IsIntent():
 		return k.killIntent(ctx, g, cause, in)
 	case g.Handle.Empty():

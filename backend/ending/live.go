@@ -28,7 +28,10 @@ func (k *Killer) LiveAt(ctx context.Context, ref string) (live, revocable int, e
 	if err != nil || live == 0 {
 		return live, revocable, err
 	}
-	runs, err := k.killDue(ctx, false, expiryWait)
+	made := newMade()
+	made.use()
+	defer made.drop()
+	runs, err := k.killDue(ctx, false, expiryWait, made)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -64,6 +64,9 @@ func fail(d *grant.Doom, now time.Time, cause string, failed error) {
 		d.Since, d.Cause = now, cause
 	}
 	d.Attempts++
+	if own := (ownHandle{}); errors.As(failed, &own) {
+		d.Tried++
+	}
 	d.Next = now.Add(max(backoff(d.Attempts), downstream.AskedToWait(failed)))
 	d.Error, d.Final = fault.Public(failed), givenUp(d, failed)
 }

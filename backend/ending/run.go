@@ -19,17 +19,19 @@ const (
 
 // startWalk is startKill of all that a walk comes to.
 func (k *Killer) startWalk(ctx context.Context, w walk) *Run {
-	return k.startKill(ctx, k.along(w), w.means)
+	return k.startKill(ctx, k.along(w), newPulls(w.means, newMade()))
 }
 
-// startKill kills the grants of a source, which are those that are chosen, a bounded
+// startKill kills the grants of a source, which are those that the pulls are for, a bounded
 // number at a time of each provider: one that is slow or dead does not hold up the kills
 // at the others, as long as it does not have very many of them.
-func (k *Killer) startKill(ctx context.Context, from source, chosen func(*grant.Summary) bool) *Run {
+func (k *Killer) startKill(ctx context.Context, from source, in *pulls) *Run {
 	ctx = context.WithoutCancel(ctx)
-	run := &Run{done: make(chan struct{}), now: k.now, pulls: newPulls(chosen)}
+	run := &Run{done: make(chan struct{}), now: k.now, pulls: in}
+	in.made.use()
 	go func() {
 		defer close(run.done)
+		defer in.made.drop()
 		queues := map[string]chan target{}
 		var all sync.WaitGroup
 		err := from(ctx, run.expect, func(t target) {
@@ -53,7 +55,8 @@ func (k *Killer) startKill(ctx context.Context, from source, chosen func(*grant.
 }
 
 // startThose is startKill of grants in memory: when it returns, they are queued.
-func (k *Killer) startThose(ctx context.Context, targets []target) *Run {
+func (k *Killer) startThose(ctx context.Context, targets []target, made *made) *Run {
+	made.arrange(targets)
 	those := map[string]bool{}
 	for i := range targets {
 		k.queue.add(&targets[i].Summary, 1)
@@ -65,14 +68,14 @@ func (k *Killer) startThose(ctx context.Context, targets []target) *Run {
 			k.queue.add(&t.Summary, -1) // the run has it now
 		}
 		return nil
-	}, func(s *grant.Summary) bool { return those[s.ID] })
+	}, newPulls(func(s *grant.Summary) bool { return those[s.ID] }, made))
 	run.expect(len(targets))
 	return run
 }
 
 // KillThis is a kill of one, with the counts of a kill of many.
 func (k *Killer) KillThis(ctx context.Context, s grant.Summary) *Run {
-	return k.startThose(ctx, []target{{s, causeGrant}})
+	return k.startThose(ctx, []target{{s, causeGrant}}, newMade())
 }
 
 // killEach tries every grant of the queue once, at most killParallel at a time.
@@ -82,6 +85,7 @@ func (k *Killer) killEach(ctx context.Context, queue <-chan target, run *Run) {
 	for t := range queue {
 		group.Go(func() error {
 			what, err := k.try(ctx, t.ID, t.cause, run.pulls)
+			run.pulls.made.tried(&t.Summary)
 			t.Revocable = (t.Revocable || what == revoked) && what != unkillable
 			k.queue.add(&t.Summary, -1)
 			if err == nil && (what == released || what == nothing) {

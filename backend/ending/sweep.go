@@ -32,8 +32,11 @@ func (k *Killer) Sweep(ctx context.Context, byHand bool, slice time.Duration) (S
 	if err := k.ledger.Flush(ctx); err != nil {
 		problems = stored.Fault(err)
 	}
-	runs, err := k.killDue(ctx, byHand, slice/3)
-	idle, failed := k.killIdle(ctx, slice/6)
+	made := newMade()
+	made.use()
+	defer made.drop()
+	runs, err := k.killDue(ctx, byHand, slice/3, made)
+	idle, failed := k.killIdle(ctx, slice/6, made)
 	runs, problems = append(runs, idle...), errors.Join(problems, err, failed)
 	unfits, holders, err := k.sweepHolders(ctx, byHand, slice*2/3-time.Since(started))
 	problems = errors.Join(problems, err, k.resumeOrders(ctx))
@@ -46,7 +49,7 @@ func (k *Killer) Sweep(ctx context.Context, byHand bool, slice time.Duration) (S
 }
 
 // killDue starts the kills of what is due, as far as it comes within the slice.
-func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration) (runs []*Run, problems error) {
+func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration, made *made) (runs []*Run, problems error) {
 	now, deadline := k.now(), time.Now().Add(slice)
 	tried := map[string]bool{}
 	q := grant.Query{
@@ -73,7 +76,7 @@ func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration) 
 			}
 		}
 		if len(targets) > 0 {
-			runs = append(runs, k.startThose(ctx, targets))
+			runs = append(runs, k.startThose(ctx, targets, made))
 		}
 		if len(looked) < dueBatch || time.Now().After(deadline) {
 			return runs, problems

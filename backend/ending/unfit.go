@@ -69,7 +69,7 @@ func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
 	return k.startKill(ctx, func(ctx context.Context, expect func(int), yield func(target)) error {
 		defer k.losing.release(unfits)
 		return k.along(w)(ctx, expect, yield)
-	}, func(s *grant.Summary) bool { return causeOf(byHolder[s.Holder], s) != "" })
+	}, newPulls(func(s *grant.Summary) bool { return causeOf(byHolder[s.Holder], s) != "" }, newMade()))
 }
 
 // causeOf is why a grant of an unfit holder must die, or "". One that was released waits

@@ -33,8 +33,8 @@ type agenda struct {
 	room    int
 	entries map[string]entry
 	// suspects are due at once: records that could not be read when they were to be
-	// killed.
-	suspects map[string]struct{}
+	// killed, by why they were.
+	suspects map[string]string
 	pages    []page
 	written  uint64
 }
@@ -63,7 +63,7 @@ type leaf struct {
 }
 
 func newAgenda(room int) agenda {
-	return agenda{room: room, entries: map[string]entry{}, suspects: map[string]struct{}{}}
+	return agenda{room: room, entries: map[string]entry{}, suspects: map[string]string{}}
 }
 
 // named is an entry with its id.

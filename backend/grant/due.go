@@ -95,17 +95,17 @@ func (l *Ledger) look(ctx context.Context, x *index, id string, now time.Time) (
 	}
 	x.enter(g, g)
 	s := g.Summary()
-	if x.suspected(id) && !s.Doomed {
+	if _, suspect := x.suspected(id); suspect && !s.Doomed {
 		s.Doomed, s.Since, s.Next = true, now, now
 	}
 	return &s, nil
 }
 
-func (x *index) suspected(id string) bool {
+func (x *index) suspected(id string) (cause string, suspect bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	_, suspect := x.suspects[id]
-	return suspect
+	cause, suspect = x.suspects[id]
+	return cause, suspect
 }
 
 // Flush writes the grants that are in memory only, as many as it can, and finds out
@@ -143,6 +143,14 @@ func (l *Ledger) flushOne(ctx context.Context, id string) error {
 	g := l.adoptedGrant(id)
 	if g == nil {
 		return nil
+	}
+	if g.Doom == nil { // it may have been kept because the record could not be read
+		switch found, err := l.read(ctx, id); {
+		case err == nil:
+			g.inherit(found)
+		case !errors.Is(err, ErrGone) && !errors.Is(err, ErrUnreadable):
+			return err
+		}
 	}
 	return l.write(ctx, g, g)
 }

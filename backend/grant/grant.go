@@ -173,7 +173,9 @@ type Doom struct {
 	Since    time.Time `json:"since"`
 	Cause    string    `json:"cause"`
 	Attempts int       `json:"attempts"`
-	Next     time.Time `json:"next"`
+	// Tried is how many of them were by the grant's own handle, where it hangs on a lever.
+	Tried int       `json:"tried,omitempty"`
+	Next  time.Time `json:"next"`
 	// Error is the last failure's public text.
 	Error string `json:"error,omitempty"`
 	// Final means that the provider will never kill the token, so that nobody tries
@@ -281,6 +283,19 @@ func (g *Grant) Clone() *Grant {
 		copied.Doom = &doom
 	}
 	return &copied
+}
+
+// inherit keeps of a grant as it was on record the kill that was decided of it.
+func (g *Grant) inherit(before *Grant) {
+	if before.Doom == nil {
+		return
+	}
+	doom := *before.Doom
+	if g.Doom != nil { // one more attempt
+		doom.Attempts += g.Doom.Attempts
+		doom.Next, doom.Error, doom.Final = g.Doom.Next, g.Doom.Error, g.Doom.Final
+	}
+	g.Doom = &doom
 }
 
 // stored is the record's form in Vault's encrypted storage, the only place where

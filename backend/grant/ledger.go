@@ -51,6 +51,8 @@ type Ledger struct {
 	doubtful map[string]*Grant
 	// holds are those that are not over, by the grant's id.
 	holds map[string]*Hold
+	// watched are the levers of which somebody wants to know what comes to hang on them.
+	watched map[Lever]map[*Newcomers]struct{}
 }
 
 // NewLedger makes a Ledger on storage; nothing is read yet.
@@ -59,7 +61,7 @@ func NewLedger(storage logical.Storage) *Ledger { return newLedger(storage, agen
 func newLedger(storage logical.Storage, room, parallel int) *Ledger {
 	return &Ledger{
 		storage: storage, locks: locksutil.CreateLocks(), room: room, parallel: parallel, background: func(f func()) { go f() }, index: newIndex(newRun(), room),
-		adopted: map[string]*Grant{}, doubtful: map[string]*Grant{}, holds: map[string]*Hold{},
+		adopted: map[string]*Grant{}, doubtful: map[string]*Grant{}, holds: map[string]*Hold{}, watched: map[Lever]map[*Newcomers]struct{}{},
 	}
 }
 
@@ -134,7 +136,8 @@ func (l *Ledger) Record(ctx context.Context, g *Grant) error {
 	return err
 }
 
-// Keep writes a grant that may be on record already. If it cannot be written it is
+// Keep writes a grant that may be on record already; a kill that was decided of it before
+// stands. If it cannot be written it is
 // kept in memory, Flush writes it when storage works again, and the error says why.
 func (l *Ledger) Keep(ctx context.Context, g *Grant) error {
 	defer l.working()()
@@ -142,8 +145,14 @@ func (l *Ledger) Keep(ctx context.Context, g *Grant) error {
 	defer lock.Unlock()
 	l.EndHold(g.ID)
 	before, err := l.counted(ctx, g.ID)
-	if err != nil {
+	switch {
+	case err == nil:
+		g.inherit(before)
+	case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable):
 		before = nil // counted once more than it is, if at all
+	default:
+		l.adopt(g, nil)
+		return err
 	}
 	if err := l.write(ctx, g, before); err != nil {
 		l.adopt(g, before)
@@ -257,16 +266,23 @@ func (l *Ledger) mayLive(id string) bool {
 }
 
 // Suspect makes a grant due whose record cannot be read at the moment, so that
-// it can neither be killed nor be put into the outbox. Beyond a bound it is
-// forgotten: it stays due at its lease's end.
-func (l *Ledger) Suspect(id string) {
+// it can neither be killed nor be put into the outbox, and keeps why it was to die: the
+// first cause, or one that is stronger. Beyond a bound it is forgotten: it stays due at its
+// lease's end.
+func (l *Ledger) Suspect(id, cause string, stronger bool) {
 	x := l.current()
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if _, known := x.suspects[id]; known && !stronger {
+		return
+	}
 	if _, ok := HolderOf(id); ok && len(x.suspects) < l.room {
-		x.suspects[id] = struct{}{}
+		x.suspects[id] = cause
 	}
 }
+
+// Suspected is why a suspect was to die; false if the grant is none.
+func (l *Ledger) Suspected(id string) (cause string, suspect bool) { return l.current().suspected(id) }
 
 func (l *Ledger) read(ctx context.Context, id string) (*Grant, error) {
 	at, ok := addressOf(id)
@@ -302,6 +318,7 @@ func (l *Ledger) write(ctx context.Context, g, before *Grant) error {
 	if err != nil {
 		return fmt.Errorf("cannot encode a grant's record: %w", err)
 	}
+	l.comes(g, before)
 	if err := l.storage.Put(ctx, &logical.StorageEntry{Key: at.key(), Value: raw}); err != nil {
 		if before != nil {
 			l.doubt(before)

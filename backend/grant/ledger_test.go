@@ -250,7 +250,7 @@ func TestNothingBringsBackTheDead(t *testing.T) {
 		"doom": func(l *Ledger, g *Grant) error {
 			return l.Doom(context.Background(), g, func(d *Doom) { d.Attempts++ })
 		},
-		"suspect": func(l *Ledger, g *Grant) error { l.Suspect(g.ID); return nil },
+		"suspect": func(l *Ledger, g *Grant) error { l.Suspect(g.ID, "why", false); return nil },
 		"flush":   func(l *Ledger, _ *Grant) error { return l.Flush(context.Background()) },
 		"load":    func(l *Ledger, _ *Grant) error { return l.Load(context.Background()) },
 	}
@@ -368,9 +368,9 @@ func TestSuspectedGrantsAreDue(t *testing.T) {
 	require.NoError(t, l.Load(t.Context()))
 	g := newGrant(t, "alice")
 	require.NoError(t, l.Record(t.Context(), g))
-	l.Suspect(g.ID)
-	l.Suspect("alice.nobody")
-	l.Suspect("")
+	l.Suspect(g.ID, "why", false)
+	l.Suspect("alice.nobody", "why", false)
+	l.Suspect("", "why", false)
 	require.Equal(t, []string{g.ID}, dueAt(t, l, noon))
 	require.Equal(t, []string{g.ID}, dueAt(t, l, noon), "until it is dead or in the outbox")
 	got, err := l.Get(t.Context(), g.ID)

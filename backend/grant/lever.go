@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Lever names what dies together at a provider.
@@ -15,7 +16,7 @@ type Lever struct{ Provider, Name string }
 // Hanging is how many grants hang on a lever.
 type Hanging struct {
 	// Held are those whose lease has not ended, Released those whose lease has, and
-	// Doomed those in the outbox: the lever is to be pulled with their next attempt.
+	// Doomed those in the outbox.
 	Held, Released, Doomed int
 }
 
@@ -77,7 +78,7 @@ func (v *levers) hang(s *Summary, from, to hangs) {
 	if len(on.holders) == 0 {
 		delete(v.on, lever)
 	}
-	if on.Held == 0 && on.Doomed == 0 && on.Released > 0 {
+	if on.Held == 0 && on.Released > 0 {
 		v.idle[lever] = struct{}{}
 	} else {
 		delete(v.idle, lever)
@@ -147,8 +148,75 @@ func (l *Ledger) HoldersOn(lever Lever) []string {
 	return nil
 }
 
-// Idle lists, ordered, the levers that nobody holds any more and that nobody is to pull
-// yet, among the records that have been read so far.
+// AloneOn reports whether nothing but the grant of the id hangs on a lever. The ledger is
+// Loaded.
+func (l *Ledger) AloneOn(ctx context.Context, lever Lever, id string) (bool, error) {
+	switch on := l.Hanging(lever); on.Held + on.Released + on.Doomed {
+	case 0:
+		return true, nil
+	case 1:
+	default:
+		return false, nil
+	}
+	is, counted, err := l.howCounted(ctx, id)
+	return counted && is.hangs != hangsNot, err
+}
+
+// Newcomers are the grants that have come to hang on a lever since somebody watches it. It
+// is safe for concurrent use.
+type Newcomers struct {
+	ledger *Ledger
+	lever  Lever
+
+	mu  sync.Mutex
+	ids map[string]struct{}
+}
+
+// WatchLever notes from now on what comes to hang on a lever, until Close.
+func (l *Ledger) WatchLever(lever Lever) *Newcomers {
+	n := &Newcomers{ledger: l, lever: lever, ids: map[string]struct{}{}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.watched[lever] == nil {
+		l.watched[lever] = map[*Newcomers]struct{}{}
+	}
+	l.watched[lever][n] = struct{}{}
+	return n
+}
+
+// Close ends the watch. Has still tells of those who came until then.
+func (n *Newcomers) Close() {
+	n.ledger.mu.Lock()
+	defer n.ledger.mu.Unlock()
+	delete(n.ledger.watched[n.lever], n)
+	if len(n.ledger.watched[n.lever]) == 0 {
+		delete(n.ledger.watched, n.lever)
+	}
+}
+
+// Has reports whether a grant came while the lever was watched.
+func (n *Newcomers) Has(id string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, came := n.ids[id]
+	return came
+}
+
+// comes is before the write of a grant; before is as it was.
+func (l *Ledger) comes(g, before *Grant) {
+	if g.Lever == "" || before != nil && before.Lever == g.Lever {
+		return
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for n := range l.watched[Lever{g.Provider, g.Lever}] {
+		n.mu.Lock()
+		n.ids[g.ID] = struct{}{}
+		n.mu.Unlock()
+	}
+}
+
+// Idle lists, ordered, the levers that nobody holds any more, among the records that have been read so far.
 func (l *Ledger) Idle() []Lever {
 	x := l.current()
 	x.mu.Lock()

@@ -28,6 +28,8 @@ type Summary struct {
 	// its next attempt is.
 	Doomed      bool
 	Since, Next time.Time
+	// Tried is the doom's.
+	Tried int
 	// Cause is why, Issuer and KeyID with what the broker has signed the token; "" as in
 	// the grant.
 	Cause, Issuer, KeyID string
@@ -45,6 +47,7 @@ func (g *Grant) Summary() Summary {
 	}
 	if g.Doom != nil {
 		s.Doomed, s.Since, s.Next, s.Cause = true, g.Doom.Since, g.Doom.Next, g.Doom.Cause
+		s.Tried = g.Doom.Tried
 	}
 	return s
 }
