@@ -492,3 +492,80 @@ func (a *ambiguous) Put(ctx context.Context, e *logical.StorageEntry) error {
 func (a *ambiguous) Delete(ctx context.Context, key string) error {
 	return a.write(key, func() error { return a.InmemStorage.Delete(ctx, key) })
 }
+
+func TestWhatIsKeptLosesNoKill(t *testing.T) {
+	for name, unread := range map[string]bool{"its record is read": false, "its record cannot be read": true} {
+		t.Run(name, func(t *testing.T) {
+			l, s := emptyLedger(t)
+			g := newGrant(t, "alice")
+			require.NoError(t, l.Record(t.Context(), g))
+			require.NoError(t, l.Doom(t.Context(), g, func(d *Doom) { d.Cause, d.Attempts = "revoke/entity", 2 }))
+			s.FailGet(unread)
+			kept := g.Clone()
+			require.Equal(t, unread, l.Keep(t.Context(), kept) != nil)
+			s.FailGet(false)
+			require.NoError(t, l.Flush(t.Context()))
+			got, err := NewLedger(s).Get(t.Context(), g.ID)
+			require.NoError(t, err)
+			require.NotNil(t, got.Doom)
+			require.Equal(t, "revoke/entity", got.Doom.Cause)
+			require.Equal(t, 2, got.Doom.Attempts)
+		})
+	}
+}
+
+func TestASuspectKeepsTheStrongerCause(t *testing.T) {
+	l, _ := emptyLedger(t)
+	g := newGrant(t, "alice")
+	require.NoError(t, l.Record(t.Context(), g))
+	_, suspect := l.Suspected(g.ID)
+	require.False(t, suspect)
+	for _, c := range []struct {
+		cause    string
+		stronger bool
+		want     string
+	}{{"weak", false, "weak"}, {"later", false, "weak"}, {"strong", true, "strong"}, {"later", false, "strong"}} {
+		l.Suspect(g.ID, c.cause, c.stronger)
+		cause, suspect := l.Suspected(g.ID)
+		require.True(t, suspect)
+		require.Equal(t, c.want, cause)
+	}
+}
+
+func TestWhoIsAloneOnALever(t *testing.T) {
+	l, s := emptyLedger(t)
+	require.NoError(t, l.Load(t.Context()))
+	on := func() *Grant {
+		g := newGrant(t, "alice")
+		g.Lever = "a session"
+		return g
+	}
+	first, second := on(), on()
+	lever := Lever{first.Provider, "a session"}
+	require.NoError(t, l.Record(t.Context(), first))
+	watch := l.WatchLever(lever)
+	require.NoError(t, l.Doom(t.Context(), first, func(*Doom) {}))
+	alone, err := l.AloneOn(t.Context(), lever, first.ID)
+	require.NoError(t, err)
+	require.True(t, alone)
+	require.NoError(t, l.Record(t.Context(), second))
+	alone, err = l.AloneOn(t.Context(), lever, first.ID)
+	require.NoError(t, err)
+	require.False(t, alone)
+	require.False(t, watch.Has(first.ID), "it hung there before")
+	require.True(t, watch.Has(second.ID))
+	watch.Close()
+	third := on()
+	require.NoError(t, l.Record(t.Context(), third))
+	require.False(t, watch.Has(third.ID))
+	require.Empty(t, l.watched)
+
+	again := newLedger(s, 2, 1) // in whose memory not all have room
+	require.NoError(t, again.Load(t.Context()))
+	for _, g := range []*Grant{second, third} {
+		require.NoError(t, again.Remove(t.Context(), g))
+	}
+	alone, err = again.AloneOn(t.Context(), lever, first.ID)
+	require.NoError(t, err)
+	require.True(t, alone)
+}
