@@ -33,13 +33,15 @@ func (b *broker) healthGauges(ctx context.Context) *prometheus.Registry {
 		b.Logger().Warn("the providers' health could not be read for the metrics", "error", err)
 	}
 	for _, ref := range refs {
-		about := map[string]any{}
-		if err := b.describe(ctx, ref, ref, about); err != nil || about[ref] == nil {
+		entry, err := b.providers.Read(ctx, ref)
+		if err != nil {
 			continue
 		}
+		about := map[string]any{}
+		b.showHealth(about, ref, entry)
 		for _, state := range healths {
 			is := 0.0
-			if about[ref].(map[string]any)["health"] == state {
+			if about["health"] == state {
 				is = 1
 			}
 			health.WithLabelValues(ref, state).Set(is)
