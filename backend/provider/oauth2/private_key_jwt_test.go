@@ -175,7 +175,7 @@ func TestAKeyThatIsCalledAnInvalidRequest(t *testing.T) {
 	_, err = f.Rotate(context.Background())
 	require.NoError(t, err)
 	_, err = f.Rotate(context.Background())
-	requireCode(t, err, fault.TemporarilyUnavailable, "registered")
+	requireCode(t, err, fault.ParentRefused, "registered")
 	f.register(f.jwks())
 	f.server.Break(authserver.EndpointToken, authserver.Once(unknown))
 	f.mustMint(scopes("read"))

@@ -34,7 +34,7 @@ func (p *Provider) Rotate(ctx context.Context) (provider.Health, error) {
 		if p.settings.makesKeys() {
 			hint = " (is its public key in " + publicJWKS + " registered at the provider?)"
 			if code == fault.InvalidRequest { // see clientRefused; the operator's is not
-				code = fault.TemporarilyUnavailable
+				code = fault.ParentRefused
 			}
 		}
 		return health, fault.New(code, "%s was not proven to work, so %s stays: %s%s", next.field, current[0], message(err), hint).Because(err)
