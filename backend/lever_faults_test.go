@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,13 +168,13 @@ func TestAPullReadsOnlyWhatHangsBeside(t *testing.T) {
 		for range grants {
 			m.to(alice)
 		}
-		operations := 0
-		m.storage.on(func(string, string) error { operations++; return nil })
+		var operations atomic.Int64
+		m.storage.on(func(string, string) error { operations.Add(1); return nil })
 		m.must(m.write("revoke/entity/"+alice, nil))
 		m.waitForKills()
 		m.storage.heal()
 		require.Empty(t, r.live())
-		return operations
+		return int(operations.Load())
 	}
 	few, many := of(20), of(200)
 	require.Less(t, many, 11*few, "it grows as the grants do")
