@@ -2,6 +2,7 @@ package backend
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ func TestMetricsTellExpiredFromKilled(t *testing.T) {
 }
 
 // scientific is a time as Prometheus' text format has it.
-func scientific(t time.Time) string { return fmt.Sprintf("%.9e", float64(t.Unix())) }
+func scientific(t time.Time) string { return strconv.FormatFloat(float64(t.Unix()), 'g', -1, 64) }
 
 func TestMetricsShowWhatEndsAndWhatIsFrozen(t *testing.T) {
 	m := newIssuingMount(t, nil)
