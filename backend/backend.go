@@ -56,6 +56,7 @@ type broker struct {
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger
+	unseen    unseen
 	door      *downstream.Door
 }
 
@@ -154,6 +155,9 @@ func (b *broker) downstreamDeps() downstream.Deps {
 // HandleRequest judges the form of every request in one place and turns the
 // broker's errors into Vault's, before and after the framework routes it.
 func (b *broker) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	if b.unseen.take(req.ID) {
+		return b.asLogical(req, errUnseen)
+	}
 	if err := b.checkInput(req); err != nil {
 		return b.asLogical(req, err)
 	}
@@ -168,15 +172,15 @@ func (b *broker) HandleRequest(ctx context.Context, req *logical.Request) (*logi
 }
 
 // HandleExistenceCheck leaves the body aside: whether a name exists does not
-// depend on it, and a malformed one is HandleRequest's to refuse. What cannot be read
-// is taken for there, because the write, which fails of the same, says why; of an error
-// here core says no more than "internal error".
+// depend on it, and a malformed one is HandleRequest's to refuse. Of an error here core
+// says no more than "internal error": so the request is let through, and refused there,
+// whatever can be read by then. Else who may update alone could create.
 func (b *broker) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
 	bare := *req
 	bare.Data = nil
 	found, exists, err = b.Backend.HandleExistenceCheck(ctx, &bare)
 	var f *fault.Error
-	if errors.As(err, &f) {
+	if errors.As(err, &f) && b.unseen.note(req.ID) {
 		return true, true, nil
 	}
 	return found, exists, err

@@ -53,7 +53,7 @@ func (b *broker) isUnknown(ctx context.Context, what ending.Thing) bool {
 	ctx, cancel := context.WithTimeout(ctx, grantWait)
 	defer cancel()
 	any, err := b.killer.HasAny(ctx, what)
-	return err == nil && !any
+	return err == nil && !any && len(b.ledger.Unreadable()) == 0
 }
 
 // mayFreeze refuses to freeze what nobody knows, because the freeze would stop nobody, and
@@ -69,6 +69,7 @@ func (b *broker) mayFreeze(ctx context.Context, req *logical.Request, what endin
 	if !b.isUnknown(ctx, what) {
 		return nil
 	}
+	b.freezer.Interrupt(what) // it may have been deleted while a mint of it was under way
 	return fault.New(fault.InvalidRequest, "%s; nothing was frozen or killed", b.stranger(ctx, req, what))
 }
 

@@ -26,8 +26,11 @@ const deleteWait = 80 * time.Second
 func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	ref := h.ref(d)
 	entry, err := h.b.providers.Read(ctx, ref)
+	if errors.Is(err, stored.ErrAbsent) {
+		return nil, h.b.providers.Delete(ctx, ref, 0) // what a write that was refused has left
+	}
 	if err != nil {
-		return nil, nothingIfAbsent(err)
+		return nil, err
 	}
 	done, noMints := h.b.providers.KeepMintsOut(ref)
 	if noMints {

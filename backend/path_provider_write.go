@@ -30,6 +30,11 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	if err != nil {
 		return nil, err
 	}
+	if before != nil {
+		if err := after.MayAsk(before, written); err != nil {
+			return nil, err
+		}
+	}
 	if err := after.Configure(ctx, h.t, d.Get("name").(string), written); err != nil {
 		return nil, forOperators(err)
 	}

@@ -119,7 +119,8 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 		resp.AddWarning(fmt.Sprintf("%d grants are not dead yet: their revocation failed, or their mint may be under way; that is tried again", t.Pending))
 	}
 	b.tellFrozen(ctx, resp, what, given)
-	if complete && t.Revoked+t.Pending+t.ExpiryOnly == 0 && !b.isThere(ctx, what) {
+	if complete && t.Revoked+t.Pending+t.ExpiryOnly == 0 && len(b.ledger.Unreadable()) == 0 && !b.isThere(ctx, what) {
+		b.freezer.Interrupt(what)
 		b.tellUnknown(ctx, req, resp, what)
 	}
 	return resp, nil
@@ -148,7 +149,11 @@ func (b *broker) thaw(ctx context.Context, req *logical.Request, what ending.Thi
 	}
 	b.Logger().Info("thawed", "what", what.String(), "by", by(req))
 	resp := &logical.Response{Data: tallyData(ending.Tally{})}
-	resp.Data["frozen"] = false
+	b.tellFrozen(ctx, resp, what, false)
+	if still, _ := resp.Data["frozen"].(bool); still {
+		early, _, _ := strings.Cut(what.Name, ".")
+		resp.AddWarning("it is frozen as " + ending.Thing{Kind: what.Kind, Name: early}.String() + " too: thaw that")
+	}
 	if !was && b.isUnknown(ctx, what) {
 		b.tellUnknown(ctx, req, resp, what)
 	}

@@ -123,10 +123,13 @@ func (b *broker) pathRoles() []*framework.Path {
 
 func (b *broker) writeRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	name := d.Get("name").(string)
+	var opened []string
 	err := b.roles.Change(ctx, name, func(r *role.Role) (*role.Role, error) {
 		if r == nil {
 			r = &role.Role{}
 		}
+		before := *r
+		defer func() { opened = unbound(&before, r) }()
 		if err := roleFields.Merge(r, d); err != nil {
 			return nil, err
 		}
@@ -136,7 +139,7 @@ func (b *broker) writeRole(ctx context.Context, _ *logical.Request, d *framework
 	if err != nil {
 		return nil, err
 	}
-	return b.warnOfRole(ctx, name), nil
+	return withWarnings(b.warnOfRole(ctx, name), opened), nil
 }
 
 func (b *broker) showRole(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {

@@ -204,12 +204,42 @@ func TestAProofOfTheParentOfNowTakesItFromNobody(t *testing.T) {
 			}
 			return errStorage
 		})
-		_, err := m.write("providers/oauth2/p", mergeFields(m.refreshFields(token), map[string]any{"token_url": m.server.URL + "/token?elsewhere"}))
+		_, err := m.write("providers/oauth2/p", m.refreshFields(token))
 		require.Error(t, err)
 		m.storage.heal()
 		m.serves()
 	}
-	m.must(m.write("providers/oauth2/p", mergeFields(m.refreshFields(token), map[string]any{"token_url": m.server.URL + "/token?elsewhere"})))
+	m.must(m.write("providers/oauth2/p", m.refreshFields(token)))
+	m.serves()
+}
+
+// Whoever has a refresh token that is spent has not the one that followed it, and cannot
+// have it sent anywhere.
+func TestWhatFollowsASpentParentIsSentNowhereElse(t *testing.T) {
+	m := newRotatingMount(t)
+	token := m.hide(m.server.IssueRefreshToken(parentClient))
+	m.must(m.write("providers/oauth2/p", m.refreshFields(token)))
+	asked := m.tokenRequests()
+	_, err := m.write("providers/oauth2/p", mergeFields(m.refreshFields(token), map[string]any{"token_url": m.server.URL + "/token?elsewhere"}))
+	requireCode(t, err, fault.InvalidRequest, "spent where the provider was before")
+	require.Equal(t, asked, m.tokenRequests())
+	m.serves()
+}
+
+// A write that does not bring the refresh token proves what is stored when its turn comes.
+func TestAProofTakesTheParentOfItsTurn(t *testing.T) {
+	m := newRotatingMount(t)
+	m.must(m.write("providers/oauth2/p", m.refreshFields(m.hide(m.server.IssueRefreshToken(parentClient)))))
+	u, err := m.b.providers.Upkeep(t.Context(), "oauth2/p") // the proof waits behind it
+	require.NoError(t, err)
+	written := make(chan error)
+	go func() {
+		_, err := m.write("providers/oauth2/p", map[string]any{"client_secret": parentSecret})
+		written <- err
+	}()
+	m.serves() // the parent that the write has read is spent
+	u.Done()
+	require.NoError(t, <-written)
 	m.serves()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -113,4 +114,36 @@ func (r *roles) that(ctx context.Context, is func(*role.Role) bool) (names []str
 		}
 	}
 	return names, nil
+}
+
+// terms are the fields of a role that bound who may use it, and what it may be.
+var terms = []string{
+	"bound_entity_ids", "bound_group_names", "bound_entity_metadata", "bound_cidrs", "bound_subject_claims", "condition",
+	"required_acr", "required_amr", "max_auth_age", "subject_single_use", "require_entity", "require_revocable",
+}
+
+// unbound warns of terms that a write has unset: an empty value does, and may come from an
+// empty file, or from a variable that nobody has set.
+func unbound(before, after *role.Role) (warnings []string) {
+	was, is := map[string]any{}, map[string]any{}
+	roleFields.Show(before, was)
+	roleFields.Show(after, is)
+	for _, name := range terms {
+		if isSet(was[name]) && !isSet(is[name]) {
+			warnings = append(warnings, name+" is unset now: the role does not ask for it any more")
+		}
+	}
+	return warnings
+}
+
+func isSet(value any) bool {
+	v := reflect.ValueOf(value)
+	switch v.Kind() {
+	case reflect.Invalid:
+		return false
+	case reflect.Map, reflect.Slice:
+		return v.Len() > 0
+	default:
+		return !v.IsZero()
+	}
 }

@@ -43,6 +43,9 @@ type Entry struct {
 	// RotatedAt is when the parent was last written or replaced; zero if an earlier
 	// version stored it.
 	RotatedAt time.Time `json:"rotated_at,omitzero"`
+	// Spent are fingerprints of what was written and a proof has spent, by field: whoever
+	// writes that again means what has followed it.
+	Spent map[string]string `json:"spent,omitempty"`
 	// Serial counts writes of the credential, Version every write.
 	Serial  uint64 `json:"serial"`
 	Version uint64 `json:"version"`
@@ -52,8 +55,6 @@ type Entry struct {
 	// has it sent elsewhere.
 	brought, made []string
 	moved         bool
-	// spent are fingerprints of what was written and a proof has spent, by field.
-	spent map[string]string
 	// former are the fields that the write under way replaces.
 	former json.RawMessage
 }
@@ -121,7 +122,7 @@ func Merge(before *Entry, t provider.Type, written map[string]bool, d *framework
 	own := map[string]any{}
 	if before != nil {
 		*after = *before
-		after.Secrets = maps.Clone(before.Secrets)
+		after.Secrets, after.Spent = maps.Clone(before.Secrets), maps.Clone(before.Spent)
 		after.former = before.Fields
 		if err := json.Unmarshal(before.Fields, &own); err != nil {
 			return nil, stored.Fault(err)
@@ -139,6 +140,7 @@ func Merge(before *Entry, t provider.Type, written map[string]bool, d *framework
 		switch {
 		case slices.Contains(secrets, name):
 			after.brought = append(after.brought, name)
+			delete(after.Spent, name)
 			text := value.(string)
 			if text == "" {
 				delete(after.Secrets, name)
@@ -247,13 +249,19 @@ func (e *Entry) trusts(before *Entry) bool {
 	return before.Settings.CAPEM != e.Settings.CAPEM || before.Settings.ProxyURL != e.Settings.ProxyURL
 }
 
+// MayAsk refuses what would send the stored password of the proxy to another one, or to
+// one that others vouch for. It is for before anything is asked through the proxy.
+func (e *Entry) MayAsk(before *Entry, written map[string]bool) error {
+	if e.trusts(before) && e.Settings.ProxyPassword != "" && !written["proxy_password"] {
+		return fault.New(fault.InvalidRequest, "this changes where the proxy's password is sent: write proxy_password again with it")
+	}
+	return nil
+}
+
 // MayFollow refuses what would send a stored secret to a new place without
 // whoever writes it knowing it.
 func (e *Entry) MayFollow(before *Entry, written map[string]bool) error {
 	trusts := e.trusts(before)
-	if trusts && e.Settings.ProxyPassword != "" && !written["proxy_password"] {
-		return fault.New(fault.InvalidRequest, "this changes where the proxy's password is sent: write proxy_password again with it")
-	}
 	if slices.Equal(before.Pinned.Destinations, e.Pinned.Destinations) && !trusts {
 		return nil
 	}
@@ -442,6 +450,8 @@ func (r *Registry) Delete(ctx context.Context, ref string, version uint64) error
 	})
 	if err == nil && there {
 		r.Mend(ref) // the next one of this name may be another server
+	}
+	if err == nil {
 		if err := r.successors.Delete(ctx, ref); err != nil {
 			r.deps.Logger().Warn("what was kept of a parent credential could not be forgotten", "provider", ref, "error", err)
 		}

@@ -40,7 +40,9 @@ type gate struct {
 	// moot which are not worth making because they would end in the same known error.
 	// revokePause is until when it asked revocations to wait; it is apart from busy,
 	// because a token endpoint under load must not hold them up.
-	busy, moot  belief
+	busy, moot belief
+	// spared are requests that were refused as the parent's, which works.
+	spared      belief
 	refusal     refusal
 	revokePause time.Time
 	waiting     int           // revocations that wait for the limiter

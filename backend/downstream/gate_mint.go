@@ -142,6 +142,9 @@ func (g *gate) mayMintLocked(k Kind, now time.Time) error {
 	if g.moot.holds(k, now) {
 		return g.moot.why
 	}
+	if g.spared.holds(k, now) {
+		return g.spared.why
+	}
 	if g.busy.holds(k, now) {
 		return paused(g.busy.until, now)
 	}
@@ -216,7 +219,7 @@ func (g *gate) mend() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.breaker.mend()
-	g.busy, g.moot, g.refusal, g.revokePause = belief{}, belief{}, refusal{}, time.Time{}
+	g.busy, g.moot, g.spared, g.refusal, g.revokePause = belief{}, belief{}, belief{}, refusal{}, time.Time{}
 }
 
 // State is what goes on in front of a provider, as operators see it.
@@ -240,6 +243,8 @@ func (g *gate) state(now time.Time) State {
 		s.Limited = fmt.Sprintf("%s fail at the provider: it is asked again %s", b.scope, When(b.again, now))
 	case now.Before(g.busy.until):
 		s.Limited = fmt.Sprintf("the provider asked to be left alone: %s are made again %s", g.busy.scope(), When(g.busy.until, now))
+	case now.Before(g.spared.until):
+		s.Limited = fmt.Sprintf("%s are made again %s: %s", g.spared.scope(), When(g.spared.until, now), fault.Public(g.spared.why))
 	case now.Before(g.moot.until):
 		s.Limited = fmt.Sprintf("%s are made again %s: %s", g.moot.scope(), When(g.moot.until, now), fault.Public(g.moot.why))
 	}

@@ -71,6 +71,7 @@ func isCurrent(name string) bool { return !strings.HasSuffix(name, "_next") }
 // proven notes that the parent works.
 func (p *Provider) proven(ctx context.Context) {
 	if p.standing.Load() == standsProven {
+		p.site.gate.trusts()
 		return
 	}
 	p.site.gate.trusts()
@@ -111,6 +112,12 @@ func (p *Provider) record(ctx context.Context, standing int32, change func(*Entr
 	p.standing.Store(standing)
 }
 
+// isCurrent reports whether the parent is still the one that p was opened with.
+func (p *Provider) isCurrent(ctx context.Context) bool {
+	now, err := p.registry.Open(ctx, p.Ref)
+	return err == nil && now.serial == p.serial
+}
+
 // onlyThis is for a caller whose request was refused as the parent's, which works.
 func onlyThis(failed error) error {
 	return fault.New(fault.TemporarilyUnavailable, "the provider refused this request as it refuses an unknown client, and took the parent credential when it was checked a moment later: try again in a minute, or ask for something else").Because(failed)
@@ -123,13 +130,18 @@ func onlyThis(failed error) error {
 func (p *Provider) LookAgain(ctx context.Context, k Kind, failed error) (provider.Health, error) {
 	blamed, known := fault.CodeOf(failed) == fault.ParentRefused, p.standing.Load() == standsRefused
 	switch {
-	case blamed && errors.Is(failed, provider.ErrRefusalKnown), !blamed && !known:
+	case !p.isCurrent(ctx):
+		return provider.Health{}, failed
+	case blamed && errors.Is(failed, provider.ErrRefusalKnown), !blamed && !(known && needsParent(k)):
 		return provider.Health{}, failed
 	case blamed && known:
 		p.site.gate.distrusts(failed, p.registry.deps.Now())
 		return provider.Health{}, failed
 	}
 	health, looked, err := p.look(ctx)
+	if !p.isCurrent(ctx) {
+		return health, failed
+	}
 	switch {
 	case !looked:
 	case err == nil && !health.Untold:
@@ -245,5 +257,5 @@ func (g *gate) trusts() {
 func (g *gate) spare(k Kind, why error, now, until time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.moot.learn(k, fewMoot, why, now, until)
+	g.spared.learn(k, fewMoot, why, now, until)
 }

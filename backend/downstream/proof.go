@@ -32,6 +32,13 @@ type successor struct {
 	Of map[string]string `json:"of"`
 	// Secrets are what follows; empty once the provider itself has that.
 	Secrets map[string]string `json:"secrets,omitempty"`
+	// At is where it was spent: what follows is sent nowhere else.
+	At []string `json:"at,omitempty"`
+}
+
+// reached is where an entry sends its secrets, and whom it trusts on the way.
+func (e *Entry) reached() []string {
+	return append(slices.Clone(e.Pinned.Destinations), "ca "+secret.New(e.Settings.CAPEM).Fingerprint(), "proxy "+e.Settings.ProxyURL)
 }
 
 // Proof is what came of proving a parent. Where nothing was asked, its Provider is nil.
@@ -116,7 +123,18 @@ type candidate struct {
 	entry    *Entry
 }
 
-func (c *candidate) load(context.Context) (provider.Parent, error) { return c.entry.Parent(), nil }
+func (c *candidate) load(ctx context.Context) (provider.Parent, error) {
+	switch current, err := c.registry.Read(ctx, c.ref); {
+	case err == nil:
+		c.entry.followRotation(current)
+		if c.entry.takesAlong(current) {
+			return provider.Parent{}, fault.New(fault.InvalidRequest, "the provider was changed by somebody else meanwhile: read it and write again")
+		}
+	case !errors.Is(err, stored.ErrAbsent):
+		return provider.Parent{}, err
+	}
+	return c.entry.Parent(), nil
+}
 
 // save makes durable what follows the parent that was written: in the stored provider, if
 // it is the same parent, which must go on with the next one whatever becomes of the write;
@@ -164,13 +182,13 @@ func (r *Registry) passOn(ctx context.Context, ref string, used, next map[string
 
 // keep stores what has followed a secret that this write brought.
 func (c *candidate) keep(ctx context.Context, used, next map[string]string, passed map[string]bool) error {
-	after := &successor{Of: map[string]string{}, Secrets: map[string]string{}}
+	after := &successor{Of: map[string]string{}, Secrets: map[string]string{}, At: c.entry.reached()}
 	for name, was := range used {
 		if !slices.Contains(c.entry.brought, name) {
 			continue
 		}
 		c.entry.spends(name, secret.New(was).Fingerprint())
-		after.Of[name] = c.entry.spent[name]
+		after.Of[name] = c.entry.Spent[name]
 		if !passed[name] {
 			after.Secrets[name] = next[name]
 		}
@@ -184,11 +202,11 @@ func (c *candidate) keep(ctx context.Context, used, next map[string]string, pass
 // spends notes what was written to the field and is spent now. What followed it and was
 // spent as well is not what was written.
 func (e *Entry) spends(name, fingerprint string) {
-	if e.spent == nil {
-		e.spent = map[string]string{}
+	if e.Spent == nil {
+		e.Spent = map[string]string{}
 	}
-	if e.spent[name] == "" {
-		e.spent[name] = fingerprint
+	if e.Spent[name] == "" {
+		e.Spent[name] = fingerprint
 	}
 }
 
@@ -199,24 +217,31 @@ func (r *Registry) Resume(ctx context.Context, ref string, before, entry *Entry)
 		return nil
 	}
 	known, err := r.successors.Get(ctx, ref)
-	if errors.Is(err, stored.ErrAbsent) {
-		return nil
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, stored.ErrAbsent):
+		known = &successor{}
+	case err != nil:
 		return err
 	}
-	for name, of := range known.Of {
-		if secret.New(entry.Secrets[name]).Fingerprint() != of {
+	for _, name := range entry.brought {
+		of := secret.New(entry.Secrets[name]).Fingerprint()
+		next, at := known.Secrets[name], known.At
+		switch {
+		case entry.Secrets[name] == "":
+			continue
+		case before != nil && (before.Spent[name] == of || known.Of[name] == of && next == ""):
+			next, at = before.Secrets[name], before.reached() // the provider itself goes on with it
+		case known.Of[name] != of:
 			continue
 		}
-		next := known.Secrets[name]
-		if next == "" && before != nil {
-			next = before.Secrets[name]
+		if next == "" {
+			continue
 		}
-		if next != "" {
-			entry.Secrets[name] = next
-			entry.spends(name, of)
+		if !slices.Equal(at, entry.reached()) {
+			return fault.New(fault.InvalidRequest, "this %s was spent where the provider was before, and what has followed it is sent nowhere else: write one that was not used", name)
 		}
+		entry.Secrets[name] = next
+		entry.spends(name, of)
 	}
 	return nil
 }
@@ -232,11 +257,15 @@ func (r *Registry) settle(ctx context.Context, ref string, entry *Entry) {
 			return nil, stored.ErrUnchanged
 		}
 		for name := range known.Of {
-			if slices.Contains(entry.brought, name) && entry.spent[name] == "" {
+			if slices.Contains(entry.brought, name) && entry.Spent[name] == "" {
 				return nil, nil
 			}
 		}
-		known.Secrets = nil
+		for name := range known.Of {
+			if slices.Contains(entry.brought, name) {
+				delete(known.Secrets, name)
+			}
+		}
 		return known, nil
 	})
 	if err != nil {

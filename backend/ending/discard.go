@@ -44,6 +44,9 @@ func (k *Killer) Discard(ctx context.Context, p *downstream.Provider, g *grant.G
 // KillUnrecorded kills what was minted for a provider that is not stored, where nothing
 // could try again.
 func (k *Killer) KillUnrecorded(ctx context.Context, p *downstream.Provider, g *grant.Grant, cause string) error {
+	if g.Lever != "" && (!k.ledger.Loaded() || k.othersOn(grant.Lever{Provider: g.Provider, Name: g.Lever}, g.ID)) {
+		return nil // it is others' as well, and dies with the last of them
+	}
 	err := k.revokeChild(ctx, p, g, downstream.SettleBudget)
 	if err == nil {
 		k.tell(g, cause)

@@ -86,7 +86,11 @@ func (f *Freezer) Thaw(ctx context.Context, what Thing) error {
 
 // Frozen reports whether a thing gets no new grants now.
 func (f *Freezer) Frozen(ctx context.Context, what Thing) (bool, error) {
-	found, err := f.frozen.anyOf(ctx, []Thing{what})
+	things := []Thing{what}
+	if what.Kind == KindEntity {
+		things = entities(what.Name)
+	}
+	found, err := f.frozen.anyOf(ctx, things)
 	return len(found) > 0, err
 }
 
@@ -130,18 +134,33 @@ func (f *Freezer) CheckSince(ctx context.Context, moment uint64, holder, role, p
 
 // stoppers is all that a freeze of which stops a grant.
 func stoppers(holder, role, provider string, issuers []string) []Thing {
-	things := []Thing{{KindEntity, holder}, {KindRole, role}, {KindProvider, provider}}
-	// Builds of before took a holder's id to end at its first dot, showed that to
-	// operators and refused what was frozen by it.
-	if early, _, dotted := strings.Cut(holder, "."); dotted {
-		things = append(things, Thing{KindEntity, early})
-	}
+	things := append(entities(holder), Thing{KindRole, role}, Thing{KindProvider, provider})
 	for i, issuer := range issuers {
 		if issuer != "" && !slices.Contains(issuers[:i], issuer) {
 			things = append(things, Thing{KindIssuer, issuer})
 		}
 	}
 	return things
+}
+
+// entities are the names by which a holder may be frozen: builds of before took an id to
+// end at its first dot, showed that to operators and refused what was frozen by it.
+func entities(holder string) []Thing {
+	things := make([]Thing, 0, 6)
+	things = append(things, Thing{KindEntity, holder})
+	if early, _, dotted := strings.Cut(holder, "."); dotted {
+		things = append(things, Thing{KindEntity, early})
+	}
+	return things
+}
+
+// Interrupt keeps a mint in flight from being handed out for a thing, as if that had been
+// frozen and thawed again: for a name that nobody knows, of which nothing is stored.
+func (f *Freezer) Interrupt(what Thing) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count++
+	f.last[what.String()] = frozenAt{f.count, f.now()}
 }
 
 // List returns at most limit of what is frozen, in the order of the names, beginning

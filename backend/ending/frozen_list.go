@@ -29,6 +29,9 @@ func (f *frozenNames) list(ctx context.Context, after string, limit int) ([]Froz
 		if errors.Is(err, stored.ErrAbsent) {
 			continue // it was thawed meanwhile
 		}
+		if errors.Is(err, stored.ErrUndecodable) {
+			item, err = &Frozen{}, nil // it is frozen, whatever is said of it
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -34,7 +34,7 @@ func TestEachDeathIsToldOnce(t *testing.T) {
 	require.Equal(t, "oauth/revoke", w.killed[2][len(ref)+1:], "the first cause stands")
 	require.Empty(t, w.left("alice"))
 
-	w.now = over.ExpiresAt.Add(time.Hour)
+	w.setTo(over.ExpiresAt.Add(time.Hour))
 	w.revoke = func(string, secret.Text) error { return errors.New("nobody asks for what has expired") }
 	_, err = w.Sweep(t.Context(), true, time.Minute)
 	require.NoError(t, err)

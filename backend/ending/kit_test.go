@@ -19,24 +19,24 @@ import (
 // world is a killer on a mount of which nothing else is there.
 type world struct {
 	*Killer
-	t   *testing.T
-	now time.Time
+	t *testing.T
 	// revoke is what the providers do, standing what Vault says of holders.
 	revoke   func(ref string, handle secret.Text) error
 	standing func(holder string) (Standing, error)
 
 	mu     sync.Mutex
+	clock  time.Time
 	killed []string // "<provider> <cause>"
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
-		t: t, now: dawn,
+		t: t, clock: dawn,
 		revoke:   func(string, secret.Text) error { return nil },
 		standing: func(string) (Standing, error) { return Standing{Known: true}, nil },
 	}
-	storage, now := &logical.InmemStorage{}, func() time.Time { return w.now }
+	storage, now := &logical.InmemStorage{}, w.now
 	w.Killer = New(Deps{
 		Ledger: grant.NewLedger(storage), Storage: storage, Now: now, Logger: hclog.NewNullLogger, Meters: w, Reaper: w,
 		Freezer:    NewFreezer(storage, now),
@@ -44,6 +44,19 @@ func newWorld(t *testing.T) *world {
 		CloseShare: func(string) {}, Tainted: func() bool { return false },
 	})
 	return w
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.clock
+}
+
+// setTo moves the clock.
+func (w *world) setTo(now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.clock = now
 }
 
 // Killed implements Meters.
@@ -79,10 +92,10 @@ func (w *world) record(holder, ref string) *grant.Grant {
 	w.t.Helper()
 	id, err := grant.NewID(holder)
 	require.NoError(w.t, err)
-	ends := w.now.Add(time.Hour)
+	ends := w.now().Add(time.Hour)
 	g := &grant.Grant{
 		ID: id, Holder: holder, Provider: ref, Class: provider.ClassToken, Handle: secret.New("handle of " + id),
-		IssuedAt: w.now, LeaseEnds: ends, MaxLease: ends, ExpiresAt: ends.Add(time.Hour),
+		IssuedAt: w.now(), LeaseEnds: ends, MaxLease: ends, ExpiresAt: ends.Add(time.Hour),
 	}
 	require.NoError(w.t, w.ledger.Record(w.t.Context(), g))
 	return g

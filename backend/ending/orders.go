@@ -43,6 +43,9 @@ func (o *order) cause() string { return cmp.Or(o.Cause, "revoke/"+o.Kind) }
 // matches reports whether a grant is meant. One that was issued later than now was so
 // before the clock went back, or by a leader whose clock was ahead: it is meant too.
 func (o *order) matches(s *grant.Summary, now time.Time) bool {
+	if o.Kind == kindWithdrawn { // what was signed while the order was written, too
+		return true // as far as the walk comes to it
+	}
 	if s.IssuedAt.After(o.Until) && !s.IssuedAt.After(now) {
 		return false
 	}
@@ -53,8 +56,6 @@ func (o *order) matches(s *grant.Summary, now time.Time) bool {
 		return s.Role == o.Name
 	case KindIssuer:
 		return s.SubjectIssuer == o.Name || s.ActorIssuer == o.Name
-	case kindWithdrawn:
-		return true // as far as the walk comes to it
 	default:
 		return s.Provider == o.Name
 	}

@@ -23,7 +23,7 @@ func TestTheBackoffGrowsAndHasAnEnd(t *testing.T) {
 func TestAProviderWithTooMuchToKillDoesNotHoldUpOthers(t *testing.T) {
 	w := newWorld(t)
 	slow, quick := w.record("alice", "oauth2/slow"), w.record("alice", "oauth2/quick")
-	w.now = w.now.Add(62 * time.Minute)
+	w.setTo(w.now().Add(62 * time.Minute))
 	w.queue.waiting["oauth2/slow"] = maxQueued
 	_, err := w.Sweep(t.Context(), true, time.Minute)
 	require.NoError(t, err)
