@@ -17,16 +17,7 @@ import (
 )
 
 // warned is a response of nothing but warnings; nil if there are none.
-func warned(warnings ...string) *logical.Response {
-	if len(warnings) == 0 {
-		return nil
-	}
-	resp := &logical.Response{}
-	for _, w := range warnings {
-		resp.AddWarning(w)
-	}
-	return resp
-}
+func warned(warnings ...string) *logical.Response { return withWarnings(nil, warnings) }
 
 // warnOfRole says once, when a role is written, what would otherwise be found out with
 // its first tokens, or said with each of them.

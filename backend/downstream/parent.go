@@ -70,11 +70,10 @@ func isCurrent(name string) bool { return !strings.HasSuffix(name, "_next") }
 
 // proven notes that the parent works.
 func (p *Provider) proven(ctx context.Context) {
+	p.site.gate.trusts() // a mint with the parent of before may have closed it since
 	if p.standing.Load() == standsProven {
-		p.site.gate.trusts()
 		return
 	}
-	p.site.gate.trusts()
 	p.record(ctx, standsProven, func(e *Entry) { e.Unproven, e.Refusal = false, nil })
 }
 
