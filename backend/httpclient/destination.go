@@ -14,8 +14,9 @@ import (
 // What a pinned destination may be, beside one whole URL. Neither is a URL, so that no
 // URL is ever taken for one of them.
 const (
-	below    = "below "
-	belowAny = "below any "
+	below       = "below "
+	belowAny    = "below any "
+	belowNested = "below nested "
 )
 
 // Below is the destination of everything below base, which is a URL without a query:
@@ -29,6 +30,11 @@ func Below(base string) string { return below + base }
 // apart.
 func BelowAny(base string) string { return belowAny + base }
 
+// BelowNested is Below for a system in whose paths one segment can be a path of its own,
+// its slashes encoded once (%2F): a project in a group, say. Whoever takes such a slash for
+// one that parts segments is led nowhere but below base either.
+func BelowNested(base string) string { return belowNested + base }
+
 // Destinations are the places to which a secret may go.
 type Destinations []destination
 
@@ -36,6 +42,7 @@ type destination struct {
 	scheme, host, port string
 	region             bool // a label of host is *
 	below              bool
+	nested             bool   // an encoded slash is one
 	path               string // escaped; ends with a slash if below
 	query              string
 }
@@ -61,6 +68,8 @@ func parseDestination(text string) (d destination, ok bool, err error) {
 	raw := text
 	if rest, found := strings.CutPrefix(text, belowAny); found {
 		d.below, d.region, raw = true, true, rest
+	} else if rest, found := strings.CutPrefix(text, belowNested); found {
+		d.below, d.nested, raw = true, true, rest
 	} else if rest, found := strings.CutPrefix(text, below); found {
 		d.below, raw = true, rest
 	}
@@ -134,8 +143,16 @@ func (d destination) leads(path string, u *url.URL) bool {
 	if !d.below {
 		return d.path == path && d.query == u.RawQuery && (u.RawQuery != "" || !u.ForceQuery)
 	}
-	return strings.HasPrefix(path, d.path) && !outside(path)
+	if !strings.HasPrefix(path, d.path) {
+		return false
+	}
+	if d.nested {
+		path = encodedSlash.Replace(path)
+	}
+	return !outside(path)
 }
+
+var encodedSlash = strings.NewReplacer("%2F", "/", "%2f", "/")
 
 // outside reports whether a server might read the path as one that leads elsewhere: it
 // has a segment that is . or .. or empty, or hides a slash in one, in any encoding or
