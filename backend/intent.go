@@ -31,8 +31,13 @@ func (b *broker) intend(ctx context.Context, d *decided, id string) (*intent, er
 	if !d.provider.Finds() || d.role.Mode == provider.ModeForward { // which mints nothing
 		return nil, nil
 	}
+	where, err := d.provider.Where(d.request(id))
+	if err != nil {
+		return nil, err
+	}
 	now := b.now()
 	g := expected(id, d)
+	g.Where = where
 	g.Class, g.IssuedAt, g.Intent = d.role.traits.Class, now, now.Add(intentLife)
 	if most := d.role.traits.Life.Most; most > 0 {
 		g.ExpiresAt = g.Intent.Add(most) // however long nobody finds it

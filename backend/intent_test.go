@@ -68,9 +68,11 @@ func TestOnlyChildrenWithNamesCostASecondWrite(t *testing.T) {
 }
 
 func TestALostAnswerIsNoLoss(t *testing.T) {
-	for name, double := range map[string]bool{"one child": false, "two children of the name": true} {
+	for name, r := range map[string]*rack{
+		"one child": {}, "two children of the name": {double: true}, "a child that only its own shelf lists": {shelf: "a/7"},
+	} {
 		t.Run(name, func(t *testing.T) {
-			r := &rack{lost: 1, double: double}
+			r.lost = 1
 			m := newRack(t, r, "", nil)
 			_, err := m.credsBy(call{entity: alice})
 			requireCode(t, err, fault.TemporarilyUnavailable, "lost")

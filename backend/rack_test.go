@@ -44,6 +44,8 @@ type rack struct {
 	life  time.Duration
 	lever string
 	apart bool
+	// shelf is where children are, and can be found, "" for anywhere.
+	shelf string
 	// before and after are called in a mint, when there is no child yet and when there is,
 	// finding when something is looked for, killing and killed in a kill, before the child is
 	// dead and when it is.
@@ -172,7 +174,10 @@ func (r rackProvider) Revoke(_ context.Context, handle secret.Text) error {
 	return nil
 }
 
-func (r rackFinder) Find(_ context.Context, grantID string) (found []provider.Found, err error) {
+// Where: on one shelf, and nobody finds it on another.
+func (r rackFinder) Where(provider.Request) (string, error) { return r.shelf, nil }
+
+func (r rackFinder) Find(_ context.Context, t provider.Trace) (found []provider.Found, err error) {
 	r.call(&r.finding)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -181,7 +186,7 @@ func (r rackFinder) Find(_ context.Context, grantID string) (found []provider.Fo
 		return nil, r.deaf
 	}
 	for _, c := range r.children {
-		if c.Name == grantID && !c.dead {
+		if c.Name == t.GrantID && !c.dead && t.Where == r.shelf {
 			found = append(found, provider.Found{Handle: handleOf(c), Lever: c.Lever})
 		}
 	}

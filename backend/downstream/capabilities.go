@@ -109,6 +109,14 @@ func (p *Provider) finder() provider.Finder {
 	return finder
 }
 
+// Where is where the provider looks for what comes of r; "" where it needs no telling.
+func (p *Provider) Where(r provider.Request) (string, error) {
+	if locating, ok := p.opened.(provider.Locating); ok {
+		return locating.Where(r)
+	}
+	return "", nil
+}
+
 // PublicFields describe what Provider.Public shows.
 func PublicFields(t provider.Type) map[string]*framework.FieldSchema {
 	if shows, ok := t.(provider.Shows); ok {

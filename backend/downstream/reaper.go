@@ -35,13 +35,13 @@ func (r *Reaper) Revoke(ctx context.Context, p *Provider, handle secret.Text) er
 
 // Find is one paced and measured call that looks for what a mint has left, as
 // provider.Finder says. It is ErrNotRevocable where the provider's children have no names.
-func (r *Reaper) Find(ctx context.Context, p *Provider, grantID string) (found []provider.Found, err error) {
+func (r *Reaper) Find(ctx context.Context, p *Provider, t provider.Trace) (found []provider.Found, err error) {
 	finder := p.finder()
 	if finder == nil {
 		return nil, errors.Join(ErrNotRevocable, provider.ErrCannotRevoke)
 	}
 	err = r.call(ctx, p, CallFind, func(ctx context.Context) error {
-		found, err = finder.Find(ctx, grantID)
+		found, err = finder.Find(ctx, t)
 		if err == nil && slices.ContainsFunc(found, func(f provider.Found) bool { return !provider.CanBeLever(f.Lever) || p.Secrets().In(f.Lever) }) {
 			found, err = nil, fault.New(fault.ProviderViolation, "the provider found a child that hangs on something whose name cannot be recorded")
 		}

@@ -57,7 +57,7 @@ func (k *Killer) killFound(ctx context.Context, g *grant.Grant, cause string, in
 	if err != nil {
 		return 0, nil, err
 	}
-	found, err := k.reaper.Find(bounded, p, g.ID)
+	found, err := k.reaper.Find(bounded, p, provider.Trace{GrantID: g.ID, Where: g.Where})
 	if err != nil {
 		return 0, nil, err
 	}

@@ -89,7 +89,7 @@ type Reaper interface {
 	// provider cannot kill at all.
 	Revoke(ctx context.Context, p *downstream.Provider, handle secret.Text) error
 	// Find is one such call that looks for what a mint has left.
-	Find(ctx context.Context, p *downstream.Provider, grantID string) ([]provider.Found, error)
+	Find(ctx context.Context, p *downstream.Provider, t provider.Trace) ([]provider.Found, error)
 }
 
 // New makes a Killer; nothing is read yet.

@@ -83,7 +83,7 @@ func (w *world) Revoke(_ context.Context, p *downstream.Provider, handle secret.
 }
 
 // Find implements Reaper.
-func (w *world) Find(context.Context, *downstream.Provider, string) ([]provider.Found, error) {
+func (w *world) Find(context.Context, *downstream.Provider, provider.Trace) ([]provider.Found, error) {
 	return nil, nil
 }
 

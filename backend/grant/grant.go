@@ -145,6 +145,9 @@ type Grant struct {
 	// Intent is zero but for an intent: a mint that is under way, or whose answer never
 	// came. At that time it is not under way any more.
 	Intent time.Time `json:"intent,omitzero"`
+	// Where is where the provider looks for what has come of an intent; "" where it needs
+	// no telling.
+	Where string `json:"where,omitempty"`
 	// Doom is set from the first failed revocation on.
 	Doom *Doom `json:"doom,omitempty"`
 	// Handle is what kills the token; empty for ClassExpiry.

@@ -275,11 +275,26 @@ var ErrCannotRevoke = errors.New("the provider revokes no tokens of this kind")
 // and looks for that afterwards.
 type Finder interface {
 	Revoker
-	// Find returns what mints with this GrantID have left at the system, also what a mint
-	// has not come to the end of; none if nothing is there. An error is that this could
+	// Find returns what mints with the trace's GrantID have left at the system, also what a
+	// mint has not come to the end of; none if nothing is there. An error is that this could
 	// not be told. What has been killed already may be found again, as long as the system
 	// shows it.
-	Find(ctx context.Context, grantID string) ([]Found, error)
+	Find(ctx context.Context, t Trace) ([]Found, error)
+}
+
+// Trace is what is on record of a mint before it is made.
+type Trace struct {
+	GrantID string
+	// Where is what Locating said of the request; "" without.
+	Where string
+}
+
+// Locating is a Finder of a system that lists children only where they were made: in one
+// project, say.
+type Locating interface {
+	// Where is where to look for what comes of r. It is on record while the mint is under
+	// way, and no secret. It needs no network; its errors are Mint's.
+	Where(r Request) (string, error)
 }
 
 // Found is a child, or a part of one, that was found by its name.

@@ -250,7 +250,17 @@ func testFind(t *testing.T, s Subject) {
 	}
 	find := func(id string) []provider.Found {
 		t.Helper()
-		found, err := finder.Find(s.ctx, id)
+		trace := provider.Trace{GrantID: id}
+		if locating, ok := finder.(provider.Locating); ok {
+			r := s.Request
+			r.GrantID = id
+			where, err := locating.Where(r)
+			if err != nil {
+				t.Fatalf("where: %v", err)
+			}
+			trace.Where = where
+		}
+		found, err := finder.Find(s.ctx, trace)
 		if err != nil {
 			t.Fatalf("find: %v", err)
 		}

@@ -161,8 +161,8 @@ func (p *Provider) list(ctx context.Context, path string) ([]string, error) {
 
 // Find implements provider.Finder: the accounts that mints for the grant have left, at
 // whichever step they stopped.
-func (p *Provider) Find(ctx context.Context, grantID string) ([]provider.Found, error) {
-	ids, err := p.list(ctx, "accounts?name="+url.QueryEscape(names.Of(grantID)))
+func (p *Provider) Find(ctx context.Context, t provider.Trace) ([]provider.Found, error) {
+	ids, err := p.list(ctx, "accounts?name="+url.QueryEscape(names.Of(t.GrantID)))
 	if err != nil {
 		return nil, err
 	}

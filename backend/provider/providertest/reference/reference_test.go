@@ -82,7 +82,7 @@ func TestAMintLeavesNothingWhereverItStops(t *testing.T) {
 			require.Equal(t, c.made, w.system.Accounts())
 			require.Equal(t, c.handle, child != nil)
 			require.Equal(t, c.made == 1, child != nil || errors.Is(err, provider.ErrAnswerLost), "what is there is told of")
-			found, err := w.Find(t.Context(), "grant-of-somebody")
+			found, err := w.Find(t.Context(), provider.Trace{GrantID: "grant-of-somebody"})
 			require.NoError(t, err)
 			require.Len(t, found, c.made)
 			if child != nil {
