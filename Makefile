@@ -17,7 +17,7 @@ GOTEST     := go run ./scripts/gotest
 STAGES := fmt-check vet lint vulns unit fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers oidc-provider toxiproxy kube counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos golden fmt clean
+.PHONY: help build vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,10 +40,13 @@ toxiproxy: ## bin/toxiproxy, the bad network of acceptance and chaos
 	@$(PROVISION) toxiproxy
 
 counterparts: ## all of these and the plugin, side by side: what acceptance needs
-	@$(PROVISION) toxiproxy op oidc-provider etcd plugin vault hydra kube-apiserver
+	@$(PROVISION) toxiproxy op oidc-provider etcd plugin vault hydra kube-apiserver gitea
 
 kube: ## bin/kube-apiserver and bin/etcd, the Kubernetes of acceptance
 	@$(PROVISION) etcd kube-apiserver
+
+gitea: ## bin/gitea, a system of its own kind whose tokens acceptance gets
+	@$(PROVISION) gitea
 
 demo: demo-programs ## broker a token from a real server, use it, revoke it, see it dead
 	@bin/demo

@@ -2,7 +2,7 @@
 // on free loopback ports, and ends them with the test that started them: Vault
 // (dev mode, file or raft storage, a cluster of three), Ory Hydra, the OpenID
 // Provider of zitadel/oidc, oidc-provider, a Kubernetes API server that trusts an
-// issuer, and Toxiproxy to put between. A test reads like a story:
+// issuer, Gitea, and Toxiproxy to put between. A test reads like a story:
 //
 //	vault := harness.StartVault(t, harness.VaultOptions{Storage: harness.File})
 //	hydra := harness.StartHydra(t, harness.HydraOptions{})
@@ -12,7 +12,7 @@
 //	child := broker.Write(t, "creds/reader", nil)
 //	hydra.MustBeActive(t, child.Data["access_token"].(string))
 //
-// The programs come from bin/, where `make vault servers oidc-provider toxiproxy kube build` puts
+// The programs come from bin/, where `make counterparts` puts
 // them, or from the paths in VAULT and BROKER_PLUGIN. Everything that waits has an
 // end, and a server that dies is reported with the last lines of its log.
 package harness

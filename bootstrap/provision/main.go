@@ -1,8 +1,8 @@
 // Command provision puts the programs that the plugin is developed and tried
 // against into bin/: a Vault server, three authorization servers, a proxy that
-// misbehaves on request, a Kubernetes API server with its etcd, the linter.
+// misbehaves on request, a Kubernetes API server with its etcd, Gitea, the linter.
 //
-//	go run ./bootstrap/provision vault hydra op oidc-provider toxiproxy etcd kube-apiserver golangci-lint govulncheck
+//	go run ./bootstrap/provision vault hydra op oidc-provider toxiproxy etcd kube-apiserver gitea golangci-lint govulncheck
 //
 // Each is built from a go.mod of its own below bootstrap/, so that none of them
 // weighs on the plugin's; oidc-provider is installed by npm from a package.json of
@@ -175,6 +175,9 @@ func (m *maker) buildInto(r recipe, module, dir string, report *progress) error 
 		err = r.install(module, result, report)
 	} else {
 		err = m.build(r, module, work, filepath.Join(result, r.program()), report)
+	}
+	if err == nil && len(r.data) > 0 {
+		err = r.copyData(module, result, report)
 	}
 	if err != nil {
 		return err

@@ -49,6 +49,7 @@ func TestTheKeyFollowsTheRecipe(t *testing.T) {
 		"ldflags": func(r *recipe) { r.ldflags = "-X main.version=v1" },
 		"cgo":     func(r *recipe) { r.cgo = true },
 		"script":  func(r *recipe) { r.script = "server.mjs" },
+		"data":    func(r *recipe) { r.data = []string{"templates"} },
 		"patch":   func(r *recipe) { r.sources = []patchedModule{{Patches: []patch{{File: "f"}}}} },
 		"instead": func(r *recipe) { r.sources = []patchedModule{{Instead: map[string]string{"a": "b"}}} },
 	}

@@ -24,9 +24,10 @@ type recipe struct {
 	ldflags   string // beyond those that all have
 	cgo       bool
 	sources   []patchedModule
-	script    string  // file in module that Node.js runs
-	target    string  // of the Makefile
-	megabytes float64 // of source that is compiled, with an empty cache; for the forecast only
+	data      []string // folders of pkg's module that the program reads, put beside it
+	script    string   // file in module that Node.js runs
+	target    string   // of the Makefile
+	megabytes float64  // of source that is compiled, with an empty cache; for the forecast only
 }
 
 var recipes = []recipe{
@@ -86,6 +87,16 @@ var recipes = []recipe{
 			" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
 	},
 	{
+		name:      "gitea",
+		megabytes: 98,
+		version:   "v1.26.0",
+		module:    "gitea",
+		pkg:       "code.gitea.io/gitea",
+		tags:      "sqlite,sqlite_unlock_notify",
+		cgo:       true,
+		data:      []string{"options", "public", "templates"},
+	},
+	{
 		name:      "golangci-lint",
 		megabytes: 39,
 		version:   "v2.15.0",
@@ -121,6 +132,9 @@ func (r recipe) key(bootstrap string) (string, error) {
 	}
 	if r.sources != nil {
 		fmt.Fprintf(hash, "%q\n", r.sources)
+	}
+	if r.data != nil {
+		fmt.Fprintf(hash, "%q\n", r.data)
 	}
 	files, err := r.files(filepath.Join(bootstrap, r.module))
 	if err != nil {

@@ -134,6 +134,33 @@ func (m patchedModule) fill(from, to string) error {
 	return nil
 }
 
+// copyData puts beside the program in result what it reads of its module's folders.
+func (r recipe) copyData(module, result string, report *progress) error {
+	report.doing("copying what it reads")
+	answer, err := outputOf(goCommand(module, false, "list", "-mod=readonly", "-f", "{{.Module.Dir}}", r.pkg), report)
+	if err != nil {
+		return err
+	}
+	from := strings.TrimSpace(string(answer))
+	for _, folder := range r.data {
+		// Not os.CopyFS, which keeps the module cache's modes: nobody could delete it.
+		err := filepath.WalkDir(filepath.Join(from, folder), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(from, path)
+			if err != nil {
+				return err
+			}
+			return copyFile(path, filepath.Join(result, name))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // importInstead lets a Go file import other packages under the names that it uses.
 func (m patchedModule) importInstead(name string, content []byte, unused map[string]bool) ([]byte, error) {
 	concerned := false
