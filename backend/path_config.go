@@ -76,8 +76,8 @@ func (b *broker) showConfig(ctx context.Context, _ *logical.Request, _ *framewor
 	return &logical.Response{Data: data}, nil
 }
 
-func (b *broker) writeConfig(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	before, after, _, err := b.changeOwn(ctx, func(s *ownState) error {
+func (b *broker) writeConfig(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	before, after, _, err := b.changeOwn(ctx, by(req), func(s *ownState) error {
 		if err := configFields.Merge(&s.config, d); err != nil {
 			return err
 		}

@@ -136,9 +136,9 @@ func (b *broker) readJWKS(ctx context.Context, _ *logical.Request, _ *framework.
 	return publish(s.ring.JWKS(b.now())), nil
 }
 
-func (b *broker) rotateKeys(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *broker) rotateKeys(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	emergency := d.Get("emergency").(bool)
-	_, after, run, err := b.changeOwn(ctx,
+	_, after, run, err := b.changeOwn(ctx, by(req),
 		func(s *ownState) error { return s.rotate(b.now(), emergency) },
 		func(_, _ *ownState) string {
 			if emergency {

@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
@@ -23,7 +24,7 @@ const deleteWait = 80 * time.Second
 
 // delete refuses while grants live. With force it kills them first; what cannot
 // be killed now is the sweep's, which also deletes the provider in the end.
-func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (h providerHandler) delete(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	ref := h.ref(d)
 	entry, err := h.b.providers.Read(ctx, ref)
 	if errors.Is(err, stored.ErrAbsent) {
@@ -53,7 +54,7 @@ func (h providerHandler) delete(ctx context.Context, _ *logical.Request, d *fram
 	if err := h.b.providers.Write(ctx, ref, entry); err != nil {
 		return nil, err
 	}
-	run, err := h.b.killer.KillAll(ctx, ending.Thing{Kind: ending.KindProvider, Name: ref}, ending.CauseProviderGone)
+	run, err := h.b.killer.KillAll(ctx, ending.Thing{Kind: ending.KindProvider, Name: ref}, kills.Asked{By: by(req), Cause: ending.CauseProviderGone, Always: true})
 	if err != nil {
 		return nil, err
 	}

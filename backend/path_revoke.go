@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
@@ -101,7 +102,7 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, nam
 			return nil, err
 		}
 	}
-	run, err := b.killer.KillAll(ctx, what, "")
+	run, err := b.killer.KillAll(ctx, what, kills.Asked{By: by(req), Froze: given, Always: true})
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 )
 
 // signers begins the names of the providers whose tokens the broker signs.
@@ -52,9 +53,9 @@ func (b *broker) judgeWithdrawn(ctx context.Context) (func(*grant.Summary) bool,
 
 // changeOwn changes the broker's own issuer. Where withdraws finds in the change why
 // tokens that were signed before are the broker's no more, their grants are killed: run
-// is the kill, nil if there is none. The kill is ordered before the change is written, so
-// that nothing stays alive because something comes between.
-func (b *broker) changeOwn(ctx context.Context, edit func(*ownState) error, withdraws func(before, after *ownState) string) (before, after *ownState, run *ending.Run, err error) {
+// is the kill on the word of asker, nil if there is none. The kill is ordered before the
+// change is written, so that nothing stays alive because something comes between.
+func (b *broker) changeOwn(ctx context.Context, asker string, edit func(*ownState) error, withdraws func(before, after *ownState) string) (before, after *ownState, run *ending.Run, err error) {
 	var order *ending.Order
 	before, after, err = b.own.change(ctx, func(s *ownState) error {
 		was := *s
@@ -66,7 +67,7 @@ func (b *broker) changeOwn(ctx context.Context, edit func(*ownState) error, with
 			return nil
 		}
 		var err error
-		order, err = b.killer.OrderWithdrawn(ctx, cause)
+		order, err = b.killer.OrderWithdrawn(ctx, kills.Asked{By: asker, Cause: cause, Always: true})
 		return err
 	})
 	switch {

@@ -22,7 +22,10 @@ const (
 	CauseIssuerChanged = "issuer_changed"
 	CauseToken         = "oauth/revoke"
 	causeGrant         = "revoke/grant"
-	causeLostAnswer    = "answer_lost"
+	// CauseSignal begins the causes of kills on the word of a transmitter of security
+	// events, as in signal/session-revoked.
+	CauseSignal     = "signal/"
+	causeLostAnswer = "answer_lost"
 	// causeLever is of those that have died with a lever that was pulled for another.
 	causeLever = "lever_pulled"
 )

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
@@ -26,7 +27,7 @@ func TestEachDeathIsToldOnce(t *testing.T) {
 	require.Equal(t, []string{refused.ID}, w.left("alice"))
 
 	w.revoke = func(string, secret.Text) error { return nil }
-	run, err := w.KillAll(t.Context(), Thing{KindEntity, "alice"}, "")
+	run, err := w.KillAll(t.Context(), Thing{KindEntity, "alice"}, kills.Asked{})
 	require.NoError(t, err)
 	counts, complete := run.Wait(t.Context(), time.Minute)
 	require.True(t, complete)
@@ -53,12 +54,17 @@ func TestAnOrderIsDoneOnceAllWereTried(t *testing.T) {
 		<-release
 		return errors.New("not now")
 	}
-	run, err := w.KillAll(t.Context(), Thing{KindEntity, "alice"}, "")
+	run, err := w.KillAll(t.Context(), Thing{KindEntity, "alice"}, kills.Asked{By: "bob", Event: dawn.Add(-time.Hour)})
 	require.NoError(t, err)
 	<-halted
 	ids, err := w.storage.List(t.Context(), OrderPrefix)
 	require.NoError(t, err)
 	require.Len(t, ids, 1, "it is durable before anything has died")
+	order, err := w.orders.kept.Get(t.Context(), ids[0])
+	require.NoError(t, err)
+	require.Equal(t, "bob", order.Asked.By, "with on whose word")
+	require.Equal(t, dawn.Add(-time.Hour), order.Asked.Event)
+	require.NotEmpty(t, order.Asked.ID)
 	require.NoError(t, w.resumeOrders(t.Context()), "it runs, and not twice")
 	close(release)
 	counts, complete := run.Wait(t.Context(), time.Minute)

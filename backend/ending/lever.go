@@ -34,7 +34,7 @@ func (k *Killer) pullsAtOnce(ctx context.Context, ref, cause string) bool {
 		p, err := k.reaper.MustOpen(ctx, ref)
 		return err == nil && p.Traits.SweepPulls
 	}
-	return strings.HasPrefix(cause, "revoke/")
+	return strings.HasPrefix(cause, "revoke/") || strings.HasPrefix(cause, CauseSignal)
 }
 
 // mayHang reports whether others may die with a grant: what an intent hangs on is not known

@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
@@ -34,6 +35,9 @@ type order struct {
 	Until time.Time `json:"until"`
 	// Cause is "revoke/<kind>" if it is empty.
 	Cause string `json:"cause,omitempty"`
+	// Asked is on whose word; orders of earlier builds do not say. Its cause is left to
+	// Cause, which those have too.
+	Asked kills.Asked `json:"asked,omitzero"`
 }
 
 var orderForm = form.Kind{Name: "kill under way"}
@@ -90,11 +94,11 @@ func (o *orders) end(id string) {
 	delete(o.running, id)
 }
 
-// KillAll kills every grant of a thing that has been issued until now. The cause is
-// "revoke/<kind>" if it is empty. The kill is durable when this returns, and goes on
-// whether or not somebody waits for it.
-func (k *Killer) KillAll(ctx context.Context, what Thing, cause string) (*Run, error) {
-	given, err := k.give(ctx, &order{Kind: what.Kind, Name: what.Name, Until: k.now(), Cause: cause})
+// KillAll kills every grant of a thing that has been issued until now. The kill is durable
+// when this returns, with on whose word it is, and goes on whether or not somebody waits
+// for it.
+func (k *Killer) KillAll(ctx context.Context, what Thing, asked kills.Asked) (*Run, error) {
+	given, err := k.give(ctx, &order{Kind: what.Kind, Name: what.Name, Until: k.now()}, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -112,12 +116,17 @@ type Order struct {
 // OrderWithdrawn orders to kill what the broker has signed and is about to take for its
 // own no more. It comes before the change by which that is so: after a crash between the
 // two the sweep finds nothing to kill, and after a later one all of it.
-func (k *Killer) OrderWithdrawn(ctx context.Context, cause string) (*Order, error) {
-	return k.give(ctx, &order{Kind: kindWithdrawn, Until: k.now(), Cause: cause})
+func (k *Killer) OrderWithdrawn(ctx context.Context, asked kills.Asked) (*Order, error) {
+	return k.give(ctx, &order{Kind: kindWithdrawn, Until: k.now()}, asked)
 }
 
-func (k *Killer) give(ctx context.Context, o *order) (*Order, error) {
+func (k *Killer) give(ctx context.Context, o *order, asked kills.Asked) (*Order, error) {
+	o.Cause, o.Asked = asked.Cause, asked
+	o.Asked.Cause = ""
 	id, err := uuid.GenerateUUID()
+	if err == nil && o.Asked.ID == "" {
+		o.Asked.ID, err = kills.NewID(o.Until)
+	}
 	if err != nil {
 		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for an order's id").Because(err)
 	}
