@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 )
 
 // A kill by a wrong name kills nothing, and must not look like one that found nothing
@@ -112,16 +112,12 @@ func (b *broker) stranger(ctx context.Context, req *logical.Request, what ending
 // noEntityID says of what does not look like an entity's id how to find that; "" of what
 // does.
 func noEntityID(name string) string {
-	if looksLikeEntityID.MatchString(name) {
+	if person.LooksLikeEntityID(name) {
 		return ""
 	}
 	name = short(name)
 	return fmt.Sprintf("%q looks like a name, and an entity's id is wanted: vault read -field=id identity/entity/name/%s tells it", name, name)
 }
-
-// looksLikeEntityID is what Vault makes: a UUID, and outside the root namespace that
-// namespace's id behind it.
-var looksLikeEntityID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(\.[0-9A-Za-z]+)?$`)
 
 // meant are the names of things that are there and may be meant.
 func (b *broker) meant(ctx context.Context, what ending.Thing) []string {

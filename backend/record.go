@@ -45,11 +45,13 @@ func expected(id string, d *decided) *grant.Grant {
 	}
 	if d.subject != nil {
 		g.Subject, g.SubjectIssuer, g.SubjectIssuerPrint = d.subject.Subject, d.subject.IssuerName, d.subject.IssuerPrint
+		g.SubjectTies = d.subject.Person
 		g.Facts.SubjectExpires = d.subject.ExpiresAt
 		g.Facts.SubjectClaims = d.subject.Claims
 	}
 	if d.actor != nil {
 		g.Actor, g.ActorIssuer, g.ActorIssuerPrint = d.actor.Subject, d.actor.IssuerName, d.actor.IssuerPrint
+		g.ActorTies = d.actor.Person
 	}
 	return g
 }

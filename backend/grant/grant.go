@@ -77,6 +77,7 @@ import (
 	"github.com/hashicorp/go-uuid"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -108,6 +109,10 @@ type Grant struct {
 	// later is the one that vouched. Grants of earlier builds have none.
 	SubjectIssuerPrint string `json:"subject_issuer_print,omitempty"`
 	ActorIssuerPrint   string `json:"actor_issuer_print,omitempty"`
+	// SubjectTies and ActorTies tie the subject and the actor to Vault entities, as the
+	// issuers said when it was made. Grants of earlier builds have none.
+	SubjectTies []person.Tie `json:"subject_ties,omitempty"`
+	ActorTies   []person.Tie `json:"actor_ties,omitempty"`
 	// Access is what the provider granted, as values; Granted is the same, flat.
 	Access  Access   `json:"access"`
 	Granted []string `json:"granted,omitempty"`

@@ -79,6 +79,15 @@ type IssuerConfig struct {
 	// Zero means DefaultMaxLifetime; there is no way to turn the bound off.
 	MaxSubjectLifetime time.Duration `json:"max_subject_lifetime,omitempty"`
 
+	// EntityClaim is the claim that is the id of the subject's Vault entity. EntityAliasMount
+	// are the accessors of auth mounts at which the entity's alias is named as
+	// EntityAliasClaim says, which is sub where it is empty. EntityMetadata is by which keys
+	// of its metadata the entity is told, with the claim that has the same value. See Ties.
+	EntityClaim      string            `json:"entity_claim,omitempty"`
+	EntityAliasMount []string          `json:"entity_alias_mount,omitempty"`
+	EntityAliasClaim string            `json:"entity_alias_claim,omitempty"`
+	EntityMetadata   map[string]string `json:"entity_metadata,omitempty"`
+
 	// CAPEM, Timeout and AllowHTTP as for a provider, see Client.
 	CAPEM     string        `json:"ca_pem,omitempty"`
 	Timeout   time.Duration `json:"timeout,omitempty"`
@@ -104,6 +113,9 @@ func (c IssuerConfig) Validate() error {
 		if err := check(c); err != nil {
 			return err
 		}
+	}
+	if err := c.checkRelation(); err != nil {
+		return err
 	}
 	if _, err := c.Client(); err != nil {
 		return err
@@ -148,6 +160,9 @@ func (c IssuerConfig) WithDefaults() IssuerConfig {
 	c.MaxSubjectLifetime = cmp.Or(c.MaxSubjectLifetime, DefaultMaxLifetime)
 	c.Timeout = cmp.Or(c.Timeout, httpclient.DefaultTimeout)
 	c.BoundIssuer = c.IssuerURL()
+	if len(c.EntityAliasMount) > 0 {
+		c.EntityAliasClaim = cmp.Or(c.EntityAliasClaim, DefaultAliasClaim)
+	}
 	return c
 }
 

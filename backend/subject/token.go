@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 )
 
 // Token is a subject or actor token whose signature and registered claims were
@@ -70,6 +71,9 @@ type Token struct {
 	// KeyBound says that the token is bound to a key, whatever that key's kind (cnf,
 	// RFC 7800 3): it is worth nothing without the proof that its bearer holds it.
 	KeyBound bool
+
+	// Person are what ties the subject to Vault entities, by the issuer's configuration.
+	Person []person.Tie
 
 	// Claims are all claims, numbers as json.Number.
 	Claims map[string]any

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +43,8 @@ func Open(cfg IssuerConfig, jwksURL string, client *httpclient.Client, now func(
 	if cfg.MaxSubjectLifetime == 0 {
 		cfg.MaxSubjectLifetime = DefaultMaxLifetime
 	}
-	cfg.BoundAudiences = slices.Clone(cfg.BoundAudiences) // the caller may go on changing its own
+	// The caller may go on changing its own.
+	cfg.BoundAudiences, cfg.EntityAliasMount, cfg.EntityMetadata = slices.Clone(cfg.BoundAudiences), slices.Clone(cfg.EntityAliasMount), maps.Clone(cfg.EntityMetadata)
 	i := &Issuer{cfg: cfg, algs: cfg.algorithms(), fingerprint: cfg.fingerprint(jwksURL)}
 	if cfg.JWKSPEM != "" {
 		keys, err := jwks.Static([]byte(cfg.JWKSPEM))
@@ -227,6 +229,7 @@ func (i *Issuer) verify(ctx context.Context, c *compact, now time.Time) (*Token,
 	}
 	token.IssuerName, token.IssuerPrint = i.cfg.Name, i.fingerprint
 	token.unbound = i.URL() == ""
+	token.Person = i.cfg.Ties(c.claims)
 	token.clockSkew = i.cfg.ClockSkew
 	token.AcceptedUntil = token.ExpiresAt.Add(i.cfg.ClockSkew)
 	return token, nil
