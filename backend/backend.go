@@ -56,6 +56,7 @@ type broker struct {
 	own       *ownIssuer
 	meters    *meters
 	ledger    *grant.Ledger
+	lender    *lender
 	unseen    unseen
 	door      *downstream.Door
 }
@@ -86,6 +87,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		known:     recentIDs{age: knownFor},
 		strangers: recentIDs{age: strangerFor},
 	}
+	b.lender = newLender(b)
 	var reaper *downstream.Reaper
 	b.providers, reaper = downstream.New(b.downstreamDeps())
 	b.door = b.providers.Door()
@@ -142,6 +144,7 @@ func (b *broker) downstreamDeps() downstream.Deps {
 		Types: b.types, Storage: b.storage, Now: b.now, Measure: b.meters.call, Signer: signer{b}, Endpoints: ownEndpoints,
 		Logger:  func() hclog.Logger { return b.Logger() },
 		Tainted: func() bool { return b.System().Tainted() },
+		Lend:    b.lender.lend, MayLend: b.mayLend,
 		Issuer: func(ctx context.Context) (string, error) {
 			own, err := b.own.state(ctx)
 			if err != nil {

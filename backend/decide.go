@@ -40,6 +40,8 @@ type decided struct {
 	caller   decision.Caller
 	subject  *subject.Token
 	actor    *subject.Token
+	// borrower is for whom the broker wants it for itself, by its path; "" for anybody else.
+	borrower string
 	// unfrozenAt is the freezer's moment before it was asked.
 	unfrozenAt uint64
 	// pulls is the number of the last pull of a lever before that.
@@ -121,12 +123,17 @@ func (b *broker) situation(caller decision.Caller) decision.Situation {
 	return s
 }
 
+// disabled is the reason against a provider that gives nothing to anybody.
+func disabled(p *downstream.Provider) []*fault.Error {
+	if !p.Settings.Disabled {
+		return nil
+	}
+	return []*fault.Error{fault.New(fault.AccessDenied, "the provider %q is disabled: an operator can write disabled=false", p.Ref)}
+}
+
 // stopped are the reasons against that lie with the provider.
 func stopped(p *downstream.Provider, role *compiledRole) []*fault.Error {
-	var reasons []*fault.Error
-	if p.Settings.Disabled {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q is disabled: an operator can write disabled=false", p.Ref))
-	}
+	reasons := disabled(p)
 	if !p.AllowedRoles.MatchAny(role.name) {
 		reasons = append(reasons, fault.New(fault.AccessDenied, "the provider %q does not serve the role %q: its allowed_roles do not cover it, and an operator can add it there", p.Ref, role.name))
 	}
@@ -140,6 +147,14 @@ func issuerOf(t *subject.Token) string {
 		return ""
 	}
 	return t.IssuerName
+}
+
+// holder is whose the grant will be, in the ledger's words.
+func (d *decided) holder() string {
+	if d.borrower != "" {
+		return grant.OwnHolder
+	}
+	return holderOf(d.caller.EntityID)
 }
 
 // holderOf is the ledger's word for an entity's id, entityOf the way back.

@@ -133,7 +133,7 @@ func (t *ticket) take(ctx context.Context) error {
 	if err != nil {
 		return b.spared(d.provider, err)
 	}
-	if t.leaveQuota, err = b.quotas.reserve(ctx, d.role, holderOf(d.caller.EntityID), t.id); err != nil {
+	if t.leaveQuota, err = b.quotas.reserve(ctx, d.role, d.holder(), t.id); err != nil {
 		return err
 	}
 	if t.place, err = d.provider.WaitMint(ctx, k); err != nil {
@@ -153,10 +153,14 @@ func (t *ticket) take(ctx context.Context) error {
 
 // name makes the grant's id, before the mint, so that a provider can name the child by it.
 func (t *ticket) name() (err error) {
-	t.id, err = grant.NewID(t.d.caller.EntityID)
+	if t.d.borrower != "" {
+		t.id, err = grant.NewOwnID()
+	} else {
+		t.id, err = grant.NewID(t.d.caller.EntityID)
+	}
 	switch {
 	case errors.Is(err, grant.ErrHolder):
-		return fault.New(fault.AccessDenied, "the id of this Vault entity is none, which stands for nobody, or cannot be a part of a storage key, so nothing could be recorded for it").Because(err)
+		return fault.New(fault.AccessDenied, "the id of this Vault entity is none, which stands for nobody, or broker, which stands for the broker itself, or cannot be a part of a storage key, so nothing could be recorded for it").Because(err)
 	case err != nil:
 		return fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
 	}
@@ -201,7 +205,7 @@ var kindSeed = maphash.MakeSeed()
 
 // kind tells the request to the provider from others.
 func (d *decided) kind() downstream.Kind {
-	k := downstream.Kind{Mode: d.role.Mode, Role: d.role.name, Holder: holderOf(d.caller.EntityID), Asked: d.Access.Sum(kindSeed)}
+	k := downstream.Kind{Mode: d.role.Mode, Role: d.role.name, Holder: d.holder(), Asked: d.Access.Sum(kindSeed)}
 	if d.role.Mode == provider.ModeExchange && d.subject != nil {
 		k.Asked ^= maphash.String(kindSeed, d.subject.Issuer) ^ maphash.String(kindSeed, d.subject.Subject)
 	}

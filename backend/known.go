@@ -30,7 +30,7 @@ func (b *broker) isThere(ctx context.Context, what ending.Thing) bool {
 	switch what.Kind {
 	case ending.KindEntity:
 		where := present
-		if what.Name != grant.NoHolder {
+		if what.Name != grant.NoHolder && what.Name != grant.OwnHolder {
 			_, where, err = b.entity(what.Name)
 		}
 		there = where != unknown // a merged one was an entity

@@ -474,7 +474,9 @@ func (m *mount) end() {
 	}
 	m.balance()
 	unkillable := 0
-	for _, id := range m.allGrants() {
+	own := m.own() // last, because others may die by them
+	others := slices.DeleteFunc(m.allGrants(), func(id string) bool { return slices.Contains(own, id) })
+	for _, id := range append(others, own...) {
 		g, err := m.b.ledger.Get(context.Background(), id)
 		if errors.Is(err, grant.ErrGone) {
 			continue // it hung on the lever of one before it

@@ -53,7 +53,7 @@ func (b *broker) pathGrants() []*framework.Path {
 	list := func(callback framework.OperationFunc, summary string) map[logical.Operation]framework.OperationHandler {
 		return map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback: callback, Summary: summary, Responses: listResponses("state ("+grantStates+")", "role", "provider", "entity_id", "expires_at", "lease_expires_at", "lease_ends", "cause", "pending", "intent", "released"),
+				Callback: callback, Summary: summary, Responses: listResponses("state ("+grantStates+")", "role", "provider", "borrower", "entity_id", "expires_at", "lease_expires_at", "lease_ends", "cause", "pending", "intent", "released"),
 				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 			},
 		}
@@ -76,7 +76,7 @@ func (b *broker) pathGrants() []*framework.Path {
 			Pattern: "grants/entity/" + anyID("entity_id") + "/?$", DisplayAttrs: display("grants-of-entity"),
 			HelpSynopsis: "Lists one holder's live grants.", HelpDescription: grantsHelp,
 			Fields: pageFields(map[string]*framework.FieldSchema{
-				"entity_id": {Type: framework.TypeString, Description: "The holder: an entity's id, or none."},
+				"entity_id": {Type: framework.TypeString, Description: "The holder: an entity's id, none for nobody's, or broker for the broker's own."},
 			}),
 			Operations: list(b.listGrantsOfEntity, "List an entity's live grants."),
 		},

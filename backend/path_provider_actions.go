@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -37,14 +38,20 @@ func (h providerHandler) delete(ctx context.Context, req *logical.Request, d *fr
 	if noMints {
 		defer done()
 	}
+	force := d.Get(fieldForce).(bool)
+	if !force {
+		if err := h.b.providers.MayGo(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
 	live, _, err := h.b.killer.LiveAt(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	if live == 0 && noMints {
-		return h.gone(ctx, nil, ref, entry)
+		return h.gone(ctx, nil, ref, entry, force)
 	}
-	if !d.Get("force").(bool) {
+	if !force {
 		if live == 0 {
 			return nil, errMinting
 		}
@@ -75,13 +82,21 @@ func (h providerHandler) delete(ctx context.Context, req *logical.Request, d *fr
 		resp.AddWarning("grants of this provider are still on record: it stays, disabled, until the sweep has killed them")
 		return resp, nil
 	}
-	return h.gone(ctx, resp, ref, entry)
+	return h.gone(ctx, resp, ref, entry, force)
 }
 
 // gone deletes a provider of which nothing is left, and says who is left without it.
-func (h providerHandler) gone(ctx context.Context, resp *logical.Response, ref string, entry *downstream.Entry) (*logical.Response, error) {
-	if err := h.b.providers.Delete(ctx, ref, entry.Version); err != nil {
+func (h providerHandler) gone(ctx context.Context, resp *logical.Response, ref string, entry *downstream.Entry, force bool) (*logical.Response, error) {
+	remove := h.b.providers.DeleteUnlessLent
+	if force {
+		remove = h.b.providers.Delete
+	}
+	if err := remove(ctx, ref, entry.Version); err != nil {
 		return nil, err
+	}
+	h.b.lender.changed(ctx, h.t, ref)
+	if borrowers, err := h.b.providers.Borrowers(ctx, ref); err == nil && len(borrowers) > 0 {
+		resp = withWarnings(resp, []string{"a token of it was the credential of " + strings.Join(borrowers, ", ") + ", whose tokens can be neither made nor killed until another token_provider is written there"})
 	}
 	return h.b.warnOfOrphans(ctx, resp, "providers/"+ref, func(r *role.Role) bool { return r.Provider == ref }), nil
 }

@@ -47,6 +47,9 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	if err := h.b.providers.Resume(ctx, ref, before, after); err != nil {
 		return nil, err
 	}
+	if err := h.b.providers.JudgeLoan(ctx, ref, after); err != nil {
+		return nil, err
+	}
 	candidate, err := h.b.providers.Peek(ref, after)
 	if err != nil {
 		return nil, err
@@ -61,6 +64,7 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 		err = unproven(err)
 	}
 	unkilled := h.b.endProof(ctx, proof, err == nil)
+	h.b.lender.changed(ctx, h.t, ref) // also after a proof by terms that were not written
 	if err != nil {
 		return nil, err
 	}

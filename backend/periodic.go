@@ -47,6 +47,7 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 		// have been read is killed all the same.
 		b.loadLedger(sweepSlice / 2)
 	}
+	b.lender.tidy(ctx)
 	counts, err := b.sweep(ctx, false, sweepSlice)
 	if err != nil {
 		b.meters.sweepFail.Inc()

@@ -39,7 +39,7 @@ func leverOf(child *provider.Child) *provider.Child {
 // whose word.
 func expected(id string, d *decided) *grant.Grant {
 	holder, _ := grant.HolderOf(id)
-	g := &grant.Grant{ID: id, Holder: holder, Role: d.role.name, Provider: d.provider.Ref}
+	g := &grant.Grant{ID: id, Holder: holder, Role: d.role.name, Provider: d.provider.Ref, Borrower: d.borrower}
 	if d.caller.RemoteAddr.IsValid() {
 		g.Facts.RemoteAddr = d.caller.RemoteAddr.String()
 	}

@@ -79,6 +79,9 @@ func (b *broker) keyInfo(s *grant.Summary) map[string]any {
 	if s.Role != "" {
 		about["role"] = s.Role
 	}
+	if s.Borrower != "" {
+		about["borrower"] = s.Borrower
+	}
 	if !s.ExpiresAt.IsZero() {
 		about["expires_at"] = stamp(s.ExpiresAt)
 	}
@@ -94,7 +97,7 @@ func (b *broker) showGrant(req *logical.Request, g *grant.Grant) map[string]any 
 		"revocation": string(g.Revocation()), "self_contained": g.SelfContained, "pending": g.Doom != nil && g.Revocable(),
 		"state": b.stateOf(&s), "notice": notice(&s, b.stateOf(&s)),
 	}
-	for name, value := range map[string]string{"role": g.Role, "subject": g.Subject, "subject_issuer": g.SubjectIssuer, "actor": g.Actor, "actor_issuer": g.ActorIssuer, "remote_addr": g.Facts.RemoteAddr} {
+	for name, value := range map[string]string{"role": g.Role, "borrower": g.Borrower, "subject": g.Subject, "subject_issuer": g.SubjectIssuer, "actor": g.Actor, "actor_issuer": g.ActorIssuer, "remote_addr": g.Facts.RemoteAddr} {
 		if value != "" {
 			data[name] = value
 		}
@@ -136,8 +139,9 @@ func grantResponse() map[string]*framework.FieldSchema {
 	text, when := framework.TypeString, framework.TypeTime
 	return map[string]*framework.FieldSchema{
 		"grant_id":         {Type: text, Description: "The grant's id."},
-		"entity_id":        {Type: text, Description: "The holder: an entity's id, or none."},
-		"role":             {Type: text, Description: "The role; absent for a token that a check had to mint."},
+		"entity_id":        {Type: text, Description: "The holder: an entity's id, none, or broker for the broker itself."},
+		"role":             {Type: text, Description: "The role; absent for a token that a check had to mint, and for one of the broker's own."},
+		"borrower":         {Type: text, Description: "What has the token for its credential, by its path, where the holder is the broker itself."},
 		"provider":         {Type: text, Description: "The provider."},
 		"subject":          {Type: text, Description: "On whose behalf, if on somebody's."},
 		"subject_issuer":   {Type: text, Description: "The issuer that vouched for the subject, by the name it has in issuers."},

@@ -6,11 +6,15 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
 // standing asks Vault who the holder is now, and the roles that are named whether they
 // would still have the holder. An error while asking says nothing.
 func (b *broker) standing(ctx context.Context, holder string, names []string) (ending.Standing, error) {
+	if holder == grant.OwnHolder {
+		return ending.Standing{Known: true}, nil // whom Vault does not know
+	}
 	roles, want, deleted := b.rolesOf(ctx, names)
 	caller, where, err := b.find(entityOf(holder), want)
 	if err != nil {

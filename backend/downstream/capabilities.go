@@ -140,3 +140,18 @@ func reservedAudiences(t provider.Type, cfg provider.Config) provider.Reserved {
 	}
 	return provider.Reserved{}
 }
+
+// CanBorrow reports whether providers of type t may have another's token for their
+// credential.
+func CanBorrow(t provider.Type) bool {
+	_, ok := t.(provider.Borrower)
+	return ok
+}
+
+// loanIn is what a provider of type t and that configuration borrows; nil for nothing.
+func loanIn(t provider.Type, cfg provider.Config) *provider.Loan {
+	if borrower, ok := t.(provider.Borrower); ok {
+		return borrower.Loan(cfg)
+	}
+	return nil
+}

@@ -55,8 +55,10 @@ type Entry struct {
 	// has it sent elsewhere.
 	brought, made []string
 	moved         bool
-	// former are the fields that the write under way replaces.
-	former json.RawMessage
+	// former are the fields that the write under way replaces; loan and formerLoan what is
+	// borrowed after it and before.
+	former           json.RawMessage
+	loan, formerLoan *provider.Loan
 }
 
 // Parent is the stored credential.
@@ -209,6 +211,10 @@ func (e *Entry) Configure(ctx context.Context, t provider.Type, name string, wri
 		return fault.New(fault.InvalidRequest, "with proxy_url every URL must be https: a proxy reads plain http")
 	}
 	e.Pinned = *pinned
+	e.loan = loanIn(t, provider.Config{Name: name, Fields: e.Fields, Pinned: e.Pinned})
+	if e.former != nil {
+		e.formerLoan = loanIn(t, provider.Config{Name: name, Fields: e.former, Pinned: change.Config.Pinned})
+	}
 	return nil
 }
 
@@ -238,7 +244,7 @@ func (e *Entry) generate(t provider.Type, change *provider.Change) error {
 // Moves notes what has the parent of the entry before sent elsewhere than there, or as
 // somebody else's.
 func (e *Entry) Moves(before *Entry) {
-	if !e.moved && (e.trusts(before) || !slices.Equal(before.Pinned.Destinations, e.Pinned.Destinations) || before.Pinned.Account != e.Pinned.Account) {
+	if !e.moved && (e.trusts(before) || !e.loan.Same(e.formerLoan) || !slices.Equal(before.Pinned.Destinations, e.Pinned.Destinations) || before.Pinned.Account != e.Pinned.Account) {
 		e.Serial++
 		e.forget()
 	}
@@ -270,7 +276,7 @@ func (e *Entry) MayFollow(before *Entry, written map[string]bool) error {
 			return fault.New(fault.InvalidRequest, "this changes where the parent credential is sent: write %s again with it", name)
 		}
 	}
-	return nil
+	return e.bringsLoan(written)
 }
 
 // Read returns the stored provider. The errors are those of stored.Keeper.
@@ -323,8 +329,20 @@ func (r *Registry) allRefs(ctx context.Context) ([]string, error) {
 }
 
 // Write stores entry if the stored version is still the one that it was made from, but
-// for what the server has replaced meanwhile. Else stored.ErrChanged is in the error.
+// for what the server has replaced meanwhile. Else stored.ErrChanged is in the error. What it
+// borrows anew is judged as one step with that.
 func (r *Registry) Write(ctx context.Context, ref string, entry *Entry) error {
+	loan, err := r.loanChanged(ctx, ref, entry)
+	switch {
+	case err != nil:
+		return err
+	case loan != nil:
+		return r.Borrow(ctx, BorrowerOf(ref), *loan, func() error { return r.write(ctx, ref, entry) })
+	}
+	return r.write(ctx, ref, entry)
+}
+
+func (r *Registry) write(ctx context.Context, ref string, entry *Entry) error {
 	err := r.entries.Change(ctx, ref, func(current *Entry) (*Entry, error) {
 		switch {
 		case current == nil && entry.Version != 0, current != nil && current.Version != entry.Version:

@@ -40,6 +40,12 @@ type Deps struct {
 	// which a token could be used against an issuer of that name.
 	Issuer    func(ctx context.Context) (string, error)
 	Endpoints func(issuer string) []string
+	// Lend gets a token of the loan for a borrower, as provider.Deps.Borrowed has it, and
+	// MayLend refuses a loan that its lender would not give, or lacks.
+	Lend    func(ctx context.Context, borrower string, loan provider.Loan, refused secret.Text) (secret.Text, error)
+	MayLend func(ctx context.Context, loan provider.Loan) error
+	// OtherLoans are what others than providers borrow, by their paths; nil for none.
+	OtherLoans func(ctx context.Context) (map[string]Borrowing, error)
 }
 
 // Provider is a provider ready to mint, with what the broker knows of it. Its fields
@@ -64,9 +70,14 @@ type Provider struct {
 	// serial is the parent's, as of the opening; standing what is on record of it.
 	serial   uint64
 	standing atomic.Int32
+	// loan is what it has for a credential; nil if it has one of its own.
+	loan *provider.Loan
 	// secrets finds in a text the parent's secrets, as the provider last read or saved
-	// them.
+	// them, and what it has borrowed.
 	secrets atomic.Pointer[secret.Search]
+	looking sync.Mutex
+	parent  []secret.Text
+	lent    []secret.Text
 }
 
 // Registry opens providers and keeps them open. It is safe for concurrent use.
@@ -85,6 +96,8 @@ type Registry struct {
 	successors *stored.Keeper[successor]
 	// openings numbers the providers that were opened, in this process.
 	openings atomic.Uint64
+
+	lending sync.Mutex // who may lend to whom changes by one write at a time
 
 	mu    sync.Mutex
 	sites map[string]*site // by ref; they outlive a provider's reopening
@@ -192,6 +205,7 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site, keep parentKeepe
 		Ref: ref, Version: entry.Version, Settings: entry.Settings, Pinned: entry.Pinned,
 		RotatedAt: entry.RotatedAt, AllowedRoles: globs, Opening: r.openings.Add(1), site: at, registry: r, serial: entry.Serial,
 	}
+	p.loan = r.loanOf(ref, entry)
 	p.standing.Store(entry.standing())
 	p.lookFor(entry.Parent())
 	p.opened, err = t.Open(
@@ -206,8 +220,9 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site, keep parentKeepe
 				_, err := p.lookedFor(parent, keep.save(ctx, parent))
 				return err
 			},
-			Turn:   func(ctx context.Context) (func(), error) { return at.turn(ctx, entry.Settings.patience()) },
-			Signer: r.deps.Signer,
+			Turn:     func(ctx context.Context) (func(), error) { return at.turn(ctx, entry.Settings.patience()) },
+			Signer:   r.deps.Signer,
+			Borrowed: r.borrowed(p),
 		})
 	if err != nil {
 		return nil, err
@@ -217,11 +232,19 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site, keep parentKeepe
 	return p, nil
 }
 
-// Secrets finds in a text the parent's secrets, as the provider last read or saved them.
+// Secrets finds in a text the parent's secrets, as the provider last read or saved them, and
+// what it has borrowed.
 func (p *Provider) Secrets() *secret.Search { return p.secrets.Load() }
 
 func (p *Provider) lookFor(parent provider.Parent) {
-	search := secret.NewSearch(slices.Collect(maps.Values(parent.Secrets))...)
+	p.looking.Lock()
+	defer p.looking.Unlock()
+	p.parent = slices.Collect(maps.Values(parent.Secrets))
+	p.lookAnewLocked()
+}
+
+func (p *Provider) lookAnewLocked() {
+	search := secret.NewSearch(slices.Concat(p.parent, p.lent)...)
 	p.secrets.Store(&search)
 }
 

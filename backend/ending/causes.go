@@ -12,6 +12,8 @@ const (
 	CauseNotHandedOut   = "not_handed_out"
 	CauseParentCheck    = "parent_check"
 	CauseProviderGone   = "provider_deleted"
+	// CauseReturned is of a grant of the broker's own that it needs no more.
+	CauseReturned = "returned"
 	// Vault tells nobody whether it disables a mount or moves it.
 	causeMountLeaves = "mount_disabled_or_moved"
 	// causeMountDisabled is what earlier builds have stored for that.

@@ -78,6 +78,15 @@ func (k *Killer) KillThis(ctx context.Context, s grant.Summary) *Run {
 	return k.startThose(ctx, []target{{s, causeGrant}}, newMade())
 }
 
+// KillThose is a kill of some, for one cause; it does not wait for them.
+func (k *Killer) KillThose(ctx context.Context, those []grant.Summary, cause string) *Run {
+	targets := make([]target, 0, len(those))
+	for _, s := range those {
+		targets = append(targets, target{s, cause})
+	}
+	return k.startThose(ctx, targets, newMade())
+}
+
 // killEach tries every grant of the queue once, at most killParallel at a time.
 func (k *Killer) killEach(ctx context.Context, queue <-chan target, run *Run) {
 	group := errgroup.Group{}

@@ -82,8 +82,14 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
-// NoHolder is the holder of all grants to callers without an entity.
-const NoHolder = "none"
+const (
+	// NoHolder is the holder of all grants to callers without an entity.
+	NoHolder = "none"
+	// OwnHolder is the holder of the broker's own grants: children of one provider that
+	// another one, or a stream of signals, has for its credential. Vault is never asked
+	// about it.
+	OwnHolder = "broker"
+)
 
 // ExpiryGrace is how long after its expiry a token is certainly dead: it covers
 // a provider whose clock is behind ours.
@@ -95,10 +101,12 @@ type Grant struct {
 	// ID is "<holder>.<random>", so the record is found without an index. Nothing is
 	// known of the holder's alphabet but that it can stand in a storage key.
 	ID string `json:"id"`
-	// Holder is the entity's id, or NoHolder.
+	// Holder is the entity's id, NoHolder or OwnHolder.
 	Holder   string `json:"holder"`
 	Role     string `json:"role"`
 	Provider string `json:"provider"`
+	// Borrower is what the broker has a grant of its own for, by its path.
+	Borrower string `json:"borrower,omitempty"`
 	// Subject and Actor are identifiers, never tokens.
 	Subject       string `json:"subject,omitempty"`
 	SubjectIssuer string `json:"subject_issuer,omitempty"`
@@ -208,14 +216,22 @@ func (g *Grant) Revocation() provider.Class {
 	return g.Class
 }
 
-// NewID makes the id of a grant to holder ("" is NoHolder, which no entity may be).
-func NewID(holder string) (string, error) {
-	switch holder {
-	case NoHolder:
-		return "", ErrHolder // the sweep would never ask about that one
+// NewID makes the id of a grant to an entity ("" is NoHolder). No entity may be NoHolder or
+// OwnHolder, about whom the sweep never asks.
+func NewID(entity string) (string, error) {
+	switch entity {
+	case NoHolder, OwnHolder:
+		return "", ErrHolder
 	case "":
-		holder = NoHolder
+		return newID(NoHolder)
 	}
+	return newID(entity)
+}
+
+// NewOwnID makes the id of a grant of the broker's own.
+func NewOwnID() (string, error) { return newID(OwnHolder) }
+
+func newID(holder string) (string, error) {
 	random, err := uuid.GenerateUUID()
 	if err != nil {
 		return "", fmt.Errorf("cannot make a grant id: %w", err)
@@ -232,7 +248,7 @@ func NewID(holder string) (string, error) {
 }
 
 // ErrHolder means that a holder's id cannot be a part of a storage key.
-var ErrHolder = errors.New("the holder's id is none, or has a slash, two dots side by side or a control character, or is no text")
+var ErrHolder = errors.New("the holder's id is none or broker, or has a slash, two dots side by side or a control character, or is no text")
 
 // IsHolder reports whether a holder of that id could have grants.
 func IsHolder(id string) bool {

@@ -29,6 +29,9 @@ func (l *Ledger) Hold(id string) *Hold {
 	return h
 }
 
+// Over reports whether the hold has ended.
+func (h *Hold) Over() bool { return h.over.Load() }
+
 // EndHold ends the hold on a grant, if there is one: its token is to die, or nobody
 // needs the hold any more.
 func (l *Ledger) EndHold(id string) {

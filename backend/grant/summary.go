@@ -15,6 +15,8 @@ const EndlessLife = 24 * time.Hour
 // token or a handle.
 type Summary struct {
 	ID, Holder, Role, Provider string
+	// Borrower is the grant's.
+	Borrower string
 	// SubjectIssuer and ActorIssuer vouched for the tokens that it rests on.
 	SubjectIssuer, ActorIssuer string
 	Revocable, SelfContained   bool
@@ -38,7 +40,7 @@ type Summary struct {
 // Summary is the grant without what is secret or long.
 func (g *Grant) Summary() Summary {
 	s := Summary{
-		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider,
+		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider, Borrower: g.Borrower,
 		SubjectIssuer: g.SubjectIssuer, ActorIssuer: g.ActorIssuer,
 		Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		Released: g.Released, Lever: g.Lever, Intent: g.Intent,

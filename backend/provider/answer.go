@@ -105,6 +105,17 @@ func AnswerOf(t Type, traits Traits) Answer {
 	return a
 }
 
+// IsOnly reports whether a child has no other secret than the field of that name.
+func (a Answer) IsOnly(name string) bool {
+	secrets := 0
+	for _, isSecret := range a.secret {
+		if isSecret {
+			secrets++
+		}
+	}
+	return a.secret[name] && secrets == 1
+}
+
 // maxLever bounds the name of a lever, which is recorded.
 const maxLever = 4 << 10
 

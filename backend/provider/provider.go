@@ -136,6 +136,12 @@ type Deps struct {
 	Turn func(ctx context.Context) (release func(), err error)
 	// Signer is the broker as an issuer of its own.
 	Signer Signer
+	// Borrowed is what the provider has for a credential, if it is a Borrower; nil for one
+	// that borrows nothing. refused is a token that Borrowed has given and that the system
+	// does not take any more, empty if there is none: another one is got then, once in a
+	// while, and parent_refused is the error if that helps nobody. The token is good for a
+	// call that begins at once, and is not to be kept. Errors are *fault.Error.
+	Borrowed func(ctx context.Context, refused secret.Text) (secret.Text, error)
 }
 
 // Verifier is a Signer that can also tell what it has signed.
