@@ -108,7 +108,12 @@ func (s *Set) VerifyToken(ctx context.Context, t *Token, allowed []jwa.Signature
 // if it cannot be verified: if no key fits, the keys are fetched once more, for which it
 // waits up to PatientEvery. It never answers ErrTooSoon.
 func (s *Set) VerifyPatiently(ctx context.Context, compact string, allowed []jwa.SignatureAlgorithm) ([]byte, Header, error) {
-	return verified(compact, func(t *Token) error { return s.verify(ctx, t, allowed, s.renewedPatiently) })
+	return verified(compact, func(t *Token) error { return s.VerifyTokenPatiently(ctx, t, allowed) })
+}
+
+// VerifyTokenPatiently is VerifyPatiently for a token that has been taken apart already.
+func (s *Set) VerifyTokenPatiently(ctx context.Context, t *Token, allowed []jwa.SignatureAlgorithm) error {
+	return s.verify(ctx, t, allowed, s.renewedPatiently)
 }
 
 // verified is what compact holds, if it is a token that verify has nothing against.
