@@ -98,6 +98,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		Reaper: reaper, Freezer: b.freezer, Door: b.door, Standing: b.standing, CloseShare: b.shares.close,
 		Tainted:   func() bool { return b.System().Tainted() },
 		Withdrawn: ending.Withdrawn{Signs: signs, Judge: b.judgeWithdrawn},
+		NamesOf:   b.namesOf,
 	})
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(help),

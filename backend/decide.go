@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -73,7 +74,7 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	if err := b.parties(ctx, role, p, a, &s); err != nil {
 		return nil, err
 	}
-	frozen, err := b.freezer.Check(ctx, holderOf(caller.EntityID), role.name, p.Ref, issuerOf(s.Subject.Token()), issuerOf(s.Actor.Token()))
+	frozen, err := b.freezer.Check(ctx, ending.Basis{Holder: holderOf(caller.EntityID), Role: role.name, Provider: p.Ref, Parties: partiesOf(s.Subject.Token(), s.Actor.Token())})
 	if err != nil {
 		return nil, err
 	}
@@ -140,13 +141,20 @@ func stopped(p *downstream.Provider, role *compiledRole) []*fault.Error {
 	return reasons
 }
 
-// issuerOf is the name of the issuer that vouched for a token; "" for none, and for an
-// entity.
-func issuerOf(t *subject.Token) string {
-	if t == nil {
-		return ""
+// partiesOf are the subject and the actor as the ledger knows them.
+func partiesOf(tokens ...*subject.Token) (parties []grant.Party) {
+	for _, t := range tokens {
+		if t != nil {
+			parties = append(parties, grant.Party{Issuer: t.IssuerName, Iss: t.Issuer, ID: t.Subject})
+		}
 	}
-	return t.IssuerName
+	return parties
+}
+
+// basisOf is what a grant rests on, as far as it can be frozen.
+func basisOf(g *grant.Grant) ending.Basis {
+	s := g.Summary()
+	return ending.BasisOf(&s)
 }
 
 // holder is whose the grant will be, in the ledger's words.

@@ -272,7 +272,7 @@ func TestNothingIsGrantedWhileItIsUnknownWhatIsFrozen(t *testing.T) {
 	m.b = newBroker(catalog.Types(), m.storage, m.clock.Now)
 	require.NoError(t, m.b.Setup(t.Context(), &logical.BackendConfig{StorageView: m.storage, System: m.vault, Logger: hclog.NewNullLogger()}))
 	m.mustCreds(nil)
-	frozen, err := m.b.freezer.Check(t.Context(), "", "broken", "")
+	frozen, err := m.b.freezer.Check(t.Context(), ending.Basis{Role: "broken"})
 	require.NoError(t, err)
 	require.Len(t, frozen, 1)
 }

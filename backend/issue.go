@@ -153,11 +153,7 @@ func (t *ticket) take(ctx context.Context) error {
 
 // name makes the grant's id, before the mint, so that a provider can name the child by it.
 func (t *ticket) name() (err error) {
-	if t.d.borrower != "" {
-		t.id, err = grant.NewOwnID()
-	} else {
-		t.id, err = grant.NewID(t.d.caller.EntityID)
-	}
+	t.id, err = t.newID()
 	switch {
 	case errors.Is(err, grant.ErrHolder):
 		return fault.New(fault.AccessDenied, "the id of this Vault entity is none, which stands for nobody, or broker, which stands for the broker itself, or cannot be a part of a storage key, so nothing could be recorded for it").Because(err)
@@ -165,6 +161,17 @@ func (t *ticket) name() (err error) {
 		return fault.New(fault.TemporarilyUnavailable, "no randomness for a grant id").Because(err)
 	}
 	return nil
+}
+
+func (t *ticket) newID() (string, error) {
+	if t.d.borrower != "" {
+		return grant.NewOwnID()
+	}
+	var parties []string
+	for _, p := range partiesOf(t.d.subject, t.d.actor) {
+		parties = append(parties, p.ID)
+	}
+	return grant.NewIDFor(t.d.caller.EntityID, parties...)
 }
 
 // close ends the mint, by what has become of it: err is nil for a grant that is on record
@@ -342,7 +349,7 @@ func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) er
 	}
 	// A freeze that came after the decision, even if it was thawed again: its kill
 	// may have looked for this grant before it was recorded.
-	frozen, err := b.freezer.CheckSince(ctx, d.unfrozenAt, g.Holder, g.Role, g.Provider, g.SubjectIssuer, g.ActorIssuer)
+	frozen, err := b.freezer.CheckSince(ctx, d.unfrozenAt, basisOf(g))
 	if err != nil {
 		return err
 	}

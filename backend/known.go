@@ -38,6 +38,7 @@ func (b *broker) isThere(ctx context.Context, what ending.Thing) bool {
 		there, err = b.roles.Exists(ctx, what.Name)
 	case ending.KindIssuer:
 		there, err = b.issuers.Exists(ctx, what.Name)
+	case ending.KindSubject: // of whom nothing but grants is known
 	default:
 		there, err = b.providers.Exists(ctx, what.Name) // also one of a type that this version lacks
 	}
@@ -58,13 +59,19 @@ func (b *broker) isUnknown(ctx context.Context, what ending.Thing) bool {
 
 // mayFreeze refuses to freeze what nobody knows, because the freeze would stop nobody, and
 // who meant another thing would not find out. An entity may come back, or be known to
-// another cluster. What is frozen already stays so: a kill may be repeated.
+// another cluster, and a subject of an issuer that is there may come for the first time.
+// What is frozen already stays so: a kill may be repeated.
 func (b *broker) mayFreeze(ctx context.Context, req *logical.Request, what ending.Thing) error {
 	if what.Kind == ending.KindEntity {
 		return nil
 	}
-	if frozen, err := b.freezer.Frozen(ctx, what); err != nil || frozen {
+	if frozen, err := b.isFrozen(ctx, what); err != nil || frozen {
 		return err
+	}
+	if what.Kind == ending.KindSubject {
+		if known, err := b.knowsIssuer(ctx, what); err != nil || known {
+			return err
+		}
 	}
 	if !b.isUnknown(ctx, what) {
 		return nil
@@ -77,7 +84,7 @@ func (b *broker) mayFreeze(ctx context.Context, req *logical.Request, what endin
 func (b *broker) tellFrozen(ctx context.Context, resp *logical.Response, what ending.Thing, frozen bool) {
 	if !frozen {
 		var err error
-		if frozen, err = b.freezer.Frozen(ctx, what); err != nil {
+		if frozen, err = b.isFrozen(ctx, what); err != nil {
 			b.Logger().Warn("what is frozen could not be read", "error", err)
 			resp.AddWarning("whether it is frozen could not be read: a list of frozen shows it")
 			return // the kill itself was done
@@ -99,7 +106,10 @@ func (b *broker) tellUnknown(ctx context.Context, req *logical.Request, resp *lo
 // stranger says of what nobody knows what may be meant.
 func (b *broker) stranger(ctx context.Context, req *logical.Request, what ending.Thing) string {
 	name := short(what.Name)
-	if what.Kind == ending.KindEntity {
+	switch what.Kind {
+	case ending.KindSubject:
+		return b.strangeSubject(ctx, req.MountPoint, what)
+	case ending.KindEntity:
 		return cmp.Or(noEntityID(what.Name), "Vault knows no entity of this id, and no grant of it is known")
 	}
 	said := fmt.Sprintf("there is no %s %q, and no grant of it is known: ", what.Kind, name)

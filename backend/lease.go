@@ -165,7 +165,7 @@ func (b *broker) mayRenew(ctx context.Context, role *compiledRole, g *grant.Gran
 		Access: granted, RemoteAddr: g.Facts.RemoteAddr, Claims: g.Facts.SubjectClaims, TTL: ttl,
 	}
 	s := b.situation(caller)
-	if s.Stopped, err = b.freezer.Check(ctx, g.Holder, g.Role, g.Provider, g.SubjectIssuer, g.ActorIssuer); err != nil {
+	if s.Stopped, err = b.freezer.Check(ctx, basisOf(g)); err != nil {
 		return err
 	}
 	if err := b.reserveFor(ctx, g.Provider, &s); err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -127,7 +128,7 @@ func (b *broker) decideLoan(ctx context.Context, borrower string, loan provider.
 	}
 	s := b.situation(decision.Caller{})
 	moment := b.freezer.Moment()
-	if s.Stopped, err = b.freezer.Check(ctx, grant.OwnHolder, terms.name, p.Ref); err != nil {
+	if s.Stopped, err = b.freezer.Check(ctx, ending.Basis{Holder: grant.OwnHolder, Role: terms.name, Provider: p.Ref}); err != nil {
 		return nil, err
 	}
 	s.Stopped = append(disabled(p), s.Stopped...)

@@ -83,7 +83,7 @@ func newLender(b *broker) *lender { return &lender{b: b, loans: map[loanKey]*loa
 // lend gets a token by these terms for a borrower, as provider.Deps.Borrowed has it: the one
 // that the broker has, or a new one, for which all who come together wait.
 func (l *lender) lend(ctx context.Context, borrower string, terms provider.Loan, refused secret.Text) (secret.Text, error) {
-	frozen, err := l.b.freezer.Check(ctx, grant.OwnHolder, "", terms.Provider)
+	frozen, err := l.b.freezer.Check(ctx, ending.Basis{Holder: grant.OwnHolder, Provider: terms.Provider})
 	if err != nil {
 		return secret.Text{}, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 )
 
@@ -79,7 +80,7 @@ func (b *broker) countFrozen(ctx context.Context, frozen *prometheus.GaugeVec) {
 		b.Logger().Warn("what is frozen could not be counted for the metrics", "error", err)
 		return
 	}
-	for _, kind := range []string{"entity", "role", "provider", "issuer"} {
+	for _, kind := range []string{ending.KindEntity, ending.KindRole, ending.KindProvider, ending.KindIssuer, ending.KindSubject} {
 		frozen.WithLabelValues(kind).Set(0)
 	}
 	for _, thing := range things {

@@ -53,7 +53,7 @@ func (b *broker) pathGrants() []*framework.Path {
 	list := func(callback framework.OperationFunc, summary string) map[logical.Operation]framework.OperationHandler {
 		return map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
-				Callback: callback, Summary: summary, Responses: listResponses("state ("+grantStates+")", "role", "provider", "borrower", "entity_id", "expires_at", "lease_expires_at", "lease_ends", "cause", "pending", "intent", "released"),
+				Callback: callback, Summary: summary, Responses: grantListResponses(),
 				ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
 			},
 		}
@@ -93,6 +93,17 @@ func (b *broker) pathGrants() []*framework.Path {
 			Operations: list(b.listGrantsOfProvider, "List a provider's live grants."),
 		},
 		{
+			Pattern: "grants/subject$", DisplayAttrs: display("grants-of-subject"),
+			HelpSynopsis: "Lists the live grants on a subject's behalf, and in which it acts.", HelpDescription: grantsHelp,
+			Fields: pageFields(subjectFields(map[string]*framework.FieldSchema{})),
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: &framework.PathOperation{
+					Callback: b.listGrantsOfSubject, Summary: "List a subject's live grants.", Responses: grantListResponses(),
+					ForwardPerformanceStandby: true, ForwardPerformanceSecondary: true,
+				},
+			},
+		},
+		{
 			Pattern: "grants/" + anyID("grant_id") + "$", DisplayAttrs: display("grant"),
 			HelpSynopsis: "Reads one live grant.", HelpDescription: grantsHelp,
 			Fields: map[string]*framework.FieldSchema{"grant_id": {Type: framework.TypeString, Description: "The grant's id, as in the creds response."}},
@@ -105,6 +116,10 @@ func (b *broker) pathGrants() []*framework.Path {
 			},
 		},
 	}
+}
+
+func grantListResponses() map[int][]framework.Response {
+	return listResponses("state ("+grantStates+")", "role", "provider", "borrower", "entity_id", "expires_at", "lease_expires_at", "lease_ends", "cause", "pending", "intent", "released")
 }
 
 // selection is which grants a list is of.
@@ -144,14 +159,45 @@ func (b *broker) listSelected(ctx context.Context, req *logical.Request, d *fram
 	if err != nil {
 		return nil, ending.LedgerFault(err)
 	}
-	// In the order of the ids, in which the holder ends with a dot.
+	return b.grantPage(ctx, req, grantsPage{holders: from(holders, after), after: after, limit: limit, chosen: of.chosen, walk: b.ledger.Walk})
+}
+
+// from are those of the holders who may have grants after an id, in the order of the ids,
+// in which the holder ends with a dot.
+func from(holders []string, after string) []string {
 	slices.SortFunc(holders, func(x, y string) int { return cmp.Compare(x+".", y+".") })
 	begin := after
 	if first, ok := grant.HolderOf(after); ok {
 		begin = first + "."
 	}
-	from := sort.Search(len(holders), func(i int) bool { return holders[i]+"." >= begin })
-	return b.grantPage(ctx, req, holders[from:], after, limit, of.chosen)
+	return holders[sort.Search(len(holders), func(i int) bool { return holders[i]+"." >= begin }):]
+}
+
+// listGrantsOfSubject is a read: no path of Vault's command line takes what a sub may hold.
+func (b *broker) listGrantsOfSubject(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	after, limit, err := pageOf(d)
+	if err != nil {
+		return nil, err
+	}
+	what, err := b.subjectThing(ctx, d.Get("issuer").(string), d.Get("subject").(string))
+	if err != nil {
+		return nil, err
+	}
+	holders, means, err := b.killer.Of(ctx, what)
+	if err != nil {
+		return nil, ending.LedgerFault(err)
+	}
+	_, sub, _ := what.Subject()
+	resp, err := b.grantPage(ctx, req, grantsPage{
+		holders: from(holders, after), after: after, limit: limit, chosen: means, more: "more follow: read on with after=",
+		walk: func(ctx context.Context, holder, after string, visit func(*grant.Summary) bool) error {
+			return b.ledger.WalkWith(ctx, holder, sub, after, visit)
+		},
+	})
+	if err == nil && after == "" && len(resp.Data) == 0 {
+		resp.AddWarning(b.strangeSubject(ctx, req.MountPoint, what))
+	}
+	return resp, err
 }
 
 func (b *broker) listGrantsOfEntity(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -159,7 +205,9 @@ func (b *broker) listGrantsOfEntity(ctx context.Context, req *logical.Request, d
 	if err != nil {
 		return nil, err
 	}
-	return b.grantPage(ctx, req, []string{d.Get("entity_id").(string)}, after, limit, func(*grant.Summary) bool { return true })
+	return b.grantPage(ctx, req, grantsPage{
+		holders: []string{d.Get("entity_id").(string)}, after: after, limit: limit, chosen: func(*grant.Summary) bool { return true }, walk: b.ledger.Walk,
+	})
 }
 
 func (b *broker) listHolders(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
@@ -180,20 +228,32 @@ func (b *broker) listHolders(ctx context.Context, req *logical.Request, d *frame
 	return resp, nil
 }
 
+// grantsPage is a part of a list of grants.
+type grantsPage struct {
+	holders []string
+	after   string
+	limit   int
+	// chosen says which of their grants it is of, of those that walk visits.
+	chosen func(*grant.Summary) bool
+	walk   func(ctx context.Context, holder, after string, visit func(*grant.Summary) bool) error
+	// more says how to read on; "" as of a path that is listed.
+	more string
+}
+
 // grantPage reads the records of one page, and one more to know whether there are others:
 // of what is chosen among what the holders have after an id.
-func (b *broker) grantPage(ctx context.Context, req *logical.Request, holders []string, after string, limit int, chosen func(*grant.Summary) bool) (*logical.Response, error) {
+func (b *broker) grantPage(ctx context.Context, req *logical.Request, of grantsPage) (*logical.Response, error) {
 	keys, info, more := []string{}, map[string]any{}, false
-	for _, holder := range holders {
+	for _, holder := range of.holders {
 		begin := ""
-		if first, ok := grant.HolderOf(after); ok && first == holder {
-			begin = after
+		if first, ok := grant.HolderOf(of.after); ok && first == holder {
+			begin = of.after
 		}
-		err := b.ledger.Walk(ctx, holder, begin, func(s *grant.Summary) bool {
-			if !chosen(s) {
+		err := of.walk(ctx, holder, begin, func(s *grant.Summary) bool {
+			if !of.chosen(s) {
 				return true
 			}
-			if more = len(keys) == limit; !more {
+			if more = len(keys) == of.limit; !more {
 				keys = append(keys, s.ID)
 				info[s.ID] = b.keyInfo(s)
 			}
@@ -207,8 +267,11 @@ func (b *broker) grantPage(ctx context.Context, req *logical.Request, holders []
 		}
 	}
 	resp := logical.ListResponseWithInfo(keys, info)
-	if more {
-		tellMore(resp, req, keys[limit-1])
+	switch {
+	case more && of.more != "":
+		resp.AddWarning(of.more + keys[of.limit-1])
+	case more:
+		tellMore(resp, req, keys[of.limit-1])
 	}
 	return resp, nil
 }

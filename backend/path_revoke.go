@@ -30,8 +30,9 @@ one of them may still be accepted somewhere. With freeze=true nothing new is
 granted from now on, a mint in flight included; freeze=false thaws and kills
 nothing; without it, freezing stays as it is; frozen says how it is now. A name of which
 neither the thing itself nor a grant is known is answered with unknown=true and a
-warning, and is frozen only if it is an entity's. What is killed by an issuer's name are
-the grants for which a subject or actor token of the issuer was brought. A large kill goes on after the
+warning, and is frozen only if it is an entity's, or a subject's whose issuer is known.
+What is killed by an issuer's name are the grants for which a subject or actor token of the
+issuer was brought; by a subject, those for which a token about it was. A large kill goes on after the
 answer: ask again, or list the grants, to see how far it is.
 `
 
@@ -40,7 +41,11 @@ func (b *broker) pathRevoke() []*framework.Path {
 	many := func(kind, pattern, what string, fields map[string]*framework.FieldSchema, name func(*framework.FieldData) string) *framework.Path {
 		fields["freeze"] = freezeField
 		return revokePath("revoke/"+kind+"/"+pattern+"$", kind, what, fields, func(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-			return b.revokeMany(ctx, req, kind, name(d), d)
+			what := ending.Thing{Kind: kind, Name: name(d)}
+			if kind == ending.KindEntity && !grant.IsHolder(what.Name) {
+				return nil, fault.New(fault.InvalidRequest, "this is no entity's id: it is the entity_id of a grant")
+			}
+			return b.revokeMany(ctx, req, what, d)
 		})
 	}
 	field := func(name, description string) map[string]*framework.FieldSchema {
@@ -58,6 +63,7 @@ func (b *broker) pathRevoke() []*framework.Path {
 		many(ending.KindIssuer, framework.GenericNameRegex("name"), "all grants that rest on an issuer's tokens", field("name", "Name that the issuer has, or had, in issuers."), byName("name")),
 		many(ending.KindProvider, framework.GenericNameRegex("type")+"/"+framework.GenericNameRegex("name"), "all grants of a provider", providerFields,
 			func(d *framework.FieldData) string { return d.Get("type").(string) + "/" + d.Get("name").(string) }),
+		revokePath("revoke/subject$", ending.KindSubject, "all grants on a subject's behalf, and in which it acts", subjectFields(map[string]*framework.FieldSchema{"freeze": freezeField}), b.revokeSubject),
 		{
 			Pattern:         "frozen/?$",
 			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "frozen"},
@@ -65,7 +71,7 @@ func (b *broker) pathRevoke() []*framework.Path {
 			HelpDescription: strings.TrimSpace(revokeHelp),
 			Fields:          pageFields(nil),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{Callback: b.listFrozen, Summary: "List what is frozen.", Responses: listResponses("since", "by")},
+				logical.ListOperation: &framework.PathOperation{Callback: b.listFrozen, Summary: "List what is frozen.", Responses: listResponses("since", "by", "and of a subject its issuer and subject")},
 			},
 		},
 	}
@@ -87,12 +93,23 @@ func revokePath(pattern, kind, what string, fields map[string]*framework.FieldSc
 	}
 }
 
-// revokeMany freezes or thaws as asked, and kills unless it only thaws.
-func (b *broker) revokeMany(ctx context.Context, req *logical.Request, kind, name string, d *framework.FieldData) (*logical.Response, error) {
-	if kind == ending.KindEntity && !grant.IsHolder(name) {
-		return nil, fault.New(fault.InvalidRequest, "this is no entity's id: it is the entity_id of a grant")
+// subjectFields are what names a subject, with others.
+func subjectFields(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	fields["issuer"] = &framework.FieldSchema{Type: framework.TypeString, Query: true, Description: "The subject's issuer: its name in issuers, or its iss."}
+	fields["subject"] = &framework.FieldSchema{Type: framework.TypeString, Query: true, Description: "The subject, as the sub of its tokens names it."}
+	return fields
+}
+
+func (b *broker) revokeSubject(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	what, err := b.subjectThing(ctx, d.Get("issuer").(string), d.Get("subject").(string))
+	if err != nil {
+		return nil, err
 	}
-	what := ending.Thing{Kind: kind, Name: name}
+	return b.revokeMany(ctx, req, what, d)
+}
+
+// revokeMany freezes or thaws as asked, and kills unless it only thaws.
+func (b *broker) revokeMany(ctx context.Context, req *logical.Request, what ending.Thing, d *framework.FieldData) (*logical.Response, error) {
 	frozen, given := d.GetOk("freeze")
 	if given && !frozen.(bool) {
 		return b.thaw(ctx, req, what)
@@ -134,21 +151,27 @@ func (b *broker) freeze(ctx context.Context, req *logical.Request, what ending.T
 	if err := b.freezer.Freeze(ctx, what, by(req)); err != nil {
 		return err
 	}
-	b.Logger().Info("frozen", "what", what.String(), "by", by(req))
+	b.Logger().Info("frozen", "what", what.Plain(), "by", by(req))
 	return nil
 }
 
 // thaw works for what nobody knows too: a name may have been frozen by mistake. Only who
 // thaws by a wrong name is told so.
 func (b *broker) thaw(ctx context.Context, req *logical.Request, what ending.Thing) (*logical.Response, error) {
-	was, err := b.freezer.Frozen(ctx, what)
+	was, err := b.isFrozen(ctx, what)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.freezer.Thaw(ctx, what); err != nil {
+	forms, err := b.forms(ctx, what)
+	if err != nil {
 		return nil, err
 	}
-	b.Logger().Info("thawed", "what", what.String(), "by", by(req))
+	for _, form := range forms {
+		if err := b.freezer.Thaw(ctx, form); err != nil {
+			return nil, err
+		}
+	}
+	b.Logger().Info("thawed", "what", what.Plain(), "by", by(req))
 	resp := &logical.Response{Data: tallyData(ending.Tally{})}
 	b.tellFrozen(ctx, resp, what, false)
 	if still, _ := resp.Data["frozen"].(bool); still {
@@ -206,13 +229,23 @@ func (b *broker) listFrozen(ctx context.Context, req *logical.Request, d *framew
 	keys, info := []string{}, map[string]any{}
 	for _, item := range page {
 		keys = append(keys, item.Name)
-		info[item.Name] = map[string]any{"since": stamp(item.Since), "by": item.By}
+		info[item.Name] = frozenInfo(item)
 	}
 	resp := logical.ListResponseWithInfo(keys, info)
 	if len(frozen) > limit {
 		tellMore(resp, req, keys[limit-1])
 	}
 	return resp, nil
+}
+
+// frozenInfo is what a list says of something frozen.
+func frozenInfo(item ending.Frozen) map[string]any {
+	info := map[string]any{"since": stamp(item.Since), "by": item.By}
+	kind, name, _ := strings.Cut(item.Name, "/")
+	if issuer, sub, ok := (ending.Thing{Kind: kind, Name: name}).Subject(); ok {
+		info["issuer"], info["subject"] = issuer, sub
+	}
+	return info
 }
 
 // tallyData is what is answered of a kill.

@@ -50,7 +50,7 @@ func expected(id string, d *decided) *grant.Grant {
 		g.Facts.SubjectClaims = d.subject.Claims
 	}
 	if d.actor != nil {
-		g.Actor, g.ActorIssuer, g.ActorIssuerPrint = d.actor.Subject, d.actor.IssuerName, d.actor.IssuerPrint
+		g.Actor, g.ActorIssuer, g.ActorIss, g.ActorIssuerPrint = d.actor.Subject, d.actor.IssuerName, d.actor.Issuer, d.actor.IssuerPrint
 		g.ActorTies = d.actor.Person
 	}
 	return g

@@ -74,6 +74,11 @@ func referenceText(b *broker) string {
 	p.section("Rotating the signing keys: `issuer/rotate`", "issuer/rotate", all)
 	p.section("Introspection and revocation by token: `oauth/introspect`, `oauth/revoke`", "oauth/introspect", all)
 	p.section("Killing: `revoke/…`", "revoke/role/x", all)
+	p.text("And of `revoke/subject` and `grants/subject`:", "| field | type | what |\n| --- | --- | --- |")
+	for _, name := range []string{"issuer", "subject"} {
+		p.row(name, b.Route("revoke/subject").Fields[name])
+	}
+	p.WriteString("\n")
 	p.answer("revoke/role/x", logical.UpdateOperation)
 	p.section("Lists", "grants", all)
 	p.names()

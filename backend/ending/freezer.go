@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
 // The kinds of things that can be frozen, and killed by.
@@ -18,6 +19,8 @@ const (
 	KindRole     = "role"
 	KindProvider = "provider"
 	KindIssuer   = "issuer"
+	// KindSubject is on whose behalf a grant was made, or who acts in it. See Subject.
+	KindSubject = "subject"
 )
 
 // Thing is what can be frozen, and what grants can be killed by.
@@ -94,18 +97,35 @@ func (f *Freezer) Frozen(ctx context.Context, what Thing) (bool, error) {
 	return len(found) > 0, err
 }
 
-// Check says what of a grant's is frozen. The issuers are those of the tokens that it
-// rests on, by their names; "" is none.
-func (f *Freezer) Check(ctx context.Context, holder, role, provider string, issuers ...string) ([]*fault.Error, error) {
-	frozen, err := f.frozen.anyOf(ctx, stoppers(holder, role, provider, issuers))
+// Basis is what a grant rests on, as far as a freeze can stop it.
+type Basis struct {
+	Holder, Role, Provider string
+	// Parties are those on whose word: the subject, and who acts.
+	Parties []grant.Party
+}
+
+// BasisOf is what a grant on record rests on.
+func BasisOf(s *grant.Summary) Basis {
+	return Basis{Holder: s.Holder, Role: s.Role, Provider: s.Provider, Parties: s.Parties()}
+}
+
+// Check says what of a grant's is frozen.
+func (f *Freezer) Check(ctx context.Context, of Basis) ([]*fault.Error, error) {
+	frozen, err := f.frozen.anyOf(ctx, of.things())
 	if err != nil {
 		return nil, err
 	}
-	var reasons []*fault.Error
-	for _, what := range frozen {
-		reasons = append(reasons, fault.New(fault.AccessDenied, "the %s is frozen: an operator has stopped its grants, and can thaw it (vault list -detailed broker/frozen tells who did)", what.Kind))
+	return refusals(frozen, "the %s is frozen: an operator has stopped its grants, and can thaw it (vault list -detailed broker/frozen tells who did)"), nil
+}
+
+// refusals are one for each kind.
+func refusals(frozen []Thing, format string) (reasons []*fault.Error) {
+	for i, what := range frozen {
+		if !slices.ContainsFunc(frozen[:i], func(t Thing) bool { return t.Kind == what.Kind }) {
+			reasons = append(reasons, fault.New(fault.AccessDenied, format, what.called()))
+		}
 	}
-	return reasons, nil
+	return reasons
 }
 
 // Moment is now, for CheckSince.
@@ -117,27 +137,29 @@ func (f *Freezer) Moment() uint64 {
 
 // CheckSince is Check, and also says what was frozen since the moment and has been
 // thawed again.
-func (f *Freezer) CheckSince(ctx context.Context, moment uint64, holder, role, provider string, issuers ...string) ([]*fault.Error, error) {
-	reasons, err := f.Check(ctx, holder, role, provider, issuers...)
+func (f *Freezer) CheckSince(ctx context.Context, moment uint64, of Basis) ([]*fault.Error, error) {
+	reasons, err := f.Check(ctx, of)
 	if err != nil || len(reasons) > 0 {
 		return reasons, err
 	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	for _, what := range stoppers(holder, role, provider, issuers) {
-		if f.last[what.String()].count > moment {
-			reasons = append(reasons, fault.New(fault.AccessDenied, "the %s was frozen meanwhile: try again", what.Kind))
-		}
+	if f.count == moment {
+		return nil, nil
 	}
-	return reasons, nil
+	since := slices.DeleteFunc(of.things(), func(what Thing) bool { return f.last[what.String()].count <= moment })
+	return refusals(since, "the %s was frozen meanwhile: try again"), nil
 }
 
-// stoppers is all that a freeze of which stops a grant.
-func stoppers(holder, role, provider string, issuers []string) []Thing {
-	things := append(entities(holder), Thing{KindRole, role}, Thing{KindProvider, provider})
-	for i, issuer := range issuers {
-		if issuer != "" && !slices.Contains(issuers[:i], issuer) {
-			things = append(things, Thing{KindIssuer, issuer})
+// things are all that a freeze of which stops the grant.
+func (of Basis) things() []Thing {
+	things := append(entities(of.Holder), Thing{KindRole, of.Role}, Thing{KindProvider, of.Provider})
+	for _, p := range of.Parties {
+		if p.Issuer != "" {
+			things = append(things, Thing{KindIssuer, p.Issuer}, Subject(p.Issuer, p.ID))
+		}
+		if p.Iss != "" && p.Iss != p.Issuer {
+			things = append(things, Subject(p.Iss, p.ID))
 		}
 	}
 	return things
@@ -146,7 +168,7 @@ func stoppers(holder, role, provider string, issuers []string) []Thing {
 // entities are the names by which a holder may be frozen: builds of before took an id to
 // end at its first dot, showed that to operators and refused what was frozen by it.
 func entities(holder string) []Thing {
-	things := make([]Thing, 0, 6)
+	things := make([]Thing, 0, 10)
 	things = append(things, Thing{KindEntity, holder})
 	if early, _, dotted := strings.Cut(holder, "."); dotted {
 		things = append(things, Thing{KindEntity, early})

@@ -61,14 +61,14 @@ func TestAFreezeWhileOthersAreReadIsNotMissed(t *testing.T) {
 					change(storage.Storage, f)
 				}
 			}
-			_, err := f.Check(t.Context(), "alice", "r", "oauth2/p")
+			_, err := f.Check(t.Context(), Basis{Holder: "alice", Role: "r", Provider: "oauth2/p"})
 			require.NoError(t, err)
 			storage.after = func(string) {}
-			reasons, err := f.Check(t.Context(), "alice", "r", "oauth2/p")
+			reasons, err := f.Check(t.Context(), Basis{Holder: "alice", Role: "r", Provider: "oauth2/p"})
 			require.NoError(t, err)
 			require.Len(t, reasons, 1)
 			require.NoError(t, f.Thaw(t.Context(), role))
-			reasons, err = f.Check(t.Context(), "alice", "r", "oauth2/p")
+			reasons, err = f.Check(t.Context(), Basis{Holder: "alice", Role: "r", Provider: "oauth2/p"})
 			require.NoError(t, err)
 			require.Empty(t, reasons)
 		})
@@ -79,7 +79,7 @@ func TestAFreezeWhileOthersAreReadIsNotMissed(t *testing.T) {
 func TestManyFreezesOfAnotherNodeAreReadByOneList(t *testing.T) {
 	storage := &lateStorage{Storage: &logical.InmemStorage{}, after: func(string) {}}
 	here, there := NewFreezer(storage, atDawn), NewFreezer(storage.Storage, atDawn)
-	_, err := here.Check(t.Context(), "alice", "r", "oauth2/p")
+	_, err := here.Check(t.Context(), Basis{Holder: "alice", Role: "r", Provider: "oauth2/p"})
 	require.NoError(t, err)
 	for i := range mostUnsure + 1 {
 		require.NoError(t, there.Freeze(t.Context(), Thing{KindRole, fmt.Sprint(i)}, "there"))
@@ -88,7 +88,7 @@ func TestManyFreezesOfAnotherNodeAreReadByOneList(t *testing.T) {
 	var reads []string
 	storage.after = func(op string) { reads = append(reads, op) }
 	for range 2 {
-		reasons, err := here.Check(t.Context(), "alice", "7", "oauth2/p")
+		reasons, err := here.Check(t.Context(), Basis{Holder: "alice", Role: "7", Provider: "oauth2/p"})
 		require.NoError(t, err)
 		require.Len(t, reasons, 1)
 	}
@@ -150,7 +150,7 @@ func TestAFreezeThatIsOverIsForgottenOneDay(t *testing.T) {
 		require.NoError(t, f.Freeze(t.Context(), role, "test"))
 		require.NoError(t, f.Thaw(t.Context(), role))
 	}
-	reasons, err := f.CheckSince(t.Context(), moment, "alice", "0", "oauth2/p")
+	reasons, err := f.CheckSince(t.Context(), moment, Basis{Holder: "alice", Role: "0", Provider: "oauth2/p"})
 	require.NoError(t, err)
 	require.Len(t, reasons, 1)
 	now = now.Add(rememberedFor + time.Second)

@@ -18,7 +18,7 @@ func (k *Killer) Held(ctx context.Context, id string) (bool, error) {
 	if !known || s.Doomed || s.Withheld || s.Released || k.queue.has(id) || !k.now().Before(s.LeaseEnds) {
 		return false, nil
 	}
-	frozen, err := k.freezer.Check(ctx, s.Holder, s.Role, s.Provider, s.SubjectIssuer, s.ActorIssuer)
+	frozen, err := k.freezer.Check(ctx, BasisOf(&s))
 	if err != nil || len(frozen) > 0 {
 		return false, err
 	}

@@ -29,6 +29,7 @@ type Killer struct {
 	closeShare func(id string)
 	tainted    func() bool
 	withdrawn  Withdrawn
+	namesOf    func(ctx context.Context, iss string) ([]string, error)
 
 	orders *orders
 	queue  *queue
@@ -61,6 +62,9 @@ type Deps struct {
 	Tainted func() bool
 	// Withdrawn are the tokens of the broker's own that it has taken back.
 	Withdrawn Withdrawn
+	// NamesOf are the names by which an issuer of that iss is there now, "" for the broker
+	// itself; nil where nobody is asked.
+	NamesOf func(ctx context.Context, iss string) ([]string, error)
 }
 
 // Meters count what the killer does.
@@ -96,7 +100,7 @@ type Reaper interface {
 func New(d Deps) *Killer {
 	return &Killer{
 		ledger: d.Ledger, storage: d.Storage, now: d.Now, logger: d.Logger, meters: d.Meters, reaper: d.Reaper,
-		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted, withdrawn: d.Withdrawn,
+		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted, withdrawn: d.Withdrawn, namesOf: d.NamesOf,
 		orders: newOrders(d.Storage), queue: newQueue(), looks: firstLooks{storage: d.Storage}, Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
 	}
 }

@@ -26,8 +26,8 @@ const OrderPrefix = "kill/"
 // more, by what is true when the order is executed.
 const kindWithdrawn = "withdrawn"
 
-// order is a kill of every grant of an entity, a role, a provider or an issuer, or of all
-// that were withdrawn, that was issued up to a moment; what is issued later, after a thaw
+// order is a kill of every grant of an entity, a role, a provider, an issuer or a subject,
+// or of all that were withdrawn, that was issued up to a moment; what is issued later, after a thaw
 // say, is not meant.
 type order struct {
 	Kind  string    `json:"kind"`
@@ -38,6 +38,9 @@ type order struct {
 	// Asked is on whose word; orders of earlier builds do not say. Its cause is left to
 	// Cause, which those have too.
 	Asked kills.Asked `json:"asked,omitzero"`
+	// Named are the names that a subject's issuer has when the order is given, "" among them
+	// where it is the broker itself, which speaks for the entities that act.
+	Named []string `json:"named,omitempty"`
 }
 
 var orderForm = form.Kind{Name: "kill under way"}
@@ -59,7 +62,9 @@ func (o *order) matches(s *grant.Summary, now time.Time) bool {
 	case KindRole:
 		return s.Role == o.Name
 	case KindIssuer:
-		return s.SubjectIssuer == o.Name || s.ActorIssuer == o.Name
+		return s.Subject.Issuer == o.Name || s.Actor.Issuer == o.Name
+	case KindSubject:
+		return o.ofSubject(s)
 	default:
 		return s.Provider == o.Name
 	}
@@ -98,7 +103,11 @@ func (o *orders) end(id string) {
 // when this returns, with on whose word it is, and goes on whether or not somebody waits
 // for it.
 func (k *Killer) KillAll(ctx context.Context, what Thing, asked kills.Asked) (*Run, error) {
-	given, err := k.give(ctx, &order{Kind: what.Kind, Name: what.Name, Until: k.now()}, asked)
+	o := &order{Kind: what.Kind, Name: what.Name, Until: k.now()}
+	if err := k.about(ctx, o); err != nil {
+		return nil, err
+	}
+	given, err := k.give(ctx, o, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +174,7 @@ func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
 }
 
 // chosen finds the grants of an order. Those of one holder are found at once;
-// those of a role or a provider once the ledger knows who has any. Which issuers a grant
+// those of a role, a provider or a subject once the ledger knows who has any. Which issuers a grant
 // rests on its record alone tells: memory would grow with issuers and holders, for what
 // is asked once in a blue moon. So all records are read, one after the other.
 func (k *Killer) chosen(o *order) walk {
@@ -181,6 +190,10 @@ func (k *Killer) chosen(o *order) walk {
 		w.concerns = func(grant.Count) bool { return true }
 	case KindIssuer:
 		w.whole, w.holders = true, k.ledger.Holders // how many there are nobody knows
+	case KindSubject:
+		w.whole = true
+		_, w.party, _ = Thing{o.Kind, o.Name}.Subject()
+		w.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersWith(ctx, w.party) }
 	case kindWithdrawn:
 		return k.ofWithdrawn(o)
 	default:
@@ -216,7 +229,11 @@ func (k *Killer) ofWithdrawn(o *order) walk {
 // HasAny reports whether a grant of a thing is on record. For an issuer it reads one
 // record after the other until it finds one.
 func (k *Killer) HasAny(ctx context.Context, what Thing) (found bool, err error) {
-	w := k.chosen(&order{Kind: what.Kind, Name: what.Name, Until: k.now()})
+	o := &order{Kind: what.Kind, Name: what.Name, Until: k.now()}
+	if err := k.about(ctx, o); err != nil {
+		return false, err
+	}
+	w := k.chosen(o)
 	holders, err := w.holders(ctx)
 	if err != nil {
 		return false, err
@@ -225,7 +242,7 @@ func (k *Killer) HasAny(ctx context.Context, what Thing) (found bool, err error)
 		if w.whole && w.concerns != nil {
 			return true, nil // it was chosen because it has some
 		}
-		err = k.ledger.Walk(ctx, holder, "", func(s *grant.Summary) bool {
+		err = k.read(ctx, w, holder, func(s *grant.Summary) bool {
 			found = w.means(s)
 			return !found
 		})

@@ -21,6 +21,8 @@ type walk struct {
 	holders func(ctx context.Context) ([]string, error)
 	// concerns says which counts of theirs may hold something; nil if nobody asks.
 	concerns func(grant.Count) bool
+	// party is the id of the subject or actor whose grants alone are read; "" reads all.
+	party string
 	// matches is why a grant must die, or "".
 	matches func(*grant.Summary) string
 	// whole says that the holders were chosen by what is in memory. There it is not known
@@ -42,7 +44,7 @@ func (k *Killer) along(w walk) source {
 		expect(k.expected(w, holders))
 		var problems error
 		for _, holder := range holders {
-			err := k.ledger.Walk(ctx, holder, "", func(s *grant.Summary) bool {
+			err := k.read(ctx, w, holder, func(s *grant.Summary) bool {
 				if cause := w.matches(s); cause != "" {
 					yield(target{Summary: *s, cause: cause})
 				}
@@ -57,6 +59,14 @@ func (k *Killer) along(w walk) source {
 		}
 		return problems
 	}
+}
+
+// read visits what a walk may mean of a holder's.
+func (k *Killer) read(ctx context.Context, w walk, holder string, visit func(*grant.Summary) bool) error {
+	if w.party != "" {
+		return k.ledger.WalkWith(ctx, holder, w.party, "", visit)
+	}
+	return k.ledger.Walk(ctx, holder, "", visit)
 }
 
 // expected is how many grants of the holders may be meant.

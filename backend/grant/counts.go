@@ -30,7 +30,7 @@ func (l *Ledger) Counts(holder string) []Count {
 	x := l.current()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return slices.Clone(x.holders[holder])
+	return slices.Clone(x.countsOf(holder))
 }
 
 // Totals are the counts of all holders together, among the records that have been
@@ -42,8 +42,8 @@ func (l *Ledger) Totals() []Count {
 	defer x.mu.Unlock()
 	at := map[key]int{}
 	var out []Count
-	for _, counts := range x.holders {
-		for _, c := range counts {
+	for _, has := range x.holders {
+		for _, c := range has.counts {
 			i, ok := at[key{c.Role, c.Provider}]
 			if !ok {
 				i, at[key{c.Role, c.Provider}] = len(out), len(out)

@@ -25,8 +25,9 @@
 //
 // # What is in memory
 //
-// Memory grows with holders and their roles, not with grants: how many grants of
-// which role and provider each holder has, and of each grant due next its id and
+// Memory grows with holders and their roles, and with the subjects and actors on whose
+// word they got something, not with grants: how many grants of which role and provider
+// each holder has, and how many of which party, and of each grant due next its id and
 // when. The rest of these ids lies in storage, in pages of some thousand (see
 // agenda.go). Whoever needs a holder's grants reads the holder's records. All of
 // it is made anew from the records after a start, in the background; the pages
@@ -99,7 +100,8 @@ const ExpiryGrace = time.Minute
 // can be killed.
 type Grant struct {
 	// ID is "<holder>.<random>", so the record is found without an index. Nothing is
-	// known of the holder's alphabet but that it can stand in a storage key.
+	// known of the holder's alphabet but that it can stand in a storage key. The random part
+	// tells a little of the parties (see NewIDFor).
 	ID string `json:"id"`
 	// Holder is the entity's id, NoHolder or OwnHolder.
 	Holder   string `json:"holder"`
@@ -113,6 +115,9 @@ type Grant struct {
 	Actor         string `json:"actor,omitempty"`
 	// ActorIssuer vouched for the actor, by its name in issuers; "" for the entity.
 	ActorIssuer string `json:"actor_issuer,omitempty"`
+	// ActorIss is the iss that goes with Actor, for which the broker's own issuer speaks if
+	// it is the entity; "" in records of earlier builds. The subject's is in its claims.
+	ActorIss string `json:"actor_iss,omitempty"`
 	// SubjectIssuerPrint and ActorIssuerPrint tell whether the issuer that has the name
 	// later is the one that vouched. Grants of earlier builds have none.
 	SubjectIssuerPrint string `json:"subject_issuer_print,omitempty"`

@@ -2,6 +2,7 @@ package grant
 
 import (
 	"math"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -24,7 +25,7 @@ type index struct {
 	run string
 
 	mu      sync.Mutex
-	holders map[string][]Count
+	holders map[string]*holding
 	// outbox counts the grants in the outbox by the second since which they are.
 	outbox     map[int64]int
 	unreadable map[string]struct{}
@@ -34,7 +35,14 @@ type index struct {
 
 	agenda
 	levers
+	parties
 	live map[liveKey]*liveSet
+}
+
+// holding is how many grants a holder has.
+type holding struct {
+	name   string
+	counts []Count
 }
 
 // countedAs is what a grant has been counted as.
@@ -63,8 +71,8 @@ type progress struct {
 
 func newIndex(run string, room int) *index {
 	x := &index{
-		run: run, holders: map[string][]Count{}, outbox: map[int64]int{}, unreadable: map[string]struct{}{},
-		live: map[liveKey]*liveSet{}, agenda: newAgenda(room), levers: newLevers(),
+		run: run, holders: map[string]*holding{}, outbox: map[int64]int{}, unreadable: map[string]struct{}{},
+		live: map[liveKey]*liveSet{}, agenda: newAgenda(room), levers: newLevers(), parties: newParties(),
 	}
 	for i := range x.scan {
 		x.scan[i].late = map[string]struct{}{}
@@ -184,26 +192,34 @@ func (x *index) note(id string) {
 
 // count adds n grants that live. The caller holds mu.
 func (x *index) count(s *Summary, n int) {
-	counts := x.holders[s.Holder]
-	i := find(counts, s)
+	has := x.holders[s.Holder]
+	if has == nil {
+		has = &holding{name: strings.Clone(s.Holder)} // not the whole of what it was cut from
+		x.holders[has.name] = has
+	}
+	x.parties.add(s, has, n)
+	i := find(has.counts, s)
 	if i < 0 {
-		if counts == nil {
-			s.Holder = strings.Clone(s.Holder) // not the whole of what it was cut from
-		}
-		i = len(counts)
+		i = len(has.counts)
 		// The same few names need not be held by each holder.
-		counts = append(counts, Count{Role: unique.Make(s.Role).Value(), Provider: unique.Make(s.Provider).Value()})
+		has.counts = append(has.counts, Count{Role: unique.Make(s.Role).Value(), Provider: unique.Make(s.Provider).Value()})
 	}
-	counts[i].Live += n
-	if counts[i].Live == 0 {
-		counts[i] = counts[len(counts)-1]
-		counts = counts[:len(counts)-1]
+	has.counts[i].Live += n
+	if has.counts[i].Live == 0 {
+		has.counts[i] = has.counts[len(has.counts)-1]
+		has.counts = has.counts[:len(has.counts)-1]
 	}
-	if len(counts) == 0 {
+	if len(has.counts) == 0 {
 		delete(x.holders, s.Holder)
-		return
 	}
-	x.holders[s.Holder] = counts
+}
+
+// countsOf are the holder's. The caller holds mu.
+func (x *index) countsOf(holder string) []Count {
+	if has := x.holders[holder]; has != nil {
+		return has.counts
+	}
+	return nil
 }
 
 func find(counts []Count, s *Summary) int {
@@ -221,7 +237,7 @@ func (x *index) move(s *Summary, from, to countedAs) {
 		return
 	}
 	x.hang(s, from.hangs, to.hangs)
-	counts := x.holders[s.Holder]
+	counts := x.countsOf(s.Holder)
 	i := find(counts, s)
 	if i < 0 {
 		return
@@ -265,12 +281,9 @@ func (x *index) selectHolders(match func(Count) bool) []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []string
-	for holder, counts := range x.holders {
-		for _, c := range counts {
-			if match(c) {
-				out = append(out, holder)
-				break
-			}
+	for holder, has := range x.holders {
+		if slices.ContainsFunc(has.counts, match) {
+			out = append(out, holder)
 		}
 	}
 	sort.Strings(out)

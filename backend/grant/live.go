@@ -57,7 +57,7 @@ func (x *index) watch(k liveKey, now time.Time) (set *liveSet, mine bool) {
 }
 
 func (x *index) hasRole(k liveKey) bool {
-	for _, c := range x.holders[k.holder] {
+	for _, c := range x.countsOf(k.holder) {
 		if c.Role == k.role {
 			return true
 		}

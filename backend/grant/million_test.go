@@ -169,8 +169,8 @@ func TestMemoryDoesNotGrowWithGrants(t *testing.T) {
 	require.LessOrEqual(t, len(x.entries), 100)
 	require.LessOrEqual(t, len(x.pages), 2500/50+10, "a page is for many")
 	require.Len(t, x.holders, 50)
-	for _, counts := range x.holders {
-		require.LessOrEqual(t, len(counts), 2)
+	for _, has := range x.holders {
+		require.LessOrEqual(t, len(has.counts), 2)
 	}
 	for i := range x.scan {
 		require.Empty(t, x.scan[i].late)

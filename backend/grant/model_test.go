@@ -45,11 +45,12 @@ var modelHolders = []string{"alice", "bob", "carol", NoHolder, "alice.0ns", "ali
 // history is a ledger and what must be true of it: grants are those that live.
 type history struct {
 	*rapid.T
-	l      *Ledger
-	s      *interleaved
-	now    time.Time
-	made   int
-	grants map[string]*Grant
+	l       *Ledger
+	s       *interleaved
+	now     time.Time
+	made    int
+	grants  map[string]*Grant
+	parties map[string][2]string // subject and actor
 	// holds are those of intents that nobody has touched since they were recorded.
 	holds map[string]*Hold
 }
@@ -95,8 +96,17 @@ func (h *history) name() (id, holder string) {
 		mark = dottedMark
 	}
 	// Few shards, so that the scan meets several records in one.
-	return fmt.Sprintf("%s.%s%x%031x", holder, mark, rapid.IntRange(0, 2).Draw(h.T, "shard"), h.made), holder
+	random := fmt.Sprintf("%s%x%031x", mark, rapid.IntRange(0, 2).Draw(h.T, "shard"), h.made)
+	parties := [2]string{rapid.SampledFrom(modelParties).Draw(h.T, "subject"), rapid.SampledFrom(modelParties).Draw(h.T, "actor")}
+	id = holder + "." + random
+	if rapid.Bool().Draw(h.T, "told") { // else it is of a build of before
+		id += told(random, parties[:])
+	}
+	h.parties[id] = parties
+	return id, holder
 }
+
+var modelParties = []string{"", "ann", "ben"}
 
 // child is a grant that has been minted.
 func (h *history) child(id, holder string) *Grant {
@@ -104,6 +114,7 @@ func (h *history) child(id, holder string) *Grant {
 		ID: id, Holder: holder, Role: rapid.SampledFrom([]string{"r", "s"}).Draw(h.T, "role"),
 		Provider: "oauth2/p", IssuedAt: h.now, LeaseEnds: h.later("lease", time.Hour), ExpiresAt: h.later("expiry", 2*time.Hour),
 	}
+	g.Subject, g.Actor = h.parties[id][0], h.parties[id][1]
 	if rapid.IntRange(0, 5).Draw(h.T, "kind") > 0 {
 		g.Handle = secret.New("h")
 		g.Lever = rapid.SampledFrom([]string{"", "", "l", "m"}).Draw(h.T, "lever")
@@ -115,6 +126,7 @@ func (h *history) child(id, holder string) *Grant {
 func (h *history) intend() {
 	id, holder := h.name()
 	g := &Grant{ID: id, Holder: holder, Role: "r", Provider: "oauth2/p", IssuedAt: h.now, Intent: h.later("deadline", 2*time.Minute)}
+	g.Subject, g.Actor = h.parties[id][0], h.parties[id][1]
 	hold := h.l.Hold(id)
 	if h.lie(func() error { return h.l.Record(context.Background(), g) }) != nil {
 		gone, err := h.l.Withdraw(context.Background(), id) // nothing was asked of the provider
@@ -304,6 +316,7 @@ func (h *history) check(settled bool) {
 		}
 	}
 	h.checkLevers(settled)
+	h.checkParties(settled)
 	if settled {
 		require.Equal(h.T, want, got)
 		return
@@ -311,6 +324,33 @@ func (h *history) check(settled bool) {
 	for k, c := range want {
 		require.GreaterOrEqual(h.T, got[k].Live, c.Live, "%v", k)
 		require.GreaterOrEqual(h.T, got[k].Revocable, c.Revocable, "%v", k)
+	}
+}
+
+// checkParties holds who has grants of which party, and which these are, against the truth.
+func (h *history) checkParties(settled bool) {
+	for _, party := range modelParties[1:] {
+		want, having := []string{}, map[string]bool{}
+		for id, g := range h.grants {
+			if g.Subject == party || g.Actor == party {
+				want, having[g.Holder] = append(want, id), true
+			}
+		}
+		holders, err := h.l.HoldersWith(context.Background(), party)
+		require.NoError(h.T, err)
+		if !settled {
+			require.Subset(h.T, holders, slices.Collect(maps.Keys(having)), party)
+			continue
+		}
+		require.Equal(h.T, slices.Sorted(maps.Keys(having)), holders, party)
+		got := []string{}
+		for _, holder := range holders {
+			require.NoError(h.T, h.l.WalkWith(context.Background(), holder, party, "", func(s *Summary) bool {
+				got = append(got, s.ID)
+				return true
+			}))
+		}
+		require.ElementsMatch(h.T, want, got, party)
 	}
 }
 
@@ -362,7 +402,7 @@ func (h *history) checkLevers(settled bool) {
 // little memory, over a storage that fails at times, against a plain map.
 func TestNothingIsMissedAndNothingComesEarly(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := &history{T: t, s: &interleaved{}, now: noon, grants: map[string]*Grant{}, holds: map[string]*Hold{}}
+		h := &history{T: t, s: &interleaved{}, now: noon, grants: map[string]*Grant{}, parties: map[string][2]string{}, holds: map[string]*Hold{}}
 		h.l = h.ledger()
 		require.NoError(t, h.l.Load(context.Background()))
 		t.Repeat(map[string]func(*rapid.T){

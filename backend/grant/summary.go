@@ -17,13 +17,13 @@ type Summary struct {
 	ID, Holder, Role, Provider string
 	// Borrower is the grant's.
 	Borrower string
-	// SubjectIssuer and ActorIssuer vouched for the tokens that it rests on.
-	SubjectIssuer, ActorIssuer string
-	Revocable, SelfContained   bool
-	Withheld, Released         bool
-	Lever                      string
-	IssuedAt                   time.Time
-	ExpiresAt, LeaseEnds       time.Time
+	// Subject and Actor are the parties; without an ID there is none.
+	Subject, Actor           Party
+	Revocable, SelfContained bool
+	Withheld, Released       bool
+	Lever                    string
+	IssuedAt                 time.Time
+	ExpiresAt, LeaseEnds     time.Time
 	// Intent is an intent's deadline; zero for a grant.
 	Intent time.Time
 	// Doomed is set while a revocation that failed is due: since when, and when
@@ -41,7 +41,7 @@ type Summary struct {
 func (g *Grant) Summary() Summary {
 	s := Summary{
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider, Borrower: g.Borrower,
-		SubjectIssuer: g.SubjectIssuer, ActorIssuer: g.ActorIssuer,
+		Subject: g.subject(), Actor: g.actor(),
 		Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		Released: g.Released, Lever: g.Lever, Intent: g.Intent,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,

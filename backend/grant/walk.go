@@ -16,8 +16,16 @@ import (
 // visited, and Walk returns what was wrong. One that cannot be decoded is passed
 // over, unless a newer version of the plugin can.
 func (l *Ledger) Walk(ctx context.Context, holder, after string, visit func(*Summary) bool) error {
+	return l.walk(ctx, holder, after, func(string) bool { return true }, visit)
+}
+
+// walk is Walk among the grants with such ids.
+func (l *Ledger) walk(ctx context.Context, holder, after string, such func(id string) bool, visit func(*Summary) bool) error {
 	var problems error
 	err := l.ids(ctx, holder, after, func(id string) (bool, error) {
+		if !such(id) {
+			return true, nil
+		}
 		g, err := l.Get(ctx, id)
 		switch {
 		case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable) && !errors.Is(err, form.ErrNewer):

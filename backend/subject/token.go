@@ -197,6 +197,9 @@ func amr(claims map[string]any) []string {
 	return r.strings("amr", false)
 }
 
+// IsIdentifier reports whether a token could name its issuer or its subject so.
+func IsIdentifier(s string) bool { return isIdentifier(s) }
+
 // isIdentifier bounds what names someone or something, and keeps out what would
 // break a log line. Spaces are allowed: GitHub's sub holds environments' names.
 func isIdentifier(s string) bool {
