@@ -35,8 +35,8 @@ type index struct {
 
 	agenda
 	levers
-	parties
-	live map[liveKey]*liveSet
+	parties parties
+	live    map[liveKey]*liveSet
 }
 
 // holding is how many grants a holder has.

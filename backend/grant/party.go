@@ -96,10 +96,10 @@ func (v *parties) add(s *Summary, holder *holding, n int) {
 
 // with is how it is with n grants more of a holder.
 func (h having) with(holder *holding, n int) having {
-	switch {
-	case h.first == nil:
+	switch h.first {
+	case nil:
 		h.first, h.n = holder, n
-	case h.first == holder:
+	case holder:
 		h.n += n
 	default:
 		if h.more == nil {
