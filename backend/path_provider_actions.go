@@ -131,6 +131,10 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 		warnings = append(warnings, "the provider gives one token to several requests, of which all but the first are refused: set revocation=lever on the provider, give each role a client of its own, or set sharing=entity on the role where one entity is all that asks")
 	}
 	data := map[string]any{"detail": health.Detail}
+	if !health.Ends.IsZero() {
+		data["parent_expires_at"] = stamp(health.Ends)
+		warnings = append(warnings, endsSoon(health.Ends, h.b.now())...)
+	}
 	if !health.Untold {
 		data["healthy"] = true
 	}
@@ -138,6 +142,16 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 		data["grants"] = health.Grants
 	}
 	return &logical.Response{Data: data, Warnings: warnings}, nil
+}
+
+// soon is how long before its end a parent credential is spoken of.
+const soon = 30 * 24 * time.Hour
+
+func endsSoon(ends, now time.Time) []string {
+	if ends.Sub(now) > soon {
+		return nil
+	}
+	return []string{fmt.Sprintf("the parent credential itself ends at %s: write another one before, or set rotation_period on the provider where it can rotate", stamp(ends))}
 }
 
 // endChecked kills what a check or a rotation had to mint.
@@ -178,8 +192,9 @@ func missing(err error, ref string) error {
 
 func healthResponses() map[int][]framework.Response {
 	return map[int][]framework.Response{http.StatusOK: {{Description: "The credential works.", Fields: map[string]*framework.FieldSchema{
-		"healthy": {Type: framework.TypeBool, Description: "True of a credential that works; one that does not is an error. Left out where this tells nothing of it, and detail says why."},
-		"detail":  {Type: framework.TypeString, Description: "What was proven, or changed."},
-		"grants":  {Type: framework.TypeStringSlice, Description: "What the parent can grant, where the provider says so."},
+		"healthy":           {Type: framework.TypeBool, Description: "True of a credential that works; one that does not is an error. Left out where this tells nothing of it, and detail says why."},
+		"detail":            {Type: framework.TypeString, Description: "What was proven, or changed."},
+		"parent_expires_at": {Type: framework.TypeString, Description: "When the parent credential itself ends (RFC 3339), where the provider says so."},
+		"grants":            {Type: framework.TypeStringSlice, Description: "What the parent can grant, where the provider says so."},
 	}}}}
 }

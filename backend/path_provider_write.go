@@ -73,6 +73,9 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	if added := h.b.providers.ReservedNew(ref, before, after); added != nil {
 		resp = h.b.warnOfReserved(ctx, nil, "providers/"+ref, added)
 	}
+	if ends := proof.Health.Ends; !ends.IsZero() {
+		unkilled = append(unkilled, endsSoon(ends, h.b.now())...)
+	}
 	if proof.Unproven != "" {
 		unkilled = append(unkilled, fmt.Sprintf("the parent credential is not proven yet, and the provider's health is unknown: %s; then write providers/%s/check", proof.Unproven, ref))
 	}

@@ -42,6 +42,7 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 	}
 	_, err := m.write("providers/jwt/p/rotate", nil)
 	requireCode(t, err, fault.InvalidRequest, "cannot rotate")
+	m.withGitLab(t)
 	reached := map[string]bool{}
 	for _, c := range []call{
 		{op: logical.ListOperation, path: "providers"},
@@ -54,6 +55,11 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.UpdateOperation, path: "providers/jwt/p", data: map[string]any{"claims": map[string]any{"team": "{{identity.entity.metadata.team}}"}}},
 		{op: logical.ReadOperation, path: "providers/jwt/p"},
 		{op: logical.UpdateOperation, path: "providers/jwt/p/check"},
+		{op: logical.ListOperation, path: "providers/gitlab"},
+		{op: logical.UpdateOperation, path: "providers/gitlab/p", data: map[string]any{"timeout": 5}},
+		{op: logical.ReadOperation, path: "providers/gitlab/p"},
+		{op: logical.UpdateOperation, path: "providers/gitlab/p/check"},
+		{op: logical.UpdateOperation, path: "providers/gitlab/p/rotate"},
 		{op: logical.UpdateOperation, path: "oauth/introspect", data: map[string]any{"token": "x", "token_type_hint": "access_token"}},
 		{op: logical.UpdateOperation, path: "oauth/revoke", data: map[string]any{"token": "x"}},
 		{op: logical.ListOperation, path: "roles"},
@@ -91,6 +97,7 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.DeleteOperation, path: "issuers/nobody"},
 		{op: logical.DeleteOperation, path: "roles/nobody"},
 		{op: logical.DeleteOperation, path: "providers/jwt/p"},
+		{op: logical.DeleteOperation, path: "providers/gitlab/p"},
 		{op: logical.DeleteOperation, path: "providers/oauth2/p", data: map[string]any{"force": true}},
 	} {
 		c.entity, c.addr = alice, "10.0.0.1"

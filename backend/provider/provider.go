@@ -322,6 +322,8 @@ type Health struct {
 	// Grants lists what the parent can grant, flat as in a creds response, where
 	// the provider says so.
 	Grants []string
+	// Ends is when the parent itself ends; zero if it does not, or nobody says.
+	Ends time.Time
 	// Children are tokens that the check could not help minting; the caller
 	// records and kills them.
 	Children []*Child

@@ -3,6 +3,7 @@ package catalog
 
 import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/gitlab"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/jwt"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/oauth2"
 )
@@ -12,6 +13,7 @@ func Types() Catalog {
 	return Catalog{
 		oauth2.Type{},
 		jwt.Type{},
+		gitlab.Type{},
 	}
 }
 
