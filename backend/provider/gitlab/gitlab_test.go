@@ -300,14 +300,20 @@ func TestTheAnswerIsTheProof(t *testing.T) {
 		`{"id":9,"token":"t","expires_at":"2026-11-29","scopes":["read_api"],"access_level":45}`, `{"token":"t"}`,
 		`{"id":9,"token":"t","expires_at":"2026-11-29","scopes":["read_api"],"access_level":20,"active":false}`,
 	} {
-		w.server.After("POST", "access_tokens", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201); _, _ = w.Write([]byte(line)) })
+		w.server.After("POST", "access_tokens", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusCreated)
+			_, _ = w.Write([]byte(line))
+		})
 		child, err := w.Mint(t.Context(), r)
 		require.Equal(t, fault.ProviderViolation, fault.CodeOf(err), line)
 		require.NotNil(t, child, line)
 		require.False(t, child.Handle.Empty(), line)
 	}
 	for _, line := range []string{`{}`, `[]`, `nonsense`, `{"token":""}`, `{"token":5}`, ``} {
-		w.server.After("POST", "access_tokens", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201); _, _ = w.Write([]byte(line)) })
+		w.server.After("POST", "access_tokens", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusCreated)
+			_, _ = w.Write([]byte(line))
+		})
 		child, err := w.Mint(t.Context(), r)
 		require.Nil(t, child, line)
 		require.ErrorIs(t, err, provider.ErrAnswerLost, line)
@@ -317,7 +323,7 @@ func TestTheAnswerIsTheProof(t *testing.T) {
 func TestAnotherUsersTokenIsNone(t *testing.T) {
 	w, r := of(t, "personal")
 	w.server.After("POST", "access_tokens", func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(201)
+		w.WriteHeader(http.StatusCreated)
 		_, _ = w.Write([]byte(`{"id":9,"token":"t","expires_at":"2026-11-29","scopes":["read_user"],"user_id":58,"active":true}`))
 	})
 	child, err := w.Mint(t.Context(), r)
@@ -341,7 +347,7 @@ func TestAFineGrainedTokenIsConfirmedByItsAnswer(t *testing.T) {
 		`{"access":"selected_memberships","permissions":["read_job"],"project_id":7,"group_id":3}`, `{"access":"selected_memberships","permissions":["read_job"],"project_id":null}`, `5`,
 	} {
 		w.server.After("POST", "access_tokens", func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(201)
+			w.WriteHeader(http.StatusCreated)
 			_, _ = w.Write([]byte(`{"id":9,"token":"t","expires_at":"2026-11-29","scopes":["granular"],"granular_scopes":[` + entry + `]}`))
 		})
 		_, err := w.Mint(t.Context(), r)

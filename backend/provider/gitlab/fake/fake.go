@@ -42,8 +42,10 @@ const (
 // Fault is what the server does instead of answering.
 type Fault func(w http.ResponseWriter, r *http.Request)
 
-// HangUp is a Fault of which nothing arrives, Stall one that never comes.
-func HangUp(http.ResponseWriter, *http.Request)    { panic(http.ErrAbortHandler) }
+// HangUp is a Fault of which nothing arrives.
+func HangUp(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+
+// Stall is a Fault that never comes.
 func Stall(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 // Status is a Fault that is a status and a message.
