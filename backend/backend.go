@@ -118,7 +118,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			b.pathRoles(),
 			b.pathExplain(),
 			b.pathIssuers(),
-			b.pathCreds(),
+			append(b.pathCreds(), b.pathCredsList()),
 			b.pathGrants(),
 			b.pathRevoke(),
 			b.pathSweep(),

@@ -73,6 +73,7 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.UpdateOperation, path: "issuers/p", data: map[string]any{"bound_issuer": m.server.URL}},
 		{op: logical.UpdateOperation, path: "creds/p", data: map[string]any{"scopes": "read,admin", "subject_token": subject(), "ttl": "9h"}},
 		{op: logical.ReadOperation, path: "creds/r"},
+		{op: logical.ListOperation, path: "creds"},
 		{op: logical.ListOperation, path: "grants"},
 		{op: logical.ListOperation, path: "grants/entity"},
 		{op: logical.ListOperation, path: "grants/entity/" + alice},

@@ -80,9 +80,18 @@ func (p *Policy) Renew(s Situation, increment, age time.Duration) (time.Duration
 // the issue: the role's terms on who, and a condition that looks at nothing but
 // identity and now. The sweep kills the grants of a holder who fails it.
 func (p *Policy) CheckStanding(s Situation) []*fault.Error {
-	reasons := p.CheckHolder(s.Caller)
+	return append(p.CheckHolder(s.Caller), p.checkConditionOnIdentity(s)...)
+}
+
+// CheckCaller judges who calls before anything is asked for: all of the role's terms on who,
+// and a condition that looks at nothing but identity and now.
+func (p *Policy) CheckCaller(s Situation) []*fault.Error {
+	return append(p.checkCaller(s.Caller), p.checkConditionOnIdentity(s)...)
+}
+
+func (p *Policy) checkConditionOnIdentity(s Situation) []*fault.Error {
 	if p.Condition == nil || p.Condition.Uses("request") || p.Condition.Uses("subject") {
-		return reasons
+		return nil
 	}
-	return append(reasons, p.checkCondition(facts{caller: s.Caller, now: s.Now})...)
+	return p.checkCondition(facts{caller: s.Caller, now: s.Now})
 }

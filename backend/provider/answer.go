@@ -116,6 +116,9 @@ func (a Answer) IsOnly(name string) bool {
 	return a.secret[name] && secrets == 1
 }
 
+// Names are the fields of a child that says all that it can, in order.
+func (a Answer) Names() []string { return slices.Sorted(maps.Keys(a.secret)) }
+
 // maxLever bounds the name of a lever, which is recorded.
 const maxLever = 4 << 10
 
