@@ -56,7 +56,7 @@ func TestEachCallerIsToldItsRoles(t *testing.T) {
 	names, _ = m.usableBy(bob, "192.0.2.1")
 	require.Equal(t, []string{"anybody", "behalf", "bobs", "open", "untold"}, names)
 	names, _ = m.usableBy("", "10.0.0.1")
-	require.Equal(t, []string{"behalf", "office", "open", "untold"}, names)
+	require.Equal(t, []string{"behalf", "office", "open"}, names)
 
 	m.must(m.write("providers/oauth2/p", map[string]any{"disabled": true}))
 	names, _ = m.usableBy(alice, "10.0.0.1")
