@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,13 +95,30 @@ func (s stray) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, errors.New("not sent")
 }
 
+// mint makes a child of another grant each time.
 func (s Subject) mint(t *testing.T) *provider.Child {
 	t.Helper()
+	return s.mintFor(t, s.another().GrantID)
+}
+
+func (s Subject) mintFor(t *testing.T, grantID string) *provider.Child {
+	t.Helper()
+	s.Request.GrantID = grantID
 	child, err := s.Provider.Mint(s.ctx, s.Request)
 	if err != nil || child == nil {
 		t.Fatalf("mint: %v, %v", child, err)
 	}
 	return child
+}
+
+var grants atomic.Int64
+
+// another is the request for a grant that has not been asked for yet: a system may take
+// each name once.
+func (s Subject) another() provider.Request {
+	r := s.Request
+	r.GrantID += fmt.Sprintf("-%d", grants.Add(1))
+	return r
 }
 
 // traits are those for the children of the suite's request.
@@ -269,14 +287,13 @@ func testFind(t *testing.T, s Subject) {
 		return found
 	}
 	const holder = "7a3c1b52-90de-4f61-8a55-0123456789ab.WxYz1."
-	s.Request.GrantID = holder + "n00112233445566778899aabbccddeeff"
-	if found := find(s.Request.GrantID); len(found) > 0 {
+	const id = holder + "n00112233445566778899aabbccddeeff"
+	if found := find(id); len(found) > 0 {
 		t.Errorf("%d children of a grant that is none yet", len(found))
 	}
-	child := s.mint(t)
-	s.Request.GrantID = holder + "n00112233445566778899aabbccddee00"
-	other := s.mint(t)
-	found := find(holder + "n00112233445566778899aabbccddeeff")
+	child := s.mintFor(t, id)
+	other := s.mintFor(t, holder+"n00112233445566778899aabbccddee00")
+	found := find(id)
 	if len(found) == 0 {
 		t.Error("the child is not found")
 	}
@@ -316,7 +333,7 @@ func testConcurrency(t *testing.T, s Subject) {
 	var wg sync.WaitGroup
 	for i := range many {
 		wg.Go(func() {
-			child, err := s.Provider.Mint(s.ctx, s.Request)
+			child, err := s.Provider.Mint(s.ctx, s.another())
 			if err != nil {
 				t.Errorf("mint: %v", err)
 				return
