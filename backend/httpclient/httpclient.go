@@ -42,7 +42,7 @@ import (
 	"time"
 )
 
-// MaxBody is the most that is read of any answer, in bytes.
+// MaxBody is the most that is read of an answer, in bytes, unless UpTo says otherwise.
 const MaxBody = 1 << 20
 
 // DefaultTimeout bounds one exchange, from dialling to the last byte.
@@ -83,7 +83,7 @@ type Client struct {
 	to              Destinations
 }
 
-// Response is an answer read whole, at most MaxBody of it.
+// Response is an answer read whole.
 type Response struct {
 	Status int
 	Header http.Header
@@ -98,8 +98,8 @@ type Error struct {
 	// Sent is false only if the server certainly did not get the request, so
 	// that repeating it cannot mint twice.
 	Sent bool
-	// Partial is what had arrived of the answer's body when it broke off, at
-	// most MaxBody: a token in it has been seen and must be killed.
+	// Partial is what had arrived of the answer's body when it broke off, or went
+	// past what is read: a token in it has been seen and must be killed.
 	Partial []byte
 	// Status is that of the answer whose body broke off, 0 if none had begun.
 	Status int
@@ -130,8 +130,8 @@ func Cause(err error) *Error {
 	return &Error{Sent: true, Err: errors.New("the client for this server failed")}
 }
 
-// ErrBodyTooLarge means that the answer went past MaxBody.
-var ErrBodyTooLarge = fmt.Errorf("the answer is larger than %d bytes", MaxBody)
+// ErrBodyTooLarge means that the answer went past MaxBody, or what UpTo said.
+var ErrBodyTooLarge = errors.New("the answer is larger than any that is read")
 
 // ErrCertificateRefused means that the server ended the TLS handshake because of the
 // certificate that we have, or have not. It got nothing of the request: with TLS

@@ -100,6 +100,15 @@ func TestBodiesAreBounded(t *testing.T) {
 	require.True(t, e.Sent)
 	require.Len(t, e.Partial, httpclient.MaxBody)
 	require.Equal(t, 200, e.Status)
+
+	longer := request(t, s.URL)
+	longer = longer.WithContext(httpclient.UpTo(longer.Context(), size))
+	resp, err = send(c, longer)
+	require.NoError(t, err)
+	require.Len(t, resp.Body, size)
+	size++
+	_, err = send(c, longer)
+	require.ErrorIs(t, err, httpclient.ErrBodyTooLarge)
 }
 
 func TestAnEndlessBodyEnds(t *testing.T) {

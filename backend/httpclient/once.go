@@ -13,6 +13,10 @@ type onceKey struct{}
 // asking, when a connection that it had kept breaks, and a server may have acted on it.
 func Once(ctx context.Context) context.Context { return context.WithValue(ctx, onceKey{}, true) }
 
+// Reading is Once undone for a request that only reads, within a context of several: it may
+// be repeated, and travels on the connection that is there.
+func Reading(ctx context.Context) context.Context { return context.WithValue(ctx, onceKey{}, nil) }
+
 // repeatable are the methods of requests that net/http repeats.
 var repeatable = []string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}
 

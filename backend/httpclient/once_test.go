@@ -46,6 +46,7 @@ func TestNothingThatMayMintIsSentTwice(t *testing.T) {
 		"a GET that mints, with a body":            {method: http.MethodGet, ctx: httpclient.Once(context.Background()), minted: 1},
 		"a request without a method that mints":    {bare: true, ctx: httpclient.Once(context.Background()), minted: 1},
 		"a HEAD that mints":                        {method: http.MethodHead, bare: true, ctx: httpclient.Once(context.Background()), minted: 1},
+		"a GET that reads, beside one that mints":  {method: http.MethodGet, bare: true, ctx: httpclient.Reading(httpclient.Once(context.Background())), minted: 2},
 		"any other GET, so that this tells at all": {method: http.MethodGet, bare: true, minted: 2},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -59,7 +59,7 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 		watched(req.Context(), 0, failed)
 		return nil, failed
 	}
-	resp.Body = &body{ReadCloser: resp.Body, left: MaxBody, end: func(err error) {
+	resp.Body = &body{ReadCloser: resp.Body, left: longest(req.Context()), end: func(err error) {
 		cancel()
 		watched(req.Context(), resp.StatusCode, err)
 	}}
@@ -106,6 +106,21 @@ func (c *Client) tried(req *http.Request, a *attempt) string {
 		text += " (" + strings.Join(at, ", ") + ")"
 	}
 	return text
+}
+
+type longestKey struct{}
+
+// UpTo returns a context whose exchanges may be answered with as many bytes as that,
+// instead of MaxBody: for answers that are known to be as long as what was asked for.
+func UpTo(ctx context.Context, bytes int) context.Context {
+	return context.WithValue(ctx, longestKey{}, bytes)
+}
+
+func longest(ctx context.Context) int {
+	if n, ok := ctx.Value(longestKey{}).(int); ok {
+		return n
+	}
+	return MaxBody
 }
 
 // body is the body of an answer: of at most left bytes, and it tells once how it ended.

@@ -36,8 +36,12 @@ func RetryAfter(resp *httpclient.Response, now time.Time) error {
 	} else {
 		return nil
 	}
-	return retryLater(min(max(wait, 0), MaxWait))
+	return Later(wait)
 }
+
+// Later is an error that is provider.RetryLater, for a system that says by other means than
+// Retry-After how long it wants to be left alone.
+func Later(wait time.Duration) error { return retryLater(min(max(wait, 0), MaxWait)) }
 
 // parseDate reads a date in the forms of RFC 9110 5.6.7, in the one of mail with its
 // offset (RFC 5322 3.3), or in that of RFC 3339. Only forms that leave no doubt of the zone
@@ -106,7 +110,7 @@ func Lost(err error, seen bool) *fault.Error {
 	}
 	switch {
 	case errors.Is(err, httpclient.ErrBodyTooLarge):
-		return fault.New(fault.ProviderViolation, "the provider's answer is larger than %d bytes", httpclient.MaxBody).Because(err)
+		return fault.New(fault.ProviderViolation, "the provider's answer is larger than any that is read: have it answer with less").Because(err)
 	case errors.Is(err, httpclient.ErrCertificateRefused):
 		return ParentRefused("the provider refuses the parent credential: it does not accept the client certificate; see the provider's check path, and let the server have the certificate that a read of the provider shows").Because(err)
 	case sent:

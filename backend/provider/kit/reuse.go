@@ -37,6 +37,14 @@ func (r *Reused) Get(now time.Time, make func() (token secret.Text, ends time.Ti
 	return token, nil
 }
 
+// Is reports whether the text is the JWT that is used now: no answer has it in the place of
+// a child.
+func (r *Reused) Is(text secret.Text) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !text.Empty() && r.token.Equal(text)
+}
+
 // Forget has the next Get make a new one: the system has refused this one, or the key
 // has changed.
 func (r *Reused) Forget() {
