@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
 
@@ -143,7 +144,10 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 func (b *broker) downstreamDeps() downstream.Deps {
 	return downstream.Deps{
 		Types: b.types, Storage: b.storage, Now: b.now, Measure: b.meters.call, Signer: signer{b}, Endpoints: ownEndpoints,
-		Logger:  func() hclog.Logger { return b.Logger() },
+		Logger: func() hclog.Logger { return b.Logger() },
+		Discard: func(ctx context.Context, p *downstream.Provider, c *provider.Child) {
+			b.endChecked(ctx, p, provider.Health{Children: []*provider.Child{c}})
+		},
 		Tainted: func() bool { return b.System().Tainted() },
 		Lend:    b.lender.lend, MayLend: b.mayLend,
 		Issuer: func(ctx context.Context) (string, error) {

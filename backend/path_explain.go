@@ -13,8 +13,10 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/condition"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
@@ -168,6 +170,16 @@ func explained(o *decided) map[string]any {
 	if asked := o.role.traits.Life.Within(o.Lifetime.TTL); asked != o.Lifetime.TTL {
 		data["child_ttl"] = int64(asked / time.Second)
 	}
-	show(data, values(o.Access), o.Access.Flat(), o.Stripped)
+	show(data, withPatterns(o.Access), o.Access.Excess(access.Access{}), o.Stripped)
 	return data
+}
+
+// withPatterns are the values of what would be asked for, with the patterns that only the
+// provider can make values of.
+func withPatterns(a access.Access) grant.Access {
+	v := values(a)
+	if !a.Enumerable(access.DimResources) {
+		v.Resources = a.Resources.Excess(access.Set{})
+	}
+	return v
 }

@@ -106,8 +106,10 @@ func (r *roles) compile(ctx context.Context, entry *role.Role) (p *decision.Poli
 		return nil, traits, err
 	}
 	traits = opened.TraitsFor(entry.Mode, entry.Parameters)
-	p, err = entry.Compile(t, traits, opened.Settings.MaxTTL)
-	return p, traits, err
+	if p, err = entry.Compile(t, traits, opened.Settings.MaxTTL); err != nil {
+		return nil, traits, err
+	}
+	return p, traits, opened.CheckCeiling(entry.Mode, entry.Parameters, p.Ceiling)
 }
 
 // check refuses what must not be written as the role of that name.

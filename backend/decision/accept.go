@@ -37,7 +37,7 @@ func (p *Policy) Accept(asked access.Access, a Answer) (unverified []string, err
 			excess = append(excess, a.Granted.Only(dim).Excess(allowed)...)
 		case p.Bounded[dim] && !p.Askable[dim]:
 			return nil, fault.New(fault.ProviderViolation, "the provider did not show the token's %s, which could not be asked for: nothing proves that the role's ceiling holds, so the token is not handed out", dim)
-		case p.Bounded[dim] || dim == access.DimScopes:
+		case p.Bounded[dim] || dim == access.DimScopes && (p.Askable[dim] || p.Forward): // a server that knows scopes may give some unasked
 			unverified = append(unverified, string(dim))
 		}
 	}

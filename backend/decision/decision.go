@@ -45,6 +45,9 @@ type Policy struct {
 	// Askable are the dimensions that the provider can be asked for; in the
 	// others only its answer can prove that the ceiling holds.
 	Askable access.Dimensions
+	// Expands are the dimensions in which the provider can be asked for what matches
+	// patterns, whatever that is when it is asked.
+	Expands access.Dimensions
 }
 
 // Situation is what Decide needs to know beside the policy and the request.
@@ -73,7 +76,8 @@ type Decision struct {
 	// Refusals are all reasons against, in the order who, stopped, subject,
 	// request, time, condition; empty means allowed.
 	Refusals []*fault.Error
-	// Access is what to ask the provider for: exact values only.
+	// Access is what to ask the provider for: exact values, or patterns where it expands
+	// them.
 	Access access.Access
 	// Stripped is what was asked for beyond the ceiling and dropped, flat.
 	Stripped []string

@@ -453,7 +453,8 @@ func endsWith(all, tail []*fault.Error) bool {
 
 // TestAcceptAlwaysRefusesExcess: an answer beyond what was asked is a violation
 // that names all of the excess, silence about what could not be asked is one too,
-// and whatever else was not confirmed is said to be unverified.
+// and whatever else was not confirmed is said to be unverified: scopes also where nobody
+// asked for any, if the provider knows scopes.
 func TestAcceptAlwaysRefusesExcess(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := drawWorld(t)
@@ -470,7 +471,7 @@ func TestAcceptAlwaysRefusesExcess(t *testing.T) {
 			case a.Confirmed[dim]:
 			case w.Bounded[dim] && !w.Askable[dim]:
 				unproven = append(unproven, string(dim))
-			case w.Bounded[dim] || dim == access.DimScopes:
+			case w.Bounded[dim] || dim == access.DimScopes && (w.Askable[dim] || w.Forward):
 				unchecked = append(unchecked, string(dim))
 			}
 		}

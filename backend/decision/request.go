@@ -115,11 +115,17 @@ func (p *Policy) narrowSilent(dim access.Dimension, ceiling access.Access, d *De
 		d.refuse(fault.New(codeFor(dim), "nothing is left of the %s for a request that names none: the subject token, or the parent credential, has none of those that the role then grants", dim))
 		return
 	}
-	if !whole.Enumerable(dim) {
+	if !whole.Enumerable(dim) && !p.expands(dim) {
 		d.refuse(fault.New(codeFor(dim), "the role allows %s by pattern: name the ones you need, in %s=", dim, dim))
 		return
 	}
 	d.Access = d.Access.With(dim, whole)
+}
+
+// expands reports whether patterns can be passed on as they are. A condition that looks at
+// the request could not see what comes of them.
+func (p *Policy) expands(dim access.Dimension) bool {
+	return p.Expands[dim] && (p.Condition == nil || !p.Condition.Uses("request"))
 }
 
 // withoutWildcards drops the values that a provider with wildcards of its own

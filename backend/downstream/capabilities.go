@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
@@ -73,6 +74,14 @@ func (p *Provider) Ingredients(ctx context.Context, r provider.Request) (said st
 func (p *Provider) CheckParameters(mode provider.Mode, parameters map[string]string) error {
 	if checker, ok := p.opened.(provider.ParameterChecker); ok {
 		return checker.CheckParameters(mode, parameters)
+	}
+	return nil
+}
+
+// CheckCeiling judges the ceiling of a role, as provider.CeilingChecker says.
+func (p *Provider) CheckCeiling(mode provider.Mode, parameters map[string]string, ceiling access.Access) error {
+	if checker, ok := p.opened.(provider.CeilingChecker); ok {
+		return checker.CheckCeiling(mode, parameters, ceiling)
 	}
 	return nil
 }

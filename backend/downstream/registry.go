@@ -36,6 +36,8 @@ type Deps struct {
 	// Measure notes one call to a provider: what it was for, when it began, how it ended.
 	Measure func(ref, call string, started time.Time, err error)
 	Signer  provider.Signer
+	// Discard kills what a type has minted for itself, as provider.Deps says.
+	Discard func(ctx context.Context, p *Provider, c *provider.Child)
 	// Issuer is the broker's own issuer, "" if it is none; Endpoints are the URLs at
 	// which a token could be used against an issuer of that name.
 	Issuer    func(ctx context.Context) (string, error)
@@ -223,6 +225,9 @@ func (r *Registry) assemble(ref string, entry *Entry, at *site, keep parentKeepe
 			Turn:     func(ctx context.Context) (func(), error) { return at.turn(ctx, entry.Settings.patience()) },
 			Signer:   r.deps.Signer,
 			Borrowed: r.borrowed(p),
+			Discard: func(ctx context.Context, c *provider.Child) {
+				r.deps.Discard(context.WithoutCancel(ctx), p, c)
+			},
 		})
 	if err != nil {
 		return nil, err

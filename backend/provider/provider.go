@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/framework"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -142,6 +143,10 @@ type Deps struct {
 	// while, and parent_refused is the error if that helps nobody. The token is good for a
 	// call that begins at once, and is not to be kept. Errors are *fault.Error.
 	Borrowed func(ctx context.Context, refused secret.Text) (secret.Text, error)
+	// Discard kills a child that the type has minted for itself, such as one to look
+	// something up with; if that fails it is on record, and killed later. It takes no
+	// longer than a revocation does.
+	Discard func(ctx context.Context, c *Child)
 }
 
 // Verifier is a Signer that can also tell what it has signed.
@@ -159,7 +164,8 @@ var ErrParentChanged = errors.New("the parent credential was changed meanwhile")
 // use, and holds no lock across a call.
 type Provider interface {
 	Traits() Traits
-	// Mint asks for exactly r.Access and never more than once: after an error
+	// Mint asks for exactly r.Access, in the dimensions of Traits.Expands for what the system
+	// has of it, and never more than once: after an error
 	// that leaves open whether the provider minted, it does not repeat.
 	//
 	// A Child is returned whenever any part of one was seen, also beside an error: the
@@ -205,6 +211,15 @@ type ParameterChecker interface {
 	// CheckParameters returns *fault.Error with invalid_request for what a role in
 	// that mode must not have. It needs no network.
 	CheckParameters(mode Mode, parameters map[string]string) error
+}
+
+// CeilingChecker is a Provider that knows which values its dimensions have.
+type CeilingChecker interface {
+	// CheckCeiling returns *fault.Error with invalid_request for a ceiling, of a role in
+	// that mode with these parameters, that names what the system does not have: it
+	// would never be granted. In dimensions without a ceiling there is nothing. It
+	// needs no network.
+	CheckCeiling(mode Mode, parameters map[string]string, ceiling access.Access) error
 }
 
 // Varying is a Provider whose children's class or life, or what they can be asked to have,

@@ -7,7 +7,8 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
 
-// Request is what to mint: already decided, exact values, no globs.
+// Request is what to mint: already decided, exact values, but for the patterns that
+// Traits.Expands allows.
 type Request struct {
 	Access access.Access
 	// TTL is the life that is wanted, within Traits.Life, for providers that can be asked.

@@ -54,6 +54,10 @@ type Traits struct {
 	// that is neither is refused with the Hint of that dimension.
 	Askable, Checkable access.Dimensions
 	Hints              map[access.Dimension]string
+	// Expands are dimensions in which a Request may have a role's patterns, where its
+	// caller is silent: Mint then asks for what the system has that matches, and never
+	// for nothing.
+	Expands access.Dimensions
 	// Ceiling is what the parent can grant at most, Unbounded where unknown.
 	Ceiling access.Access
 	// Indirect are scopes that name no result: the server gives for one whatever was

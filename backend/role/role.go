@@ -184,7 +184,7 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, providerMaxTTL t
 		providerMaxTTL = most // no lease outlives its child
 	}
 	p := &decision.Policy{
-		RefuseExcess: r.OnExcess == Refuse, Levels: traits.Levels, Askable: traits.Askable, Indirect: traits.Indirect,
+		RefuseExcess: r.OnExcess == Refuse, Levels: traits.Levels, Askable: traits.Askable, Expands: traits.Expands, Indirect: traits.Indirect,
 		TTL: r.TTL, MaxTTL: r.MaxTTL, ProviderMaxTTL: providerMaxTTL,
 		Forward: r.Mode == provider.ModeForward, Acts: r.acts(traits),
 	}

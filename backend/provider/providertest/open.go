@@ -23,6 +23,7 @@ type ParentStore struct {
 	unread error // of loads
 	saves  int
 	turn   chan struct{}
+	left   []*provider.Child
 }
 
 // NewParentStore holds parent.
@@ -63,6 +64,19 @@ func (s *ParentStore) Saves() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.saves
+}
+
+// Left are the children that were to be discarded and could not be killed.
+func (s *ParentStore) Left() []*provider.Child {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left
+}
+
+func (s *ParentStore) leave(c *provider.Child) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = append(s.left, c)
 }
 
 // Load implements provider.Deps.LoadParent.
@@ -196,7 +210,8 @@ func (s Setup) OpenOn(t testing.TB, store *ParentStore) provider.Provider {
 	if now == nil {
 		now = time.Now
 	}
-	p, err := s.Type.Open(config, store.Parent(), provider.Deps{
+	var p provider.Provider
+	p, err = s.Type.Open(config, store.Parent(), provider.Deps{
 		Client:     client.To(pinned.Destinations),
 		Logger:     hclog.NewNullLogger(),
 		Now:        now,
@@ -204,6 +219,11 @@ func (s Setup) OpenOn(t testing.TB, store *ParentStore) provider.Provider {
 		SaveParent: store.Save,
 		Turn:       store.Turn,
 		Signer:     s.signer(),
+		Discard: func(ctx context.Context, c *provider.Child) {
+			if err := p.(provider.Revoker).Revoke(context.WithoutCancel(ctx), c.Handle); err != nil {
+				store.leave(c)
+			}
+		},
 	})
 	if err != nil {
 		t.Fatalf("open: %v", err)
