@@ -292,9 +292,9 @@ func TestUnknownRolesProvidersAndGrants(t *testing.T) {
 		{op: logical.UpdateOperation, path: "roles/nobody/explain"},
 		{op: logical.UpdateOperation, path: "providers/oauth2/nobody/check"},
 		{op: logical.UpdateOperation, path: "providers/oauth2/nobody/rotate"},
-		{op: logical.UpdateOperation, path: "providers/github/p", data: map[string]any{"client_secret": m.hide("UNKNOWN-type-secret")}},
-		{op: logical.ReadOperation, path: "providers/github/p"},
-		{op: logical.ListOperation, path: "providers/github/"},
+		{op: logical.UpdateOperation, path: "providers/nosuch/p", data: map[string]any{"client_secret": m.hide("UNKNOWN-type-secret")}},
+		{op: logical.ReadOperation, path: "providers/nosuch/p"},
+		{op: logical.ListOperation, path: "providers/nosuch/"},
 		{op: logical.UpdateOperation, path: "providers/oauth2/p/nosuchverb"},
 	} {
 		_, err := m.do(c)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/github/fake"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -43,8 +44,17 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 	_, err := m.write("providers/jwt/p/rotate", nil)
 	requireCode(t, err, fault.InvalidRequest, "cannot rotate")
 	m.withGitLab(t)
+	g := fake.New(t, fake.Options{Now: m.clock.Now})
+	app := g.NewApp("the-broker")
+	nextKey := m.hide(g.NewKey(app))
 	reached := map[string]bool{}
 	for _, c := range []call{
+		{op: logical.UpdateOperation, path: "providers/github/p", data: map[string]any{"base_url": g.URL, "app_id": app.ID, "private_key": m.hide(app.PrivateKey), "private_key_next": nextKey}},
+		{op: logical.ListOperation, path: "providers/github"},
+		{op: logical.ReadOperation, path: "providers/github/p"},
+		{op: logical.UpdateOperation, path: "providers/github/p/check"},
+		{op: logical.UpdateOperation, path: "providers/github/p/rotate"},
+		{op: logical.DeleteOperation, path: "providers/github/p"},
 		{op: logical.ListOperation, path: "providers"},
 		{op: logical.ListOperation, path: "providers/oauth2"},
 		{op: logical.ReadOperation, path: "providers/oauth2/p"},

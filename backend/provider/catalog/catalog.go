@@ -3,6 +3,7 @@ package catalog
 
 import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/github"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/gitlab"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/jwt"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/oauth2"
@@ -13,6 +14,7 @@ func Types() Catalog {
 	return Catalog{
 		oauth2.Type{},
 		jwt.Type{},
+		github.Type{},
 		gitlab.Type{},
 	}
 }
