@@ -55,6 +55,7 @@ type broker struct {
 	known     recentIDs // entities that are there
 	strangers recentIDs // names of subjects that are no entity's id
 	own       *ownIssuer
+	persons   *persons
 	meters    *meters
 	ledger    *grant.Ledger
 	lender    *lender
@@ -89,6 +90,9 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		strangers: recentIDs{age: strangerFor},
 	}
 	b.lender = newLender(b)
+	b.persons = newPersons(storage, now, b.issuers.relates)
+	b.ledger.OnGrant(b.persons.noteGrant)
+	b.freezer.Who = b.whoHolds
 	var reaper *downstream.Reaper
 	b.providers, reaper = downstream.New(b.downstreamDeps())
 	b.door = b.providers.Door()
@@ -122,6 +126,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			append(b.pathCreds(), b.pathCredsList()),
 			b.pathGrants(),
 			b.pathRevoke(),
+			b.pathPerson(),
 			b.pathSweep(),
 			b.pathOAuth(),
 			b.pathMetrics(),
@@ -215,7 +220,7 @@ func (b *broker) loadLedger(patience time.Duration) {
 
 // invalidate drops what is kept in memory of a key that another node wrote.
 func (b *broker) invalidate(_ context.Context, key string) {
-	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.own.config, b.own.keys, b.freezer, b.killer} {
+	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.own.config, b.own.keys, b.freezer, b.killer, b.persons} {
 		if keeper.Invalidate(key) {
 			return
 		}

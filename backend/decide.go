@@ -12,6 +12,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
@@ -74,7 +75,7 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	if err := b.parties(ctx, role, p, a, &s); err != nil {
 		return nil, err
 	}
-	frozen, err := b.freezer.Check(ctx, ending.Basis{Holder: holderOf(caller.EntityID), Role: role.name, Provider: p.Ref, Parties: partiesOf(s.Subject.Token(), s.Actor.Token())})
+	frozen, err := b.freezer.Check(ctx, ending.Basis{Holder: holderOf(caller.EntityID), Role: role.name, Provider: p.Ref, Parties: partiesOf(s.Subject.Token(), s.Actor.Token()), Ties: tiesOfTokens(s.Subject.Token(), s.Actor.Token())})
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +150,16 @@ func partiesOf(tokens ...*subject.Token) (parties []grant.Party) {
 		}
 	}
 	return parties
+}
+
+// tiesOfTokens are what ties those whom the tokens are about to entities.
+func tiesOfTokens(tokens ...*subject.Token) (ties []person.Tie) {
+	for _, t := range tokens {
+		if t != nil {
+			ties = append(ties, t.Person...)
+		}
+	}
+	return ties
 }
 
 // basisOf is what a grant rests on, as far as it can be frozen.

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -8,6 +9,8 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 )
 
 // knowledge is how much must be known of an entity.
@@ -97,8 +100,34 @@ func (b *broker) entity(id string) (entity *logical.Entity, where whereabouts, e
 	if where != present || entity.Disabled {
 		b.known.forget(id)
 	}
+	if where == present {
+		b.persons.note(entity)
+	}
 	return entity, where, nil
 }
+
+// whoHolds asks Vault what ties a holder, beside its id: every alias and all metadata. Of one
+// that was deleted nobody can say.
+func (b *broker) whoHolds(_ context.Context, holder string) ([]person.Tie, error) {
+	if !isEntity(holder) {
+		return nil, nil
+	}
+	entity, _, err := b.entity(holder)
+	if err != nil || entity == nil {
+		return nil, err
+	}
+	ties := []person.Tie{person.Entity(entity.ID)}
+	for _, a := range entity.Aliases {
+		ties = append(ties, person.Tie{Kind: person.KindAlias, At: a.MountAccessor, Value: a.Name})
+	}
+	for key, value := range entity.Metadata {
+		ties = append(ties, person.Tie{Kind: person.KindMetadata, At: key, Value: value})
+	}
+	return person.Clean(ties), nil
+}
+
+// isEntity reports whether a holder is an entity.
+func isEntity(holder string) bool { return holder != grant.NoHolder && holder != grant.OwnHolder }
 
 // groups asks Vault for the names of all groups of the entity.
 func (b *broker) groups(entityID string) (names []string, err error) {

@@ -2,12 +2,15 @@ package backend
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -22,6 +25,14 @@ type issuers struct {
 	// open have their keys in memory.
 	open *stored.Cache[*subject.Issuer]
 	now  func() time.Time
+	// related is what all of them together say of entities; nil until somebody asks.
+	related atomic.Pointer[relations]
+}
+
+// relations is what ties entities. A stale one says nothing: an issuer was changed.
+type relations struct {
+	person.Mapping
+	stale bool
 }
 
 // storedIssuer is an issuer with what was pinned when it was written.
@@ -36,7 +47,34 @@ func newIssuers(storage logical.Storage, now func() time.Time) *issuers {
 		open:   stored.NewCacheOfAbsent[*subject.Issuer](), now: now,
 	}
 	i.OnChange(i.open.Drop)
+	i.OnChange(func(string) { i.related.Store(&relations{stale: true}) })
 	return i
+}
+
+// relates is what all issuers together say of entities: at which mounts a name, and of
+// which keys of metadata a value, is one person's. Storage is read after a start and after
+// a change of an issuer. An issuer that cannot be read says nothing.
+func (i *issuers) relates(ctx context.Context) (person.Mapping, error) {
+	before := i.related.Load()
+	if before != nil && !before.stale {
+		return before.Mapping, nil
+	}
+	names, err := i.List(ctx, "")
+	if err != nil {
+		return person.Mapping{}, err
+	}
+	now := &relations{}
+	for _, name := range names {
+		entry, err := i.Get(ctx, name)
+		switch {
+		case err == nil:
+			now.Add(entry.Relates())
+		case !errors.Is(err, stored.ErrAbsent) && !stored.Unreadable(err):
+			return person.Mapping{}, err
+		}
+	}
+	i.related.CompareAndSwap(before, now) // unless an issuer has changed meanwhile
+	return now.Mapping, nil
 }
 
 // opened returns the issuer ready to verify. The error is stored.ErrAbsent if there is none.

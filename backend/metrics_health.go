@@ -80,7 +80,7 @@ func (b *broker) countFrozen(ctx context.Context, frozen *prometheus.GaugeVec) {
 		b.Logger().Warn("what is frozen could not be counted for the metrics", "error", err)
 		return
 	}
-	for _, kind := range []string{ending.KindEntity, ending.KindRole, ending.KindProvider, ending.KindIssuer, ending.KindSubject} {
+	for _, kind := range []string{ending.KindEntity, ending.KindRole, ending.KindProvider, ending.KindIssuer, ending.KindSubject, ending.KindPerson} {
 		frozen.WithLabelValues(kind).Set(0)
 	}
 	for _, thing := range things {

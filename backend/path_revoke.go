@@ -71,7 +71,7 @@ func (b *broker) pathRevoke() []*framework.Path {
 			HelpDescription: strings.TrimSpace(revokeHelp),
 			Fields:          pageFields(nil),
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{Callback: b.listFrozen, Summary: "List what is frozen.", Responses: listResponses("since", "by", "and of a subject its issuer and subject")},
+				logical.ListOperation: &framework.PathOperation{Callback: b.listFrozen, Summary: "List what is frozen.", Responses: listResponses("since", "by", "and of a subject its issuer and subject, of a person what was named and what ties the person's identities")},
 			},
 		},
 	}
@@ -123,11 +123,26 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, what endi
 	if err != nil {
 		return nil, err
 	}
+	resp, nothing, err := b.awaitKill(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	b.tellFrozen(ctx, resp, what, given)
+	if nothing && !b.isThere(ctx, what) {
+		b.freezer.Interrupt(what)
+		b.tellUnknown(ctx, req, resp, what)
+	}
+	return resp, nil
+}
+
+// awaitKill is what is answered of a kill of many. nothing is true if there was surely
+// nothing to kill.
+func (b *broker) awaitKill(ctx context.Context, run *ending.Run) (resp *logical.Response, nothing bool, err error) {
 	t, complete := run.Wait(ctx, revokeWait)
 	if complete && run.Failed() != nil {
-		return nil, ending.LedgerFault(run.Failed()) // the sweep repeats it
+		return nil, false, ending.LedgerFault(run.Failed()) // the sweep repeats it
 	}
-	resp := &logical.Response{Data: tallyData(t)}
+	resp = &logical.Response{Data: tallyData(t)}
 	switch {
 	case !complete && !b.ledger.Loaded():
 		resp.AddWarning("the kill goes on: the records of grants are still being read after a start; how many are meant and for how long they live is not known yet")
@@ -136,12 +151,7 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, what endi
 	case t.Pending > 0:
 		resp.AddWarning(fmt.Sprintf("%d grants are not dead yet: their revocation failed, or their mint may be under way; that is tried again", t.Pending))
 	}
-	b.tellFrozen(ctx, resp, what, given)
-	if complete && t.Revoked+t.Pending+t.ExpiryOnly == 0 && len(b.ledger.Unreadable()) == 0 && !b.isThere(ctx, what) {
-		b.freezer.Interrupt(what)
-		b.tellUnknown(ctx, req, resp, what)
-	}
-	return resp, nil
+	return resp, complete && t.Revoked+t.Pending+t.ExpiryOnly == 0 && len(b.ledger.Unreadable()) == 0, nil
 }
 
 func (b *broker) freeze(ctx context.Context, req *logical.Request, what ending.Thing) error {
@@ -241,6 +251,12 @@ func (b *broker) listFrozen(ctx context.Context, req *logical.Request, d *framew
 // frozenInfo is what a list says of something frozen.
 func frozenInfo(item ending.Frozen) map[string]any {
 	info := map[string]any{"since": stamp(item.Since), "by": item.By}
+	if item.Person != nil {
+		for field, value := range item.Person.Asked {
+			info[field] = value
+		}
+		info["ties"] = tiesInWords(item.Person.Ties)
+	}
 	kind, name, _ := strings.Cut(item.Name, "/")
 	if issuer, sub, ok := (ending.Thing{Kind: kind, Name: name}).Subject(); ok {
 		info["issuer"], info["subject"] = issuer, sub

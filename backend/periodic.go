@@ -79,6 +79,9 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (e
 	started := time.Now()
 	defer func() { b.meters.sweep.Observe(time.Since(started).Seconds()) }()
 	counts, err := b.killer.Sweep(ctx, byHand, slice)
+	if failed := b.sweepPersons(ctx, byHand, max(slice/4, slice-time.Since(started))); failed != nil {
+		err = errors.Join(err, failed)
+	}
 	tidy, cancel := context.WithTimeout(ctx, max(slice-time.Since(started), time.Second))
 	defer cancel()
 	b.ledger.Unwatch(b.now().Add(-quotaIdle))

@@ -80,6 +80,8 @@ func referenceText(b *broker) string {
 	}
 	p.WriteString("\n")
 	p.answer("revoke/role/x", logical.UpdateOperation)
+	p.section("Killing a person: `revoke/person`", "revoke/person", all)
+	p.answer("revoke/person", logical.UpdateOperation)
 	p.section("Lists", "grants", all)
 	p.names()
 	return strings.TrimRight(p.String(), "\n") + "\n"

@@ -105,6 +105,7 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.UpdateOperation, path: "revoke/provider/oauth2/p"},
 		{op: logical.UpdateOperation, path: "revoke/issuer/i"},
 		{op: logical.UpdateOperation, path: "revoke/subject", data: map[string]any{"issuer": "p", "subject": "user-1"}},
+		{op: logical.UpdateOperation, path: "revoke/person", data: map[string]any{"entity_id": alice, "freeze": true}},
 		{op: logical.DeleteOperation, path: "issuers/nobody"},
 		{op: logical.DeleteOperation, path: "roles/nobody"},
 		{op: logical.DeleteOperation, path: "providers/jwt/p"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 )
 
 // The kinds of things that can be frozen, and killed by.
@@ -21,6 +22,8 @@ const (
 	KindIssuer   = "issuer"
 	// KindSubject is on whose behalf a grant was made, or who acts in it. See Subject.
 	KindSubject = "subject"
+	// KindPerson is whoever has what ties a person's identities. See FrozenPerson.
+	KindPerson = "person"
 )
 
 // Thing is what can be frozen, and what grants can be killed by.
@@ -38,6 +41,9 @@ const rememberedFor = time.Hour
 type Freezer struct {
 	now    func() time.Time
 	frozen *frozenNames
+	// Who is what ties a holder as Vault has it now, beside its id. It is asked only while
+	// a person is frozen; nil: nobody is.
+	Who func(ctx context.Context, holder string) ([]person.Tie, error)
 
 	mu sync.RWMutex
 	// count numbers this process's freezes, and last is each thing's latest one: a
@@ -51,6 +57,8 @@ type Freezer struct {
 type frozenAt struct {
 	count uint64
 	at    time.Time
+	// person is whom a freeze of a person means.
+	person *FrozenPerson
 }
 
 // NewFreezer knows what storage says; nothing is read yet.
@@ -67,7 +75,7 @@ func (f *Freezer) Freeze(ctx context.Context, what Thing, by string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.count++
-	f.last[name] = frozenAt{f.count, now}
+	f.last[name] = frozenAt{count: f.count, at: now}
 	return nil
 }
 
@@ -102,11 +110,13 @@ type Basis struct {
 	Holder, Role, Provider string
 	// Parties are those on whose word: the subject, and who acts.
 	Parties []grant.Party
+	// Ties are what ties these to entities.
+	Ties []person.Tie
 }
 
 // BasisOf is what a grant on record rests on.
 func BasisOf(s *grant.Summary) Basis {
-	return Basis{Holder: s.Holder, Role: s.Role, Provider: s.Provider, Parties: s.Parties()}
+	return Basis{Holder: s.Holder, Role: s.Role, Provider: s.Provider, Parties: s.Parties(), Ties: s.Ties()}
 }
 
 // Check says what of a grant's is frozen.
@@ -115,6 +125,11 @@ func (f *Freezer) Check(ctx context.Context, of Basis) ([]*fault.Error, error) {
 	if err != nil {
 		return nil, err
 	}
+	persons, err := f.personsOf(ctx, of)
+	if err != nil {
+		return nil, err
+	}
+	frozen = append(frozen, persons...)
 	return refusals(frozen, "the %s is frozen: an operator has stopped its grants, and can thaw it (vault list -detailed broker/frozen tells who did)"), nil
 }
 
@@ -142,13 +157,17 @@ func (f *Freezer) CheckSince(ctx context.Context, moment uint64, of Basis) ([]*f
 	if err != nil || len(reasons) > 0 {
 		return reasons, err
 	}
+	persons, err := f.personsSince(ctx, moment, of)
+	if err != nil {
+		return nil, err
+	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.count == moment {
 		return nil, nil
 	}
 	since := slices.DeleteFunc(of.things(), func(what Thing) bool { return f.last[what.String()].count <= moment })
-	return refusals(since, "the %s was frozen meanwhile: try again"), nil
+	return refusals(append(since, persons...), "the %s was frozen meanwhile: try again"), nil
 }
 
 // things are all that a freeze of which stops the grant.
@@ -182,7 +201,7 @@ func (f *Freezer) Interrupt(what Thing) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.count++
-	f.last[what.String()] = frozenAt{f.count, f.now()}
+	f.last[what.String()] = frozenAt{count: f.count, at: f.now()}
 }
 
 // List returns at most limit of what is frozen, in the order of the names, beginning

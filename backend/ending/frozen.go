@@ -31,6 +31,8 @@ type Frozen struct {
 	By    string    `json:"by"`
 	// Name is what is frozen, "<kind>/<name>". The old entry has it as its key.
 	Name string `json:"name,omitempty"`
+	// Person is whom a freeze of KindPerson means.
+	Person *FrozenPerson `json:"person,omitempty"`
 }
 
 var (
@@ -53,6 +55,9 @@ type frozenNames struct {
 	// names has what is frozen by its key below FrozenPrefix. The value is its
 	// name, or "" where the key does not tell it and nobody has asked yet.
 	names map[string]string
+	// persons are those of names that are persons', as they are stored; nil where that has
+	// to be read.
+	persons map[string]*Frozen
 	// old is what of the old entry is still to be moved, by name.
 	old map[string]Frozen
 	// unsure are keys that have perhaps been written since they were read.
@@ -157,13 +162,16 @@ func (f *frozenNames) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names := make(map[string]string, len(keys))
+	names, persons := make(map[string]string, len(keys)), map[string]*Frozen{}
 	for _, key := range keys {
 		names[key] = nameAt(key)
+		if isPerson(names[key]) {
+			persons[key] = nil
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.names, f.old = names, old
+	f.names, f.persons, f.old = names, persons, old
 	if f.loaded = f.generation == generation; f.loaded {
 		clear(f.unsure)
 	}
@@ -207,6 +215,7 @@ func (f *frozenNames) knowLocked(key, name string, frozen bool) {
 		f.names[key] = name
 	} else {
 		delete(f.names, key)
+		delete(f.persons, key)
 	}
 }
 
@@ -216,6 +225,9 @@ func (f *frozenNames) forget(key string) {
 	defer f.mu.Unlock()
 	f.generation++
 	f.unsure[key] = true
+	if isPerson(nameAt(key)) && f.loaded {
+		f.persons[key] = nil
+	}
 	if len(f.unsure) > mostUnsure {
 		f.loaded = false
 	}

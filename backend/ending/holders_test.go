@@ -52,8 +52,8 @@ func TestTenThousandHoldersAreJudgedInSlices(t *testing.T) {
 	require.Equal(t, holders, judged)
 	require.Equal(t, holders, asked, "Vault is asked once for each")
 	require.Len(t, found, holders/100+holders/2000)
-	require.Equal(t, causeHolderDisabled, found["entity-00100"])
-	require.Equal(t, causeHolderGone, found["entity-00013"])
+	require.Equal(t, CauseHolderDisabled, found["entity-00100"])
+	require.Equal(t, CauseHolderGone, found["entity-00013"])
 	require.NotContains(t, found, "entity-00007", "an error from Vault kills nobody")
 
 	all, _, err := w.sweepHolders(t.Context(), true, time.Minute)

@@ -26,7 +26,7 @@ import (
 // pullsAtOnce reports whether a kill for that cause pulls a lever that others hold.
 func (k *Killer) pullsAtOnce(ctx context.Context, ref, cause string) bool {
 	switch cause {
-	case causeHolderGone, causeHolderDisabled, CauseProviderGone, causeMountLeaves, causeMountDisabled:
+	case CauseHolderGone, CauseHolderDisabled, CauseProviderGone, causeMountLeaves, causeMountDisabled:
 		return true
 	case CauseLeaseEnded, CauseNotHandedOut:
 		return k.tainted() // what does not die now may outlive the mount

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,8 @@ type order struct {
 	// Named are the names that a subject's issuer has when the order is given, "" among them
 	// where it is the broker itself, which speaks for the entities that act.
 	Named []string `json:"named,omitempty"`
+	// Of are the things that an order of KindPerson means.
+	Of []part `json:"of,omitempty"`
 }
 
 var orderForm = form.Kind{Name: "kill under way"}
@@ -65,6 +68,8 @@ func (o *order) matches(s *grant.Summary, now time.Time) bool {
 		return s.Subject.Issuer == o.Name || s.Actor.Issuer == o.Name
 	case KindSubject:
 		return o.ofSubject(s)
+	case KindPerson:
+		return slices.ContainsFunc(o.each(), func(of *order) bool { return of.matches(s, now) })
 	default:
 		return s.Provider == o.Name
 	}
@@ -157,7 +162,7 @@ func (o *Order) Leave() { o.killer.orders.end(o.id) }
 // execute tries to kill every grant of the order, which has begun, once; those that
 // fail are in the outbox then, and the order is done.
 func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
-	run := k.startWalk(ctx, k.chosen(o))
+	run := k.startOrder(ctx, o)
 	go func() {
 		<-run.done
 		defer k.orders.end(id)
@@ -171,6 +176,14 @@ func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
 		k.logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "cause", o.cause(), "revoked", run.tally().Revoked, "pending", run.tally().Pending, "bystanders", run.tally().Bystanders)
 	}()
 	return run
+}
+
+// startOrder is startKill of all that an order means.
+func (k *Killer) startOrder(ctx context.Context, o *order) *Run {
+	if o.Kind != KindPerson {
+		return k.startWalk(ctx, k.chosen(o))
+	}
+	return k.startKill(ctx, k.ofPerson(o), newPulls(func(s *grant.Summary) bool { return o.matches(s, k.now()) }, newMade()))
 }
 
 // chosen finds the grants of an order. Those of one holder are found at once;

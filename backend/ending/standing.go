@@ -14,9 +14,9 @@ type Standing struct {
 func (s Standing) cause(role string) string {
 	switch {
 	case s.Gone:
-		return causeHolderGone
+		return CauseHolderGone
 	case s.Disabled:
-		return causeHolderDisabled
+		return CauseHolderDisabled
 	case s.Deleted[role]:
 		return causeRoleDeleted
 	case s.Unfit[role]:

@@ -83,4 +83,4 @@ func causeOf(unfits []unfit, s *grant.Summary) string {
 	return ""
 }
 
-func hasLeft(cause string) bool { return cause == causeHolderGone || cause == causeHolderDisabled }
+func hasLeft(cause string) bool { return cause == CauseHolderGone || cause == CauseHolderDisabled }

@@ -34,6 +34,8 @@ type Ledger struct {
 	// scan reads at once.
 	room, parallel int
 	background     func(func()) // runs something that nobody waits for
+	// told is called with each grant that was read by the scan, or written.
+	told func(*Grant)
 
 	scanning sync.Mutex
 	scan     *scanRun
@@ -60,7 +62,7 @@ func NewLedger(storage logical.Storage) *Ledger { return newLedger(storage, agen
 
 func newLedger(storage logical.Storage, room, parallel int) *Ledger {
 	return &Ledger{
-		storage: storage, locks: locksutil.CreateLocks(), room: room, parallel: parallel, background: func(f func()) { go f() }, index: newIndex(newRun(), room),
+		storage: storage, locks: locksutil.CreateLocks(), room: room, parallel: parallel, background: func(f func()) { go f() }, told: func(*Grant) {}, index: newIndex(newRun(), room),
 		adopted: map[string]*Grant{}, doubtful: map[string]*Grant{}, holds: map[string]*Hold{}, watched: map[Lever]map[*Newcomers]struct{}{},
 	}
 }
@@ -69,6 +71,10 @@ func newLedger(storage logical.Storage, room, parallel int) *Ledger {
 func newRun() string {
 	return fmt.Sprintf("%x-%x", time.Now().UnixNano(), rand.Uint64()) //nolint:gosec // a name, no secret
 }
+
+// OnGrant has told called with each grant, when the scan has read it and whenever it was
+// written. It must be called before the ledger is used, and told must not block.
+func (l *Ledger) OnGrant(told func(*Grant)) { l.told = told }
 
 func (l *Ledger) current() *index {
 	l.mu.RLock()
@@ -178,6 +184,7 @@ func (l *Ledger) enter(g, before *Grant) {
 	if l.current().enter(g, before) {
 		l.makeRoomSoon()
 	}
+	l.told(g)
 }
 
 // Get reads one grant; ErrGone if there is none.

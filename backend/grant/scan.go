@@ -210,7 +210,9 @@ func (l *Ledger) countOne(ctx context.Context, x *index, id string) (full bool, 
 	case err != nil:
 		return false, err
 	}
-	return x.enter(g, nil), nil
+	full = x.enter(g, nil)
+	l.told(g)
+	return full, nil
 }
 
 // maxUnreadable bounds how many ids of unreadable records are kept.

@@ -1,6 +1,11 @@
 package grant
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
+)
 
 // Overstay is how long after its lease's end a grant may still be Vault's to
 // revoke before the sweep does it.
@@ -18,7 +23,9 @@ type Summary struct {
 	// Borrower is the grant's.
 	Borrower string
 	// Subject and Actor are the parties; without an ID there is none.
-	Subject, Actor           Party
+	Subject, Actor Party
+	// SubjectTies and ActorTies are the grant's.
+	SubjectTies, ActorTies   []person.Tie
 	Revocable, SelfContained bool
 	Withheld, Released       bool
 	Lever                    string
@@ -41,7 +48,7 @@ type Summary struct {
 func (g *Grant) Summary() Summary {
 	s := Summary{
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider, Borrower: g.Borrower,
-		Subject: g.subject(), Actor: g.actor(),
+		Subject: g.subject(), Actor: g.actor(), SubjectTies: g.SubjectTies, ActorTies: g.ActorTies,
 		Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		Released: g.Released, Lever: g.Lever, Intent: g.Intent,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
@@ -52,6 +59,20 @@ func (g *Grant) Summary() Summary {
 		s.Tried = g.Doom.Tried
 	}
 	return s
+}
+
+// Ties are what ties the parties to entities.
+func (s *Summary) Ties() []person.Tie { return slices.Concat(s.SubjectTies, s.ActorTies) }
+
+// TiesOf is what ties the parties with this id.
+func (s *Summary) TiesOf(party string) (ties []person.Tie) {
+	if s.Subject.ID == party {
+		ties = append(ties, s.SubjectTies...)
+	}
+	if s.Actor.ID == party {
+		ties = append(ties, s.ActorTies...)
+	}
+	return ties
 }
 
 // IsIntent reports whether it is not known yet whether there is a token.

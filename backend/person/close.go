@@ -81,7 +81,7 @@ func (c *closing) follow(at step) error {
 		}
 	}
 	limit := MostSharing
-	if at.from == (Tie{}) {
+	if at.from == (Tie{}) || at.tie.Kind == KindEntity { // was asked for, or says so itself
 		limit = MostIdentities
 	}
 	sharing, err := c.known.Sharing(at.tie, limit+1)

@@ -107,6 +107,27 @@ type Mapping struct {
 // IsEmpty reports whether nothing ties entities to anybody.
 func (m Mapping) IsEmpty() bool { return len(m.Mounts) == 0 && len(m.Keys) == 0 }
 
+// Add takes in what another issuer says.
+func (m *Mapping) Add(other Mapping) {
+	m.Mounts = append(m.Mounts, other.Mounts...)
+	for _, key := range other.Keys {
+		if !slices.Contains(m.Keys, key) {
+			m.Keys = append(m.Keys, key)
+		}
+	}
+}
+
+// Names reports whether an alias's mount or a key of metadata is named.
+func (m Mapping) Names(t Tie) bool {
+	switch t.Kind {
+	case KindAlias:
+		return slices.ContainsFunc(m.Mounts, func(mounts []string) bool { return slices.Contains(mounts, t.At) })
+	case KindMetadata:
+		return slices.Contains(m.Keys, t.At)
+	}
+	return true
+}
+
 // With is the mapping with more that is named.
 func (m Mapping) With(mounts, keys []string) Mapping {
 	if len(mounts) > 0 {
