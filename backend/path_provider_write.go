@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -11,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
@@ -57,6 +60,9 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	if err := candidate.CheckRotation(); err != nil {
 		return nil, err
 	}
+	if err := h.b.checkNames(candidate.Traits.Answer); err != nil {
+		return nil, err
+	}
 	proof, err := h.b.providers.Prove(ctx, ref, before, after)
 	if err == nil {
 		err = h.replace(ctx, ref, before, after, written)
@@ -80,6 +86,24 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 		unkilled = append(unkilled, fmt.Sprintf("the parent credential is not proven yet, and the provider's health is unknown: %s; then write providers/%s/check", proof.Unproven, ref))
 	}
 	return withWarnings(resp, unkilled), nil
+}
+
+// checkNames refuses a provider whose children have fields of its own configuration's, if a
+// name means something else elsewhere: the audit log shows a field in clear by its name.
+func (b *broker) checkNames(answer map[string]*framework.FieldSchema) error {
+	if answer == nil {
+		return nil
+	}
+	shown, secrets := b.auditedAnswers(), b.secretFields()
+	for _, name := range slices.Sorted(maps.Keys(answer)) {
+		switch {
+		case provider.IsSecret(answer[name]) && slices.Contains(shown, name):
+			return fault.New(fault.InvalidRequest, "a secret of its children cannot be called %s, which is a name that the audit log may have in clear: call it otherwise, such as %s_secret", name, name)
+		case !provider.IsSecret(answer[name]) && secrets[name] != nil:
+			return fault.New(fault.InvalidRequest, "what is shown of its children cannot be called %s, which is a secret's name", name)
+		}
+	}
+	return nil
 }
 
 // replace stores after in the place of before. No mint is under way where its child could

@@ -99,7 +99,7 @@ func (r *roles) compile(ctx context.Context, entry *role.Role) (p *decision.Poli
 	}
 	typeName, _, _ := strings.Cut(entry.Provider, "/")
 	t := r.types.Lookup(typeName)
-	if err := entry.CheckParameters(t); err != nil {
+	if err := entry.CheckParameters(t, opened.Traits); err != nil {
 		return nil, traits, err
 	}
 	if err := opened.CheckParameters(entry.Mode, entry.Parameters); err != nil {

@@ -126,6 +126,14 @@ func (p *Provider) Where(r provider.Request) (string, error) {
 	return "", nil
 }
 
+// parts are the secrets of a parent that stand in one field with others.
+func (p *Provider) parts(parent provider.Parent) []secret.Text {
+	if compound, ok := p.registry.deps.Types.Lookup(p.typeName()).(provider.Compound); ok {
+		return compound.Parts(parent.Secrets)
+	}
+	return nil
+}
+
 // PublicFields describe what Provider.Public shows.
 func PublicFields(t provider.Type) map[string]*framework.FieldSchema {
 	if shows, ok := t.(provider.Shows); ok {

@@ -143,7 +143,10 @@ func Merge(before *Entry, t provider.Type, written map[string]bool, d *framework
 		case slices.Contains(secrets, name):
 			after.brought = append(after.brought, name)
 			delete(after.Spent, name)
-			text := value.(string)
+			text, err := secretText(value)
+			if err != nil {
+				return nil, fault.New(fault.InvalidRequest, "%s: it cannot be stored", name)
+			}
 			if text == "" {
 				delete(after.Secrets, name)
 			} else {
@@ -172,6 +175,22 @@ func Merge(before *Entry, t provider.Type, written map[string]bool, d *framework
 	}
 	after.Fields = raw
 	return after, nil
+}
+
+// secretText is how a secret field's value is stored: several secrets by name are a JSON
+// object.
+func secretText(value any) (string, error) {
+	switch v := value.(type) {
+	case string:
+		return v, nil
+	case map[string]string:
+		if len(v) == 0 {
+			return "", nil
+		}
+		raw, err := json.Marshal(v)
+		return string(raw), err
+	}
+	return "", errors.New("a secret is a text, or a map of texts")
 }
 
 func isEmpty(value any) bool {

@@ -244,7 +244,7 @@ func (p *Provider) Secrets() *secret.Search { return p.secrets.Load() }
 func (p *Provider) lookFor(parent provider.Parent) {
 	p.looking.Lock()
 	defer p.looking.Unlock()
-	p.parent = slices.Collect(maps.Values(parent.Secrets))
+	p.parent = slices.Concat(slices.Collect(maps.Values(parent.Secrets)), p.parts(parent))
 	p.lookAnewLocked()
 }
 

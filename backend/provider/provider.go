@@ -24,7 +24,8 @@ type Type interface {
 	// Name is the path segment and the value in a role's provider field.
 	Name() string
 	// Fields are the type's own fields beside the common ones. A field that holds
-	// a secret has DisplayAttrs.Sensitive and is of type string.
+	// a secret has DisplayAttrs.Sensitive and is of type string; of a Compound it may be a
+	// map of strings (TypeKVPairs), which Parent.Secrets has as a JSON object.
 	Fields() map[string]*framework.FieldSchema
 	// Parameters are the keys that a role's parameters may hold, with a
 	// description each; nil for none.
@@ -40,6 +41,13 @@ type Type interface {
 	Configure(ctx context.Context, change Change) (*Pinned, error)
 	// Open makes a Provider of what Configure accepted, without the network.
 	Open(cfg Config, parent Parent, deps Deps) (Provider, error)
+}
+
+// Compound is a Type with a secret field that holds several secrets.
+type Compound interface {
+	// Parts are the secrets in the fields that are of several, each by itself: what is
+	// looked for in what the provider answers. Errors are passed over.
+	Parts(secrets map[string]secret.Text) []secret.Text
 }
 
 // Reserving is a Type of systems that could take a JWT of the broker's signing for a

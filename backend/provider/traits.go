@@ -43,6 +43,9 @@ type Traits struct {
 	// Answer are the fields of this provider's children, where its configuration decides
 	// that; nil for those of its type.
 	Answer map[string]*framework.FieldSchema
+	// Parameters are the keys that a role's parameters may hold, with a description each,
+	// where the provider's configuration decides that; nil for those of its type.
+	Parameters map[string]string
 	// Modes are how children can come about; nil is ModeMint alone.
 	Modes []Mode
 	// SweepPulls is true if a lever is pulled also where one of its holders has merely

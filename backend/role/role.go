@@ -148,9 +148,13 @@ func checkName(v string) error {
 	return nil
 }
 
-// CheckParameters refuses parameters that providers of type t do not know.
-func (r *Role) CheckParameters(t provider.Type) error {
-	known := t.Parameters()
+// CheckParameters refuses parameters that a provider of type t with these traits does not
+// know.
+func (r *Role) CheckParameters(t provider.Type, traits provider.Traits) error {
+	known := traits.Parameters
+	if known == nil {
+		known = t.Parameters()
+	}
 	for key := range r.Parameters {
 		if _, ok := known[key]; !ok {
 			knows := "none"
@@ -177,7 +181,7 @@ func (r *Role) Compile(t provider.Type, traits provider.Traits, providerMaxTTL t
 	if err := r.checkRevocation(traits); err != nil {
 		return nil, err
 	}
-	if err := r.CheckParameters(t); err != nil {
+	if err := r.CheckParameters(t, traits); err != nil {
 		return nil, err
 	}
 	if most := traits.Life.Most; most > 0 && (providerMaxTTL == 0 || most < providerMaxTTL) {

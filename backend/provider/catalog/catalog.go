@@ -5,6 +5,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/github"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/gitlab"
+	httpapi "github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/http"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/jwt"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/oauth2"
 )
@@ -16,6 +17,7 @@ func Types() Catalog {
 		jwt.Type{},
 		github.Type{},
 		gitlab.Type{},
+		httpapi.Type{},
 	}
 }
 

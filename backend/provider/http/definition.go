@@ -35,6 +35,9 @@ type Definition struct {
 	Child    Child
 	Check    *Step
 	Refusals []Refusal
+
+	// needs are the parent's expressions in it, sorted: what must be written with it.
+	needs []string
 }
 
 // Variable is a text that an operator gives.
@@ -118,8 +121,8 @@ type Taking struct {
 
 // Condition is of an answer. The zero one is of every success.
 type Condition struct {
-	Status []int // empty for any success
-	Where  []Test
+	Status []int  `json:"s,omitempty"` // empty for any success
+	Where  []Test `json:"w,omitempty"`
 }
 
 // Test is of a value in an answer.

@@ -68,6 +68,16 @@ func (d *Definition) judge(m *mistakes) {
 		j.step("/check", *d.Check, scope{roots: []string{rootSettings, rootUsername}})
 	}
 	j.declared()
+	for name := range j.used {
+		root, key, _ := strings.Cut(name, ".")
+		if slices.Contains(parentSecrets, root) && (root != rootSecrets || key != "") {
+			d.needs = append(d.needs, name)
+		}
+	}
+	if j.used[rootUsername] {
+		d.needs = append(d.needs, rootUsername)
+	}
+	slices.Sort(d.needs)
 }
 
 // dimensionRoots are the roots of what is asked for.
@@ -99,6 +109,7 @@ func (j *judgement) parent() {
 	if p.Login != nil {
 		login = p.Login.Step.Take
 		s := scope{roots: []string{rootSettings, rootUsername}, secrets: parentSecrets}
+		p.Login.Step.Alone = true
 		j.step("/parent/login", p.Login.Step, s)
 		if len(login) == 0 {
 			j.m.add("/parent/login/take", "must name what the answer gives, for {{login.<name>}} in headers")
@@ -212,7 +223,13 @@ func (j *judgement) find(at string, step Step) {
 		j.m.add(at, "finds what no undo ends")
 		return
 	}
-	j.step(at, f.Step, scope{roots: []string{rootName, rootSettings, rootUsername}})
+	asked := append(dimensionRoots(), rootName, rootSettings, rootUsername, rootParams)
+	j.step(at, f.Step, scope{roots: asked})
+	for name, t := range f.Take {
+		if t.Header != "" {
+			j.m.add(at+"/take/"+name, "is of a header, which an item of a list has not")
+		}
+	}
 	named := false
 	for i, t := range f.Where {
 		for _, is := range t.Is {
@@ -225,10 +242,10 @@ func (j *judgement) find(at string, step Step) {
 	if !named {
 		j.m.add(at+"/where", "must tell what is a grant's from what is not: by one condition at least with {{name}} in its is")
 	}
-	fills := scope{roots: []string{rootName, rootSettings, rootTaken, rootUsername}, taken: f.Take}
+	fills := scope{roots: append(asked, rootTaken), taken: f.Take}
 	quiet := &judgement{d: j.d, m: &mistakes{}, used: map[string]bool{}}
 	if quiet.step("", *step.Undo, fills); len(quiet.m.all) > 0 {
-		j.m.add(at+"/take", "does not fill the step's undo, which can be filled with what find takes, with the name and with settings: its undo%s", quiet.m.all[0])
+		j.m.add(at+"/take", "does not fill the step's undo, which can be filled with what find takes, with the name, with settings and with what was asked for: its undo%s", quiet.m.all[0])
 	}
 	uses := false
 	step.each(func(t template) { uses = uses || t.uses(rootName) })
@@ -324,7 +341,7 @@ func (j *judgement) template(at string, t template, where place, s scope) {
 	for _, e := range t.expressions() {
 		j.used[e.root] = true
 		j.used[e.String()] = true
-		if why := j.expression(e, where, s); why != "" {
+		if why := j.expression(e, s); why != "" {
 			j.m.add(at, "has {{%s}}%s", e, why)
 			continue
 		}
@@ -344,7 +361,7 @@ func (j *judgement) template(at string, t template, where place, s scope) {
 }
 
 // expression says why it cannot stand here, or "".
-func (j *judgement) expression(e *expression, where place, s scope) string {
+func (j *judgement) expression(e *expression, s scope) string {
 	all := slices.Concat(s.roots, s.secrets)
 	if !slices.Contains(all, e.root) {
 		if slices.Contains(parentSecrets, e.root) || e.root == rootLogin {
@@ -453,7 +470,7 @@ func (j *judgement) child() {
 			j.m.add("/child/expires/from", "is nothing that a step takes")
 		}
 	}
-	if c.Ends.Asked && !j.used[rootTTL] && !j.used[rootExpires] {
+	if c.Ends.Asked && !j.used[rootTTL] && !j.used[rootExpires] { // which only the mint can use
 		j.m.add("/child/expires", "is asked, and no step sends ttl or expires")
 	}
 	if c.Ends.Never && j.d.Class == provider.ClassExpiry {
@@ -472,6 +489,13 @@ func (j *judgement) child() {
 
 // declared holds what is declared against what is used.
 func (j *judgement) declared() {
+	sent := func(root string) bool {
+		return slices.ContainsFunc(j.d.Mint, func(s Step) bool {
+			found := false
+			s.each(func(t template) { found = found || t.uses(root) })
+			return found
+		})
+	}
 	for name := range j.d.Settings {
 		if !j.used["settings."+name] {
 			j.m.add("/settings/"+name, "is used nowhere")
@@ -483,7 +507,7 @@ func (j *judgement) declared() {
 		}
 	}
 	for d, one := range j.d.Access {
-		if one.Ask && !j.used[string(d)] {
+		if one.Ask && !sent(string(d)) {
 			j.m.add("/access/"+string(d), "is asked for, and no step of the mint sends it")
 		}
 		if _, proven := j.d.Child.Granted[d]; one.Check && !proven {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"maps"
+	"net/http"
 	"net/textproto"
 	"regexp"
 	"slices"
@@ -285,7 +286,7 @@ func readStep(n node, as role) Step {
 	if s.JSON != nil && s.Form != nil {
 		n.wrong("has both json and form: a request has one body")
 	}
-	if (s.JSON != nil || s.Form != nil) && s.Method == "GET" {
+	if (s.JSON != nil || s.Form != nil) && s.Method == http.MethodGet {
 		n.wrong("has a body, and a GET has none")
 	}
 	if undo := n.child("undo"); undo.found {

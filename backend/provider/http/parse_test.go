@@ -30,7 +30,7 @@ func TestTheExampleOfThePageIsADefinition(t *testing.T) {
 // A mistake is named with its place, and what to do.
 func TestAMistakeHasItsPlace(t *testing.T) {
 	for name, c := range map[string]struct{ old, new, says string }{
-		"an unknown member":           {`"class"`, `"clas"`, `/clas is not known`},
+		"an unknown member":           {`"class"`, `"klass"`, `/klass is not known`},
 		"no class":                    {`"class": "token",`, ``, `/class must be token`},
 		"a member deep down":          {`"gone": {"status"`, `"gone": {"statuses"`, `/mint/0/undo/gone/statuses is not known`},
 		"a literal password":          {`"Basic {{basic}}"`, `"Basic Y29ycmVjdA=="`, `/parent/headers/Authorization must be one expression`},
@@ -93,8 +93,8 @@ func TestAMistakeHasItsPlace(t *testing.T) {
 
 // What people are told of many mistakes is bounded.
 func TestAllMistakesAreNamedAtOnce(t *testing.T) {
-	_, err := Parse([]byte(`{"clas": 1, "mint": [{"method": "TRACE"}], "child": {"secrets": 3}}`))
-	require.ErrorContains(t, err, "/clas is not known")
+	_, err := Parse([]byte(`{"klass": 1, "mint": [{"method": "TRACE"}], "child": {"secrets": 3}}`))
+	require.ErrorContains(t, err, "/klass is not known")
 	require.ErrorContains(t, err, "/mint/0/method must be one of")
 	require.ErrorContains(t, err, "/child/secrets must be an object")
 	for _, text := range []string{``, `[]`, `null`, `{"a":1,"a":2}`, strings.Repeat(`[`, 100), `{"about":"` + strings.Repeat("x", maxDefinition) + `"}`} {

@@ -1,0 +1,255 @@
+package backend
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+)
+
+// keyServer is a system with an API for keys of projects, which knows the broker by two
+// headers.
+type keyServer struct {
+	*httptest.Server
+	apiKey, appKey string
+
+	mu     sync.Mutex
+	keys   map[string]map[string]any // by id
+	made   int
+	answer func(key map[string]any) // changes what a mint answers
+	hangUp bool                     // instead of the answer to a mint
+}
+
+func newKeyServer(t *testing.T) *keyServer {
+	t.Helper()
+	s := &keyServer{apiKey: "api-0123456789abcdef", appKey: "app-fedcba9876543210", keys: map[string]map[string]any{}}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *keyServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.Header.Get("X-Api-Key") != s.apiKey || r.Header.Get("X-App-Key") != s.appKey {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	say := func(status int, v any) {
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(v)
+	}
+	segments := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	switch {
+	case r.URL.Path == "/me":
+		say(200, map[string]any{"id": "broker"})
+	case r.Method == http.MethodPost && len(segments) == 3:
+		var key map[string]any
+		_ = json.NewDecoder(r.Body).Decode(&key)
+		s.made++
+		key["id"], key["project"] = fmt.Sprint(s.made), segments[1]
+		key["key"] = fmt.Sprintf("key-%d-0123456789abcdef", s.made)
+		s.keys[key["id"].(string)] = key
+		if s.hangUp {
+			panic(http.ErrAbortHandler)
+		}
+		if s.answer != nil {
+			changed := map[string]any{}
+			for name, value := range key {
+				changed[name] = value
+			}
+			s.answer(changed)
+			key = changed
+		}
+		say(201, key)
+	case r.Method == http.MethodGet && len(segments) == 3:
+		var all []any
+		for _, key := range s.keys {
+			if key["project"] == segments[1] {
+				all = append(all, map[string]any{"name": key["name"], "id": key["id"]})
+			}
+		}
+		say(200, map[string]any{"keys": all})
+	case r.Method == http.MethodDelete && len(segments) == 4:
+		if s.keys[segments[3]] == nil || s.keys[segments[3]]["project"] != segments[1] {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		delete(s.keys, segments[3])
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.WriteHeader(http.StatusNotImplemented)
+	}
+}
+
+func (s *keyServer) alive() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.keys)
+}
+
+func (s *keyServer) with(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+const keyDefinition = `{"class": "token",
+	"access": {"scopes": {"ask": true, "check": true, "required": true}, "resources": {"ask": true, "required": true, "pattern": "[a-z-]+"}},
+	"parameters": {"note": {"about": "What to write beside the key.", "pattern": "[a-z ]+", "optional": true}},
+	"parent": {"headers": {"X-Api-Key": "{{secrets.api}}", "X-App-Key": "{{secrets.app}}"}},
+	"mint": [{"method": "POST", "path": "projects/{{resources | one}}/keys", "json": {"name": "{{name}}", "scopes": "{{scopes}}", "seconds": "{{ttl | seconds}}", "note": "{{parameters.note?}}"},
+		"success": {"status": [201]}, "take": {"key": "/key", "id": "/id", "scopes": "/scopes"},
+		"undo": {"method": "DELETE", "path": "projects/{{resources | one}}/keys/{{taken.id}}", "success": {"status": [204]}, "gone": {"status": [404]}},
+		"find": {"method": "GET", "path": "projects/{{resources | one}}/keys", "items": "/keys", "where": [{"at": "/name", "is": "{{name}}"}], "take": {"id": "/id"}}}],
+	"child": {"secrets": {"key_secret": "{{taken.key}}"}, "shown": {"key_id": "{{taken.id}}"}, "expires": "asked", "granted": {"scopes": {"from": "scopes", "as": "list"}}},
+	"check": {"method": "GET", "path": "me"}}`
+
+// withKeys writes http/p, of a system of its own.
+func (m *mount) withKeys(t *testing.T) *keyServer {
+	t.Helper()
+	s := newKeyServer(t)
+	m.extra = append(m.extra, "key_secret", "key_id")
+	m.hide(s.apiKey)
+	m.hide(s.appKey)
+	m.must(m.write("providers/http/p", m.keyFields(s)))
+	return s
+}
+
+func (m *mount) keyFields(s *keyServer) map[string]any {
+	return map[string]any{"base_url": s.URL, "definition": keyDefinition, "secrets": map[string]any{"api": s.apiKey, "app": s.appKey}}
+}
+
+func keyRole() map[string]any {
+	return map[string]any{"provider": "http/p", "scopes": "read,write", "resources": "team-*", "parameters": map[string]any{"note": "for tests"}, "ttl": "10m", "max_ttl": "1h"}
+}
+
+func askKeys() map[string]any { return map[string]any{"resources": "team-a", "scopes": "read"} }
+
+func TestADefinitionFromItsConfigurationToItsEnd(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	s := m.withKeys(t)
+	m.must(m.write("roles/r", keyRole()))
+	l := m.mustSession(call{data: askKeys()})
+	require.Equal(t, "key-1-0123456789abcdef", l.data["key_secret"])
+	require.Equal(t, "1", l.data["key_id"])
+	require.Equal(t, "for tests", s.keys["1"]["note"])
+	require.Equal(t, "token", l.data["revocation"])
+	require.Equal(t, []string{"scope:read", "resource:team-a"}, l.data["granted"])
+	require.Equal(t, []string{"resources"}, l.data["unverified"])
+	require.Equal(t, m.clock.Now().Add(10*time.Minute).UTC().Format(time.RFC3339), l.data["expires_at"])
+	require.NoError(t, m.revoke(l))
+	require.Zero(t, s.alive())
+
+	read := m.must(m.read("providers/http/p")).Data
+	require.NotContains(t, read, "secrets")
+	require.Len(t, read["secrets_sha256"], 64)
+	require.Contains(t, read["definition"], "mint")
+}
+
+// Whoever changes what is done with the secrets, or where, must know them.
+func TestADefinitionIsChangedByWhoKnowsTheSecrets(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	s := m.withKeys(t)
+	another := strings.Replace(keyDefinition, `"path": "me"`, `"path": "projects/x/keys"`, 1)
+	for name, data := range map[string]map[string]any{
+		"the definition": {"definition": another},
+		"base_url":       {"base_url": s.URL + "/elsewhere"},
+		"a preset":       {"definition": "", "preset": "gitea"},
+	} {
+		_, err := m.write("providers/http/p", data)
+		requireCode(t, err, fault.InvalidRequest)
+		require.NotContains(t, err.Error(), "temporarily", name)
+	}
+	_, err := m.write("providers/http/p", map[string]any{"definition": another})
+	requireCode(t, err, fault.InvalidRequest, "write secrets again with it")
+	m.must(m.write("providers/http/p", map[string]any{"definition": another, "secrets": map[string]any{"api": s.apiKey, "app": s.appKey}}))
+	// The same meaning is the same definition.
+	m.must(m.write("providers/http/p", map[string]any{"definition": strings.ReplaceAll(another, ": ", ":  ")}))
+}
+
+// A part of the parent is found in a child, whichever part and however it is written.
+func TestAChildWithAPartOfTheParentIsRefused(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	s := m.withKeys(t)
+	m.must(m.write("roles/r", keyRole()))
+	for name, change := range map[string]func(map[string]any){
+		"itself":    func(key map[string]any) { key["key"] = s.appKey },
+		"inside":    func(key map[string]any) { key["key"] = "x" + s.apiKey + "y" },
+		"in Base64": func(key map[string]any) { key["key"] = "YXBwLWZlZGNiYTk4NzY1NDMyMTA" },
+	} {
+		s.with(func() { s.answer = change })
+		_, err := m.session(call{data: askKeys()})
+		requireCode(t, err, fault.ProviderViolation)
+		require.NotContains(t, err.Error(), s.appKey, name)
+	}
+	m.clock.advance(intentLife + time.Minute) // what could not be used is found by its name
+	m.must(m.write("sweep", nil))
+	require.Empty(t, m.allGrants())
+	require.Zero(t, s.alive())
+}
+
+// What a lost answer has left is found by its name where it was made, and dies.
+func TestTheOrphanOfADefinitionIsFound(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	s := m.withKeys(t)
+	m.must(m.write("roles/r", keyRole()))
+	s.with(func() { s.hangUp = true })
+	_, err := m.session(call{data: askKeys()})
+	requireCode(t, err, fault.TemporarilyUnavailable)
+	require.Equal(t, 1, s.alive())
+	s.with(func() { s.hangUp = false })
+	m.clock.advance(intentLife + time.Minute)
+	m.must(m.write("sweep", nil))
+	require.Zero(t, s.alive())
+}
+
+// The definition says which parameters a role may have, and what they are like.
+func TestTheParametersOfADefinition(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	m.withKeys(t)
+	for name, c := range map[string]struct {
+		parameters map[string]any
+		says       string
+	}{
+		"unknown":    {map[string]any{"nota": "x"}, "they know note"},
+		"of another": {map[string]any{"note": "../x"}, "must be as"},
+	} {
+		role := keyRole()
+		role["parameters"] = c.parameters
+		_, err := m.write("roles/r", role)
+		requireCode(t, err, fault.InvalidRequest, c.says)
+		_ = name
+	}
+	role := keyRole()
+	delete(role, "resources")
+	_, err := m.write("roles/r", role)
+	requireCode(t, err, fault.InvalidRequest, "resources")
+}
+
+// A field is in the audit log in clear by its name: no secret has such a name.
+func TestNoSecretIsCalledAsWhatIsShown(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	s := newKeyServer(t)
+	for _, name := range []string{"username", "detail", "revoked"} {
+		fields := m.keyFields(s)
+		fields["definition"] = strings.Replace(keyDefinition, `"key_secret"`, `"`+name+`"`, 1)
+		_, err := m.write("providers/http/p", fields)
+		requireCode(t, err, fault.InvalidRequest, "cannot be called "+name)
+	}
+	fields := m.keyFields(s)
+	fields["definition"] = strings.Replace(keyDefinition, `"key_id"`, `"access_token"`, 1)
+	_, err := m.write("providers/http/p", fields)
+	requireCode(t, err, fault.InvalidRequest, "cannot be called access_token")
+	_, err = m.do(call{op: logical.ReadOperation, path: "providers/http/p"})
+	require.NoError(t, err)
+}
