@@ -156,7 +156,7 @@ func (s *tenantSystem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
 		s.made++
-		id, key := fmt.Sprintf("id-%d", s.made), fmt.Sprintf("key-of-the-tenant-%d", s.made)
+		id, key := fmt.Sprintf("id-%d", s.made), fmt.Sprintf("key-%d-at-%s", s.made, s.Listener.Addr())
 		if s.echo {
 			key += "." + token
 		}
@@ -209,11 +209,18 @@ func newTenantMount(t testing.TB) (*mount, *tenantSystem) {
 func (s *tenantSystem) fields(different map[string]any) map[string]any {
 	fields := map[string]any{"url": s.URL, "token_provider": "oauth2/p", "token_request": map[string]any{"scopes": []string{"read"}}, "verify_connection": false}
 	maps.Copy(fields, different)
+	maps.DeleteFunc(fields, func(_ string, v any) bool { return v == nil })
 	return fields
 }
 
 // own are the ids of the broker's own grants.
 func (m *mount) own() []string { return m.keys("grants/entity/broker", nil) }
+
+// longLeases has the role's children outlive what is borrowed to make them.
+func (m *mount) longLeases() {
+	m.t.Helper()
+	m.must(m.write("roles/r", map[string]any{"ttl": "20h", "max_ttl": "20h"}))
+}
 
 // settled waits for the errands of the broker's own that are under way.
 func (m *mount) settled() {

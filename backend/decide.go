@@ -44,6 +44,8 @@ type decided struct {
 	actor    *subject.Token
 	// borrower is for whom the broker wants it for itself, by its path; "" for anybody else.
 	borrower string
+	// toKill is that others are to be killed by it, also at the end of the mount.
+	toKill bool
 	// unfrozenAt is the freezer's moment before it was asked.
 	unfrozenAt uint64
 	// pulls is the number of the last pull of a lever before that.

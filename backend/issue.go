@@ -139,7 +139,11 @@ func (t *ticket) take(ctx context.Context) error {
 	if t.place, err = d.provider.WaitMint(ctx, k); err != nil {
 		return b.spared(d.provider, err)
 	}
-	if t.leaveDoor, err = b.providers.Admit(ctx, d.provider); err != nil {
+	admit := b.providers.Admit
+	if d.toKill {
+		admit = b.providers.AdmitToKill
+	}
+	if t.leaveDoor, err = admit(ctx, d.provider); err != nil {
 		return err
 	}
 	if terms := d.role.policy.Subject; terms != nil && terms.SingleUse {
@@ -337,7 +341,7 @@ func (t *ticket) record(ctx context.Context) error {
 // since it was decided.
 func (b *broker) stillServed(ctx context.Context, d *decided, g *grant.Grant) error {
 	p := d.provider
-	if closed, _ := b.door.State(); closed {
+	if closed, ended := b.door.State(); ended || closed && !d.toKill {
 		return downstream.ErrLeaving // Vault may have looked for leases already
 	}
 	now, err := b.providers.MustOpen(ctx, p.Ref)

@@ -90,7 +90,7 @@ func (l *lender) lend(ctx context.Context, borrower string, terms provider.Loan,
 	if len(frozen) > 0 { // its kill may not have come to the token yet
 		return secret.Text{}, notLent(terms, frozen[0])
 	}
-	token, f, err := l.look(borrower, terms, refused)
+	token, f, err := l.look(borrower, terms, refused, downstream.IsToKill(ctx))
 	if err != nil || f == nil {
 		return token, err
 	}
@@ -103,7 +103,7 @@ func (l *lender) lend(ctx context.Context, borrower string, terms provider.Loan,
 }
 
 // look is the token at hand, or the errand to wait for.
-func (l *lender) look(borrower string, terms provider.Loan, refused secret.Text) (secret.Text, *errand, error) {
+func (l *lender) look(borrower string, terms provider.Loan, refused secret.Text, toKill bool) (secret.Text, *errand, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, key := l.b.now(), keyOf(borrower, terms)
@@ -125,7 +125,7 @@ func (l *lender) look(borrower string, terms provider.Loan, refused secret.Text)
 	}
 	if o.errand == nil && (o.token.Empty() || !now.Before(o.renewAt) && !now.Before(o.pausedUntil)) {
 		o.errand = &errand{done: make(chan struct{})}
-		go l.fetch(o, o.errand)
+		go l.fetch(o, o.errand, toKill)
 	}
 	if !o.token.Empty() {
 		return o.token, nil, nil
@@ -144,10 +144,10 @@ func (o *loan) retire(now time.Time) {
 }
 
 // fetch gets a token, on nobody's time: whoever hangs up takes it from nobody else.
-func (l *lender) fetch(o *loan, f *errand) {
+func (l *lender) fetch(o *loan, f *errand, toKill bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), errandBudget)
 	defer cancel()
-	made, err := l.mint(ctx, o)
+	made, err := l.mint(ctx, o, toKill)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer close(f.done)
@@ -172,11 +172,12 @@ func (l *lender) fetch(o *loan, f *errand) {
 	f.token = o.token
 }
 
-func (l *lender) mint(ctx context.Context, o *loan) (*minted, error) {
+func (l *lender) mint(ctx context.Context, o *loan, toKill bool) (*minted, error) {
 	d, err := l.b.decideLoan(ctx, o.borrower, o.terms)
 	if err != nil {
 		return nil, err
 	}
+	d.toKill = toKill
 	made, err := l.b.mintGrant(ctx, d, true)
 	if err == nil {
 		l.b.Logger().Info("the broker has got a token for itself", "event", "grant_borrowed", "grant_id", made.grant.ID, "provider", o.terms.Provider, "borrower", o.borrower)

@@ -174,6 +174,19 @@ func (d *Door) Leaving() bool {
 	return false
 }
 
+// comeInToKill lets a mint begin whose child is to kill others, also while the door is
+// closed: nothing could be killed there without it. It is waited for as any other.
+func (d *Door) comeInToKill(ref string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ended {
+		return ErrLeaving
+	}
+	d.inside[ref]++
+	d.count++
+	return nil
+}
+
 // comeIn lets a mint begin. A closed door is opened by the first who finds that
 // Vault keeps the mount: one that was moved is never told so.
 func (d *Door) comeIn(ref string) error {

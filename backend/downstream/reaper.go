@@ -58,8 +58,15 @@ func (r *Reaper) call(ctx context.Context, p *Provider, what string, f func(cont
 	}
 	defer done()
 	started := time.Now()
-	err = f(p.site.gate.withPace(ctx))
+	err = f(p.site.gate.withPace(toKill(ctx)))
 	deps.Measure(p.Ref, what, started, err)
 	p.site.gate.heedRevoke(deps.Now(), err)
 	return err
 }
+
+type killing struct{}
+
+func toKill(ctx context.Context) context.Context { return context.WithValue(ctx, killing{}, true) }
+
+// IsToKill reports whether a call is to kill something.
+func IsToKill(ctx context.Context) bool { return ctx.Value(killing{}) != nil }

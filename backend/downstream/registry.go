@@ -298,7 +298,16 @@ func (r *Registry) KeepMintsOut(ref string) (done func(), ok bool) { return r.si
 // become another account, and the mount is not given up: whatever the mint brings can
 // then also be killed.
 func (r *Registry) Admit(ctx context.Context, p *Provider) (leave func(), err error) {
-	if err := r.door.comeIn(p.Ref); err != nil {
+	return r.admit(ctx, p, r.door.comeIn)
+}
+
+// AdmitToKill is Admit of a mint whose child is to kill others, also at the end of the mount.
+func (r *Registry) AdmitToKill(ctx context.Context, p *Provider) (leave func(), err error) {
+	return r.admit(ctx, p, r.door.comeInToKill)
+}
+
+func (r *Registry) admit(ctx context.Context, p *Provider, comeIn func(ref string) error) (leave func(), err error) {
+	if err := comeIn(p.Ref); err != nil {
 		return nil, err
 	}
 	depart, ok := p.site.enter()

@@ -2,6 +2,7 @@ package ending
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
@@ -35,7 +36,7 @@ func (k *Killer) Leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveBudget)
 	defer cancel()
 	k.door.Close(false)
-	run := k.killKillable(ctx)
+	run := k.killKillable(ctx, isNotOwn)
 	empty := k.door.Drain(ctx, k.Drain)
 	if err := k.outcome(ctx, run); err != nil {
 		return err
@@ -44,18 +45,37 @@ func (k *Killer) Leave(ctx context.Context) error {
 		return k.door.MintsUnderWay()
 	}
 	// What the last mints have left behind is on record now.
-	if rest, err := k.ledger.HoldersOf(ctx, killable); err == nil && len(rest) == 0 {
-		return nil
-	}
-	return k.outcome(ctx, k.killKillable(ctx))
+	return k.killRest(ctx)
 }
 
-// killKillable starts to kill all that can be killed.
-func (k *Killer) killKillable(ctx context.Context) *Run {
+// killRest kills all that can be killed, the broker's own last: others are killed by them.
+func (k *Killer) killRest(ctx context.Context) error {
+	for _, whose := range []func(holder string) bool{isNotOwn, isOwn} {
+		if rest, err := k.ledger.HoldersOf(ctx, killable); err == nil && len(rest) == 0 {
+			return nil
+		}
+		if err := k.outcome(ctx, k.killKillable(ctx, whose)); err != nil {
+			return err
+		}
+	}
+	if k.door.Busy() > 0 { // with a token that was to kill
+		return k.door.MintsUnderWay()
+	}
+	return nil
+}
+
+func isOwn(holder string) bool    { return holder == grant.OwnHolder }
+func isNotOwn(holder string) bool { return holder != grant.OwnHolder }
+
+// killKillable starts to kill all that can be killed of some holders.
+func (k *Killer) killKillable(ctx context.Context, whose func(holder string) bool) *Run {
 	return k.startWalk(ctx, walk{
 		whole:    true,
 		concerns: killable,
-		holders:  func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, killable) },
+		holders: func(ctx context.Context) ([]string, error) {
+			all, err := k.ledger.HoldersOf(ctx, killable)
+			return slices.DeleteFunc(all, func(holder string) bool { return !whose(holder) }), err
+		},
 		matches: func(s *grant.Summary) string {
 			if s.Revocable && !(s.IsIntent() && k.ledger.Holding(s.ID)) { // whose mint the door waits for
 				return causeMountLeaves
@@ -112,10 +132,7 @@ const leftoverBudget = 15 * time.Second
 func (k *Killer) killLeftover(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leftoverBudget)
 	defer cancel()
-	rest, err := k.ledger.HoldersOf(ctx, killable)
-	if err == nil && len(rest) > 0 {
-		err = k.outcome(ctx, k.killKillable(ctx))
-	}
+	err := k.killRest(ctx)
 	if err == nil {
 		return
 	}
