@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
@@ -168,6 +169,18 @@ func TestAKillEndsTheUseOfABorrowedToken(t *testing.T) {
 			require.Zero(t, s.alive())
 		})
 	}
+}
+
+// A freeze holds before its kill has come to the token.
+func TestABorrowedTokenIsNotUsedOnceItsLenderIsFrozen(t *testing.T) {
+	m, s := newTenantMount(t)
+	m.mustCreds(nil)
+	used := s.alive()
+	require.NoError(t, m.b.freezer.Freeze(t.Context(), ending.Thing{Kind: ending.KindProvider, Name: "oauth2/p"}, "test"))
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.AccessDenied, "frozen")
+	require.Equal(t, used, s.alive())
+	require.NoError(t, m.b.freezer.Thaw(t.Context(), ending.Thing{Kind: ending.KindProvider, Name: "oauth2/p"}))
 }
 
 // A freeze that comes while the lender mints is found, thawed meanwhile or not.
