@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/decision"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
@@ -94,14 +95,25 @@ func (b *broker) mayLend(ctx context.Context, loan provider.Loan) error {
 	case !p.Answer.IsOnly(provider.FieldToken):
 		return fault.New(fault.InvalidRequest, "%s: what %s gives is not one token (%s) and nothing beside: name another one", provider.FieldTokenProvider, p.Ref, provider.FieldToken)
 	}
-	terms, err := b.termsOf(ctx, loan)
-	if err == nil {
-		err = firstOf(terms.policy.Decide(b.situation(decision.Caller{}), decision.Request{}))
-	}
+	err = b.tryLoan(ctx, p, loan)
 	var f *fault.Error
 	if errors.As(err, &f) && f.Code.Status() < 500 {
 		return fault.New(fault.InvalidRequest, "%s: %s", provider.FieldTokenRequest, f.Message).Because(err)
 	}
+	return err
+}
+
+// tryLoan goes as far towards a token as is possible without the lender.
+func (b *broker) tryLoan(ctx context.Context, p *downstream.Provider, loan provider.Loan) error {
+	terms, err := b.termsOf(ctx, loan)
+	if err != nil {
+		return err
+	}
+	d := &decided{Decision: terms.policy.Decide(b.situation(decision.Caller{}), decision.Request{}), role: terms, provider: p}
+	if err := firstOf(d.Decision); err != nil {
+		return err
+	}
+	_, _, err = p.Ingredients(ctx, d.request(""))
 	return err
 }
 

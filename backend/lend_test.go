@@ -18,6 +18,9 @@ import (
 func TestALoanThatCannotBe(t *testing.T) {
 	m, s := newTenantMount(t)
 	m.must(m.write("providers/oauth2/q", m.providerFields(map[string]any{"audience_parameter": "audience"})))
+	m.must(m.write("config", map[string]any{"issuer": "https://vault.example:8200/v1/broker"}))
+	m.must(m.write("providers/jwt/about", nil))
+	m.must(m.write("providers/jwt/team", map[string]any{"claims": map[string]string{"team": "{{identity.entity.metadata.team}}"}}))
 	for name, c := range map[string]struct {
 		fields map[string]any
 		words  []string
@@ -26,6 +29,8 @@ func TestALoanThatCannotBe(t *testing.T) {
 		"of no provider":      {map[string]any{"token_provider": "gone"}, []string{"token_provider: there is no providers/gone", "<type>/<name>"}},
 		"of itself":           {map[string]any{"token_provider": "tenant/y"}, []string{"cannot be its own credential"}},
 		"of a borrower":       {map[string]any{"token_provider": "tenant/x"}, []string{"tenant/x has a token of another provider", "lends to nobody"}},
+		"about an entity":     {map[string]any{"token_provider": "jwt/about", "token_request": map[string]any{"audiences": []string{"https://api.test"}}}, []string{"token_request", "entity"}},
+		"about metadata":      {map[string]any{"token_provider": "jwt/team"}, []string{"jwt/team say who holds them"}},
 		"of a pattern":        {map[string]any{"token_request": map[string]any{"scopes": []string{"repo:*"}}}, []string{"token_request: repo:*", "pattern"}},
 		"of an unknown field": {map[string]any{"token_request": map[string]any{"scope": "read"}}, []string{`there is no "scope" in it`, "scopes, audiences"}},
 		"of another type":     {map[string]any{"token_request": map[string]any{"scopes": "read"}}, []string{"token_request", "lists of strings"}},

@@ -322,7 +322,7 @@ func TestTheEndOfAMountKillsTheBrokersOwnLast(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m, s := newTenantMount(t)
 			m.longLeases()
-			for range 5 {
+			for range 40 {
 				m.mustCreds(nil)
 			}
 			before(m)
@@ -331,6 +331,7 @@ func TestTheEndOfAMountKillsTheBrokersOwnLast(t *testing.T) {
 			require.Zero(t, s.alive())
 			require.Empty(t, m.server.Live())
 			require.Empty(t, m.allGrants())
+			require.Zero(t, s.no, "none was dead when it was needed")
 		})
 	}
 }

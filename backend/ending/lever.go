@@ -28,7 +28,7 @@ func (k *Killer) pullsAtOnce(ctx context.Context, ref, cause string) bool {
 	switch cause {
 	case CauseHolderGone, CauseHolderDisabled, CauseProviderGone, causeMountLeaves, causeMountDisabled:
 		return true
-	case CauseLeaseEnded, CauseNotHandedOut:
+	case CauseLeaseEnded, CauseNotHandedOut, CauseReturned:
 		return k.tainted() // what does not die now may outlive the mount
 	case causeOverstayed, causeHolderUnfit, causeRoleDeleted:
 		p, err := k.reaper.MustOpen(ctx, ref)
