@@ -126,6 +126,7 @@ type tenantSystem struct {
 	seen []string // credentials, in order, each once in a row
 	echo bool     // the credential stands in the key
 	deaf bool     // no credential is taken
+	down bool     // it fails
 	no   int      // how often one was not taken
 }
 
@@ -142,6 +143,10 @@ func (s *tenantSystem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	if len(s.seen) == 0 || s.seen[len(s.seen)-1] != token {
 		s.seen = append(s.seen, token)
+	}
+	if s.down {
+		w.WriteHeader(http.StatusBadGateway)
+		return
 	}
 	if s.deaf || !s.m.server.Active(token) {
 		s.no++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -205,10 +206,15 @@ func (l *lender) settle(ctx context.Context, of string) {
 		l.b.Logger().Warn("it is not known which tokens of its own the broker still needs", "error", err)
 		return
 	}
+	resting, err := l.resting(ctx, loans)
+	if err != nil {
+		l.b.Logger().Warn("it is not known which borrowers are frozen", "error", err)
+		return
+	}
 	l.mu.Lock()
 	now := l.b.now()
 	for key, o := range l.loans {
-		if b, borrows := loans[o.borrower]; borrows && !b.Idle && b.Same(&o.terms) {
+		if b, borrows := loans[o.borrower]; borrows && !resting[o.borrower] && b.Same(&o.terms) {
 			o.let(l.b.ledger, now.Add(-downstream.MintBudget))
 		} else if o.borrower == of || now.Sub(o.usedAt) > downstream.MintBudget {
 			o.end(l.b.ledger, now)
@@ -218,6 +224,45 @@ func (l *lender) settle(ctx context.Context, of string) {
 	l.mu.Unlock()
 	if _, err := l.reap(ctx); err != nil {
 		l.b.Logger().Warn("tokens of its own that the broker needs no more may live until their end", "error", err)
+	}
+}
+
+// resting are the borrowers that do nothing new, and need no token unless to kill.
+func (l *lender) resting(ctx context.Context, loans map[string]downstream.Borrowing) (map[string]bool, error) {
+	resting := map[string]bool{}
+	for borrower, b := range loans {
+		ref, isProvider := strings.CutPrefix(borrower, downstream.BorrowerOf(""))
+		resting[borrower] = b.Idle
+		if !isProvider || b.Idle {
+			continue
+		}
+		frozen, err := l.b.freezer.Frozen(ctx, ending.Thing{Kind: ending.KindProvider, Name: ref})
+		if err != nil {
+			return nil, err
+		}
+		resting[borrower] = frozen
+	}
+	return resting, nil
+}
+
+// drop kills what a borrower has: its system may be in wrong hands, and has seen it. What is
+// still to be killed there gets another one.
+func (l *lender) drop(ctx context.Context, borrower string) {
+	l.mu.Lock()
+	dropped := false
+	for key, o := range l.loans {
+		if o.borrower == borrower {
+			o.end(l.b.ledger, l.b.now())
+			delete(l.loans, key)
+			dropped = true
+		}
+	}
+	l.mu.Unlock()
+	if !dropped {
+		return
+	}
+	if _, err := l.reap(context.WithoutCancel(ctx)); err != nil {
+		l.b.Logger().Warn("a token that was borrowed may live until its end", "borrower", borrower, "error", err)
 	}
 }
 
@@ -262,9 +307,12 @@ func (l *lender) changed(ctx context.Context, t provider.Type, ref string) {
 	}
 }
 
-// tidy is the periodic settle. It asks storage only while the broker has grants of its own.
+// tidy is the periodic settle. It asks storage only while something is borrowed.
 func (l *lender) tidy(ctx context.Context) {
-	if l.b.ledger.Loaded() && len(l.b.ledger.Counts(grant.OwnHolder)) > 0 {
+	l.mu.Lock()
+	loans := len(l.loans)
+	l.mu.Unlock()
+	if l.b.ledger.Loaded() && loans+len(l.b.ledger.Counts(grant.OwnHolder)) > 0 {
 		l.settle(ctx, "")
 	}
 }

@@ -382,3 +382,50 @@ func TestABorrowedTokenInAChildsAnswer(t *testing.T) {
 	requireCode(t, err, fault.ProviderViolation, "holds the parent credential")
 	require.Zero(t, s.alive(), "and it is dead")
 }
+
+// A system in wrong hands has seen what was borrowed to ask it: that dies with what it gave.
+func TestABorrowedTokenDiesWithAKillOfItsBorrower(t *testing.T) {
+	for _, freeze := range []bool{false, true} {
+		m, s := newTenantMount(t)
+		m.mustCreds(nil)
+		lent := s.last()
+		order := map[string]any{}
+		if freeze {
+			order["freeze"] = true
+		}
+		require.EqualValues(t, 1, m.must(m.write("revoke/provider/tenant/x", order)).Data["revoked"])
+		m.waitForKills()
+		require.Zero(t, s.alive())
+		require.False(t, m.server.Active(lent))
+		require.Empty(t, m.own())
+	}
+}
+
+// What a frozen borrower gets to kill with, it has for no longer than that.
+func TestAFrozenBorrowerStillKills(t *testing.T) {
+	m, s := newTenantMount(t)
+	m.mustCreds(nil)
+	s.change(func() { s.down = true })
+	require.EqualValues(t, 1, m.must(m.write("revoke/provider/tenant/x", map[string]any{"freeze": true})).Data["pending"])
+	s.change(func() { s.down = false })
+	m.sweep()
+	m.waitForKills()
+	require.Zero(t, s.alive())
+	require.Len(t, m.own(), 1)
+	m.clock.advance(time.Minute)
+	require.NoError(t, m.periodic())
+	m.waitForKills()
+	require.Empty(t, m.own())
+}
+
+// A lender becomes another account once nothing is borrowed of it.
+func TestALenderThatBecomesAnother(t *testing.T) {
+	m, _ := newTenantMount(t)
+	require.NoError(t, m.revoke(m.mustCreds(nil)))
+	another := map[string]any{"client_id": "another", "client_secret": parentSecret}
+	_, err := m.write("providers/oauth2/p", another)
+	requireCode(t, err, fault.InvalidRequest, "1 live grants", "with disabled=true what providers/tenant/x borrowed of it ends")
+	m.must(m.write("providers/tenant/x", map[string]any{"disabled": true}))
+	m.waitForKills()
+	m.must(m.write("providers/oauth2/p", another))
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -174,8 +175,17 @@ func (h providerHandler) mayReplace(ctx context.Context, ref string, before, aft
 			return err
 		}
 		if live > 0 {
-			return fault.New(fault.InvalidRequest, "%d live grants could not be killed any more with another issuer, revocation endpoint or account (a revocation_url that is written or left out counts as another endpoint): let them end or revoke their leases first, or write a provider of another name", live)
+			return fault.New(fault.InvalidRequest, "%d live grants could not be killed any more with another issuer, revocation endpoint or account (a revocation_url that is written or left out counts as another endpoint): let them end or revoke their leases first, or write a provider of another name%s", live, h.lends(ctx, ref))
 		}
 	}
 	return nil
+}
+
+// lends says whose credential a provider's tokens are, and how those end.
+func (h providerHandler) lends(ctx context.Context, ref string) string {
+	borrowers, err := h.b.providers.Borrowers(ctx, ref)
+	if err != nil || len(borrowers) == 0 {
+		return ""
+	}
+	return "; with disabled=true what " + strings.Join(borrowers, ", ") + " borrowed of it ends"
 }

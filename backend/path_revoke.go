@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -139,6 +140,9 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, what endi
 // nothing to kill.
 func (b *broker) awaitKill(ctx context.Context, run *ending.Run) (resp *logical.Response, nothing bool, err error) {
 	t, complete := run.Wait(ctx, revokeWait)
+	if what.Kind == ending.KindProvider {
+		b.lender.drop(ctx, downstream.BorrowerOf(what.Name))
+	}
 	if complete && run.Failed() != nil {
 		return nil, false, ending.LedgerFault(run.Failed()) // the sweep repeats it
 	}
