@@ -222,7 +222,7 @@ func (l *lender) settle(ctx context.Context, of string) {
 		}
 	}
 	l.mu.Unlock()
-	if _, err := l.reap(ctx); err != nil {
+	if err := l.reap(ctx); err != nil {
 		l.b.Logger().Warn("tokens of its own that the broker needs no more may live until their end", "error", err)
 	}
 }
@@ -261,7 +261,7 @@ func (l *lender) drop(ctx context.Context, borrower string) {
 	if !dropped {
 		return
 	}
-	if _, err := l.reap(context.WithoutCancel(ctx)); err != nil {
+	if err := l.reap(context.WithoutCancel(ctx)); err != nil {
 		l.b.Logger().Warn("a token that was borrowed may live until its end", "borrower", borrower, "error", err)
 	}
 }
@@ -286,7 +286,7 @@ func (o *loan) end(ledger *grant.Ledger, now time.Time) {
 
 // reap kills the broker's own grants that nobody holds: what was returned, and what another
 // process has left. It waits for none.
-func (l *lender) reap(ctx context.Context) (*ending.Run, error) {
+func (l *lender) reap(ctx context.Context) error {
 	var returned []grant.Summary
 	err := l.b.ledger.Walk(ctx, grant.OwnHolder, "", func(s *grant.Summary) bool {
 		if s.Revocable && !s.Doomed && !s.Released && !s.IsIntent() && !l.b.ledger.Holding(s.ID) && !l.b.killer.InHand(s.ID) {
@@ -294,10 +294,10 @@ func (l *lender) reap(ctx context.Context) (*ending.Run, error) {
 		}
 		return true
 	})
-	if len(returned) == 0 {
-		return nil, err
+	if len(returned) > 0 {
+		l.b.killer.KillThose(ctx, returned, ending.CauseReturned)
 	}
-	return l.b.killer.KillThose(ctx, returned, ending.CauseReturned), err
+	return err
 }
 
 // changed is after a provider of type t was written or deleted, which may borrow.
