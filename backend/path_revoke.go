@@ -125,6 +125,9 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, what endi
 		return nil, err
 	}
 	resp, nothing, err := b.awaitKill(ctx, run)
+	if what.Kind == ending.KindProvider {
+		b.lender.drop(ctx, downstream.BorrowerOf(what.Name))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -140,9 +143,6 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, what endi
 // nothing to kill.
 func (b *broker) awaitKill(ctx context.Context, run *ending.Run) (resp *logical.Response, nothing bool, err error) {
 	t, complete := run.Wait(ctx, revokeWait)
-	if what.Kind == ending.KindProvider {
-		b.lender.drop(ctx, downstream.BorrowerOf(what.Name))
-	}
 	if complete && run.Failed() != nil {
 		return nil, false, ending.LedgerFault(run.Failed()) // the sweep repeats it
 	}
