@@ -62,12 +62,15 @@ func TestGitLabFromItsConfigurationToItsEnd(t *testing.T) {
 func TestGitLabRolesThatCannotHold(t *testing.T) {
 	m, _, _, _ := newGitLabMount(t)
 	for name, change := range map[string]map[string]any{
-		"kind":         {"parameters": map[string]any{"kind": "deploy"}},
-		"scopes":       {"scopes": ""},
-		"resources":    {"resources": ""},
-		"permissions":  {"permissions": map[string]any{}},
-		"audiences":    {"audiences": "https://gitlab.com"},
-		"access_level": {"permissions": map[string]any{"access_level": "root"}},
+		"kind":               {"parameters": map[string]any{"kind": "deploy"}},
+		"scopes":             {"scopes": ""},
+		"resources":          {"resources": ""},
+		"permissions":        {"permissions": map[string]any{}},
+		"audiences":          {"audiences": "https://gitlab.com"},
+		"group/project":      {"resources": "app"},
+		"none of a token":    {"resources": "top/../app,top/**"},
+		"access_level alone": {"permissions": map[string]any{"access_level": "guest", "contents": "guest"}},
+		"access_level":       {"permissions": map[string]any{"access_level": "root"}},
 	} {
 		role := projectRole()
 		for field, value := range change {

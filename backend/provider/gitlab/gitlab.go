@@ -164,6 +164,7 @@ var (
 	_ provider.Rotator          = (*Provider)(nil)
 	_ provider.Varying          = (*Provider)(nil)
 	_ provider.ParameterChecker = (*Provider)(nil)
+	_ provider.CeilingChecker   = (*Provider)(nil)
 )
 
 func (p *Provider) secret(field string) secret.Text {
@@ -218,6 +219,27 @@ func (p *Provider) traits(k kind) provider.Traits {
 func (p *Provider) CheckParameters(_ provider.Mode, parameters map[string]string) error {
 	if _, known := kinds[parameters[parameterKind]]; !known {
 		return fault.New(fault.InvalidRequest, "parameters: kind is %q, and must be one of %s", parameters[parameterKind], strings.Join(kindNames(), ", "))
+	}
+	return nil
+}
+
+// CheckCeiling implements provider.CeilingChecker. Which scopes there are is left to GitLab,
+// which has more of them with each version.
+func (p *Provider) CheckCeiling(_ provider.Mode, parameters map[string]string, ceiling access.Access) error {
+	name := parameters[parameterKind]
+	k := kinds[name]
+	for _, pattern := range ceiling.Resources.Excess(access.Set{}) {
+		if strings.Contains(pattern, "*") && patternShape.MatchString(pattern) {
+			continue
+		}
+		if !k.resource.MatchString(pattern) {
+			return kit.Invalid("resources", "%q is none of a token of kind %s, which is %s", pattern, name, k.wanted)
+		}
+	}
+	for permission := range ceiling.Permissions.Map() {
+		if permission != permissionLevel {
+			return kit.Invalid("permissions", "a token of kind %s has no permission %q, but access_level alone, of %s", name, permission, strings.Join(levels, ", "))
+		}
 	}
 	return nil
 }

@@ -52,6 +52,9 @@ func kindNames() []string {
 // parts them.
 const segment = `[A-Za-z0-9_][A-Za-z0-9_.-]*`
 
+// patternShape is what can match a resource's name.
+var patternShape = regexp.MustCompile(`^[A-Za-z0-9_.*-]+(/[A-Za-z0-9_.*-]+)*$`)
+
 var (
 	path   = regexp.MustCompile(`^` + segment + `(/` + segment + `)*$`)
 	nested = regexp.MustCompile(`^` + segment + `(/` + segment + `)+$`)
