@@ -14,7 +14,7 @@ PROVISION  := CGO_ENABLED=0 go run -trimpath -buildvcs=false ./bootstrap/provisi
 GOTEST     := go run ./scripts/gotest
 
 # In the order in which they tell most for the time they take.
-STAGES := fmt-check vet lint vulns unit fuzz acceptance
+STAGES := fmt-check vet lint vulns unit conformance fuzz acceptance
 
 .DEFAULT_GOAL := help
 .PHONY: help build vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos golden fmt clean
@@ -76,6 +76,7 @@ fmt-check: ## name the files that gofmt would change
 vet: ## go vet, also for the modules below bootstrap/ that have code
 	go vet ./...
 	cd bootstrap/op && go vet ./...
+	cd bootstrap/conformance && go vet ./...
 
 lint: ## golangci-lint with .golangci.yml
 	@$(PROVISION) golangci-lint
@@ -93,6 +94,9 @@ unit: ## tests that need no server, under the race detector
 	CGO_ENABLED=1 $(GOTEST) -- -short -race ./...
 
 race: unit
+
+conformance: ## provider types, and the fakes of their tests, against what vendors publish
+	cd bootstrap/conformance && go test ./...
 
 fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)

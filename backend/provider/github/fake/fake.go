@@ -50,7 +50,7 @@ type Options struct {
 	Observe func(Exchange)
 }
 
-// Exchange is one request, and what was answered.
+// Exchange is one request, and what was answered; Status is 0 if nothing was.
 type Exchange struct {
 	Request  *http.Request
 	Body     []byte

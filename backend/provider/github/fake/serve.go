@@ -47,6 +47,9 @@ func (r *recorder) WriteHeader(status int) {
 
 // Write implements http.ResponseWriter.
 func (r *recorder) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
 	r.body.Write(p)
 	return r.ResponseWriter.Write(p)
 }
@@ -54,7 +57,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 func (g *GitHub) serve(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+	rec := &recorder{ResponseWriter: w}
 	defer func() {
 		e := Exchange{Request: r, Body: body, Status: rec.status, Header: rec.Header().Clone(), Response: rec.body.Bytes()}
 		g.Change(func() { g.requests = append(g.requests, e) })
