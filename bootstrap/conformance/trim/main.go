@@ -63,20 +63,20 @@ func trim(all []object) object {
 				continue
 			}
 			if item, ok := at(d, "paths", path).(object); ok {
-				operation := bare(item[method], "").(object)
+				operation := asObject(bare(item[method], ""))
 				paths[path] = object{method: operation}
 				keep(d, operation, kept)
 			}
 		}
 		more, _ := at(d, "components", "schemas", "app-permissions", "properties").(object)
-		known := at(object{"components": kept}, "components", "schemas", "app-permissions", "properties").(object)
+		known := asObject(at(object{"components": kept}, "components", "schemas", "app-permissions", "properties"))
 		for name, schema := range more {
 			if _, ok := known[name]; !ok {
 				known[name] = bare(schema, "")
 			}
 		}
 	}
-	info := at(all[0], "info").(object)
+	info := asObject(at(all[0], "info"))
 	return object{
 		"openapi": all[0]["openapi"], "paths": paths, "components": kept,
 		"info": object{"title": info["title"], "version": info["version"], "license": info["license"]},
@@ -110,7 +110,7 @@ func keep(d, o object, kept object) {
 		if _, known := kind[parts[1]]; known {
 			continue
 		}
-		component := bare(at(d, "components", parts[0], parts[1]), "").(object)
+		component := asObject(bare(at(d, "components", parts[0], parts[1]), ""))
 		if parts[0] == "responses" {
 			describe(component)
 		}
@@ -150,7 +150,7 @@ func bare(v any, within string) any {
 			}
 			o[name] = bare(value, name)
 			if within == "responses" {
-				describe(o[name].(object))
+				describe(asObject(o[name]))
 			}
 		}
 		return o
@@ -162,4 +162,13 @@ func bare(v any, within string) any {
 		return list
 	}
 	return v
+}
+
+// asObject is v, which the descriptions have for an object.
+func asObject(v any) object {
+	o, ok := v.(object)
+	if !ok {
+		fail(fmt.Errorf("%v is no object", v))
+	}
+	return o
 }
