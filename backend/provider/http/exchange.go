@@ -158,7 +158,7 @@ func (p *Provider) once(ctx context.Context, w *wire, shown *credentials) (*answ
 	if resp.Status/100 == 2 {
 		return nil, unread("it is no success by what the definition says of one")
 	}
-	return nil, kit.Refusal(resp, p.deps.Now())
+	return nil, kit.Refusal(resp, p.deps.Now(), p.parts...)
 }
 
 // refusal is what the definition says of an answer; nil for nothing.

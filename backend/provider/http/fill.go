@@ -102,7 +102,7 @@ func missing(e *expression) *fault.Error {
 
 // source is an expression's value before its filters.
 func (f *filling) source(e *expression) (any, error) {
-	if v, known := f.where[e.source()]; known {
+	if v, known := f.where[e.String()]; known {
 		return asWritten(v), nil
 	}
 	switch e.root {
@@ -463,6 +463,9 @@ func (f *filling) each(t *each) (any, bool, error) {
 			if err != nil {
 				return nil, false, err
 			}
+			if _, twice := object[key]; twice {
+				return nil, false, unfit(&t.of, "two of them become %s", short(key))
+			}
 			object[key] = value
 		}
 	}
@@ -488,9 +491,6 @@ func items(v any) []any {
 	}
 	return all
 }
-
-// source is an expression without its filters, as it is written.
-func (e *expression) source() string { return e.String() }
 
 // fillingOf is what a mint's templates are filled with.
 func (p *Provider) fillingOf(r provider.Request) *filling {

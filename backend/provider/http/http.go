@@ -188,6 +188,7 @@ var (
 	_ provider.Checker          = (*Provider)(nil)
 	_ provider.Trusted          = (*Provider)(nil)
 	_ provider.ParameterChecker = (*Provider)(nil)
+	_ provider.CeilingChecker   = (*Provider)(nil)
 	_ provider.Publisher        = (*Provider)(nil)
 	_ provider.Revoker          = (*revoking)(nil)
 	_ provider.Finder           = (*finding)(nil)
@@ -264,6 +265,29 @@ func (p *Provider) CheckParameters(_ provider.Mode, parameters map[string]string
 	return checkVariables("parameters", parameters, p.definition.Parameters)
 }
 
+// CheckCeiling implements provider.CeilingChecker: what a pattern of the definition refuses
+// is never granted. Of a role's own patterns nothing is known.
+func (p *Provider) CheckCeiling(_ provider.Mode, _ map[string]string, ceiling access.Access) error {
+	for _, dim := range access.AllDimensions() {
+		d, known := p.definition.Access[dim]
+		if !known {
+			continue // which has a hint
+		}
+		names := slices.Sorted(maps.Keys(ceiling.Permissions.Map()))
+		if set, isSet := ceiling.Set(dim); isSet {
+			names = set.Literals()
+		} else if dim != access.DimPermissions {
+			continue
+		}
+		for _, name := range names {
+			if why := d.refuses(name); why != "" {
+				return kit.Invalid(string(dim), "%q %s", name, why)
+			}
+		}
+	}
+	return nil
+}
+
 func (p *Provider) parametersOf(given map[string]string) map[string]string {
 	return withDefaults(given, p.definition.Parameters)
 }
@@ -322,7 +346,7 @@ func (p *finding) Where(r provider.Request) (string, error) {
 				failed = err
 			}
 			if v != nil {
-				all[e.source()] = v
+				all[e.String()] = v
 			}
 		}
 	}

@@ -109,8 +109,9 @@ func (j *judgement) parent() {
 	if p.Login != nil {
 		login = p.Login.Step.Take
 		s := scope{roots: []string{rootSettings, rootUsername}, secrets: parentSecrets}
-		p.Login.Step.Alone = true
-		j.step("/parent/login", p.Login.Step, s)
+		step := p.Login.Step
+		step.Alone = true // it is before there are headers
+		j.step("/parent/login", step, s)
 		if len(login) == 0 {
 			j.m.add("/parent/login/take", "must name what the answer gives, for {{login.<name>}} in headers")
 		}

@@ -56,16 +56,26 @@ func (p *Provider) admit(a access.Access) error {
 			continue
 		case d.Required && (a.IsNothing(dim) || a.IsUnbounded(dim)):
 			return fault.New(code, "the system needs %s, and there are none: ask for some", dim)
-		case d.Pattern == nil:
-			continue
 		}
 		for _, value := range valuesIn(a, dim) {
-			if !d.Pattern.MatchString(value) {
-				return fault.New(code, "%q is none of the system's %s: they are as %s", value, dim, d.Pattern)
+			if why := d.refuses(value); why != "" {
+				return fault.New(code, "%s: %q %s", dim, value, why)
 			}
 		}
 	}
 	return nil
+}
+
+// refuses says why a value is none that the system is asked for, or "". To many systems a
+// star means more than itself: where it may stand is for the definition to say.
+func (d Dimension) refuses(value string) string {
+	switch {
+	case d.Pattern == nil && strings.Contains(value, "*"):
+		return "has a *, which the system may read as all there is: the definition must have a pattern that allows it"
+	case d.Pattern != nil && !d.Pattern.MatchString(value):
+		return "is not as the definition wants them: " + written(d.Pattern)
+	}
+	return ""
 }
 
 func valuesIn(a access.Access, dim access.Dimension) []string {
@@ -279,7 +289,7 @@ func (g Granted) texts(v any) ([]string, error) {
 // or a system has put there.
 func (mk *making) scrutinize(child *provider.Child) error {
 	g := mk.p.guard(mk.m)
-	if g.in(child.Handle.Reveal()) {
+	if g.whole.In(child.Handle.Reveal()) {
 		child.Handle = secret.Text{}
 		return fault.New(fault.ProviderViolation, "the system's answer has the parent credential where the definition looks for a name: nothing of it is used")
 	}
@@ -338,15 +348,35 @@ func (p *revoking) Revoke(ctx context.Context, t secret.Text) error {
 		return err
 	}
 	var failed error
+	missed := false
 	for _, w := range h.Undo {
-		if _, err := p.exchange(ctx, w, &mentioned{}); err != nil && !errors.Is(err, errGone) {
+		_, err := p.exchange(ctx, w, &mentioned{})
+		if errors.Is(err, errGone) {
+			missed = true
+		} else if err != nil {
 			failed = errors.Join(failed, err)
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
+	if failed == nil && missed {
+		failed = p.answers(ctx)
+	}
 	return first(failed)
+}
+
+// answers reports whether it is the system that says that something is gone: a gateway in
+// front of it knows nothing either, while there is nothing behind it. Where the definition
+// has no check that cannot be told.
+func (p *Provider) answers(ctx context.Context) error {
+	if p.definition.Check == nil {
+		return nil
+	}
+	if _, err := p.Check(ctx); err != nil {
+		return fault.New(fault.TemporarilyUnavailable, "the system knows no such thing, but its check fails as well, so that nobody knows who says so: %s", fault.Public(err)).Because(err)
+	}
+	return nil
 }
 
 // first is the first *fault.Error of those that were joined, with the others behind it.
@@ -455,7 +485,7 @@ func (p *finding) found(s Step, f *filling, item any) (provider.Found, error) {
 		return provider.Found{}, unread("an item of the list cannot be undone: " + fault.Public(err))
 	}
 	h := encodeHandle([]*wire{undo})
-	if p.guard(&mentioned{}).in(h.Reveal()) {
+	if p.guard(&mentioned{}).whole.In(h.Reveal()) {
 		return provider.Found{}, unread("an item of the list has the parent credential where the definition looks for a name")
 	}
 	return provider.Found{Handle: h}, nil

@@ -207,13 +207,21 @@ func (n node) duration() time.Duration {
 	return d
 }
 
+// What makes a pattern one of a whole text.
+const begins, ends = `\A(?:`, `)\z`
+
+// written is a pattern as it stands in the definition.
+func written(re *regexp.Regexp) string {
+	return strings.TrimSuffix(strings.TrimPrefix(re.String(), begins), ends)
+}
+
 // pattern is a regular expression (RE2) of a whole text.
 func (n node) pattern() *regexp.Regexp {
 	s := n.text()
 	if s == "" {
 		return nil
 	}
-	re, err := regexp.Compile(`\A(?:` + s + `)\z`)
+	re, err := regexp.Compile(begins + s + ends)
 	if err != nil {
 		n.wrong("is no regular expression (RE2)")
 		return nil

@@ -30,7 +30,8 @@ type rig struct {
 	asked    []string
 	echo     bool
 	stall    chan struct{}
-	hangUp   string // the call that is done and not answered
+	guard    func(r *http.Request) bool // who is known
+	hangUp   string                     // the call that is done and not answered
 	instead  map[string]func(w http.ResponseWriter, r *http.Request, body string)
 }
 
@@ -42,6 +43,7 @@ const (
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{accounts: map[string]string{}, keys: map[string]string{}, instead: map[string]func(http.ResponseWriter, *http.Request, string){}}
+	r.guard = func(req *http.Request) bool { return req.Header.Get("Authorization") == "Bearer "+rigToken }
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
 	t.Cleanup(func() {
@@ -67,14 +69,14 @@ func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, fmt.Sprint(req.Header, req.URL, body), http.StatusBadRequest)
 		return
 	}
+	if !r.guard(req) {
+		r.mu.Unlock()
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
 	if instead := r.instead[call]; instead != nil {
 		r.mu.Unlock()
 		instead(w, req, body)
-		return
-	}
-	if req.Header.Get("Authorization") != "Bearer "+rigToken {
-		r.mu.Unlock()
-		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
 	status, answer := r.do(call, segments, req, body)
@@ -191,16 +193,23 @@ func rigRequest() provider.Request {
 	return provider.Request{Access: access.Access{Scopes: access.Exactly("read")}, TTL: 10 * time.Minute, GrantID: "grant-of-somebody"}
 }
 
+func (r *rig) with(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
+}
+
+func (w *world) subject() providertest.Subject {
+	return providertest.Subject{
+		Provider: w.Provider, Type: Type{}, Request: rigRequest(), Store: w.store,
+		Alive: providertest.Token(w.alive), Minted: w.minted,
+		Echo:  func() { w.with(func() { w.echo = true }) },
+		Stall: func() { w.with(func() { w.stall = make(chan struct{}) }) },
+	}
+}
+
 func TestConformance(t *testing.T) {
-	providertest.Run(t, func(t *testing.T) providertest.Subject {
-		w := newWorld(t, rigDefinition)
-		return providertest.Subject{
-			Provider: w.Provider, Type: Type{}, Request: rigRequest(), Store: w.store,
-			Alive: providertest.Token(w.alive), Minted: w.minted,
-			Echo:  func() { w.mu.Lock(); defer w.mu.Unlock(); w.echo = true },
-			Stall: func() { w.mu.Lock(); defer w.mu.Unlock(); w.stall = make(chan struct{}) },
-		}
-	})
+	providertest.Run(t, func(t *testing.T) providertest.Subject { return newWorld(t, rigDefinition).subject() })
 }
 
 func TestAMintSaysWhatTheSystemGranted(t *testing.T) {

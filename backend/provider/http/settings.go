@@ -110,7 +110,7 @@ func checkVariables(field string, given map[string]string, declared map[string]V
 		case given[name] != "" && (len(given[name]) > maxText || !kit.IsPrintable(given[name])):
 			return kit.Invalid(field, "%s must be printable text of at most %d bytes", name, maxText)
 		case given[name] != "" && v.Pattern != nil && !v.Pattern.MatchString(given[name]):
-			return kit.Invalid(field, "%s must be as %s: %s", name, v.Pattern, v.About)
+			return kit.Invalid(field, "%s must be as %s: %s", name, written(v.Pattern), v.About)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(declared)) {

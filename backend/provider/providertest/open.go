@@ -126,6 +126,8 @@ type Setup struct {
 	Now     func() time.Time
 	// Signer is the broker as an issuer; nil is one that is not configured.
 	Signer provider.Signer
+	// Borrowed is what the provider has of another one; nil for nothing.
+	Borrowed func(ctx context.Context, refused secret.Text) (secret.Text, error)
 	// Before is what an earlier write has pinned, and Former are the fields that it stored.
 	Before provider.Pinned
 	Former map[string]any
@@ -219,6 +221,7 @@ func (s Setup) OpenOn(t testing.TB, store *ParentStore) provider.Provider {
 		SaveParent: store.Save,
 		Turn:       store.Turn,
 		Signer:     s.signer(),
+		Borrowed:   s.Borrowed,
 		Discard: func(ctx context.Context, c *provider.Child) {
 			if err := p.(provider.Revoker).Revoke(context.WithoutCancel(ctx), c.Handle); err != nil {
 				store.leave(c)
