@@ -429,26 +429,42 @@ func (p *finding) search(ctx context.Context, s Step, f *filling) ([]provider.Fo
 	var found []provider.Found
 	pages := s.Find.pages(w)
 	for pages.next() {
-		a, err := p.exchange(ctx, pages.current, &mentioned{})
-		if err != nil {
-			return nil, first(err)
-		}
-		items, err := pages.read(a)
+		all, err := p.onPage(ctx, s, f, pages.current, pages.read)
 		if err != nil {
 			return nil, err
 		}
-		for _, item := range items {
-			if !s.Find.fits(item, f) {
-				continue
-			}
-			one, err := p.found(s, f, item)
-			if err != nil {
-				return nil, err
-			}
-			found = append(found, one)
+		found = append(found, all...)
+	}
+	for len(found) == 0 && pages.err == nil && pages.back() {
+		if found, err = p.onPage(ctx, s, f, pages.current, s.Find.items); err != nil {
+			return nil, err
 		}
 	}
 	return found, pages.err
+}
+
+// onPage is what is the grant's on one page.
+func (p *finding) onPage(ctx context.Context, s Step, f *filling, w *wire, read func(*answer) ([]any, error)) ([]provider.Found, error) {
+	a, err := p.exchange(ctx, w, &mentioned{})
+	if err != nil {
+		return nil, first(err)
+	}
+	items, err := read(a)
+	if err != nil {
+		return nil, err
+	}
+	var found []provider.Found
+	for _, item := range items {
+		if !s.Find.fits(item, f) {
+			continue
+		}
+		one, err := p.found(s, f, item)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, one)
+	}
+	return found, nil
 }
 
 // fits reports whether an item of the list is the grant's.

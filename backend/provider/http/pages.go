@@ -38,6 +38,18 @@ func (p *pages) next() bool {
 	return true
 }
 
+// back prepares the request of the page before, once all have been read. What others have
+// ended meanwhile has moved what stood behind it onto pages that had been read already;
+// whoever reads them from the last to the first meets it.
+func (p *pages) back() bool {
+	if page := p.of.Page; page == nil || page.Next.given || p.asked < 2 {
+		return false
+	}
+	p.asked--
+	p.ask(strconv.Itoa(p.of.Page.First + (p.asked-1)*p.of.Page.Step))
+	return true
+}
+
 // ask has the request ask for that page.
 func (p *pages) ask(page string) {
 	w := *p.base
@@ -49,16 +61,25 @@ func (p *pages) ask(page string) {
 	p.current = &w
 }
 
-// read is the items of a page.
-func (p *pages) read(a *answer) ([]any, error) {
+// items are those of a page.
+func (fd *Find) items(a *answer) ([]any, error) {
 	v, err := a.json()
 	if err != nil {
 		return nil, unread("the list is no JSON: " + err.Error())
 	}
-	v, found := p.of.Items.Find(v)
+	v, found := fd.Items.Find(v)
 	items, isList := v.([]any)
 	if !isList && (!found || v != nil) {
 		return nil, unread("there is no list where the definition says")
+	}
+	return items, nil
+}
+
+// read is the items of a page, and whether there is another one behind it.
+func (p *pages) read(a *answer) ([]any, error) {
+	items, err := p.of.items(a)
+	if err != nil {
+		return nil, err
 	}
 	p.items += len(items)
 	switch page := p.of.Page; {
