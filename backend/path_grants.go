@@ -194,10 +194,14 @@ func (b *broker) listGrantsOfSubject(ctx context.Context, req *logical.Request, 
 			return b.ledger.WalkWith(ctx, holder, sub, after, visit)
 		},
 	})
-	if err == nil && after == "" && len(resp.Data) == 0 {
+	if err != nil || len(resp.Data) > 0 {
+		return resp, err
+	}
+	resp.Data["keys"] = []string{} // a read of nothing looks like one of what is not there
+	if after == "" {
 		resp.AddWarning(b.strangeSubject(ctx, req.MountPoint, what))
 	}
-	return resp, err
+	return resp, nil
 }
 
 func (b *broker) listGrantsOfEntity(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {

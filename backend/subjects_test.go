@@ -1,7 +1,12 @@
 package backend
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +16,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -255,4 +261,238 @@ func TestALeaseOfAFrozenSubjectIsNotRenewed(t *testing.T) {
 	require.NoError(t, m.b.freezer.Freeze(t.Context(), ending.Subject(m.server.URL, "user-1"), "test"))
 	_, err := m.renew(l, time.Minute)
 	requireCode(t, err, fault.AccessDenied, "frozen")
+}
+
+// subjectRack is a rack whose role r takes the subject tokens of the test's server.
+func subjectRack(t *testing.T, r *rack, lever string, role map[string]any) *mount {
+	t.Helper()
+	m := newRack(t, r, lever, nil)
+	m.issuer("idp", m.server.URL)
+	fields := map[string]any{"subject_issuers": "idp"}
+	maps.Copy(fields, role)
+	m.must(m.write("roles/r", fields))
+	return m
+}
+
+// Where a mint is on record before it, a kill of its subject finds it; elsewhere a freeze
+// keeps it from being handed out, also one that is over already.
+func TestAMintUnderWayForASubjectIsNotHandedOut(t *testing.T) {
+	for name, c := range map[string]struct {
+		rack   *rack
+		during func(m *mount)
+	}{
+		"a kill of one on record":      {&rack{}, func(m *mount) { m.killOf("idp", "user-1") }},
+		"a freeze":                     {&rack{nameless: true}, func(m *mount) { m.killOf(m.server.URL, "user-1", true) }},
+		"a freeze that is over":        {&rack{nameless: true}, func(m *mount) { m.killOf("idp", "user-1", true); m.killOf("idp", "user-1", false) }},
+		"a kill of whom nobody knows":  {&rack{nameless: true}, func(m *mount) { m.killOf("idp", "user-1") }},
+		"its issuer is killed, frozen": {&rack{nameless: true}, func(m *mount) { m.must(m.write("revoke/issuer/idp", map[string]any{"freeze": true})) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := subjectRack(t, c.rack, "", nil)
+			c.rack.set(func(r *rack) { r.before = func() { r.before = nil; c.during(m) } })
+			_, err := m.tryOn(alice, m.server.URL, "user-1")
+			requireCode(t, err, fault.AccessDenied)
+			require.Empty(t, c.rack.live())
+			other := m.subjectToken(newID(t), map[string]any{"sub": "user-2"})
+			if name != "its issuer is killed, frozen" {
+				_, err = m.credsBy(call{op: logical.UpdateOperation, path: "creds/r", entity: alice, data: map[string]any{"subject_token": other}})
+				require.NoError(t, err)
+			}
+			m.deadline()
+			m.sweep()
+			m.waitForKills()
+		})
+	}
+}
+
+func TestWhatDiesWithASubjectsGrantIsCounted(t *testing.T) {
+	r := &rack{}
+	m := subjectRack(t, r, "login", nil)
+	m.on(alice, m.server.URL, "user-1")
+	m.on(bob, m.server.URL, "user-1")
+	m.on(bob, m.server.URL, "user-2")
+	require.Equal(t, counts(2, 0, 1), counted(m.killOf("idp", "user-1")))
+	require.Empty(t, r.live())
+	require.Empty(t, m.allGrants())
+	revokes, _ := r.called()
+	require.Equal(t, 1, revokes)
+}
+
+func TestASubjectsSharedTokenDiesForAllLeases(t *testing.T) {
+	m := withSubjects(t)
+	m.must(m.write("roles/r", map[string]any{"sharing": "entity"}))
+	tokens := map[string]string{}
+	for _, sub := range []string{"user-1", "user-2"} {
+		tokens[sub] = m.subjectToken(newID(t), map[string]any{"sub": sub})
+	}
+	share := func(sub string) (*lease, error) {
+		return m.credsBy(call{op: logical.UpdateOperation, path: "creds/r", entity: alice, data: map[string]any{"subject_token": tokens[sub]}})
+	}
+	must := func(sub string) *lease {
+		l, err := share(sub)
+		require.NoError(t, err)
+		return l
+	}
+	first, second, other := must("user-1"), must("user-1"), must("user-2")
+	require.Equal(t, first.grantID, second.grantID)
+	require.NotEqual(t, first.grantID, other.grantID)
+	require.Equal(t, counts(1, 0, 0), counted(m.killOf("idp", "user-1")))
+	m.requireLive(false, first, second)
+	m.requireLive(true, other)
+	require.NotEqual(t, first.grantID, must("user-1").grantID)
+	require.Equal(t, other.grantID, must("user-2").grantID)
+
+	// Nobody joins what is frozen.
+	require.NoError(t, m.b.freezer.Freeze(t.Context(), ending.Subject(m.server.URL, "user-2"), "test"))
+	_, err := share("user-2")
+	requireCode(t, err, fault.AccessDenied, "frozen")
+}
+
+// A token that was handed on is its subject's too.
+func TestAForwardedTokenOfASubjectIsKilled(t *testing.T) {
+	m := exchanging(t, nil)
+	m.must(m.write("roles/r", map[string]any{"mode": "forward", "audiences": "broker"}))
+	token := m.subjectToken("one", map[string]any{"scope": "read", "client_id": parentClient})
+	m.server.AddToken(authserver.Token{Value: token, Client: parentClient, Expires: m.clock.Now().Add(10 * time.Minute)})
+	resp := m.must(m.do(call{op: logical.UpdateOperation, path: "creds/r", data: map[string]any{"subject_token": token}}))
+	require.Equal(t, []string{resp.Data["grant_id"].(string)}, m.ofSubject("i", "user-1"))
+	require.Equal(t, counts(1, 0, 0), counted(m.killOf("i", "user-1", true)))
+	require.False(t, m.server.Active(token))
+}
+
+// The entity that acts is one of the broker's own issuer, of whom no name in issuers speaks.
+func TestAnEntityActsAsOneOfTheBrokersOwnIssuer(t *testing.T) {
+	m := exchanging(t, map[string]any{"actor": "entity"})
+	m.must(m.write("config", map[string]any{"issuer": ownURL}))
+	acts := func(entity string) (*lease, error) {
+		child := "a-child-in-which-acts-" + entity
+		if _, made := m.server.Lookup(child); !made {
+			m.server.AddToken(authserver.Token{Value: child, Client: parentClient, Expires: m.clock.Now().Add(time.Minute)})
+		}
+		m.server.Break(authserver.EndpointToken, authserver.Answer(http.StatusOK, "application/json",
+			`{"access_token":"`+child+`","token_type":"Bearer","expires_in":60,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}`))
+		return m.credsBy(call{op: logical.UpdateOperation, path: "creds/r", entity: entity, data: map[string]any{"subject_token": m.trustedToken(newID(t)), "scopes": "read"}})
+	}
+	l, err := acts(alice)
+	require.NoError(t, err)
+	other, err := acts(bob)
+	require.NoError(t, err)
+	require.Equal(t, []string{l.grantID}, m.ofSubject(ownURL, alice))
+	require.Equal(t, counts(1, 0, 0), counted(m.killOf(ownURL, alice, true)))
+	m.requireLive(false, l)
+	m.requireLive(true, other)
+	_, err = acts(alice)
+	requireCode(t, err, fault.AccessDenied, "frozen")
+	require.Empty(t, m.ofSubject("i", alice))
+}
+
+// yesterdays writes a grant as a build did that knew of no parties.
+func (m *mount) yesterdays(of *lease, change func(*grant.Grant)) string {
+	m.t.Helper()
+	g, err := m.b.ledger.Get(m.t.Context(), of.grantID)
+	require.NoError(m.t, err)
+	require.NoError(m.t, m.b.ledger.Remove(m.t.Context(), g))
+	g.ID, err = grant.NewID(g.Holder)
+	require.NoError(m.t, err)
+	g.ActorIss = ""
+	change(g)
+	require.NoError(m.t, m.b.ledger.Record(m.t.Context(), g))
+	m.start()
+	return g.ID
+}
+
+func TestGrantsOfBuildsBeforeAreFoundBySubject(t *testing.T) {
+	m := withSubjects(t)
+	l := m.on(alice, m.server.URL, "user-1")
+	id := m.yesterdays(l, func(g *grant.Grant) {})
+	require.Equal(t, []string{id}, m.ofSubject("idp", "user-1"))
+	require.Equal(t, []string{id}, m.ofSubject(m.server.URL, "user-1"))
+
+	// Of an actor the record had the issuer's name alone.
+	id = m.yesterdays(&lease{grantID: id}, func(g *grant.Grant) { g.Actor, g.ActorIssuer = "agent", "other" })
+	require.Equal(t, []string{id}, m.ofSubject("other", "agent"))
+	require.Equal(t, []string{id}, m.ofSubject(elsewhere, "agent"))
+	require.Empty(t, m.ofSubject("idp", "agent"))
+	require.Equal(t, counts(1, 0, 0), counted(m.killOf(elsewhere, "agent")))
+	m.requireLive(false, l)
+
+	// And of an entity that acts, nothing.
+	m.must(m.write("config", map[string]any{"issuer": ownURL}))
+	id = m.yesterdays(m.on(alice, m.server.URL, "user-1"), func(g *grant.Grant) { g.Actor = alice })
+	require.Equal(t, []string{id}, m.ofSubject(ownURL, alice))
+	require.Equal(t, counts(1, 0, 0), counted(m.killOf(ownURL, alice)))
+}
+
+func TestAKillOfASubjectIsDurable(t *testing.T) {
+	m := withSubjects(t)
+	hers, his := m.on(alice, m.server.URL, "user-1"), m.on(bob, elsewhere, "user-1")
+	m.start()
+	release := m.haltScan()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	resp, err := m.do(call{op: logical.UpdateOperation, path: "revoke/subject", ctx: ctx, data: map[string]any{"issuer": "idp", "subject": "user-1"}})
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(resp.Warnings, " "), "still being read")
+	m.must(m.delete("issuers/idp", nil)) // the order knows who is meant
+	m.start()
+	release()
+	m.sweep()
+	m.waitForKills()
+	m.requireLive(false, hers)
+	m.requireLive(true, his)
+	require.Empty(t, m.allKeysBelow(ending.OrderPrefix))
+}
+
+// One record that cannot be read hides no other, and whose it is nobody calls unknown.
+func TestARecordThatCannotBeReadHidesNoneOfTheSubjects(t *testing.T) {
+	m := withSubjects(t)
+	broken, whole := m.on(alice, m.server.URL, "user-1"), m.on(bob, m.server.URL, "user-1")
+	var key string
+	for _, k := range m.allKeysBelow(grant.StoragePrefix) {
+		if strings.Contains(k, alice) {
+			key = k
+		}
+	}
+	m.storage.on(func(op, at string) error {
+		if op == "get" && strings.HasSuffix(at, key) {
+			return errors.New("storage is down")
+		}
+		return nil
+	})
+	_, err := m.write("revoke/subject", map[string]any{"issuer": "idp", "subject": "user-1"})
+	requireCode(t, err, fault.TemporarilyUnavailable)
+	m.storage.on(nil)
+	m.waitForKills()
+	m.requireLive(false, whole)
+	m.sweep()
+	m.waitForKills()
+	m.requireLive(false, broken)
+}
+
+// A grant that was issued before the clock went back is meant.
+func TestAClockThatGoesBackSparesNoSubject(t *testing.T) {
+	m := withSubjects(t)
+	l := m.on(alice, m.server.URL, "user-1")
+	m.clock.advance(-time.Minute)
+	require.Equal(t, counts(1, 0, 0), counted(m.killOf("idp", "user-1")))
+	m.requireLive(false, l)
+}
+
+func TestASubjectsGrantsAreListedInPages(t *testing.T) {
+	m := withSubjects(t)
+	want := []string{}
+	for i := range 7 {
+		want = append(want, m.on([]string{alice, bob, ""}[i%3], m.server.URL, "user-1").grantID)
+	}
+	slices.Sort(want)
+	require.Equal(t, want, m.ofSubject("idp", "user-1"))
+	for i := range want {
+		require.Equal(t, want[i+1:], append([]string{}, m.ofSubject("idp", "user-1", want[i])...))
+	}
+	resp := m.must(m.do(call{op: logical.ReadOperation, path: "grants/subject", data: map[string]any{"issuer": "idp", "subject": "user-1", "limit": 3}}))
+	require.Equal(t, want[:3], resp.Data["keys"])
+	require.Contains(t, strings.Join(resp.Warnings, " "), "after="+want[2])
+	none := m.must(m.do(call{op: logical.ReadOperation, path: "grants/subject", data: map[string]any{"issuer": "idp", "subject": "nobody"}}))
+	require.Contains(t, strings.Join(none.Warnings, " "), "no grant of the subject")
+	require.Contains(t, none.Data, "keys")
 }

@@ -25,7 +25,11 @@ import (
 // each record when it is read, so that what a test sees in memory is the ledger's.
 type imagined struct {
 	holders, each int
-	calls, pages  atomic.Int64
+	// subjects is on behalf of how many the grants are; none are on anybody's at zero.
+	subjects int
+	// untold means that no id tells whose grant it is, as those of builds of before.
+	untold              bool
+	calls, pages, reads atomic.Int64
 }
 
 func (s *imagined) holder(i int) string { return fmt.Sprintf("7a3c1b52-90de-4f61-8a55-%012x", i) }
@@ -33,7 +37,20 @@ func (s *imagined) holder(i int) string { return fmt.Sprintf("7a3c1b52-90de-4f61
 // id is the nth of a holder's grants, as random as a real one.
 func (s *imagined) id(holder string, n int) string {
 	sum := sha256.Sum256([]byte(holder + strconv.Itoa(n)))
-	return holder + "." + hex.EncodeToString(sum[:16])
+	random := hex.EncodeToString(sum[:16])
+	if s.untold {
+		return holder + "." + random
+	}
+	return holder + "." + random + told(random, []string{s.subject(random)})
+}
+
+// subject is on whose behalf the grant is that has this random part.
+func (s *imagined) subject(random string) string {
+	if s.subjects == 0 {
+		return ""
+	}
+	n, _ := strconv.ParseUint(random[16:30], 16, 64)
+	return fmt.Sprintf("0f9c1a77-5c1e-4d0b-9d57-%012x", n%uint64(s.subjects))
 }
 
 func (s *imagined) List(_ context.Context, prefix string) ([]string, error) {
@@ -70,7 +87,10 @@ func (s *imagined) Get(_ context.Context, key string) (*logical.StorageEntry, er
 	if len(parts) != 5 {
 		return nil, nil
 	}
+	s.reads.Add(1)
+	random, _, _ := strings.Cut(parts[3]+parts[4], partyMark)
 	g := &Grant{
+		Subject: s.subject(random), SubjectIssuer: "idp",
 		ID: parts[2] + "." + parts[3] + parts[4], Holder: parts[2], Role: "deploy", Provider: "oauth2/acme",
 		Access: Access{Scopes: []string{"read", "write"}}, Granted: []string{"scope:read", "scope:write"},
 		IssuedAt: noon, ExpiresAt: noon.Add(time.Hour), LeaseEnds: noon.Add(time.Hour), MaxLease: noon.Add(time.Hour),
@@ -101,17 +121,21 @@ func heap() int64 {
 // BenchmarkRebuild reads all grants after a start, and reports what the ledger
 // then holds in memory.
 func BenchmarkRebuild(b *testing.B) {
-	for _, c := range []struct{ holders, each int }{{1_000, 100}, {10_000, 100}, {100_000, 10}, {100, 10_000}} {
-		b.Run(fmt.Sprintf("holders=%d/each=%d", c.holders, c.each), func(b *testing.B) {
+	for _, c := range []struct{ holders, each, subjects int }{
+		{1_000, 100, 0}, {10_000, 100, 0}, {100_000, 10, 0}, {100, 10_000, 0},
+		{10_000, 100, 100_000}, {100, 10_000, 1_000},
+	} {
+		b.Run(fmt.Sprintf("holders=%d/each=%d/subjects=%d", c.holders, c.each, c.subjects), func(b *testing.B) {
 			for b.Loop() {
 				before := heap()
-				s := &imagined{holders: c.holders, each: c.each}
+				s := &imagined{holders: c.holders, each: c.each, subjects: c.subjects}
 				l := NewLedger(s)
 				started := time.Now()
 				l.joinScan()
 				b.ReportMetric(float64(time.Since(started).Microseconds()), "start-µs")
 				require.NoError(b, l.Load(b.Context()))
 				held := heap() - before
+				b.ReportMetric(float64(len(l.current().parties.of)), "parties")
 				grants := float64(c.holders * c.each)
 				b.ReportMetric(float64(held)/grants, "heap-B/grant")
 				b.ReportMetric(float64(held)/(1<<20), "heap-MiB")
@@ -175,5 +199,97 @@ func TestMemoryDoesNotGrowWithGrants(t *testing.T) {
 	for i := range x.scan {
 		require.Empty(t, x.scan[i].late)
 		require.Empty(t, x.scan[i].seen)
+	}
+}
+
+// TestASubjectsGrantsAreFoundWithoutReadingOthers, also where one agent holds very many, of
+// very many subjects.
+func TestASubjectsGrantsAreFoundWithoutReadingOthers(t *testing.T) {
+	for name, s := range map[string]*imagined{
+		"one agent for all":    {holders: 1, each: 5_000, subjects: 500},
+		"many, each for a few": {holders: 500, each: 10, subjects: 1_000},
+		"a few, each for all":  {holders: 10, each: 500, subjects: 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := NewLedger(s)
+			require.NoError(t, l.Load(t.Context()))
+			require.LessOrEqual(t, len(l.current().parties.of), s.subjects)
+			for n := range 3 {
+				subject := s.subject(fmt.Sprintf("%016x%014x%02x", 0, n, 0))
+				want := map[string]bool{} // by the ids alone
+				for i := range s.holders {
+					for n := range s.each {
+						id := s.id(s.holder(i), n)
+						if random, _, _ := strings.Cut(id[strings.LastIndexByte(id, '.')+1:], partyMark); s.subject(random) == subject {
+							want[id] = true
+						}
+					}
+				}
+				before, calls := s.reads.Load(), s.calls.Load()
+				got, holders := findSubject(t, l, subject)
+				require.Equal(t, want, got)
+				reads := s.reads.Load() - before
+				require.LessOrEqual(t, reads, int64(len(want)+4), "one in 65,536 others looks alike")
+				require.LessOrEqual(t, s.calls.Load()-calls, reads+int64(17*holders), "and a list of each shard of who has any")
+			}
+			before := s.calls.Load()
+			got, _ := findSubject(t, l, "nobody")
+			require.Empty(t, got)
+			require.Equal(t, before, s.calls.Load(), "nothing is asked about whom nobody knows")
+		})
+	}
+}
+
+// findSubject are the ids of a subject's grants, and how many holders were asked about.
+func findSubject(t *testing.T, l *Ledger, subject string) (ids map[string]bool, asked int) {
+	t.Helper()
+	holders, err := l.HoldersWith(t.Context(), subject)
+	require.NoError(t, err)
+	ids = map[string]bool{}
+	for _, holder := range holders {
+		require.NoError(t, l.WalkWith(t.Context(), holder, subject, "", func(s *Summary) bool {
+			ids[s.ID] = true
+			return true
+		}))
+	}
+	return ids, len(holders)
+}
+
+// What builds of before have made is found by reading what its holders have.
+func TestIDsThatTellNothingAreRead(t *testing.T) {
+	s := &imagined{holders: 3, each: 50, subjects: 10, untold: true}
+	l := NewLedger(s)
+	require.NoError(t, l.Load(t.Context()))
+	got, _ := findSubject(t, l, s.subject(strings.Repeat("0", 32)))
+	require.NotEmpty(t, got)
+	for id := range got {
+		g, err := l.Get(t.Context(), id)
+		require.NoError(t, err)
+		require.Equal(t, s.subject(strings.Repeat("0", 32)), g.Subject)
+	}
+}
+
+// Two ids of one subject have nothing in common for who does not know it.
+func TestAnIDDoesNotShowWhoseItIs(t *testing.T) {
+	seen := map[string]bool{}
+	for range 50 {
+		id, err := NewIDFor("alice", "ann", "", "ann")
+		require.NoError(t, err)
+		random, digits, marked := strings.Cut(strings.TrimPrefix(id, "alice."), partyMark)
+		require.True(t, marked)
+		require.Len(t, random, randomPart)
+		require.Len(t, digits, partyDigits, "each party once")
+		seen[digits] = true
+		require.True(t, mayHave(id, "ann"))
+		holder, ok := HolderOf(id)
+		require.True(t, ok)
+		require.Equal(t, "alice", holder)
+	}
+	require.Greater(t, len(seen), 45)
+	id, err := NewIDFor("alice.ns1")
+	require.NoError(t, err)
+	require.False(t, mayHave(id, "ann"), "on nobody's behalf")
+	for _, odd := range []string{"alice.shared", "alice.s", "none.check17", "alice.0123456789abcdef0123456789abcdefs123", "x"} {
+		require.True(t, mayHave(odd, "ann"), odd)
 	}
 }
