@@ -144,12 +144,15 @@ func stopped(p *downstream.Provider, role *compiledRole) []*fault.Error {
 	return reasons
 }
 
-// partiesOf are the subject and the actor as the ledger knows them.
-func partiesOf(tokens ...*subject.Token) (parties []grant.Party) {
-	for _, t := range tokens {
+// partiesOf are those on whose word a grant rests, as the ledger knows them.
+func partiesOf(on, actor *subject.Token) (parties []grant.Party) {
+	for _, t := range []*subject.Token{on, actor} {
 		if t != nil {
 			parties = append(parties, grant.Party{Issuer: t.IssuerName, Iss: t.Issuer, ID: t.Subject})
 		}
+	}
+	if on != nil {
+		parties = append(parties, grant.Named(on.Claims)...)
 	}
 	return parties
 }

@@ -496,3 +496,33 @@ func TestASubjectsGrantsAreListedInPages(t *testing.T) {
 	require.Contains(t, strings.Join(none.Warnings, " "), "no grant of the subject")
 	require.Contains(t, none.Data, "keys")
 }
+
+// What came of exchanging the broker's own child once more is on behalf of whom that was for,
+// and in it acts who acted in that.
+func TestAPersonIsFoundBehindTheBrokersOwnChild(t *testing.T) {
+	m := newJWTMount(t, map[string]any{"revocation": "token"})
+	m.trustOurselves()
+	m.must(m.write("roles/x", map[string]any{"actor": "entity"}))
+	first := m.signedTo(alice, "x", map[string]any{"subject_token": m.subjectToken("one", nil)})
+	m.must(m.write("roles/x", map[string]any{"actor": "none"}))
+	second := m.signedTo(bob, "x", map[string]any{"subject_token": first.token})
+	other := m.signedTo(bob, "x", map[string]any{"subject_token": m.subjectToken("two", map[string]any{"sub": "user-2"})})
+	both := []string{first.grantID, second.grantID}
+	slices.Sort(both)
+	require.Equal(t, both, m.ofSubject("idp", "user-1"))
+	require.Equal(t, both, m.ofSubject(ownURL, alice))
+	require.Equal(t, []string{second.grantID}, m.ofSubject(ownURL, "user-1"), "as the token that was exchanged calls it")
+	require.Equal(t, counts(2, 0, 0), counted(m.killOf("idp", "user-1", true)))
+	require.Equal(t, map[string]any{"active": false}, m.introspected(second.token))
+	m.requireActive(other.token)
+}
+
+// Whom a frozen subject's child speaks for is frozen too, whatever issuer the child has.
+func TestAFrozenPersonGetsNothingByTheBrokersOwnChild(t *testing.T) {
+	m := newJWTMount(t, map[string]any{"revocation": "token"})
+	m.trustOurselves()
+	first := m.signedTo(alice, "x", map[string]any{"subject_token": m.subjectToken("one", nil)})
+	require.NoError(t, m.b.freezer.Freeze(t.Context(), ending.Subject(m.server.URL, "user-1"), "test"))
+	_, err := m.credsBy(call{path: "creds/x", entity: bob, data: map[string]any{"subject_token": first.token}})
+	require.Error(t, err) // its grant is frozen, so it is inactive
+}

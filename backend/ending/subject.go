@@ -73,6 +73,9 @@ func (k *Killer) Of(ctx context.Context, subject Thing) (holders []string, means
 func (o *order) ofSubject(s *grant.Summary) bool {
 	issuer, id, ok := Thing{o.Kind, o.Name}.Subject()
 	return ok && slices.ContainsFunc(s.Parties(), func(p grant.Party) bool {
-		return p.ID == id && (p.Iss == issuer || p.Issuer == issuer || slices.Contains(o.Named, p.Issuer))
+		if p.ID != id || p.Iss == issuer || p.Issuer == issuer {
+			return p.ID == id
+		}
+		return (p.Issuer != "" || p.Iss == "") && slices.Contains(o.Named, p.Issuer)
 	})
 }

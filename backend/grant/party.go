@@ -32,16 +32,35 @@ func (g *Grant) actor() Party {
 	return Party{Issuer: g.ActorIssuer, Iss: g.ActorIss, ID: g.Actor}
 }
 
-// Parties are the subject and the actor, as far as there are any.
-func (g *Grant) Parties() []Party {
-	s := Summary{Subject: g.subject(), Actor: g.actor()}
-	return s.Parties()
+// Named are those whom a subject token's claims name beside its sub, as far as they do: whom
+// it is about by another issuer's word (sub_id, RFC 9493 3.2.4), which is how the broker's own
+// child of an exchange says so, and who acts already (act, RFC 8693 4.1).
+func Named(claims map[string]any) (named []Party) {
+	if id, _ := claims["sub_id"].(map[string]any); id["format"] == "iss_sub" {
+		named = append(named, partyIn(id, nil))
+	}
+	if act, acts := claims["act"].(map[string]any); acts {
+		named = append(named, partyIn(act, claims["iss"]))
+	}
+	return slices.DeleteFunc(named, func(p Party) bool { return p.Iss == "" || p.ID == "" })
 }
 
-// Parties are the subject and the actor, as far as there are any.
+// partyIn is whom a claim names; iss is whose sub it is where it does not say so.
+func partyIn(claim map[string]any, iss any) Party {
+	if own, says := claim["iss"]; says {
+		iss = own
+	}
+	p := Party{}
+	p.Iss, _ = iss.(string)
+	p.ID, _ = claim["sub"].(string)
+	return p
+}
+
+// Parties are the subject and the actor, and those whom the subject's token named beside, as
+// far as there are any.
 func (s *Summary) Parties() []Party {
-	parties := make([]Party, 0, 2)
-	for _, p := range []Party{s.Subject, s.Actor} {
+	parties := make([]Party, 0, 2+len(s.Beside))
+	for _, p := range append([]Party{s.Subject, s.Actor}, s.Beside...) {
 		if p.ID != "" {
 			parties = append(parties, p)
 		}
@@ -73,9 +92,9 @@ func newParties() parties { return parties{seed: maphash.MakeSeed(), of: map[uin
 // ids are those of the grant's parties, each once.
 func (s *Summary) ids() []string {
 	ids := make([]string, 0, 2)
-	for _, id := range []string{s.Subject.ID, s.Actor.ID} {
-		if id != "" && !slices.Contains(ids, id) {
-			ids = append(ids, id)
+	for _, p := range s.Parties() {
+		if !slices.Contains(ids, p.ID) {
+			ids = append(ids, p.ID)
 		}
 	}
 	return ids

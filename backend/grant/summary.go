@@ -22,8 +22,10 @@ type Summary struct {
 	ID, Holder, Role, Provider string
 	// Borrower is the grant's.
 	Borrower string
-	// Subject and Actor are the parties; without an ID there is none.
+	// Subject and Actor are the parties; without an ID there is none. Beside are those whom
+	// the subject's token named too.
 	Subject, Actor Party
+	Beside         []Party
 	// SubjectTies and ActorTies are the grant's.
 	SubjectTies, ActorTies   []person.Tie
 	Revocable, SelfContained bool
@@ -48,7 +50,7 @@ type Summary struct {
 func (g *Grant) Summary() Summary {
 	s := Summary{
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider, Borrower: g.Borrower,
-		Subject: g.subject(), Actor: g.actor(), SubjectTies: g.SubjectTies, ActorTies: g.ActorTies,
+		Subject: g.subject(), Actor: g.actor(), Beside: Named(g.Facts.SubjectClaims), SubjectTies: g.SubjectTies, ActorTies: g.ActorTies,
 		Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		Released: g.Released, Lever: g.Lever, Intent: g.Intent,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
