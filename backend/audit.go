@@ -46,7 +46,12 @@ var mountPath = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_./-]*/$`)
 // for: what somebody writes into the wrong field there may be a credential.
 func holdsCredentials(path *framework.Path) bool {
 	pattern := strings.TrimPrefix(path.Pattern, "^") // the framework adds it when it first routes
-	return strings.HasPrefix(pattern, "providers/") || strings.HasPrefix(pattern, "issuers/") || strings.HasPrefix(pattern, "oauth/") || pattern == "config$"
+	for _, takes := range []string{"providers/", "issuers/", "signals/", "oauth/"} {
+		if strings.HasPrefix(pattern, takes) {
+			return true
+		}
+	}
+	return pattern == "config$"
 }
 
 // auditedRequests are the fields of requests that are to be read in clear: what a role is

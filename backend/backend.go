@@ -59,6 +59,7 @@ type broker struct {
 	meters    *meters
 	ledger    *grant.Ledger
 	lender    *lender
+	signals   *signals
 	unseen    unseen
 	door      *downstream.Door
 }
@@ -90,6 +91,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		strangers: recentIDs{age: strangerFor},
 	}
 	b.lender = newLender(b)
+	b.signals = newSignals(storage, b)
 	b.persons = newPersons(storage, now, b.issuers.relates)
 	b.ledger.OnGrant(b.persons.noteGrant)
 	b.freezer.Who = b.whoHolds
@@ -115,7 +117,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			// handle may hold a live token: the barrier encrypts them like all of storage,
 			// the tokens live for minutes, and a wrapped record would cost an operation of
 			// the seal, an HSM perhaps, with every issue, renewal and kill.
-			SealWrapStorage: []string{downstream.StoragePrefix, downstream.SuccessorPrefix, issuerPrefix, signingKeysKey}, // an issuer may have a proxy's password
+			SealWrapStorage: []string{downstream.StoragePrefix, downstream.SuccessorPrefix, issuerPrefix, signalPrefix, signingKeysKey}, // an issuer may have a proxy's password
 			Unauthenticated: []string{discoveryPath, jwksPath},
 		},
 		Paths: withValues(framework.PathAppend(
@@ -123,6 +125,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			b.pathRoles(),
 			b.pathExplain(),
 			b.pathIssuers(),
+			b.pathSignals(),
 			append(b.pathCreds(), b.pathCredsList()),
 			b.pathGrants(),
 			b.pathRevoke(),
@@ -134,13 +137,19 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			b.pathOwnIssuer(),
 		)),
 		Secrets: []*framework.Secret{b.childToken()},
-		InitializeFunc: func(context.Context, *logical.InitializationRequest) error {
+		InitializeFunc: func(ctx context.Context, _ *logical.InitializationRequest) error {
 			b.loadLedger(0)
+			if b.WriteSafeReplicationState() {
+				go b.signals.tend(context.WithoutCancel(ctx)) // a new leader goes on with the events at once
+			}
 			return nil
 		},
 		PeriodicFunc: b.periodic,
-		Clean:        b.killer.End,
-		Invalidate:   b.invalidate,
+		Clean: func(ctx context.Context) {
+			b.signals.end()
+			b.killer.End(ctx)
+		},
+		Invalidate: b.invalidate,
 	}
 	return b
 }
@@ -149,7 +158,8 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 func (b *broker) downstreamDeps() downstream.Deps {
 	return downstream.Deps{
 		Types: b.types, Storage: b.storage, Now: b.now, Measure: b.meters.call, Signer: signer{b}, Endpoints: ownEndpoints,
-		Logger: func() hclog.Logger { return b.Logger() },
+		OtherLoans: func(ctx context.Context) (map[string]downstream.Borrowing, error) { return b.signals.loans(ctx) },
+		Logger:     func() hclog.Logger { return b.Logger() },
 		Discard: func(ctx context.Context, p *downstream.Provider, c *provider.Child) {
 			b.endChecked(ctx, p, provider.Health{Children: []*provider.Child{c}})
 		},
@@ -220,7 +230,7 @@ func (b *broker) loadLedger(patience time.Duration) {
 
 // invalidate drops what is kept in memory of a key that another node wrote.
 func (b *broker) invalidate(_ context.Context, key string) {
-	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.own.config, b.own.keys, b.freezer, b.killer, b.persons} {
+	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.signals, b.own.config, b.own.keys, b.freezer, b.killer, b.persons} {
 		if keeper.Invalidate(key) {
 			return
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/role"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/signal"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
@@ -63,6 +64,11 @@ func TestEachMemberOfWhatIsStoredIsAField(t *testing.T) {
 		eachMemberIsAField(t, slices.Collect(maps.Keys(issuerFields.Schema())), issuerFields.Show, "Name")
 		require.Equal(t, 2, reflect.TypeFor[storedIssuer]().NumField())
 		require.Equal(t, reflect.TypeFor[subject.IssuerConfig](), reflect.TypeFor[storedIssuer]().Field(0).Type)
+	})
+	t.Run("signal", func(t *testing.T) {
+		eachMemberIsAField(t, slices.Collect(maps.Keys(signalFields.Schema())), signalFields.Show)
+		require.Equal(t, 2, reflect.TypeFor[storedSignal]().NumField())
+		require.Equal(t, reflect.TypeFor[signal.Config](), reflect.TypeFor[storedSignal]().Field(0).Type)
 	})
 	t.Run("config", func(t *testing.T) {
 		eachMemberIsAField(t, slices.Collect(maps.Keys(configFields.Schema())), configFields.Show)

@@ -59,7 +59,7 @@ func TestARecordHoldsNoMoreThanTheKillNeeds(t *testing.T) {
 	record, _ := m.record(l.grantID)
 	require.NotContains(t, record, subject)
 
-	require.Equal(t, []string{"provider/", "successor/", "issuer/", "signing-keys"}, m.b.SpecialPaths().SealWrapStorage,
+	require.Equal(t, []string{"provider/", "successor/", "issuer/", "signal/", "signing-keys"}, m.b.SpecialPaths().SealWrapStorage,
 		"a record of a grant costs no operation of the seal")
 }
 

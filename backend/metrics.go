@@ -33,6 +33,8 @@ type meters struct {
 	sweepFail prometheus.Counter
 	sweepLast prometheus.Gauge
 	unknown   prometheus.Gauge
+
+	signalEvents, signalFailures *prometheus.CounterVec
 }
 
 func newMeters() *meters {
@@ -66,7 +68,9 @@ func newMeters() *meters {
 		}),
 		sweepFail: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "broker", Name: "sweeps_failed_total", Help: "Sweeps that ended with an error."}),
 	}
-	m.registry.MustRegister(m.issued, m.joined, m.refused, m.killed, m.expired, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo())
+	m.signalEvents = counter("signal_events_total", "Security events that came, by their kind (other: one that cannot be acted upon, or is not known yet) and by what became of them.", "signal", "event", "outcome")
+	m.signalFailures = counter("signal_polls_failed_total", "Polls for security events that failed, by the health that they left.", "signal", "state")
+	m.registry.MustRegister(m.signalEvents, m.signalFailures, m.issued, m.joined, m.refused, m.killed, m.expired, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo())
 	return m
 }
 
@@ -118,7 +122,7 @@ func (b *broker) pathMetrics() []*framework.Path {
 }
 
 func (b *broker) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx), b.gateGauges(), b.healthGauges(ctx), b.signingGauges(ctx)}.Gather()
+	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx), b.gateGauges(), b.healthGauges(ctx), b.signingGauges(ctx), b.signalGauges(ctx)}.Gather()
 	if err != nil {
 		return nil, stored.Fault(err)
 	}

@@ -129,6 +129,7 @@ func (m *mount) providerFields(different map[string]any) map[string]any {
 func (m *mount) start() {
 	m.t.Helper()
 	m.b = newBroker(append(catalog.Types(), m.types...), m.storage, m.clock.Now)
+	m.b.signals.byHand = true
 	require.NoError(m.t, m.b.Setup(context.Background(), &logical.BackendConfig{
 		StorageView: m.storage, System: m.vault,
 		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: m.log}),
@@ -492,8 +493,8 @@ func (m *mount) end() {
 	m.checkStorage()
 }
 
-// checkStorage looks for secrets in storage beside the two places where they
-// have to be: the parent's entry and the records of grants.
+// checkStorage looks for secrets in storage beside the places where they have to be: the
+// entries of providers and signals, and the records of grants.
 func (m *mount) checkStorage() {
 	m.t.Helper()
 	ctx := context.Background()
@@ -504,7 +505,7 @@ func (m *mount) checkStorage() {
 		for _, name := range names {
 			key := prefix + name
 			switch {
-			case key == "provider/" || key == "grant/":
+			case slices.Contains([]string{"provider/", signalPrefix, "grant/"}, key):
 			case strings.HasSuffix(key, "/"):
 				walk(key)
 			default:

@@ -42,6 +42,7 @@ func (b *broker) periodic(ctx context.Context, _ *logical.Request) error {
 	for _, i := range b.issuers.open.Values() {
 		i.KeepFresh(ctx)
 	}
+	b.signals.tend(ctx)
 	if !b.ledger.Loaded() {
 		// Reading many records here would hold up core. What is due among those that
 		// have been read is killed all the same.

@@ -70,6 +70,8 @@ func referenceText(b *broker) string {
 	p.answer("roles/x/explain", logical.UpdateOperation)
 	p.section("Trusted issuers", "issuers/x", all)
 	p.answer("issuers/x", logical.ReadOperation)
+	p.section("Transmitters of security events: `signals`", "signals/x", all)
+	p.answer("signals/x", logical.ReadOperation)
 	p.section("Settings of the mount: `config`", "config", all)
 	p.section("Rotating the signing keys: `issuer/rotate`", "issuer/rotate", all)
 	p.section("Introspection and revocation by token: `oauth/introspect`, `oauth/revoke`", "oauth/introspect", all)

@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/github/fake"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/transmitter"
 )
 
 // TestEveryAnswerKeepsToItsSchema calls each operation of each path so that it
@@ -41,6 +42,9 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 	subject := func() string {
 		return m.subjectToken(m.clock.Now().String()+newID(t), map[string]any{"acr": "high", "amr": []any{"hwk"}, "auth_time": m.clock.Now().Unix()})
 	}
+	s := transmitter.New(t, transmitter.Options{Now: m.clock.Now, Tokens: []string{streamToken}})
+	m.must(m.write("signals/p", map[string]any{"issuer": s.URL, "token": streamToken, "proxy_username": ""}))
+	s.Send(transmitter.AccountDisabled(transmitter.IssSub("https://nobody.test", "user-1")))
 	_, err := m.write("providers/jwt/p/rotate", nil)
 	requireCode(t, err, fault.InvalidRequest, "cannot rotate")
 	m.withGitLab(t)
@@ -85,6 +89,11 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.UpdateOperation, path: "roles/p/explain", data: map[string]any{"scopes": "read,admin", "subject_token": subject()}},
 		{op: logical.UpdateOperation, path: "roles/p/explain", data: map[string]any{"entity_id": bob, "remote_addr": "192.0.2.1"}},
 		{op: logical.UpdateOperation, path: "roles/p/explain", data: map[string]any{"entity_id": "nobody"}},
+		{op: logical.ListOperation, path: "signals"},
+		{op: logical.UpdateOperation, path: "signals/p", data: map[string]any{"poll_interval": "1m"}},
+		{op: logical.UpdateOperation, path: "signals/p/check"},
+		{op: logical.ReadOperation, path: "signals/p"},
+		{op: logical.DeleteOperation, path: "signals/p"},
 		{op: logical.ListOperation, path: "issuers"},
 		{op: logical.ReadOperation, path: "issuers/p"},
 		{op: logical.UpdateOperation, path: "issuers/p", data: map[string]any{"bound_issuer": m.server.URL}},

@@ -3,6 +3,8 @@ package signal
 import (
 	"bytes"
 	"cmp"
+	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,9 +42,9 @@ type Config struct {
 	JWKSPEM string `json:"jwks_pem,omitempty"`
 	// Token is a secret, and goes to the pinned URLs alone. TokenProvider has one minted
 	// instead.
-	Token         string         `json:"token,omitempty"`
-	TokenProvider string         `json:"token_provider,omitempty"`
-	TokenRequest  map[string]any `json:"token_request,omitempty"`
+	Token         string          `json:"token,omitempty"`
+	TokenProvider string          `json:"token_provider,omitempty"`
+	TokenRequest  json.RawMessage `json:"token_request,omitempty"`
 	// Events are the actions by kind; empty means DefaultActions.
 	Events map[string]string `json:"events,omitempty"`
 
@@ -73,14 +75,15 @@ type Stream struct {
 	Created bool `json:"created,omitempty"`
 }
 
+// endpoints are where the token goes.
+func (s *Stream) endpoints() []string {
+	urls := []string{s.PollURL, s.ConfigurationURL, s.StatusURL, s.VerificationURL}
+	return slices.DeleteFunc(urls, func(u string) bool { return u == "" })
+}
+
 // Destinations are the URLs to which the token may go.
 func (s *Stream) Destinations() []string {
-	var urls []string
-	for _, u := range []string{s.PollURL, s.ConfigurationURL, s.StatusURL, s.VerificationURL} {
-		if u != "" {
-			urls = append(urls, u)
-		}
-	}
+	urls := s.endpoints()
 	if s.ID != "" {
 		for _, u := range []string{s.ConfigurationURL, s.StatusURL} {
 			if u != "" {

@@ -56,7 +56,7 @@ func newWorld(t *testing.T, o transmitter.Options, change func(*signal.Config)) 
 // setUp writes the signal anew.
 func (w *world) setUp() {
 	w.t.Helper()
-	stream, err := w.config.SetUp(context.Background(), w.stream, func(ctx context.Context) (secret.Text, error) { return w.Token(ctx, false) })
+	stream, err := w.config.SetUp(context.Background(), w.stream, true, func(ctx context.Context) (secret.Text, error) { return w.Token(ctx, false) })
 	require.NoError(w.t, err)
 	w.stream = stream
 	w.restart()

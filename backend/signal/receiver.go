@@ -106,6 +106,7 @@ type Receiver struct {
 	probing bool                 // a held poll was not answered: is the transmitter there?
 	refused bool                 // the token was not taken
 	asked   verification
+	held    context.CancelFunc // of the held poll that is under way, nil if none is
 }
 
 // verification is the sign of life that was asked for.
@@ -203,6 +204,18 @@ func (r *Receiver) Turn(ctx context.Context, byHand bool) (next time.Duration) {
 	return roundsPause
 }
 
+// PollNow is a turn at once, whatever the loop is about to do: a poll that is held is given
+// up, and nothing is lost by it.
+func (r *Receiver) PollNow(ctx context.Context) {
+	r.mu.Lock()
+	held := r.held
+	r.mu.Unlock()
+	if held != nil {
+		held()
+	}
+	r.Turn(ctx, true)
+}
+
 // round is one poll.
 func (r *Receiver) round(ctx context.Context, byHand bool) (pause time.Duration, more bool) {
 	p := r.outgoing(byHand)
@@ -225,10 +238,13 @@ func (r *Receiver) round(ctx context.Context, byHand bool) (pause time.Duration,
 }
 
 func (r *Receiver) poll(ctx context.Context, p request) (*polled, error) {
-	r.mu.Lock()
-	refused := r.refused
-	r.mu.Unlock()
-	bearer, err := r.deps.Token(ctx, refused)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !p.Immediately {
+		r.mayGiveUp(cancel)
+		defer r.mayGiveUp(nil)
+	}
+	bearer, err := r.token(ctx)
 	if err != nil {
 		return nil, &pollError{state: StateRefused, says: "there is no token for the stream: " + fault.Public(err), cause: err}
 	}
@@ -237,6 +253,22 @@ func (r *Receiver) poll(ctx context.Context, p request) (*polled, error) {
 		client = r.poller
 	}
 	return poll(ctx, client, r.stream.PollURL, bearer, p)
+}
+
+// token is the stream's, another one than that which was refused, for which it is asked once.
+func (r *Receiver) token(ctx context.Context) (secret.Text, error) {
+	r.mu.Lock()
+	refused := r.refused
+	r.refused = false
+	r.mu.Unlock()
+	return r.deps.Token(ctx, refused)
+}
+
+// mayGiveUp has PollNow give up the poll that is under way.
+func (r *Receiver) mayGiveUp(cancel context.CancelFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = cancel
 }
 
 // outgoing is the next poll: what was handled is acknowledged by it.
@@ -269,7 +301,7 @@ func (r *Receiver) answered(p request) {
 	if r.probing { // it answers, but holds polls for longer than we do
 		r.probing, r.short = false, r.deps.Now().Add(shortFor)
 	}
-	r.failing, r.refused = 0, false
+	r.failing = 0
 	r.status.LastPoll = r.deps.Now()
 }
 
@@ -284,7 +316,7 @@ func (r *Receiver) well() {
 // held, perhaps it is only that somebody in between does not wait as long as we do: one
 // that is not held tells.
 func (r *Receiver) failed(ctx context.Context, err error, held bool) time.Duration {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
 		return r.config.PollInterval // it was given up
 	}
 	e := &pollError{state: StateUnreachable, says: "the poll failed"}

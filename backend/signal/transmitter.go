@@ -25,11 +25,36 @@ const (
 // SetUp finds the transmitter and the stream, once, when the signal is written. A stream
 // of the broker's own is asked for where the operator brings none; one that is there
 // already is taken, and asked for the events that the operator wants. before is what was
-// set up for the signal earlier, or nil. token is asked for when it is needed.
+// set up for the signal earlier, or nil: to other places than those the token is sent only
+// if brought says that the operator has just written it. token is asked for when it is
+// needed.
 //
 // Errors are *fault.Error: temporarily_unavailable if the transmitter could not be reached
 // or failed, invalid_request if it answers what cannot be right or refuses.
-func (c Config) SetUp(ctx context.Context, before *Stream, token func(context.Context) (secret.Text, error)) (*Stream, error) {
+func (c Config) SetUp(ctx context.Context, before *Stream, brought bool, token func(context.Context) (secret.Text, error)) (*Stream, error) {
+	s, err := c.setUp(ctx, before, brought, token)
+	if err == nil {
+		err = s.mayFollow(before, brought)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// mayFollow refuses to send the token to places that are new to who wrote it.
+func (s *Stream) mayFollow(before *Stream, brought bool) error {
+	if before == nil || brought {
+		return nil
+	}
+	known := before.endpoints()
+	if slices.ContainsFunc(s.endpoints(), func(to string) bool { return !slices.Contains(known, to) }) {
+		return invalid("this changes where the stream's token is sent: write token (or token_provider) again with it")
+	}
+	return nil
+}
+
+func (c Config) setUp(ctx context.Context, before *Stream, brought bool, token func(context.Context) (secret.Text, error)) (*Stream, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -54,16 +79,18 @@ func (c Config) SetUp(ctx context.Context, before *Stream, token func(context.Co
 	if s.ConfigurationURL == "" {
 		return nil, invalid("the transmitter has no configuration_endpoint: have a stream set up there, and write its poll_url and audience")
 	}
+	if err := s.mayFollow(before, brought); err != nil {
+		return nil, err
+	}
 	bearer, err := token(ctx)
 	if err != nil {
 		return nil, err
 	}
 	m := manager{config: c, client: client, stream: s, bearer: bearer}
-	if err := m.ensure(ctx); err != nil {
-		return nil, err
+	if before != nil && before.ConfigurationURL == s.ConfigurationURL {
+		m.known = before
 	}
-	s.Created = s.Created || before != nil && before.Created && before.ID == s.ID
-	return s, nil
+	return s, m.ensure(ctx)
 }
 
 // discover reads the transmitter's metadata (SSF 1.0 6). The well-known part stands before
@@ -184,11 +211,19 @@ type manager struct {
 	client *httpclient.Client
 	stream *Stream
 	bearer secret.Text
+	known  *Stream // that was set up there before, or nil
 }
 
 // ensure makes the stream, or takes the one that is there.
 func (m *manager) ensure(ctx context.Context) error {
 	events := wanted(m.config.Events)
+	if m.known != nil && m.known.ID != "" {
+		resp, err := m.change(ctx, m.known.ID, events)
+		if err == nil && resp.Status == http.StatusOK {
+			m.stream.Created = m.known.Created
+			return m.read(resp.Body)
+		}
+	}
 	body := map[string]any{
 		"delivery":         map[string]any{"method": pollMethod},
 		"events_requested": events,
@@ -218,11 +253,16 @@ func (m *manager) take(ctx context.Context, events []string) error {
 	if err := m.read(found); err != nil {
 		return err
 	}
-	resp, err = m.ask(ctx, http.MethodPatch, m.stream.ConfigurationURL, map[string]any{"stream_id": m.stream.ID, "events_requested": events})
+	resp, err = m.change(ctx, m.stream.ID, events)
 	if err := c2xx(resp, err, "the events of the stream that is there already"); err != nil {
 		return err
 	}
 	return m.read(resp.Body)
+}
+
+// change has a stream deliver these events.
+func (m *manager) change(ctx context.Context, id string, events []string) (*httpclient.Response, error) {
+	return m.ask(ctx, http.MethodPatch, m.stream.ConfigurationURL, map[string]any{"stream_id": id, "events_requested": events})
 }
 
 // onlyPolled is the one stream that is delivered by poll. A GET without an id answers with

@@ -16,7 +16,6 @@ func (r *Receiver) askForLife(ctx context.Context, byHand bool) {
 	now := r.deps.Now()
 	r.mu.Lock()
 	due := r.status.Verifies && (byHand || r.asked.at.IsZero() || now.Sub(r.asked.at) >= r.config.VerificationInterval)
-	refused := r.refused
 	r.mu.Unlock()
 	if !due {
 		return
@@ -25,7 +24,7 @@ func (r *Receiver) askForLife(ctx context.Context, byHand bool) {
 	if err != nil {
 		return
 	}
-	bearer, err := r.deps.Token(ctx, refused)
+	bearer, err := r.token(ctx)
 	if err != nil {
 		return // the poll says so
 	}

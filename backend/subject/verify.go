@@ -88,6 +88,10 @@ func (c IssuerConfig) fingerprint(jwksURL string) string {
 // URL is what the iss of this issuer's tokens equals, or "" if nothing binds it.
 func (i *Issuer) URL() string { return i.cfg.IssuerURL() }
 
+// Keys are those of the issuer, for what else it signs: whoever uses them tells that from
+// subject tokens by its typ.
+func (i *Issuer) Keys() *jwks.Set { return i.keys }
+
 // KeepFresh begins to fetch keys that have become stale, and waits for nothing. Called
 // about once a minute, it keeps a key that the issuer has withdrawn from being good for
 // much longer than jwks.StaleAfter.

@@ -1,0 +1,407 @@
+package backend
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/transmitter"
+)
+
+const streamToken = "STREAM-canary-9e8d7c6b5a4f"
+
+// signalling is a mount whose role r exchanges tokens of the issuer i and whose role own
+// mints without any, and which listens to a transmitter of events about the issuer's
+// subjects as the signal s.
+func signalling(t *testing.T, o transmitter.Options, fields map[string]any) (*mount, *transmitter.Server) {
+	t.Helper()
+	m := exchanging(t, nil)
+	m.must(m.write("roles/own", map[string]any{"provider": "oauth2/p", "scopes": "read"}))
+	m.hide(streamToken)
+	o.Now, o.Tokens = m.clock.Now, []string{streamToken}
+	s := transmitter.New(t, o)
+	written := map[string]any{"issuer": s.URL, "token": streamToken}
+	for name, value := range fields {
+		written[name] = value
+	}
+	m.must(m.write("signals/s", written))
+	return m, s
+}
+
+// exchanged is a child that an agent has got on a user's behalf.
+func (m *mount) exchanged(entity, user, jti string) *lease {
+	m.t.Helper()
+	l, err := m.tryExchanged(entity, user, jti)
+	require.NoError(m.t, err)
+	return l
+}
+
+func (m *mount) tryExchanged(entity, user, jti string) (*lease, error) {
+	m.t.Helper()
+	token := m.subjectToken(jti, map[string]any{"sub": user})
+	m.server.Trust(token, authserver.Bearer{Subject: user})
+	return m.credsBy(call{path: "creds/r", entity: entity, data: map[string]any{"subject_token": token, "scopes": "read"}})
+}
+
+// user is a subject of the issuer i.
+func (m *mount) user(sub string) map[string]any { return transmitter.IssSub(m.server.URL, sub) }
+
+// poll fetches the events now, and returns how the signal is.
+func (m *mount) poll() map[string]any {
+	m.t.Helper()
+	return m.must(m.write("signals/s/check", nil)).Data
+}
+
+// dies waits for a kill that goes on in the background.
+func (m *mount) dies(leases ...*lease) {
+	m.t.Helper()
+	for _, l := range leases {
+		require.Eventually(m.t, func() bool { return !m.server.Active(l.token) }, promptly, time.Millisecond)
+	}
+}
+
+// A session that is revoked ends what agents hold in its user's name, whoever they are, and
+// nothing else of theirs; and the event is acknowledged.
+func TestASecurityEventEndsWhatItsSubjectHas(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, nil)
+	one, two := m.exchanged(alice, "user-1", "a"), m.exchanged(bob, "user-1", "b")
+	other := m.exchanged(alice, "user-2", "c")
+	own, err := m.credsBy(call{path: "creds/own", entity: alice})
+	require.NoError(t, err)
+
+	id := s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	require.Equal(t, "ok", m.poll()["health"])
+	m.dies(one, two)
+	require.True(t, m.server.Active(other.token), "another user's")
+	require.True(t, m.server.Active(own.token), "nobody's but the agent's")
+	require.Contains(t, s.Acknowledged(), id)
+	require.Empty(t, s.Pending())
+	metrics := m.metrics()
+	require.Contains(t, metrics, `broker_signal_events_total{event="session-revoked",outcome="killed",signal="s"} 1`)
+	require.Contains(t, metrics, `broker_grants_killed_total{cause="signal/session-revoked",provider="oauth2/p"} 2`)
+	require.Contains(t, metrics, `broker_signal_health{signal="s",state="ok"} 1`)
+	_, err = m.tryExchanged(alice, "user-1", "d")
+	require.NoError(t, err, "a session that began again is another one")
+}
+
+// An account that is disabled gets nothing any more, also one that never had anything; and
+// an operator can see who has frozen it, and thaw it.
+func TestASecurityEventFreezes(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, nil)
+	l := m.exchanged(alice, "user-1", "a")
+	s.Send(transmitter.AccountDisabled(m.user("user-1")))
+	s.Send(transmitter.AccountDisabled(m.user("never-seen")))
+	m.poll()
+	require.Empty(t, s.Pending())
+	m.dies(l)
+	for _, user := range []string{"user-1", "never-seen"} {
+		_, err := m.tryExchanged(bob, user, "after-"+user)
+		requireCode(t, err, fault.AccessDenied, "frozen")
+		info := m.must(m.list("frozen", nil)).Data["key_info"].(map[string]any)
+		about := info[ending.Subject(m.server.URL, user).String()].(map[string]any)
+		require.Contains(t, about["by"], "signal s")
+		require.Equal(t, user, about["subject"])
+		m.must(m.write("revoke/subject", map[string]any{"issuer": "i", "subject": user, "freeze": false}))
+		_, err = m.tryExchanged(bob, user, "thawed-"+user)
+		require.NoError(t, err)
+	}
+}
+
+// What an operator says of a kind of event holds.
+func TestEventsDoWhatTheOperatorSays(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, map[string]any{"events": map[string]any{"session-revoked": "note", transmitter.CAEP + "device-compliance-change": "kill"}})
+	require.Equal(t, []string{transmitter.CAEP + "device-compliance-change", transmitter.CAEP + "session-revoked"}, s.Requested())
+	l := m.exchanged(alice, "user-1", "a")
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	s.Send(transmitter.AccountDisabled(m.user("user-1")))
+	s.Send(transmitter.Event{Type: transmitter.CAEP + "device-compliance-change", Subject: m.user("user-1"), Members: map[string]any{"current_status": "compliant"}})
+	m.poll()
+	require.Empty(t, s.Pending())
+	require.Empty(t, s.Refused())
+	require.True(t, m.server.Active(l.token))
+	s.Send(transmitter.Event{
+		Type: transmitter.CAEP + "device-compliance-change", Members: map[string]any{"current_status": "not-compliant"},
+		Subject: map[string]any{"format": "complex", "user": m.user("user-1"), "device": map[string]any{"format": "opaque", "id": "laptop"}},
+	})
+	m.poll()
+	m.dies(l)
+
+	m.must(m.write("signals/s", map[string]any{"events": "account-purged=freeze"}))
+	require.Equal(t, []string{transmitter.RISC + "account-purged"}, s.Requested(), "the stream is asked for what is wanted now")
+	require.Equal(t, map[string]string{"account-purged": "freeze"}, m.must(m.read("signals/s")).Data["events"])
+	_, err := m.write("signals/s", map[string]any{"events": "session-ended=kill"})
+	requireCode(t, err, fault.InvalidRequest, "session-ended", "session-revoked")
+}
+
+// A kill that cannot be made durable is not acknowledged: the event comes again, to whoever
+// leads then.
+func TestAnEventThatCannotBeHeededIsNotAcknowledged(t *testing.T) {
+	for name, key := range map[string]string{"the kill": "kill/", "the memory": seenPrefix, "the freeze": ending.FrozenPrefix} {
+		t.Run(name, func(t *testing.T) {
+			m, s := signalling(t, transmitter.Options{WithoutVerification: true}, nil)
+			l := m.exchanged(alice, "user-1", "a")
+			id := s.Send(transmitter.AccountDisabled(m.user("user-1")))
+			m.storage.on(func(op, at string) error {
+				if op == "put" && strings.HasPrefix(at, key) {
+					return errStorage
+				}
+				return nil
+			})
+			about := m.poll()
+			require.Equal(t, "failing", about["health"])
+			require.Equal(t, []string{id}, s.Pending())
+			require.Contains(t, m.metrics(), `outcome="failed",signal="s"} 1`)
+			m.storage.heal()
+			m.start()
+			require.Equal(t, "ok", m.poll()["health"])
+			require.Empty(t, s.Pending())
+			m.dies(l)
+		})
+	}
+}
+
+// A leader that dies between the kill and the acknowledgement leaves an event that is
+// delivered again, and that the next one knows.
+func TestAFailoverBetweenKillAndAcknowledgement(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{WithoutVerification: true}, nil)
+	l := m.exchanged(alice, "user-1", "a")
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	s.Break(s.Forgetful())
+	m.poll()
+	m.dies(l)
+	m.start()
+	again := m.exchanged(alice, "user-1", "b")
+	m.poll()
+	s.Break(nil)
+	m.poll()
+	m.poll()
+	require.Empty(t, s.Pending())
+	require.True(t, m.server.Active(again.token), "it is known, and not heeded a second time")
+	require.Contains(t, m.metrics(), `outcome="duplicate",signal="s"}`)
+
+	// The memory ends, and so does how old an event may be.
+	m.clock.advance(31 * 24 * time.Hour)
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	m.poll()
+	s.Send(transmitter.SessionRevoked(m.user("user-2")))
+	m.poll()
+	require.Empty(t, s.Refused())
+}
+
+// Where both nodes of a failover have fetched an event, it kills twice at worst.
+func TestTwoNodesThatPoll(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{WithoutVerification: true}, nil)
+	l := m.exchanged(alice, "user-1", "a")
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	s.Break(s.Forgetful())
+	former := m.b
+	m.poll()
+	m.dies(l)
+	m.start()
+	next := m.b
+	m.poll()
+	s.Break(nil)
+	m.b = former
+	m.poll()
+	m.b = next
+	m.poll()
+	m.poll()
+	require.Empty(t, s.Pending())
+	require.Empty(t, m.allGrants())
+}
+
+// A mint in flight that rests on what has ended is not handed out.
+func TestAMintInFlightDoesNotOutliveAnEvent(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, nil)
+	worked, release := make(chan struct{}, 1), make(chan struct{})
+	m.server.Break(authserver.EndpointToken, authserver.Hold(worked, release))
+	failed := make(chan error, 1)
+	token := m.trustedToken("a")
+	go func() {
+		_, err := m.creds(map[string]any{"subject_token": token})
+		failed <- err
+	}()
+	<-worked
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	m.poll()
+	close(release)
+	requireCode(t, <-failed, fault.AccessDenied, "frozen meanwhile")
+	m.server.Break(authserver.EndpointToken, nil)
+	require.Empty(t, s.Pending())
+}
+
+// Only the node that may write polls, and none of a mount that goes.
+func TestWhoMayListen(t *testing.T) {
+	m, _ := signalling(t, transmitter.Options{}, nil)
+	require.True(t, m.b.signals.mayListen())
+	for _, state := range []consts.ReplicationState{consts.ReplicationPerformanceSecondary, consts.ReplicationDRSecondary, consts.ReplicationPerformanceStandby} {
+		m.vault.change(func(v *vaultView) { v.ReplicationStateVal = state })
+		m.clock.advance(time.Minute)
+		require.False(t, m.b.signals.mayListen())
+	}
+	m.vault.change(func(v *vaultView) {
+		v.ReplicationStateVal = consts.ReplicationPerformanceDisabled | consts.ReplicationDRDisabled
+	})
+	m.clock.advance(time.Minute)
+	m.vault.change(func(v *vaultView) { v.tainted = true })
+	require.False(t, m.b.signals.mayListen())
+	m.vault.change(func(v *vaultView) { v.tainted = false })
+}
+
+// In the background events are fetched without anybody asking, also after a restart, by the
+// signal as it is written now; and no more once the engine ends.
+func TestEventsAreFetchedInTheBackground(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{Hold: time.Second}, nil)
+	ends := func(jti string) {
+		t.Helper()
+		l := m.exchanged(alice, "user-1", jti)
+		s.Send(transmitter.SessionRevoked(m.user("user-1")))
+		m.dies(l)
+		require.Eventually(t, func() bool { return len(s.Pending()) == 0 }, promptly, time.Millisecond)
+	}
+	m.b.signals.byHand = false
+	m.b.signals.drop("s")
+	require.NoError(t, m.periodic())
+	ends("a")
+	m.must(m.write("signals/s", map[string]any{"poll_interval": "1s"}))
+	ends("b")
+	m.b.Cleanup(t.Context())
+	m.start()
+	m.b.signals.byHand = false
+	require.NoError(t, m.b.Initialize(t.Context(), &logical.InitializationRequest{Storage: m.storage}))
+	ends("c")
+	m.must(m.write("signals/s", map[string]any{"disabled": true}))
+	l := m.exchanged(alice, "user-1", "d")
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	require.NoError(t, m.periodic())
+	require.Equal(t, "disabled", m.must(m.read("signals/s")).Data["health"])
+	require.True(t, m.server.Active(l.token))
+	m.b.signals.end()
+}
+
+// A subject whose issuer is spelled otherwise here is nobody's, and an operator can see it.
+func TestASubjectOfAnUnknownIssuer(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, nil)
+	s.Send(transmitter.AccountDisabled(transmitter.IssSub(m.server.URL+"/", "user-1")))
+	about := m.poll()
+	require.Empty(t, s.Pending())
+	require.Equal(t, m.server.URL+"/", about["unknown_issuer"])
+	require.Contains(t, m.metrics(), `broker_signal_events_total{event="account-disabled",outcome="unknown_issuer",signal="s"} 1`)
+	require.Empty(t, m.keys("frozen", nil))
+}
+
+// The token goes where it was written for: a write that would send it elsewhere brings it
+// again, whoever decides where.
+func TestAStreamsTokenIsNotSentElsewhereUnasked(t *testing.T) {
+	m, _ := signalling(t, transmitter.Options{}, nil)
+	other := transmitter.New(t, transmitter.Options{Now: m.clock.Now, Tokens: []string{streamToken}})
+	for _, fields := range []map[string]any{
+		{"issuer": other.URL},
+		{"poll_url": other.PollURL(), "audience": transmitter.Audience},
+		{"ca_pem": authserver.New(t, authserver.Options{TLS: true}).CAPEM},
+	} {
+		_, err := m.write("signals/s", fields)
+		requireCode(t, err, fault.InvalidRequest, "write token")
+	}
+	require.Empty(t, other.Polls())
+	m.must(m.write("signals/s", map[string]any{"issuer": other.URL, "token": streamToken}))
+	m.poll()
+	require.Len(t, other.Polls(), 2)
+	require.NotEmpty(t, m.must(m.read("signals/s")).Data["token_sha256"])
+}
+
+// A stream that somebody else has set up: its events are signed by one of the trusted
+// issuers, or by whoever the operator names.
+func TestAStreamByHand(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, nil)
+	m.must(m.delete("signals/s", nil))
+	require.Zero(t, s.Streams(), "the broker had made it")
+	for name, fields := range map[string]map[string]any{
+		"issuer":   {"issuer": s.URL},
+		"jwks_url": {"issuer": s.URL, "jwks_url": s.KeysURL()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			written := map[string]any{"poll_url": s.PollURL(), "audience": transmitter.Audience, "token": streamToken}
+			for field, value := range fields {
+				written[field] = value
+			}
+			m.must(m.write("signals/s", written))
+			l := m.exchanged(alice, "user-1", name)
+			s.Send(transmitter.SessionRevoked(m.user("user-1")))
+			m.poll()
+			m.dies(l)
+			m.must(m.delete("signals/s", nil))
+		})
+	}
+	m.must(m.write("signals/s", map[string]any{"poll_url": s.PollURL(), "audience": transmitter.Audience, "token": streamToken}))
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	m.poll()
+	require.Len(t, s.Refused(), 1, "its iss is no trusted issuer's")
+	m.must(m.write("issuers/t", map[string]any{"jwks_url": s.KeysURL(), "bound_issuer": s.URL, "bound_audiences": "broker"}))
+	l := m.exchanged(alice, "user-1", "z")
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	m.poll()
+	m.dies(l)
+}
+
+// The token of a stream can be another provider's child, which the broker gets, has renewed
+// where it is refused, and kills when the signal goes.
+func TestAStreamsTokenIsBorrowed(t *testing.T) {
+	m := exchanging(t, nil)
+	s := transmitter.New(t, transmitter.Options{Now: m.clock.Now, Accepts: m.server.Active})
+	m.must(m.write("signals/s", map[string]any{"issuer": s.URL, "token_provider": "oauth2/p", "token_request": map[string]any{"scopes": []any{"read"}}}))
+	l := m.exchanged(alice, "user-1", "a")
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	require.Equal(t, "ok", m.poll()["health"])
+	m.dies(l)
+	borrowers, err := m.b.providers.Borrowers(t.Context(), "oauth2/p")
+	require.NoError(t, err)
+	require.Equal(t, []string{"signals/s"}, borrowers, "so that it is not deleted from under the signal")
+	first := s.Polls()[0].Token
+	m.hide(first)
+	m.server.Kill(first)
+	require.Equal(t, "refused", m.poll()["health"])
+	require.Equal(t, "ok", m.poll()["health"])
+	polls := s.Polls()
+	second := polls[len(polls)-1].Token
+	m.hide(second)
+	require.NotEqual(t, first, second)
+	m.must(m.delete("signals/s", nil))
+	require.Eventually(t, func() bool { return !m.server.Active(second) }, promptly, time.Millisecond)
+	_, err = m.write("signals/t", map[string]any{"issuer": s.URL, "token_provider": "oauth2/none"})
+	requireCode(t, err, fault.InvalidRequest, "oauth2/none")
+}
+
+// The memory of events is bounded in number and in the size of its entries.
+func TestTheMemoryOfEventsIsBounded(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{WithoutVerification: true}, nil)
+	for range 3 * seenPerPage {
+		s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	}
+	m.poll()
+	m.poll()
+	require.Empty(t, s.Pending())
+	pages, err := m.storage.List(t.Context(), seenPrefix+"s/")
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(pages), 4)
+	require.GreaterOrEqual(t, len(pages), 3)
+	m.clock.advance(61 * 24 * time.Hour)
+	for range pages {
+		s.Send(transmitter.SessionRevoked(m.user("user-1")))
+		m.poll()
+	}
+	pages, err = m.storage.List(t.Context(), seenPrefix+"s/")
+	require.NoError(t, err)
+	require.Len(t, pages, 1, "what is past its time is forgotten")
+	m.must(m.delete("signals/s", nil))
+	pages, err = m.storage.List(t.Context(), seenPrefix)
+	require.NoError(t, err)
+	require.Empty(t, pages)
+}
