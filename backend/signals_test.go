@@ -83,10 +83,13 @@ func TestASecurityEventEndsWhatItsSubjectHas(t *testing.T) {
 	require.True(t, m.server.Active(own.token), "nobody's but the agent's")
 	require.Contains(t, s.Acknowledged(), id)
 	require.Empty(t, s.Pending())
-	metrics := m.metrics()
-	require.Contains(t, metrics, `broker_signal_events_total{event="session-revoked",outcome="killed",signal="s"} 1`)
-	require.Contains(t, metrics, `broker_grants_killed_total{cause="signal/session-revoked",provider="oauth2/p"} 2`)
-	require.Contains(t, metrics, `broker_signal_health{signal="s",state="ok"} 1`)
+	for _, line := range []string{
+		`broker_signal_events_total{event="session-revoked",outcome="killed",signal="s"} 1`,
+		`broker_grants_killed_total{cause="signal/session-revoked",provider="oauth2/p"} 2`,
+		`broker_signal_health{signal="s",state="ok"} 1`,
+	} {
+		require.Eventually(t, func() bool { return strings.Contains(m.metrics(), line) }, promptly, time.Millisecond, line)
+	}
 	_, err = m.tryExchanged(alice, "user-1", "d")
 	require.NoError(t, err, "a session that began again is another one")
 }

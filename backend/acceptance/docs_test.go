@@ -18,6 +18,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/transmitter"
 )
 
 // notRun is how many commands of the documents are not run. Each says why.
@@ -90,6 +91,7 @@ type desk struct {
 	audit   *harness.Audit
 	acme    *authserver.Server // login.acme.example, and login.example.com
 	ci      *authserver.Server // token.actions.githubusercontent.com
+	signals *transmitter.Server
 	dir     string
 	shell   io.Writer
 	lines   <-chan string
@@ -119,8 +121,9 @@ func newDesk(t *testing.T) *desk {
 		vault:   harness.StartVault(t, harness.VaultOptions{WithoutPlugin: true, Config: map[string]any{"plugin_directory": plugins}}),
 		acme:    authserver.New(t, authserver.Options{OIDCOnly: true}, deskClient("the-first-secret")),
 		ci:      authserver.New(t, authserver.Options{OIDCOnly: true}),
+		signals: transmitter.New(t, transmitter.Options{Tokens: []string{"the-token-of-the-stream"}, Hold: time.Second}),
 		dir:     dir,
-		secrets: map[string]string{"the first secret": "the-first-secret", "the next secret": "the-next-secret"},
+		secrets: map[string]string{"the first secret": "the-first-secret", "the next secret": "the-next-secret", "the stream's token": "the-token-of-the-stream"},
 		values:  map[string]string{}, tokens: map[string]string{}, policies: map[string]string{},
 	}
 	d.audit = d.vault.EnableAudit(t)
@@ -146,7 +149,7 @@ func (d *desk) keepFiles(t *testing.T) {
 	})
 	d.secrets["the user's token"], d.secrets["the job's token"] = user, job
 	for name, content := range map[string]string{
-		"secret.txt": "the-first-secret\n", "new.txt": "the-next-secret\n", "new.pem": d.ci.KeyPEM(t), "user.jwt": user, "id_token.jwt": job,
+		"secret.txt": "the-first-secret\n", "stream.txt": "the-token-of-the-stream\n", "new.txt": "the-next-secret\n", "new.pem": d.ci.KeyPEM(t), "user.jwt": user, "id_token.jwt": job,
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o600))
 	}
@@ -174,6 +177,7 @@ func (d *desk) openShell(t *testing.T, plugins string) {
 	d.values["/etc/vault/plugins/"] = plugins + "/"
 	d.values["https://vault.example.com:8200"] = d.vault.Addr
 	d.values["https://login.acme.example"], d.values["https://login.example.com"] = d.acme.URL, d.acme.URL
+	d.values["https://signals.acme.example"] = d.signals.URL
 	d.values["https://token.actions.githubusercontent.com"], d.values["<issuer>"] = d.ci.URL, d.ci.URL
 	cmd := exec.Command("sh")
 	cmd.Dir = d.dir
