@@ -26,7 +26,7 @@ const (
 
 // server counts what it has answered with success.
 type server struct {
-	tokens, exchanges, revocations atomic.Int64
+	tokens, exchanges, revocations, lookups atomic.Int64
 }
 
 func newServer() http.Handler {
@@ -35,6 +35,7 @@ func newServer() http.Handler {
 	mux.HandleFunc("POST /token", authenticated(s.token))
 	mux.HandleFunc("POST /revoke", authenticated(s.revoke))
 	mux.HandleFunc("GET /counts", s.counts)
+	s.serveGitHub(mux)
 	return mux
 }
 
@@ -89,7 +90,7 @@ func (s *server) revoke(w http.ResponseWriter, r *http.Request) {
 
 func (s *server) counts(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, map[string]int64{
-		"token": s.tokens.Load(), "exchange": s.exchanges.Load(), "revoke": s.revocations.Load(),
+		"token": s.tokens.Load(), "exchange": s.exchanges.Load(), "revoke": s.revocations.Load(), "lookup": s.lookups.Load(),
 	})
 }
 

@@ -25,6 +25,26 @@ func ask(t *testing.T, handler http.Handler, path, secret string, form url.Value
 	return recorder.Code, body
 }
 
+// What the type github asks for is answered as GitHub does.
+func TestGitHub(t *testing.T) {
+	handler := newServer()
+	send := func(method, path, bearer, body string) *httptest.ResponseRecorder {
+		request := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+		request.Header.Set("Authorization", bearer)
+		recorder := httptest.NewRecorder()
+		handler.ServeHTTP(recorder, request)
+		return recorder
+	}
+	require.Equal(t, 401, send("GET", "/github/app", "", "").Code)
+	require.Equal(t, 200, send("GET", "/github/app", "Bearer x", "").Code)
+	require.Equal(t, 200, send("GET", "/github/app/installations/1", "Bearer x", "").Code)
+	made := send("POST", "/github/app/installations/1/access_tokens", "Bearer x", `{"permissions":{"contents":"read"}}`)
+	require.Equal(t, 201, made.Code)
+	require.Contains(t, made.Body.String(), `"full_name":"bench/api"`)
+	require.Equal(t, 400, send("POST", "/github/app/installations/1/access_tokens", "Bearer x", "").Code)
+	require.Equal(t, 204, send("DELETE", "/github/installation/token", "Bearer x", "").Code)
+}
+
 func TestServer(t *testing.T) {
 	exchange := url.Values{"grant_type": {grantTokenExchange}, "subject_token": {"x"}, "subject_token_type": {"urn:ietf:params:oauth:token-type:jwt"}}
 	rows := map[string]struct {

@@ -40,7 +40,7 @@ func StartFastAuth(t TB) *FastAuth {
 	return f
 }
 
-// Counts are the requests that it has answered, by kind: token, exchange, revoke.
+// Counts are the requests that it has answered, by kind: token, exchange, revoke, lookup.
 func (f *FastAuth) Counts(t TB) map[string]int64 {
 	t.Helper()
 	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, f.URL+"/counts", nil)

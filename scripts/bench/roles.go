@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -62,6 +63,23 @@ func jwtRole(t harness.TB, w *world, at *site) (engine, error) {
 	return w.role(t, at, "jwt", harness.Fields{"provider": "jwt/own", "audiences": "https://api.example.com"})
 }
 
+// githubRole is for one repository of an App whose key is made here.
+func githubRole(t harness.TB, w *world, at *site) (engine, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return engine{}, err
+	}
+	if err := w.write(t, at, "providers/github/fast", harness.Fields{
+		"base_url": w.auth.URL + "/github", "app_id": "1", "installation_id": "1",
+		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
+	}); err != nil {
+		return engine{}, err
+	}
+	return w.role(t, at, "github", harness.Fields{
+		"provider": "github/fast", "scopes": nil, "resources": "bench/api", "permissions": map[string]any{"contents": "read"},
+	})
+}
+
 const (
 	subjectIssuer   = "https://ci.example.com"
 	subjectAudience = "broker"
@@ -117,6 +135,7 @@ func subjectBody(key *ecdsa.PrivateKey, caller int) ([]byte, error) {
 func (w *world) role(t harness.TB, at *site, name string, fields harness.Fields) (engine, error) {
 	all := maps.Clone(entitled)
 	maps.Copy(all, fields)
+	maps.DeleteFunc(all, func(_ string, value any) bool { return value == nil })
 	err := w.write(t, at, "roles/"+name, all)
 	return engine{plugin: at.plugin, creds: at.path + "/creds/" + name}, err
 }

@@ -282,14 +282,18 @@ func (g *GitHub) choose(t *token, names []string, ids []int64) bool {
 	return known == len(names)+len(ids)
 }
 
+// Repository is how GitHub describes a repository.
+func Repository(owner, name string, id int64) json.RawMessage {
+	return json.RawMessage(strings.NewReplacer("OWNER", owner, "NAME", name, "REPOSITORY_ID", fmt.Sprint(id)).Replace(repositoryJSON))
+}
+
 func describeAll(owner string, repositories map[string]int64, from, to int) []json.RawMessage {
 	all := []json.RawMessage{}
 	for i, name := range slices.Sorted(maps.Keys(repositories)) {
 		if i < from || i >= to {
 			continue
 		}
-		text := strings.NewReplacer("OWNER", owner, "NAME", name, "REPOSITORY_ID", fmt.Sprint(repositories[name])).Replace(repositoryJSON)
-		all = append(all, json.RawMessage(text))
+		all = append(all, Repository(owner, name, repositories[name]))
 	}
 	return all
 }
