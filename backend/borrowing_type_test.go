@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -120,14 +121,15 @@ type tenantSystem struct {
 	*httptest.Server
 	m *mount
 
-	mu   sync.Mutex
-	keys map[string]string // by id
-	made int
-	seen []string // credentials, in order, each once in a row
-	echo bool     // the credential stands in the key
-	deaf bool     // no credential is taken
-	down bool     // it fails
-	no   int      // how often one was not taken
+	mu       sync.Mutex
+	keys     map[string]string // by id
+	sessions []string          // as good as a credential
+	made     int
+	seen     []string // credentials, in order, each once in a row
+	echo     bool     // the credential stands in the key
+	deaf     bool     // no credential is taken
+	down     bool     // it fails
+	no       int      // how often one was not taken
 }
 
 func newTenantSystem(t testing.TB) *tenantSystem {
@@ -148,13 +150,16 @@ func (s *tenantSystem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	if s.deaf || !s.m.server.Active(token) {
+	if s.deaf || !s.m.server.Active(token) && !slices.Contains(s.sessions, token) {
 		s.no++
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	switch r.Method {
-	case http.MethodPost:
+	switch {
+	case r.URL.Path == "/login":
+		s.sessions = append(s.sessions, fmt.Sprintf("session-%d-of-the-tenant", len(s.sessions)))
+		_ = json.NewEncoder(w).Encode(map[string]string{"session": s.sessions[len(s.sessions)-1]})
+	case r.Method == http.MethodPost:
 		s.made++
 		id, key := fmt.Sprintf("id-%d", s.made), fmt.Sprintf("key-%d-at-%s", s.made, s.Listener.Addr())
 		if s.echo {
@@ -162,7 +167,7 @@ func (s *tenantSystem) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		s.keys[id] = key
 		_ = json.NewEncoder(w).Encode(map[string]string{"id": id, "key": key})
-	case http.MethodDelete:
+	case r.Method == http.MethodDelete:
 		delete(s.keys, strings.TrimPrefix(r.URL.Path, "/keys/"))
 		_, _ = w.Write([]byte("{}"))
 	default:

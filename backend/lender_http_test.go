@@ -2,6 +2,7 @@ package backend
 
 import (
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,4 +78,25 @@ func TestADefinitionBorrowsItsCredential(t *testing.T) {
 	m.waitForKills()
 	require.Empty(t, m.server.Live())
 	require.Empty(t, m.allGrants())
+}
+
+// What a login by a borrowed token has given goes with that token.
+func TestALoginByABorrowedToken(t *testing.T) {
+	m, s, fields := newBorrowingHTTP(t)
+	fields["definition"] = strings.Replace(keysOf, `{"headers": {"Authorization": "Bearer {{borrowed}}"}}`, `{
+		"login": {"method": "POST", "path": "login", "headers": {"Authorization": "Bearer {{borrowed}}"}, "take": {"session": "/session"}, "lasts": "5h"},
+		"headers": {"Authorization": "Bearer {{login.session}}"}
+	}`, 1)
+	m.must(m.write("providers/http/x", fields))
+	m.mustCreds(nil)
+	m.mustCreds(nil)
+	session := s.last()
+	require.Contains(t, session, "session-")
+
+	m.must(m.write("revoke/provider/oauth2/p", map[string]any{"freeze": true}))
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.AccessDenied, "frozen")
+	m.must(m.write("revoke/provider/oauth2/p", map[string]any{"freeze": false}))
+	m.mustCreds(nil)
+	require.NotEqual(t, session, s.last())
 }

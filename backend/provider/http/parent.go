@@ -177,7 +177,8 @@ func (k *keys) jwt() (secret.Text, error) {
 // session is what a login has given.
 type session struct {
 	parts map[string]secret.Text
-	until time.Time // from when on another one is got
+	until time.Time   // from when on another one is got
+	lent  secret.Text // what was borrowed for it, with which it ends; empty for nothing
 }
 
 // login keeps the last session, and has at most one login under way.
@@ -204,12 +205,11 @@ func (l *login) forget(s *session) {
 // session is the present one, or that of a login for which all who come meanwhile wait.
 func (p *Provider) session(ctx context.Context, refused secret.Text, m *mentioned) (*session, error) {
 	l := &p.login
-	l.mu.Lock()
-	if s := l.last; s != nil && p.deps.Now().Before(s.until) {
-		l.mu.Unlock()
+	if s, err := p.lastSession(ctx); s != nil || err != nil {
 		s.mention(m)
-		return s, nil
+		return s, err
 	}
+	l.mu.Lock()
 	g := l.going
 	first := g == nil
 	if first {
@@ -239,7 +239,35 @@ func (p *Provider) session(ctx context.Context, refused secret.Text, m *mentione
 	return g.s, nil
 }
 
+// lastSession is the present one; nil if there is none that may still be used. What was
+// borrowed for it may have been killed or frozen since, or replaced.
+func (p *Provider) lastSession(ctx context.Context) (*session, error) {
+	l := &p.login
+	l.mu.Lock()
+	s := l.last
+	l.mu.Unlock()
+	if s == nil || !p.deps.Now().Before(s.until) {
+		return nil, nil
+	}
+	if s.lent.Empty() {
+		return s, nil
+	}
+	lent, err := p.deps.Borrowed(ctx, secret.Text{})
+	if err != nil {
+		return nil, err
+	}
+	if !lent.Equal(s.lent) {
+		l.forget(s)
+		return nil, nil
+	}
+	return s, nil
+}
+
+// mention is of nil too.
 func (s *session) mention(m *mentioned) {
+	if s == nil {
+		return
+	}
 	for _, part := range s.parts {
 		m.add(part)
 	}
@@ -287,6 +315,7 @@ func (p *Provider) logInWith(ctx context.Context, k *keys) (*session, error) {
 			s.parts[name] = secret.New(text)
 		}
 	}
+	s.lent = k.into.borrowed
 	return s, nil
 }
 
