@@ -282,6 +282,13 @@ func TestTokensOfKubernetesByAnOperatorsOwnDefinition(t *testing.T) {
 	_, err = m.TryRead(t, "creds/tools", "resources=kube-system/default")
 	refused(t, err, 400, "invalid_target", "nothing is left of the resources")
 
+	// A mint that stops at its second step leaves nothing of the first.
+	m.Write(t, "roles/nobody", harness.Fields{"provider": "http/kubernetes", "resources": "tools/nobody", "ttl": "10m"})
+	_, err = m.TryRead(t, "creds/nobody")
+	refused(t, err, 400, "invalid_target", "no such namespace or service account")
+	_, secrets = k.Do(t, k.Admin, http.MethodGet, "/api/v1/namespaces/tools/secrets", nil)
+	require.Len(t, secrets["items"], 1)
+
 	require.NoError(t, endLease(t, vault.Session, c.LeaseID))
 	_, secrets = k.Do(t, k.Admin, http.MethodGet, "/api/v1/namespaces/tools/secrets", nil)
 	require.Empty(t, secrets["items"])
