@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/catalog"
 )
@@ -52,8 +53,9 @@ type broker struct {
 	quotas    *quotas
 	shares    *shares
 	killer    *ending.Killer
-	known     recentIDs // entities that are there
-	strangers recentIDs // names of subjects that are no entity's id
+	records   *kills.Book // of kills
+	known     recentIDs   // entities that are there
+	strangers recentIDs   // names of subjects that are no entity's id
 	own       *ownIssuer
 	persons   *persons
 	meters    *meters
@@ -95,6 +97,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 	b.persons = newPersons(storage, now, b.issuers.relates)
 	b.ledger.OnGrant(b.persons.noteGrant)
 	b.freezer.Who = b.whoHolds
+	b.records = kills.NewBook(storage, now, func() hclog.Logger { return b.Logger() })
 	var reaper *downstream.Reaper
 	b.providers, reaper = downstream.New(b.downstreamDeps())
 	b.door = b.providers.Door()
@@ -102,7 +105,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 	b.quotas = newQuotas(b)
 	b.killer = ending.New(ending.Deps{
 		Ledger: b.ledger, Storage: storage, Now: now, Logger: func() hclog.Logger { return b.Logger() }, Meters: b.meters,
-		Reaper: reaper, Freezer: b.freezer, Door: b.door, Standing: b.standing, CloseShare: b.shares.close,
+		Reaper: reaper, Freezer: b.freezer, Door: b.door, Standing: b.standing, CloseShare: b.shares.close, Records: b.records,
 		Tainted:   func() bool { return b.System().Tainted() },
 		Withdrawn: ending.Withdrawn{Signs: signs, Judge: b.judgeWithdrawn},
 		NamesOf:   b.namesOf,
@@ -130,6 +133,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			b.pathGrants(),
 			b.pathRevoke(),
 			b.pathPerson(),
+			b.pathKills(),
 			b.pathSweep(),
 			b.pathOAuth(),
 			b.pathMetrics(),
@@ -230,7 +234,7 @@ func (b *broker) loadLedger(patience time.Duration) {
 
 // invalidate drops what is kept in memory of a key that another node wrote.
 func (b *broker) invalidate(_ context.Context, key string) {
-	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.signals, b.own.config, b.own.keys, b.freezer, b.killer, b.persons} {
+	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.signals, b.own.config, b.own.keys, b.freezer, b.killer, b.persons, b.records} {
 		if keeper.Invalidate(key) {
 			return
 		}

@@ -25,6 +25,7 @@ type meters struct {
 	refused   *prometheus.CounterVec
 	killed    *prometheus.CounterVec
 	expired   *prometheus.CounterVec
+	deaths    *prometheus.HistogramVec
 	failed    *prometheus.CounterVec
 	lost      *prometheus.CounterVec
 	spared    *prometheus.CounterVec
@@ -48,9 +49,13 @@ func newMeters() *meters {
 		refused:  counter("refusals_total", "Requests for creds that were refused or failed, by the error's code. Role and provider are empty where there is no such role.", "code", "provider", "role"),
 		killed:   counter("grants_killed_total", "Child tokens killed at their provider, by why.", "provider", "cause"),
 		expired:  counter("grants_expired_total", "Child tokens that had expired, so that nothing was left to kill.", "provider"),
-		failed:   counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
-		lost:     counter("lost_answers_total", "Mints whose answer never arrived: a token may live until the provider's own expiry.", "provider"),
-		spared:   counter("mints_spared_total", "Mints refused without asking the provider: it does not answer, asked to be left alone, or has no room in time.", "provider"),
+		deaths: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "broker", Name: "time_to_death_seconds", Help: "From the event to which a kill is the answer (a signal's own time, or when an operator or the sweep has ordered it) to the provider's confirmation that a token is dead, by the kill's cause. The ends of leases are not among them.",
+			Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600},
+		}, []string{"provider", "cause"}),
+		failed: counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
+		lost:   counter("lost_answers_total", "Mints whose answer never arrived: a token may live until the provider's own expiry.", "provider"),
+		spared: counter("mints_spared_total", "Mints refused without asking the provider: it does not answer, asked to be left alone, or has no room in time.", "provider"),
 		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "broker", Name: "provider_call_duration_seconds", Help: "How long calls to providers took, by what they were for and how they ended (ok, or the error's code).",
 			Buckets: []float64{.005, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
@@ -70,7 +75,7 @@ func newMeters() *meters {
 	}
 	m.signalEvents = counter("signal_events_total", "Security events that came, by their kind (other: one that cannot be acted upon, or is not known yet) and by what became of them.", "signal", "event", "outcome")
 	m.signalFailures = counter("signal_polls_failed_total", "Polls for security events that failed, by the health that they left.", "signal", "state")
-	m.registry.MustRegister(m.signalEvents, m.signalFailures, m.issued, m.joined, m.refused, m.killed, m.expired, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo())
+	m.registry.MustRegister(m.signalEvents, m.signalFailures, m.issued, m.joined, m.refused, m.killed, m.expired, m.deaths, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo())
 	return m
 }
 
@@ -81,6 +86,11 @@ func (m *meters) Killed(provider, cause string) {
 
 // Expired implements ending.Meters.
 func (m *meters) Expired(provider string) { m.expired.WithLabelValues(provider).Inc() }
+
+// Died implements ending.Meters.
+func (m *meters) Died(provider, cause string, after time.Duration) {
+	m.deaths.WithLabelValues(provider, cause).Observe(after.Seconds())
+}
 
 // UnknownHolders implements ending.Meters.
 func (m *meters) UnknownHolders(n int) { m.unknown.Set(float64(n)) }
@@ -179,7 +189,9 @@ func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 	queued := gauge("kills_queued", "Grants that a kill of many has yet to try.")
 	loaded := gauge("ledger_loaded", "1 once every record of a grant has been read after a start; until then the counts are too low.")
 	unreadable := gauge("grants_unreadable", "Records of grants that cannot be decoded: their tokens live until they expire.")
-	registry.MustRegister(live, depth, age, queued, loaded, unreadable)
+	unwritten := gauge("kill_records_unwritten", "Records of kills of which something is in memory only, because storage failed or the kill is at it. The kills themselves do not wait for them.")
+	registry.MustRegister(live, depth, age, queued, loaded, unreadable, unwritten)
+	unwritten.WithLabelValues().Set(float64(b.records.Unwritten()))
 	_, waiting := b.killer.UnderWay()
 	queued.WithLabelValues().Set(float64(waiting))
 	unreadable.WithLabelValues().Set(float64(len(b.ledger.Unreadable())))

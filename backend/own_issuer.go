@@ -36,6 +36,10 @@ const (
 	// and client assertions.
 	minMaxTokenTTL = 2 * time.Minute
 	maxMaxTokenTTL = 10 * 24 * time.Hour
+	// A record of a kill outlives the kill at least, and is no archive.
+	defaultKillsRetention = 90 * 24 * time.Hour
+	minKillsRetention     = 24 * time.Hour
+	maxKillsRetention     = 10 * 366 * 24 * time.Hour
 )
 
 // config is the mount's settings as they are stored.
@@ -44,10 +48,12 @@ type config struct {
 	SigningAlgorithm string        `json:"signing_algorithm"`
 	RotationPeriod   time.Duration `json:"rotation_period"`
 	MaxTokenTTL      time.Duration `json:"max_token_ttl"`
+	// KillsRetention is absent in what earlier builds have stored: then it is the default.
+	KillsRetention time.Duration `json:"kills_retention,omitempty"`
 }
 
 func defaultConfig() config {
-	return config{SigningAlgorithm: keyring.Algorithms()[0], RotationPeriod: defaultRotationPeriod, MaxTokenTTL: defaultMaxTokenTTL}
+	return config{SigningAlgorithm: keyring.Algorithms()[0], RotationPeriod: defaultRotationPeriod, MaxTokenTTL: defaultMaxTokenTTL, KillsRetention: defaultKillsRetention}
 }
 
 func (c config) terms() keyring.Terms {
@@ -65,6 +71,8 @@ func (c config) validate() error {
 	case c.RotationPeriod < c.MaxTokenTTL:
 		// Otherwise retired keys, which outlive what they signed, would pile up.
 		return fault.New(fault.InvalidRequest, "rotation_period must not be shorter than max_token_ttl, which is %s", c.MaxTokenTTL)
+	case c.KillsRetention < minKillsRetention || c.KillsRetention > maxKillsRetention:
+		return fault.New(fault.InvalidRequest, "kills_retention must be between %s and %s", stored.InWords(minKillsRetention), stored.InWords(maxKillsRetention))
 	case c.Issuer != "":
 		return checkOwnIssuer(c.Issuer)
 	}

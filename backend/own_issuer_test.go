@@ -153,10 +153,10 @@ func TestABrokerThatIsNoIssuer(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	m := newMount(t, setup{})
-	require.Equal(t, map[string]any{"signing_algorithm": "ES256", "rotation_period": int64(2592000), "max_token_ttl": int64(86400)}, m.must(m.read("config")).Data)
+	require.Equal(t, map[string]any{"signing_algorithm": "ES256", "rotation_period": int64(2592000), "max_token_ttl": int64(86400), "kills_retention": int64(7776000)}, m.must(m.read("config")).Data)
 	require.Nil(t, m.must(m.write("config", map[string]any{"issuer": ownURL, "signing_algorithm": "EdDSA"})))
 	require.Nil(t, m.must(m.write("config", map[string]any{"max_token_ttl": "2h"})))
-	require.Equal(t, map[string]any{"issuer": ownURL, "signing_algorithm": "EdDSA", "rotation_period": int64(2592000), "max_token_ttl": int64(7200)}, m.must(m.read("config")).Data)
+	require.Equal(t, map[string]any{"issuer": ownURL, "signing_algorithm": "EdDSA", "rotation_period": int64(2592000), "max_token_ttl": int64(7200), "kills_retention": int64(7776000)}, m.must(m.read("config")).Data)
 	require.Len(t, m.published().Keys, 3, "a change that needs no keys makes none")
 
 	for name, fields := range map[string]map[string]any{

@@ -21,7 +21,8 @@ Settings of the whole mount. With issuer the broker becomes an issuer of JWTs of
 own: the URL at which verifiers reach this mount, such as
 https://vault.example.com:8200/v1/broker. Its keys are made inside when issuer is
 first written, and never leave; verifiers find the public ones by discovery below
-issuer, without a token. An update is partial.
+issuer, without a token. An update is partial. kills_retention says how long kills/<id>
+can be read.
 
 Another issuer: tokens that are signed already bear the old one, where nobody finds
 keys any more. An empty issuer stops the signing; the keys stay published until the
@@ -33,6 +34,7 @@ var configFields = stored.Fields[config]{
 	{Name: "signing_algorithm", In: func(c *config) any { return &c.SigningAlgorithm }, Default: keyring.Algorithms()[0], Allowed: anyOf(keyring.Algorithms()), Description: "What the broker signs with: ES256, RS256 (3072 bits) or EdDSA (Ed25519). Another one rotates the keys."},
 	{Name: "rotation_period", In: func(c *config) any { return &c.RotationPeriod }, Default: int(defaultRotationPeriod / time.Second), Description: "How long a key signs before the next one does, 2h to 366d and not below max_token_ttl."},
 	{Name: "max_token_ttl", In: func(c *config) any { return &c.MaxTokenTTL }, Default: int(defaultMaxTokenTTL / time.Second), Description: "The longest life of anything that the broker signs, 2m to 10d."},
+	{Name: "kills_retention", In: func(c *config) any { return &c.KillsRetention }, Default: int(defaultKillsRetention / time.Second), Description: "How long the record of a kill is kept, 1d to 3660d. The oldest go sooner if there are more than 10,000, or if they take more than 64 MiB."},
 }
 
 // anyOf are values for a field's schema.
@@ -49,7 +51,7 @@ func (b *broker) pathConfig() []*framework.Path {
 	return []*framework.Path{{
 		Pattern:         "config$",
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "configuration"},
-		HelpSynopsis:    "The settings of the whole mount: the broker's own issuer.",
+		HelpSynopsis:    "The settings of the whole mount: the broker's own issuer, and how long records of kills are kept.",
 		HelpDescription: strings.TrimSpace(configHelp),
 		Fields:          fields,
 		Operations: map[logical.Operation]framework.OperationHandler{

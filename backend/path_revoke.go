@@ -34,7 +34,7 @@ neither the thing itself nor a grant is known is answered with unknown=true and 
 warning, and is frozen only if it is an entity's, or a subject's whose issuer is known.
 What is killed by an issuer's name are the grants for which a subject or actor token of the
 issuer was brought; by a subject, those for which a token about it was. A large kill goes on after the
-answer: ask again, or list the grants, to see how far it is.
+answer: ask again, or read kills/<kill_id>, to see how far it is.
 `
 
 func (b *broker) pathRevoke() []*framework.Path {
@@ -147,6 +147,7 @@ func (b *broker) awaitKill(ctx context.Context, run *ending.Run) (resp *logical.
 		return nil, false, ending.LedgerFault(run.Failed()) // the sweep repeats it
 	}
 	resp = &logical.Response{Data: tallyData(t)}
+	tellRecord(resp, run)
 	switch {
 	case !complete && !b.ledger.Loaded():
 		resp.AddWarning("the kill goes on: the records of grants are still being read after a start; how many are meant and for how long they live is not known yet")
@@ -220,9 +221,13 @@ func (b *broker) revokeOne(ctx context.Context, req *logical.Request, d *framewo
 	if err != nil {
 		return nil, stored.Fault(err)
 	}
-	run := b.killer.KillThis(ctx, g.Summary())
+	run, err := b.killer.KillThis(ctx, g.Summary(), kills.Asked{By: by(req), Always: true})
+	if err != nil {
+		return nil, err
+	}
 	t, _ := run.Wait(ctx, revokeWait)
 	resp := &logical.Response{Data: tallyData(t)}
+	tellRecord(resp, run)
 	resp.Data["frozen"] = false
 	if t.Pending > 0 {
 		resp.AddWarning("the grant is not dead yet: its revocation failed, or its mint may be under way; that is tried again")
@@ -268,6 +273,13 @@ func frozenInfo(item ending.Frozen) map[string]any {
 	return info
 }
 
+// tellRecord says where to read on.
+func tellRecord(resp *logical.Response, run *ending.Run) {
+	if id := run.Record(); id != "" {
+		resp.Data["kill_id"] = id
+	}
+}
+
 // tallyData is what is answered of a kill.
 func tallyData(t ending.Tally) map[string]any {
 	return map[string]any{
@@ -289,6 +301,7 @@ func killFields() map[string]*framework.FieldSchema {
 
 func killResponses() map[int][]framework.Response {
 	fields := killFields()
+	fields["kill_id"] = &framework.FieldSchema{Type: framework.TypeString, Description: "The name of the kill's record, for kills/<id>."}
 	fields["frozen"] = &framework.FieldSchema{Type: framework.TypeBool, Description: "Whether it gets no new grants now. A single grant cannot be frozen."}
 	fields["unknown"] = &framework.FieldSchema{Type: framework.TypeBool, Description: "True if neither what was named nor a grant of it is known: look whether the name is right."}
 	return map[int][]framework.Response{http.StatusOK: {{Description: "What the kill did.", Fields: fields}}}

@@ -86,11 +86,20 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (e
 	tidy, cancel := context.WithTimeout(ctx, max(slice-time.Since(started), time.Second))
 	defer cancel()
 	b.ledger.Unwatch(b.now().Add(-quotaIdle))
-	err = errors.Join(err, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.quotas.sweep(tidy))
+	err = errors.Join(err, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.quotas.sweep(tidy), b.keepRecords(tidy, slice/4))
 	if err == nil {
 		b.meters.sweepLast.Set(float64(b.now().Unix()))
 	}
 	return counts, err
+}
+
+// keepRecords tidies up the records of kills.
+func (b *broker) keepRecords(ctx context.Context, slice time.Duration) error {
+	own, err := b.own.state(ctx)
+	if err != nil {
+		return err
+	}
+	return b.killer.KeepRecords(ctx, own.config.KillsRetention, slice)
 }
 
 // deleteEmptied ends the deletions that waited for grants to die. Which those are

@@ -260,6 +260,7 @@ func (m *mount) to(entity string) *lease {
 func counted(resp *logical.Response) map[string]any {
 	delete(resp.Data, "residual_exposure_seconds")
 	delete(resp.Data, "frozen")
+	delete(resp.Data, "kill_id")
 	return resp.Data
 }
 

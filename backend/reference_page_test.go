@@ -84,6 +84,8 @@ func referenceText(b *broker) string {
 	p.answer("revoke/role/x", logical.UpdateOperation)
 	p.section("Killing a person: `revoke/person`", "revoke/person", all)
 	p.answer("revoke/person", logical.UpdateOperation)
+	p.section("Records of kills: `kills/<kill_id>`", "kills/x", all)
+	p.answer("kills/x", logical.ReadOperation)
 	p.section("Lists", "grants", all)
 	p.names()
 	return strings.TrimRight(p.String(), "\n") + "\n"

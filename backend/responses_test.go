@@ -13,7 +13,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/github/fake"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/transmitter"
@@ -38,6 +40,8 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 	require.Error(t, m.revoke(doomed))
 	m.server.Break(authserver.EndpointRevoke, nil)
 	m.must(m.write("revoke/entity/nobody", map[string]any{"freeze": true}))
+	_, err := m.b.killer.KillAll(t.Context(), ending.Thing{Kind: ending.KindRole, Name: "none"}, kills.Asked{ID: names["kill_id"], Always: true})
+	require.NoError(t, err)
 
 	subject := func() string {
 		return m.subjectToken(m.clock.Now().String()+newID(t), map[string]any{"acr": "high", "amr": []any{"hwk"}, "auth_time": m.clock.Now().Unix()})
@@ -45,7 +49,7 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 	s := transmitter.New(t, transmitter.Options{Now: m.clock.Now, Tokens: []string{streamToken}})
 	m.must(m.write("signals/p", map[string]any{"issuer": s.URL, "token": streamToken, "proxy_username": ""}))
 	s.Send(transmitter.AccountDisabled(transmitter.IssSub("https://nobody.test", "user-1")))
-	_, err := m.write("providers/jwt/p/rotate", nil)
+	_, err = m.write("providers/jwt/p/rotate", nil)
 	requireCode(t, err, fault.InvalidRequest, "cannot rotate")
 	m.withGitLab(t)
 	g := fake.New(t, fake.Options{Now: m.clock.Now})
@@ -122,6 +126,8 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.UpdateOperation, path: "revoke/issuer/i"},
 		{op: logical.UpdateOperation, path: "revoke/subject", data: map[string]any{"issuer": "p", "subject": "user-1"}},
 		{op: logical.UpdateOperation, path: "revoke/person", data: map[string]any{"entity_id": alice, "freeze": true}},
+		{op: logical.ListOperation, path: "kills"},
+		{op: logical.ReadOperation, path: "kills/20261128T170000.000Z-0123456789ab"},
 		{op: logical.DeleteOperation, path: "issuers/nobody"},
 		{op: logical.DeleteOperation, path: "roles/nobody"},
 		{op: logical.DeleteOperation, path: "providers/jwt/p"},

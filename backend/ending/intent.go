@@ -14,10 +14,10 @@ import (
 // killIntent looks for what has come of a mint whose answer nobody has recorded, kills
 // what it finds, and forgets the intent. Before its deadline the mint may still be under
 // way: then it stays in the outbox until then, and an answer that comes is not handed out.
-func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string, in *pulls) (fate, error) {
+func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string, in meant) (fate, error) {
 	killed, spared, err := k.killFound(ctx, g, cause, in)
 	if err != nil {
-		what, err := k.postpone(ctx, g, cause, err)
+		what, err := k.postpone(ctx, g, cause, in, err)
 		if what == unkillable {
 			err = k.endSomeday(ctx, g)
 		}
@@ -25,17 +25,17 @@ func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string, i
 	}
 	switch now := k.now(); {
 	case now.Before(g.Intent):
-		return gone, k.awaitIntent(ctx, g, cause, now)
+		return gone, k.awaitIntent(ctx, g, cause, in, now)
 	case spared != nil:
 		err := k.adopt(ctx, g, spared, now)
 		if errors.Is(err, errMeant) {
-			return k.try(ctx, g.ID, cause, in)
+			return k.again(ctx, g, cause, in)
 		}
 		return released, err
 	}
 	withdrawn, err := k.ledger.Withdraw(ctx, g.ID)
 	if err != nil {
-		return gone, stored.Fault(errors.Join(err, k.doom(ctx, g, cause, stored.Fault(err))))
+		return gone, stored.Fault(errors.Join(err, k.doom(ctx, g, cause, in, stored.Fault(err))))
 	}
 	if !withdrawn {
 		return gone, fault.New(fault.TemporarilyUnavailable, "grant %s is not dead yet: its answer has come meanwhile; the broker keeps trying", g.ID)
@@ -50,7 +50,7 @@ func (k *Killer) killIntent(ctx context.Context, g *grant.Grant, cause string, i
 
 // killFound kills what the provider finds by the grant's name, but for what hangs on a
 // lever that others hold: that is spared where the cause spares them.
-func (k *Killer) killFound(ctx context.Context, g *grant.Grant, cause string, in *pulls) (killed int, spared *provider.Found, err error) {
+func (k *Killer) killFound(ctx context.Context, g *grant.Grant, cause string, in meant) (killed int, spared *provider.Found, err error) {
 	bounded, cancel := context.WithTimeout(ctx, killBudget)
 	defer cancel()
 	p, err := k.reaper.MustOpen(bounded, g.Provider)
@@ -112,7 +112,8 @@ func (k *Killer) adopt(ctx context.Context, g *grant.Grant, found *provider.Foun
 }
 
 // awaitIntent puts an intent that is to die into the outbox until its deadline.
-func (k *Killer) awaitIntent(ctx context.Context, g *grant.Grant, cause string, now time.Time) error {
+func (k *Killer) awaitIntent(ctx context.Context, g *grant.Grant, cause string, in meant, now time.Time) error {
+	marked := grant.Doom{}
 	err := k.ledger.Doom(context.WithoutCancel(ctx), g, func(d *grant.Doom) {
 		k.strengthen(ctx, d, g, cause)
 		if d.Attempts == 0 {
@@ -120,10 +121,13 @@ func (k *Killer) awaitIntent(ctx context.Context, g *grant.Grant, cause string, 
 		}
 		d.Attempts++
 		d.Next, d.Error = g.Intent, "its mint may be under way"
+		in.mean(d)
+		marked = *d
 	})
 	if errors.Is(err, grant.ErrGone) {
 		return nil
 	}
+	g.Doom = &marked
 	pending := fault.New(fault.TemporarilyUnavailable, "grant %s may still be on its way: it is looked for again at %s, and not handed out", g.ID, g.Intent.UTC().Format(time.RFC3339))
 	if err != nil {
 		return pending.Because(errors.Join(err, errUnrecorded))

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
@@ -21,7 +23,7 @@ func (k *Killer) Kill(ctx context.Context, id, cause string) error {
 }
 
 func (k *Killer) kill(ctx context.Context, id, cause string) (fate, error) {
-	in := newPulls(nil, newMade())
+	in := meant{pulls: newPulls(nil, newMade())}
 	in.made.use()
 	defer in.made.drop()
 	return k.try(ctx, id, cause, in)
@@ -31,8 +33,10 @@ func (k *Killer) kill(ctx context.Context, id, cause string) (fate, error) {
 type fate int
 
 const (
-	// gone: nothing was left to kill, because it was dead, or its token has expired.
+	// gone: nothing was left to kill, because it was dead.
 	gone fate = iota
+	// expired: nothing was left to kill, because its token has expired.
+	expired
 	// revoked: its provider has killed it now.
 	revoked
 	// unkillable: nothing can kill it, or its provider has said that it never will. That
@@ -46,16 +50,18 @@ const (
 
 // try is Kill as a part of a kill of many, and says what has become of the grant. All
 // grants on record die by it, but for those that die together with another of their lever.
-func (k *Killer) try(ctx context.Context, id, cause string, in *pulls) (fate, error) {
+func (k *Killer) try(ctx context.Context, id, cause string, in meant) (fate, error) {
 	k.ledger.EndHold(id) // its child may be about to become one that can be joined
 	k.closeShare(id)
 	g, err := k.ledger.Get(ctx, id)
 	if errors.Is(err, grant.ErrGone) {
+		in.record.Ended(kills.Entry{ID: id, State: kills.Dead, At: k.now()}, in.listed)
 		return gone, nil
 	}
 	if err != nil {
-		k.ledger.Suspect(id, cause, k.pullsAtOnce(ctx, "", cause))
-		return gone, stored.Fault(errors.Join(err, errUnrecorded))
+		err = k.suspect(ctx, id, cause, err)
+		in.record.Ended(kills.Entry{ID: id, State: kills.Pending, At: k.now(), Error: fault.Public(err)}, in.listed)
+		return gone, err
 	}
 	if meant, suspect := k.ledger.Suspected(id); suspect && k.pullsAtOnce(ctx, g.Provider, meant) {
 		cause = meant // it failed before, without a trace on record
@@ -63,24 +69,60 @@ func (k *Killer) try(ctx context.Context, id, cause string, in *pulls) (fate, er
 	if cause == causeLostAnswer && !g.IsIntent() {
 		return nothing, nil // its answer has come
 	}
+	what, cause, err := k.end(ctx, g, cause, in)
+	k.attest(in, g, cause, stateOf(what, err))
+	return what, err
+}
+
+// suspect is for a grant whose record cannot be read, so that not even the outbox can have it.
+func (k *Killer) suspect(ctx context.Context, id, cause string, err error) error {
+	k.ledger.Suspect(id, cause, k.pullsAtOnce(ctx, "", cause))
+	return stored.Fault(errors.Join(err, errUnrecorded))
+}
+
+// again is end for a grant that somebody wants dead meanwhile, as it is on record now.
+func (k *Killer) again(ctx context.Context, g *grant.Grant, cause string, in meant) (fate, error) {
+	now, err := k.ledger.Get(ctx, g.ID)
+	if errors.Is(err, grant.ErrGone) {
+		return gone, nil
+	}
+	if err != nil {
+		return gone, k.suspect(ctx, g.ID, cause, err)
+	}
+	*g = *now
+	what, _, err := k.end(ctx, g, cause, in)
+	return what, err
+}
+
+// end kills a grant as it is on record, and says for which cause.
+func (k *Killer) end(ctx context.Context, g *grant.Grant, cause string, in meant) (fate, string, error) {
 	if g.Doom != nil && !(mayHang(g) && k.pullsAtOnce(ctx, g.Provider, cause)) {
 		cause = g.Doom.Cause // the first one stands, whoever tries again
 	}
 	s := g.Summary()
+	var what fate
+	var err error
 	switch {
 	case s.Over(k.now()):
-		return gone, k.remove(ctx, g, cause, k.tellExpired)
+		what, err = expired, k.remove(ctx, g, cause, in, k.tellExpired)
 	case g.IsIntent():
-		return k.killIntent(ctx, g, cause, in)
+		what, err = k.killIntent(ctx, g, cause, in)
 	case g.Handle.Empty():
-		return unkillable, k.noteUnkillable(ctx, g, cause)
+		what, err = unkillable, k.noteUnkillable(ctx, g, cause)
 	case g.Lever != "":
-		return k.killOn(ctx, g, cause, in)
+		what, err = k.killOn(ctx, g, cause, in)
+	default:
+		what, err = k.killAlone(ctx, g, cause, in)
 	}
+	return what, cause, err
+}
+
+// killAlone kills a token with which no other one dies.
+func (k *Killer) killAlone(ctx context.Context, g *grant.Grant, cause string, in meant) (fate, error) {
 	if err := k.revoke(ctx, g); err != nil {
-		return k.postpone(ctx, g, cause, err)
+		return k.postpone(ctx, g, cause, in, err)
 	}
-	return revoked, k.forget(ctx, g, cause)
+	return revoked, k.forget(ctx, g, cause, in)
 }
 
 // killBudget bounds one revocation with all its calls, well within the 90 s that
@@ -99,15 +141,15 @@ func (k *Killer) revoke(ctx context.Context, g *grant.Grant) error {
 }
 
 // forget takes a grant off the record whose token is dead.
-func (k *Killer) forget(ctx context.Context, g *grant.Grant, cause string) error {
-	return k.remove(ctx, g, cause, func(g *grant.Grant) { k.tell(g, cause) })
+func (k *Killer) forget(ctx context.Context, g *grant.Grant, cause string, in meant) error {
+	return k.remove(ctx, g, cause, in, func(g *grant.Grant) { k.tell(g, cause) })
 }
 
 // remove takes a grant off the record, and tells how its token has ended.
-func (k *Killer) remove(ctx context.Context, g *grant.Grant, cause string, tell func(*grant.Grant)) error {
+func (k *Killer) remove(ctx context.Context, g *grant.Grant, cause string, in meant, tell func(*grant.Grant)) error {
 	if err := k.ledger.Remove(ctx, g); err != nil {
 		// The next attempt finds the token dead.
-		return stored.Fault(errors.Join(err, k.doom(ctx, g, cause, stored.Fault(err))))
+		return stored.Fault(errors.Join(err, k.doom(ctx, g, cause, in, stored.Fault(err))))
 	}
 	tell(g)
 	return nil

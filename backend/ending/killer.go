@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -31,12 +32,13 @@ type Killer struct {
 	withdrawn  Withdrawn
 	namesOf    func(ctx context.Context, iss string) ([]string, error)
 
-	orders *orders
-	queue  *queue
-	judged cursor
-	looks  firstLooks // at holders whom Vault does not know
-	losing losing
-	recent recent // pulls of levers
+	records *kills.Book
+	orders  *orders
+	queue   *queue
+	judged  cursor
+	looks   firstLooks // at holders whom Vault does not know
+	losing  losing
+	recent  recent // pulls of levers
 
 	// Drain is how long the end of a mount waits for the mints under way, LatePause comes
 	// before the first further try of a kill after the end. Tests shorten them.
@@ -60,6 +62,8 @@ type Deps struct {
 	CloseShare func(id string)
 	// Tainted reports whether Vault disables or moves the mount.
 	Tainted func() bool
+	// Records are told what becomes of what somebody wants dead.
+	Records *kills.Book
 	// Withdrawn are the tokens of the broker's own that it has taken back.
 	Withdrawn Withdrawn
 	// NamesOf are the names by which an issuer of that iss is there now, "" for the broker
@@ -73,6 +77,8 @@ type Meters interface {
 	// expiry.
 	Killed(provider, cause string)
 	Expired(provider string)
+	// Died is how long after the event to which its kill is the answer a token has died.
+	Died(provider, cause string, after time.Duration)
 	// UnknownHolders is how many are looked at again before their tokens are killed.
 	UnknownHolders(n int)
 }
@@ -101,6 +107,6 @@ func New(d Deps) *Killer {
 	return &Killer{
 		ledger: d.Ledger, storage: d.Storage, now: d.Now, logger: d.Logger, meters: d.Meters, reaper: d.Reaper,
 		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted, withdrawn: d.Withdrawn, namesOf: d.NamesOf,
-		orders: newOrders(d.Storage), queue: newQueue(), looks: firstLooks{storage: d.Storage}, Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
+		records: d.Records, orders: newOrders(d.Storage), queue: newQueue(), looks: firstLooks{storage: d.Storage}, Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
 	}
 }

@@ -2,6 +2,7 @@ package ending
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -27,6 +29,7 @@ type world struct {
 	mu     sync.Mutex
 	clock  time.Time
 	killed []string // "<provider> <cause>"
+	died   []string // "<provider> <cause> <after>"
 }
 
 func newWorld(t *testing.T) *world {
@@ -40,6 +43,7 @@ func newWorld(t *testing.T) *world {
 	w.Killer = New(Deps{
 		Ledger: grant.NewLedger(storage), Storage: storage, Now: now, Logger: hclog.NewNullLogger, Meters: w, Reaper: w,
 		Freezer:    NewFreezer(storage, now),
+		Records:    kills.NewBook(storage, now, hclog.NewNullLogger),
 		Standing:   func(_ context.Context, holder string, _ []string) (Standing, error) { return w.standing(holder) },
 		CloseShare: func(string) {}, Tainted: func() bool { return false },
 	})
@@ -68,6 +72,13 @@ func (w *world) Killed(ref, cause string) {
 
 // Expired implements Meters.
 func (w *world) Expired(ref string) { w.Killed(ref, causeExpired) }
+
+// Died implements Meters.
+func (w *world) Died(ref, cause string, after time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.died = append(w.died, fmt.Sprintf("%s %s %s", ref, cause, after))
+}
 
 // UnknownHolders implements Meters.
 func (w *world) UnknownHolders(int) {}

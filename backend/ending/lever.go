@@ -10,6 +10,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
@@ -62,26 +63,26 @@ func (k *Killer) mayBeReleased(ctx context.Context, g *grant.Grant) error {
 }
 
 // killOn kills a grant that hangs on a lever, or releases it.
-func (k *Killer) killOn(ctx context.Context, g *grant.Grant, cause string, in *pulls) (fate, error) {
+func (k *Killer) killOn(ctx context.Context, g *grant.Grant, cause string, in meant) (fate, error) {
 	lever := grant.Lever{Provider: g.Provider, Name: g.Lever}
 	if !k.pullsAtOnce(ctx, g.Provider, cause) {
 		spared, err := k.release(ctx, lever, g, cause)
 		if errors.Is(err, errMeant) {
-			return k.try(ctx, g.ID, cause, in)
+			return k.again(ctx, g, cause, in)
 		}
 		if err != nil || spared {
 			return released, err
 		}
 	}
 	if err := k.pullOnce(ctx, lever, g, 0, in); err != nil {
-		return k.postpone(ctx, g, cause, err)
+		return k.postpone(ctx, g, cause, in, err)
 	}
-	return revoked, k.forget(ctx, g, cause)
+	return revoked, k.forget(ctx, g, cause, in)
 }
 
 // pullOnce pulls the lever by the handle of a grant, unless the same kill has pulled it
 // after the pull of that number, and since the grant is on record.
-func (k *Killer) pullOnce(ctx context.Context, lever grant.Lever, g *grant.Grant, after uint64, in *pulls) error {
+func (k *Killer) pullOnce(ctx context.Context, lever grant.Lever, g *grant.Grant, after uint64, in meant) error {
 	in.made.await(lever, g.ID)
 	for {
 		at, mine := in.made.join(lever, g.ID, after, func() *pull {
@@ -147,7 +148,7 @@ func (k *Killer) othersOn(lever grant.Lever, id string) bool {
 
 // pull kills at the provider what hangs on the lever and removes the grants of it, but
 // for that at hand and for those to which the kill comes by itself.
-func (k *Killer) pull(ctx context.Context, lever grant.Lever, g *grant.Grant, at *pull, in *pulls) error {
+func (k *Killer) pull(ctx context.Context, lever grant.Lever, g *grant.Grant, at *pull, in meant) error {
 	err := k.revoke(ctx, g)
 	k.recent.end(lever, k.now())
 	if err != nil {
@@ -161,7 +162,7 @@ func (k *Killer) pull(ctx context.Context, lever grant.Lever, g *grant.Grant, at
 }
 
 // settleAll removes what has died with a grant.
-func (k *Killer) settleAll(ctx context.Context, lever grant.Lever, g *grant.Grant, at *pull, in *pulls) error {
+func (k *Killer) settleAll(ctx context.Context, lever grant.Lever, g *grant.Grant, at *pull, in meant) error {
 	// Whose grants they are is known once all records have been read.
 	if err := k.ledger.Load(ctx); err != nil {
 		return err
@@ -183,7 +184,7 @@ func (k *Killer) settleAll(ctx context.Context, lever grant.Lever, g *grant.Gran
 }
 
 // settle forgets a grant that has died with its lever.
-func (k *Killer) settle(ctx context.Context, s *grant.Summary, in *pulls) error {
+func (k *Killer) settle(ctx context.Context, s *grant.Summary, in meant) error {
 	k.closeShare(s.ID)
 	g, err := k.ledger.Get(ctx, s.ID)
 	if errors.Is(err, grant.ErrGone) {
@@ -197,7 +198,11 @@ func (k *Killer) settle(ctx context.Context, s *grant.Summary, in *pulls) error 
 	}
 	if !s.Released && !s.Doomed && !s.Over(k.now()) {
 		in.bystander()
+		e := kills.Describe(s)
+		e.At = k.now()
+		in.record.Hit(e)
 	}
+	k.attest(meant{}, g, causeLever, kills.Revoked)
 	k.tell(g, causeLever)
 	return nil
 }
@@ -253,7 +258,7 @@ func (k *Killer) killIdle(ctx context.Context, slice time.Duration, made *made) 
 			if s.Doomed || s.Over(k.now()) || k.queue.has(s.ID) { // or it is tried again by itself
 				return true
 			}
-			targets = append(targets, target{*s, CauseLeaseEnded})
+			targets = append(targets, target{Summary: *s, cause: CauseLeaseEnded})
 			return false
 		})
 		if err != nil {

@@ -111,6 +111,9 @@ func (k *Killer) End(ctx context.Context) {
 	}
 	// What is in memory only would be lost with this process.
 	flushed := k.ledger.Flush(ctx)
+	if !disabled {
+		_ = k.records.Flush(ctx) // which tells of what fails
+	}
 	if disabled {
 		k.killLeftover(ctx)
 		return

@@ -50,6 +50,29 @@ var orderForm = form.Kind{Name: "kill under way"}
 
 func (o *order) cause() string { return cmp.Or(o.Cause, "revoke/"+o.Kind) }
 
+// what is how a record calls what is meant.
+func (o *order) what() []string {
+	switch o.Kind {
+	case kindWithdrawn:
+		return []string{"what the broker has signed and withdrawn"}
+	case KindPerson:
+		var all []string
+		for _, of := range o.each() {
+			all = append(all, of.what()...)
+		}
+		return all
+	}
+	return []string{inRecord(Thing{o.Kind, o.Name})}
+}
+
+// inRecord is how a record calls a thing.
+func inRecord(what Thing) string {
+	if what.Kind == KindSubject {
+		return what.Plain()
+	}
+	return what.String()
+}
+
 // matches reports whether a grant is meant. One that was issued later than now was so
 // before the clock went back, or by a leader whose clock was ahead: it is meant too.
 func (o *order) matches(s *grant.Summary, now time.Time) bool {
@@ -81,10 +104,11 @@ type orders struct {
 
 	mu      sync.Mutex
 	running map[string]bool // in this process
+	given   map[string]bool // by this process, and not done
 }
 
 func newOrders(storage logical.Storage) *orders {
-	return &orders{kept: stored.NewKeeper(storage, OrderPrefix, stored.KindOf[order](orderForm)), running: map[string]bool{}}
+	return &orders{kept: stored.NewKeeper(storage, OrderPrefix, stored.KindOf[order](orderForm)), running: map[string]bool{}, given: map[string]bool{}}
 }
 
 // begin reports whether the order is not running yet; then it is, until end.
@@ -102,6 +126,27 @@ func (o *orders) end(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.running, id)
+}
+
+// give is begin of an order that is new.
+func (o *orders) give(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.running[id], o.given[id] = true, true
+}
+
+// isGiven reports whether the order is this process's own, and not one that a crash or
+// another node has left.
+func (o *orders) isGiven(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.given[id]
+}
+
+func (o *orders) forget(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.given, id)
 }
 
 // KillAll kills every grant of a thing that has been issued until now. The kill is durable
@@ -142,36 +187,54 @@ func (k *Killer) give(ctx context.Context, o *order, asked kills.Asked) (*Order,
 		o.Asked.ID, err = kills.NewID(o.Until)
 	}
 	if err != nil {
-		return nil, fault.New(fault.TemporarilyUnavailable, "no randomness for an order's id").Because(err)
+		return nil, errNoID(err)
 	}
-	k.orders.begin(id) // or a sweep that comes between begins with it too
+	k.orders.give(id) // or a sweep that comes between begins with it too
 	if err := k.orders.kept.Replace(ctx, id, nil, o); err != nil {
+		k.orders.forget(id)
 		k.orders.end(id)
 		return nil, err
 	}
 	return &Order{killer: k, id: id, order: o}, nil
 }
 
+func errNoID(err error) error {
+	return fault.New(fault.TemporarilyUnavailable, "no randomness for a kill's id").Because(err)
+}
+
 // Execute begins with the kill, which goes on whether or not somebody waits for it.
-func (o *Order) Execute(ctx context.Context) *Run { return o.killer.execute(ctx, o.id, o.order) }
+func (o *Order) Execute(ctx context.Context) *Run { return o.killer.execute(ctx, o.id, o.order, false) }
 
 // Leave is for an order of which nobody can say now whether it is meant: the sweep executes
 // it.
 func (o *Order) Leave() { o.killer.orders.end(o.id) }
 
 // execute tries to kill every grant of the order, which has begun, once; those that
-// fail are in the outbox then, and the order is done.
-func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
-	run := k.startOrder(ctx, o)
+// fail are in the outbox then, and the order is done. Again is for one that has been
+// executed before, or may have been.
+func (k *Killer) execute(ctx context.Context, id string, o *order, again bool) *Run {
+	asked := o.Asked
+	asked.Cause = o.cause()
+	if asked.ID == "" {
+		asked.ID = kills.IDOf(o.Until, id)
+	}
+	record := k.records.Begin(asked, o.what(), o.Until, again, !k.orders.isGiven(id))
+	run := k.startOrder(ctx, o, record)
 	go func() {
 		<-run.done
 		defer k.orders.end(id)
-		if run.unrecorded || run.failed != nil {
+		done := !run.unrecorded && run.failed == nil
+		record.End(done)
+		// So that the record is there when the order is not any more; what fails is told there.
+		_ = k.records.Flush(context.WithoutCancel(ctx))
+		if !done {
 			k.logger().Warn("a kill failed in part, and the outbox could not be written or the ledger not be read: the sweep will repeat it", "kind", o.Kind, "name", o.Name, "error", run.failed)
 			return
 		}
 		if err := k.orders.kept.Delete(context.WithoutCancel(ctx), id); err != nil {
 			k.logger().Warn("a kill is complete, but its order could not be deleted: the sweep will repeat it", "error", err)
+		} else {
+			k.orders.forget(id)
 		}
 		k.logger().Info("kill complete", "kind", o.Kind, "name", o.Name, "cause", o.cause(), "revoked", run.tally().Revoked, "pending", run.tally().Pending, "bystanders", run.tally().Bystanders)
 	}()
@@ -179,11 +242,20 @@ func (k *Killer) execute(ctx context.Context, id string, o *order) *Run {
 }
 
 // startOrder is startKill of all that an order means.
-func (k *Killer) startOrder(ctx context.Context, o *order) *Run {
-	if o.Kind != KindPerson {
-		return k.startWalk(ctx, k.chosen(o))
+func (k *Killer) startOrder(ctx context.Context, o *order, record *kills.Record) *Run {
+	w := k.chosen(o)
+	from, means := k.along(w), w.means
+	if o.Kind == KindPerson {
+		from, means = k.ofPerson(o), func(s *grant.Summary) bool { return o.matches(s, k.now()) }
 	}
-	return k.startKill(ctx, k.ofPerson(o), newPulls(func(s *grant.Summary) bool { return o.matches(s, k.now()) }, newMade()))
+	run := k.startKill(ctx, func(ctx context.Context, expect func(int), yield func(target)) error {
+		return from(ctx, expect, func(t target) {
+			t.record = record
+			yield(t)
+		})
+	}, newPulls(means, newMade()))
+	run.record = record.ID()
+	return run
 }
 
 // chosen finds the grants of an order. Those of one holder are found at once;
@@ -294,7 +366,7 @@ func (k *Killer) resume(ctx context.Context, id string) error {
 		}
 		return err
 	}
-	k.execute(ctx, id, o)
+	k.execute(ctx, id, o, true)
 	return nil
 }
 

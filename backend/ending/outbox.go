@@ -20,8 +20,8 @@ var errUnrecorded = errors.New("the outbox could not be written")
 
 // postpone makes a failed revocation durable and says so; the grant is unkillable if
 // there is nothing to be tried again.
-func (k *Killer) postpone(ctx context.Context, g *grant.Grant, cause string, failed error) (fate, error) {
-	err := k.doom(ctx, g, cause, failed)
+func (k *Killer) postpone(ctx context.Context, g *grant.Grant, cause string, in meant, failed error) (fate, error) {
+	err := k.doom(ctx, g, cause, in, failed)
 	if errors.Is(err, grant.ErrGone) {
 		return gone, nil // somebody else's attempt succeeded meanwhile
 	}
@@ -34,12 +34,17 @@ func (k *Killer) postpone(ctx context.Context, g *grant.Grant, cause string, fai
 
 // doom writes a failed attempt into the outbox, or keeps it in memory until the
 // outbox can be written: then errUnrecorded is in the error's chain.
-func (k *Killer) doom(ctx context.Context, g *grant.Grant, cause string, failed error) error {
-	now := k.now()
+func (k *Killer) doom(ctx context.Context, g *grant.Grant, cause string, in meant, failed error) error {
+	now, marked := k.now(), grant.Doom{}
 	err := k.ledger.Doom(context.WithoutCancel(ctx), g, func(d *grant.Doom) {
 		k.strengthen(ctx, d, g, cause)
 		fail(d, now, cause, failed)
+		in.mean(d)
+		marked = *d
 	})
+	if marked.Attempts > 0 {
+		g.Doom = &marked
+	}
 	if err != nil && !errors.Is(err, grant.ErrGone) {
 		return errors.Join(err, errUnrecorded)
 	}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 )
 
 // Bounds of one kill of many, towards each provider.
@@ -36,6 +37,7 @@ func (k *Killer) startKill(ctx context.Context, from source, in *pulls) *Run {
 		var all sync.WaitGroup
 		err := from(ctx, run.expect, func(t target) {
 			run.find(&t.Summary)
+			t.listed = t.record.Found(&t.Summary)
 			k.queue.add(&t.Summary, 1)
 			queue := queues[t.Provider]
 			if queue == nil {
@@ -74,15 +76,27 @@ func (k *Killer) startThose(ctx context.Context, targets []target, made *made) *
 }
 
 // KillThis is a kill of one, with the counts of a kill of many.
-func (k *Killer) KillThis(ctx context.Context, s grant.Summary) *Run {
-	return k.startThose(ctx, []target{{s, causeGrant}}, newMade())
+func (k *Killer) KillThis(ctx context.Context, s grant.Summary, asked kills.Asked) (*Run, error) {
+	now := k.now()
+	if asked.ID == "" {
+		id, err := kills.NewID(now)
+		if err != nil {
+			return nil, errNoID(err)
+		}
+		asked.ID = id
+	}
+	asked.Cause = causeGrant
+	record := k.records.Begin(asked, []string{"grant/" + s.ID}, now, false, false)
+	run := k.startThose(ctx, []target{{Summary: s, cause: causeGrant, record: record, ends: true}}, newMade())
+	run.record = record.ID()
+	return run, nil
 }
 
 // KillThose is a kill of some, for one cause; it does not wait for them.
 func (k *Killer) KillThose(ctx context.Context, those []grant.Summary, cause string) *Run {
 	targets := make([]target, 0, len(those))
 	for _, s := range those {
-		targets = append(targets, target{s, cause})
+		targets = append(targets, target{Summary: s, cause: cause})
 	}
 	return k.startThose(ctx, targets, newMade())
 }
@@ -93,7 +107,10 @@ func (k *Killer) killEach(ctx context.Context, queue <-chan target, run *Run) {
 	group.SetLimit(killParallel)
 	for t := range queue {
 		group.Go(func() error {
-			what, err := k.try(ctx, t.ID, t.cause, run.pulls)
+			what, err := k.try(ctx, t.ID, t.cause, meant{run.pulls, t.record, t.listed})
+			if t.ends {
+				t.record.End(true)
+			}
 			run.pulls.made.tried(&t.Summary)
 			t.Revocable = (t.Revocable || what == revoked) && what != unkillable
 			k.queue.add(&t.Summary, -1)

@@ -72,7 +72,7 @@ func (k *Killer) killDue(ctx context.Context, byHand bool, slice time.Duration, 
 		var targets []target
 		for i := range due {
 			if !k.queue.full(due[i].Provider) {
-				targets = append(targets, target{due[i], dueCause(&due[i], now, byHand)})
+				targets = append(targets, target{Summary: due[i], cause: dueCause(&due[i], now, byHand)})
 			}
 		}
 		if len(targets) > 0 {

@@ -14,6 +14,8 @@ type Run struct {
 	done  chan struct{}
 	now   func() time.Time
 	pulls *pulls
+	// record is the id of the kill's record, "" if it has none.
+	record string
 
 	mu       sync.Mutex
 	count    Tally
@@ -72,6 +74,9 @@ func (r *Run) Wait(ctx context.Context, atMost time.Duration) (t Tally, complete
 	}
 	return r.tally(), false
 }
+
+// Record is the name of the kill's record; "" if it leaves none.
+func (r *Run) Record() string { return r.record }
 
 // Failed is why not all that was meant could be found; to be asked when the run is done.
 func (r *Run) Failed() error {

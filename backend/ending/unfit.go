@@ -68,7 +68,13 @@ func (k *Killer) killUnfit(ctx context.Context, unfits []unfit) *Run {
 	}
 	return k.startKill(ctx, func(ctx context.Context, expect func(int), yield func(target)) error {
 		defer k.losing.release(unfits)
-		return k.along(w)(ctx, expect, yield)
+		records := k.newSweepRecords()
+		defer records.end()
+		return k.along(w)(ctx, expect, func(t target) {
+			t.record, t.ends = records.of(&t), true
+			t.record.Join()
+			yield(t)
+		})
 	}, newPulls(func(s *grant.Summary) bool { return causeOf(byHolder[s.Holder], s) != "" }, newMade()))
 }
 

@@ -4,12 +4,18 @@ import (
 	"context"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 )
 
 // target is a grant that is to die, and why.
 type target struct {
 	grant.Summary
 	cause string
+	// record is told what becomes of it, if somebody asked for the kill; listed is what the
+	// record says. ends is for who has joined the record for this grant.
+	record *kills.Record
+	listed bool
+	ends   bool
 }
 
 // source finds the grants of a kill. It hands each to yield, which blocks while

@@ -70,6 +70,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -199,9 +200,32 @@ type Doom struct {
 	Next  time.Time `json:"next"`
 	// Error is the last failure's public text.
 	Error string `json:"error,omitempty"`
+	// Kills are those that meant the grant and have left it pending, the last few of them:
+	// their records are told what becomes of it.
+	Kills []KillRef `json:"kills,omitempty"`
 	// Final means that the provider will never kill the token, so that nobody tries
 	// again of himself. Records of earlier builds lack it, and are tried again.
 	Final bool `json:"final,omitempty"`
+}
+
+// KillRef names a kill by its record, and says when that happened to which it is the answer.
+type KillRef struct {
+	ID    string    `json:"id"`
+	Event time.Time `json:"event,omitzero"`
+}
+
+// maxKills bounds a doom that many kills come upon.
+const maxKills = 8
+
+// MeantBy notes that a kill means the grant.
+func (d *Doom) MeantBy(kill KillRef) {
+	if slices.ContainsFunc(d.Kills, func(k KillRef) bool { return k.ID == kill.ID }) {
+		return
+	}
+	d.Kills = append(slices.Clone(d.Kills), kill)
+	if over := len(d.Kills) - maxKills; over > 0 {
+		d.Kills = d.Kills[over:]
+	}
 }
 
 // IsIntent reports whether it is not known yet whether there is a token.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
 // Overstay is how long after its lease's end a grant may still be Vault's to
@@ -28,6 +29,7 @@ type Summary struct {
 	Beside         []Party
 	// SubjectTies and ActorTies are the grant's.
 	SubjectTies, ActorTies   []person.Tie
+	Class                    provider.Class
 	Revocable, SelfContained bool
 	Withheld, Released       bool
 	Lever                    string
@@ -51,7 +53,7 @@ func (g *Grant) Summary() Summary {
 	s := Summary{
 		ID: g.ID, Holder: g.Holder, Role: g.Role, Provider: g.Provider, Borrower: g.Borrower,
 		Subject: g.subject(), Actor: g.actor(), Beside: Named(g.Facts.SubjectClaims), SubjectTies: g.SubjectTies, ActorTies: g.ActorTies,
-		Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
+		Class: g.Class, Revocable: g.Revocable(), SelfContained: g.SelfContained, Withheld: g.Withheld,
 		Released: g.Released, Lever: g.Lever, Intent: g.Intent,
 		IssuedAt: g.IssuedAt, ExpiresAt: g.ExpiresAt, LeaseEnds: g.LeaseEnds,
 		Issuer: g.Issuer, KeyID: g.KeyID,

@@ -1,8 +1,11 @@
 package kills
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hashicorp/go-uuid"
 )
@@ -30,6 +33,31 @@ type Asked struct {
 	Always bool `json:"always,omitempty"`
 }
 
+// Bounds on the texts of a record.
+const (
+	maxLine  = 512
+	maxError = 256
+)
+
+// bounded is a with no text longer than a line.
+func (a Asked) bounded() Asked {
+	a.By, a.Cause, a.Note = line(a.By, maxLine), line(a.Cause, 64), line(a.Note, maxLine)
+	return a
+}
+
+// line is a text in one line of so many bytes at the most.
+func line(text string, most int) string {
+	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	if len(text) <= most {
+		return text
+	}
+	end := most - len("…")
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
+}
+
 // idTime is the time in an id, by which ids sort.
 const idTime = "20060102T150405.000Z"
 
@@ -40,4 +68,27 @@ func NewID(now time.Time) (string, error) {
 		return "", err
 	}
 	return now.UTC().Format(idTime) + "-" + hex.EncodeToString(random), nil
+}
+
+// IDOf names the record of a kill that an earlier build has ordered, which knew none, by
+// its order: always the same.
+func IDOf(ordered time.Time, order string) string {
+	sum := sha256.Sum256([]byte(order))
+	return ordered.UTC().Format(idTime) + "-" + hex.EncodeToString(sum[:6])
+}
+
+// IsID reports whether it has the form of a record's name.
+func IsID(id string) bool {
+	_, ok := timeOf(id)
+	return ok
+}
+
+// timeOf is when the kill of an id was ordered; false if it is no id.
+func timeOf(id string) (time.Time, bool) {
+	at, _, ok := strings.Cut(id, "-")
+	if !ok || strings.Contains(id, "/") || strings.Contains(id, "..") {
+		return time.Time{}, false
+	}
+	ordered, err := time.Parse(idTime, at)
+	return ordered, err == nil
 }
