@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -322,4 +323,63 @@ func TestKillsOfOneWordAreOneRecord(t *testing.T) {
 	require.NoError(t, err)
 	m.waitForKills()
 	require.Equal(t, []string{id}, m.keys("kills", nil))
+}
+
+// One event kills a thousand grants at two providers: all die, and neither does a
+// provider wait for the other nor a grant for the one before it. The server counts who is
+// there at once, and lets nobody go before as many are there as may be.
+func TestOneEventKillsAThousandAtOnce(t *testing.T) {
+	const each, atOnce = 500, 32
+	m := newMount(t, setup{})
+	m.must(m.write("providers/oauth2/q", m.providerFields(nil)))
+	m.must(m.write("roles/q", map[string]any{"provider": "oauth2/q", "scopes": "read"}))
+	for range each {
+		m.to(alice)
+		_, err := m.credsBy(call{path: "creds/q", entity: alice})
+		require.NoError(t, err)
+	}
+	var mu sync.Mutex
+	there, most, released := 0, 0, false
+	all := make(chan struct{})
+	m.server.Break(authserver.EndpointRevoke, authserver.Before(func() {
+		mu.Lock()
+		there++
+		if most = max(most, there); most == 2*atOnce && !released {
+			released = true
+			close(all)
+		}
+		mu.Unlock()
+		<-all
+		mu.Lock()
+		there--
+		mu.Unlock()
+	}))
+	answer := m.must(m.write("revoke/entity/"+alice, nil))
+	require.Equal(t, []any{2 * each, 0}, []any{answer.Data["revoked"], answer.Data["pending"]})
+	require.Empty(t, m.server.Live())
+	record := m.recordOf(answer)
+	require.Equal(t, []any{"complete", 2 * each, 2 * each}, []any{record["state"], record["grants"], record["revoked"]})
+	metrics := m.metrics()
+	for _, ref := range []string{"oauth2/p", "oauth2/q"} {
+		require.Contains(t, metrics, fmt.Sprintf(`broker_time_to_death_seconds_count{cause="revoke/entity",provider=%q} %d`, ref, each))
+	}
+}
+
+// An order of a build that did not ask on whose word has a record all the same, always
+// the same one.
+func TestAnOrderOfBeforeLeavesARecord(t *testing.T) {
+	m := newMount(t, setup{})
+	l := m.to(alice)
+	order := fmt.Sprintf(`{"kind":"entity","name":%q,"until":%q}`, alice, m.clock.Now().Add(time.Second).Format(time.RFC3339))
+	for range 2 {
+		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: ending.OrderPrefix + "0b7e1a1c-0000-4000-8000-000000000000", Value: []byte(order)}))
+		m.start()
+		require.NoError(t, m.periodic())
+		m.waitForKills()
+	}
+	ids := m.keys("kills", nil)
+	require.Len(t, ids, 1)
+	record := m.killNamed(ids[0])
+	require.Contains(t, record["by"], "earlier build")
+	require.Equal(t, "revoked", deathsIn(record)[l.grantID]["state"])
 }

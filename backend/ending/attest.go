@@ -83,8 +83,12 @@ func (k *Killer) timeDeath(in meant, g *grant.Grant, cause string, now time.Time
 	}
 }
 
-// bySweep is on whose word the sweep kills.
-const bySweep = "the broker's sweep"
+// On whose word something is killed where nobody is named: on the sweep's, or an earlier
+// build has not written it down.
+const (
+	bySweep   = "the broker's sweep"
+	byEarlier = "not known: an earlier build has ordered it"
+)
 
 // sweepRecords are the records of what one sweep kills because of who its holders are: one
 // for each holder who has left, one for each role that does not have some of its holders

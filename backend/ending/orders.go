@@ -180,6 +180,7 @@ func (k *Killer) OrderWithdrawn(ctx context.Context, asked kills.Asked) (*Order,
 }
 
 func (k *Killer) give(ctx context.Context, o *order, asked kills.Asked) (*Order, error) {
+	asked.By = cmp.Or(asked.By, bySweep)
 	o.Cause, o.Asked = asked.Cause, asked
 	o.Asked.Cause = ""
 	id, err := uuid.GenerateUUID()
@@ -216,7 +217,7 @@ func (k *Killer) execute(ctx context.Context, id string, o *order, again bool) *
 	asked := o.Asked
 	asked.Cause = o.cause()
 	if asked.ID == "" {
-		asked.ID = kills.IDOf(o.Until, id)
+		asked.ID, asked.By, asked.Always = kills.IDOf(o.Until, id), byEarlier, true
 	}
 	record := k.records.Begin(asked, o.what(), o.Until, again, !k.orders.isGiven(id))
 	run := k.startOrder(ctx, o, record)

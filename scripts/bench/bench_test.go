@@ -45,6 +45,9 @@ func TestQuick(t *testing.T) {
 	require.Greater(t, revoke.Own.Delete, 0.5, "a record is deleted")
 	require.Zero(t, renew.Broker.Provider)
 
+	death := byName[deathCase]
+	require.InDelta(t, quick().leases, death.Broker.Provider, 1e-9, "one event kills each of them once")
+
 	full := byName["oauth2, full ledger"]
 	require.Equal(t, quick().grants, full.Grants)
 	require.Len(t, full.Notes, 2)

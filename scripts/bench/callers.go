@@ -39,6 +39,8 @@ func (w *world) logIn(t harness.TB) {
 		if login.Auth == nil || login.Auth.EntityID == "" {
 			t.Fatalf("%s has no entity", name)
 		}
-		w.callers = append(w.callers, login.Auth.ClientToken)
+		if w.callers = append(w.callers, login.Auth.ClientToken); i == 0 {
+			w.first = login.Auth.EntityID
+		}
 	}
 }

@@ -27,6 +27,10 @@ const usual = 16
 // the same Vault, which a million records slow down whosesoever they are.
 const beside = "oauth2, empty ledger beside a full one"
 
+// deathCase has one event kill a thousand grants at two providers: its p50 is the time from
+// the event until all are dead. The floor ends as many leases.
+const deathCase = "time to death of 1,000 grants"
+
 func cases(grants int) []benchCase {
 	return []benchCase{
 		{name: "oauth2", clients: usual, target: 0.50, role: mintRole, do: issue},
@@ -39,6 +43,7 @@ func cases(grants int) []benchCase {
 		{name: "sharing=entity", clients: usual, target: 0.68, role: sharingRole, do: issue},
 		{name: "renew", clients: usual, role: mintRole, do: renew},
 		{name: "revoke", clients: usual, role: mintRole, do: revoke},
+		{name: deathCase, clients: 1, role: twoRoles, do: killAtOnce},
 		{name: "oauth2 on raft", clients: usual, storage: harness.Raft, role: mintRole, do: issue},
 		{name: "oauth2, full ledger", base: beside, clients: usual, grants: grants, role: mintRole, do: issue},
 		{name: beside, clients: usual, grants: grants, role: spareRole, do: issue},

@@ -39,6 +39,20 @@ func mintRole(t harness.TB, w *world, at *site) (engine, error) {
 	return w.role(t, at, "mint", harness.Fields{"provider": "oauth2/fast"})
 }
 
+// twoRoles are of a provider each.
+func twoRoles(t harness.TB, w *world, at *site) (engine, error) {
+	if err := w.write(t, at, "providers/oauth2/other", w.fast()); err != nil {
+		return engine{}, err
+	}
+	other, err := w.role(t, at, "other", harness.Fields{"provider": "oauth2/other"})
+	if err != nil {
+		return engine{}, err
+	}
+	e, err := mintRole(t, w, at)
+	e.also = other.creds
+	return e, err
+}
+
 // spareRole is mintRole on a mount of its own, whose ledger is empty.
 func spareRole(t harness.TB, w *world, at *site) (engine, error) {
 	spare := w.mountAt(t, at.plugin, at.spare)

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
@@ -49,6 +51,53 @@ func revoke(t harness.TB, w *world, e engine, clients int, much amount) job {
 	return job{load.Options{Clients: clients, Calls: len(leases)}, func(ctx context.Context, client, n int) error {
 		return w.lease(ctx, client, n, "sys/leases/revoke", map[string]any{"lease_id": leases[n], "sync": true})
 	}}
+}
+
+// mass is how many grants one event kills.
+const mass = 1000
+
+// killAtOnce has one event kill all that the first caller holds, at each of its providers.
+func killAtOnce(t harness.TB, w *world, e engine, _ int, much amount) job {
+	w.connect(usual)
+	count := min(mass, much.leases)
+	other := e
+	if e.also != "" {
+		other.creds = e.also
+	}
+	_, err := load.Run(context.Background(), load.Options{Clients: usual, Calls: count}, func(ctx context.Context, client, n int) error {
+		_, err := w.issueOne(ctx, client, []engine{e, other}[n%2], 0)
+		return err
+	})
+	if err != nil {
+		t.Fatalf("issuing leases: %v", err)
+	}
+	operator := w.vault.Client(t).Token()
+	return job{load.Options{Clients: 1, Calls: 1}, func(ctx context.Context, client, _ int) error {
+		if e.plugin == floorPlugin {
+			_, err := w.connections[client].Do(ctx, operator, http.MethodPut, "sys/leases/revoke-prefix/"+e.creds, []byte(`{"sync":true}`))
+			return err
+		}
+		mount, _, _ := strings.Cut(e.creds, "/")
+		answer, err := w.connections[client].Do(ctx, operator, http.MethodPut, mount+"/revoke/entity/"+w.first, []byte(`{}`))
+		if err != nil {
+			return err
+		}
+		return allDead(answer, count)
+	}}
+}
+
+// allDead holds the answer to a kill against how many grants there were.
+func allDead(answer []byte, count int) error {
+	var killed struct {
+		Data struct{ Revoked, Pending int }
+	}
+	if err := json.Unmarshal(answer, &killed); err != nil {
+		return err
+	}
+	if killed.Data.Revoked != count || killed.Data.Pending != 0 {
+		return fmt.Errorf("of %d grants %d are dead and %d pending", count, killed.Data.Revoked, killed.Data.Pending)
+	}
+	return nil
 }
 
 func (w *world) lease(ctx context.Context, client, n int, path string, fields map[string]any) error {

@@ -49,6 +49,7 @@ type world struct {
 	now     *site
 	base    *site    // nil if there is nothing to compare with
 	callers []string // tokens, each of an entity of its own
+	first   string   // id of the first one's entity
 	notes   []string // about the ledger's filling
 
 	connections []*load.Connection
@@ -58,6 +59,7 @@ type world struct {
 type engine struct {
 	plugin string
 	creds  string   // path to read
+	also   string   // path of another provider's, to read in turn with it, if any
 	bodies [][]byte // one per caller to write there instead, if any
 }
 
@@ -146,10 +148,14 @@ func (w *world) registerBase(t harness.TB, file string) {
 }
 
 func (w *world) provide(t harness.TB, m *harness.Mount) {
-	m.Write(t, "providers/oauth2/fast", harness.Fields{
+	m.Write(t, "providers/oauth2/fast", w.fast())
+}
+
+func (w *world) fast() harness.Fields {
+	return harness.Fields{
 		"token_url": w.auth.URL + "/token", "revocation_url": w.auth.URL + "/revoke",
 		"client_id": harness.FastAuthClient.ID, "client_secret": harness.FastAuthClient.Secret,
-	})
+	}
 }
 
 // connect makes sure that each client has a connection of its own.
