@@ -137,7 +137,7 @@ func (b *Book) readShelf(ctx context.Context) (whole bool, err error) {
 		if b.shelf.has(name) {
 			continue
 		}
-		if ended(ctx) {
+		if isOver(ctx) {
 			return false, nil
 		}
 		h, err := b.heads.Get(ctx, name)
@@ -145,7 +145,7 @@ func (b *Book) readShelf(ctx context.Context) (whole bool, err error) {
 		case errors.Is(err, stored.ErrAbsent):
 		case stored.Unreadable(err):
 			b.shelf.put(&Head{ID: name, Tried: time.Unix(0, 0)}) // it goes in its time
-		case ended(ctx):
+		case isOver(ctx):
 			return false, nil
 		case err != nil:
 			return false, err
@@ -157,8 +157,8 @@ func (b *Book) readShelf(ctx context.Context) (whole bool, err error) {
 	return true, nil
 }
 
-// ended reports whether the slice is over.
-func ended(ctx context.Context) bool { return ctx.Err() != nil }
+// isOver reports whether the slice is over.
+func isOver(ctx context.Context) bool { return ctx.Err() != nil }
 
 // drop deletes what is too old, and what is too much.
 func (b *Book) drop(ctx context.Context, retention time.Duration) error {
@@ -228,7 +228,7 @@ func (b *Book) lookAfter(ctx context.Context, alive func(ctx context.Context, id
 		if sooner := now.Sub(of.looked); !of.open || sooner >= 0 && sooner < lookAgain || b.isRunning(id) {
 			continue
 		}
-		if looks >= maxLooks || ended(ctx) {
+		if looks >= maxLooks || isOver(ctx) {
 			return nil
 		}
 		o, err := b.read(ctx, id)
