@@ -17,16 +17,15 @@ import (
 // Systems of which no Go in the broker knows: two by the definitions that it ships, and
 // one by a definition that an operator writes.
 
-// giteaScene is a mount with the provider http/gitea, whose parent is a user of a Gitea of
-// its own, and the role tools.
+// giteaScene is a mount with the provider http/gitea, whose parent is a user of the shared
+// Gitea, and the role tools.
 func giteaScene(t *testing.T, through func(gitea string) string) (*scene, *harness.Gitea, harness.Credentials) {
 	t.Helper()
-	vault := sharedVault(t)
-	gitea := harness.StartGitea(t)
-	bot := gitea.CreateUser(t, "bot")
+	vault, gitea := sharedVault(t), sharedGitea(t)
+	s := &scene{Mount: vault.Enable(t, ""), vault: vault}
+	bot := gitea.CreateUser(t, s.local("bot"))
 	gitea.CreateRepository(t, bot, "tools")
 	confidential("Gitea's password", bot.Secret)
-	s := &scene{Mount: vault.Enable(t, ""), vault: vault}
 	s.Write(t, "providers/http/gitea", harness.Fields{
 		"preset": "gitea", "base_url": through(gitea.URL) + "/api/v1", "username": bot.ID, "password": bot.Secret,
 	})
@@ -40,25 +39,25 @@ func TestGiteasTokens(t *testing.T) {
 	t.Parallel()
 	s, gitea, bot := giteaScene(t, straight)
 	require.Equal(t, true, s.Write(t, "providers/http/gitea/check", nil).Data["healthy"])
-	agent := s.agent(t, harness.Agent{Name: "builder"})
+	agent, repository := s.agent(t, harness.Agent{Name: "builder"}), "/repos/"+bot.ID+"/tools"
 
 	c := read(t, s.As(agent), "tools", "scopes=read:repository")
 	require.Equal(t, []string{"read:repository"}, list(c.Secret, "scopes"))
 	require.Equal(t, "token", text(c.Secret, "revocation"))
 	require.Equal(t, bot.ID, text(c.Secret, "username"))
 	require.NotContains(t, c.Data, "unverified", "Gitea's answer is the proof")
-	require.Equal(t, http.StatusOK, gitea.As(t, c.Token, http.MethodGet, "/repos/bot/tools", nil))
+	require.Equal(t, http.StatusOK, gitea.As(t, c.Token, http.MethodGet, repository, nil))
 	require.Equal(t, http.StatusForbidden, gitea.As(t, c.Token, http.MethodGet, "/user", nil), "beyond the role")
-	require.Equal(t, http.StatusForbidden, gitea.As(t, c.Token, http.MethodPost, "/repos/bot/tools/issues", harness.Fields{"title": "x"}), "beyond what was asked for")
+	require.Equal(t, http.StatusForbidden, gitea.As(t, c.Token, http.MethodPost, repository+"/issues", harness.Fields{"title": "x"}), "beyond what was asked for")
 	_, err := s.As(agent).TryRead(t, "creds/tools", "scopes=write:repository")
 	refused(t, err, 400, "invalid_scope", "nothing is left of the scopes")
 
 	other := read(t, s.As(agent), "tools")
-	require.Equal(t, http.StatusCreated, gitea.As(t, other.Token, http.MethodPost, "/repos/bot/tools/issues", harness.Fields{"title": "x"}))
+	require.Equal(t, http.StatusCreated, gitea.As(t, other.Token, http.MethodPost, repository+"/issues", harness.Fields{"title": "x"}))
 	require.Len(t, gitea.Tokens(t, bot), 2)
 	require.NoError(t, endLease(t, s.vault.Session, c.LeaseID))
-	require.Equal(t, http.StatusUnauthorized, gitea.As(t, c.Token, http.MethodGet, "/repos/bot/tools", nil))
-	require.Equal(t, http.StatusOK, gitea.As(t, other.Token, http.MethodGet, "/repos/bot/tools", nil))
+	require.Equal(t, http.StatusUnauthorized, gitea.As(t, c.Token, http.MethodGet, repository, nil))
+	require.Equal(t, http.StatusOK, gitea.As(t, other.Token, http.MethodGet, repository, nil))
 
 	killed := s.Write(t, "revoke/entity/"+agent.EntityID, nil)
 	require.Equal(t, json.Number("1"), killed.Data["revoked"])
@@ -97,7 +96,7 @@ func TestWhatALostAnswerOfGiteasHasLeftIsFoundByItsName(t *testing.T) {
 	killed := s.Write(t, "revoke/grant/"+lost, nil)
 	require.Equal(t, json.Number("1"), killed.Data["pending"], "an answer could still come until the mint's time is up")
 	require.Len(t, gitea.Tokens(t, bot), 1)
-	require.Equal(t, http.StatusOK, gitea.As(t, spared.Token, http.MethodGet, "/repos/bot/tools", nil))
+	require.Equal(t, http.StatusOK, gitea.As(t, spared.Token, http.MethodGet, "/repos/"+bot.ID+"/tools", nil))
 }
 
 // downstreamVault is a Vault whose tokens the broker gives: with two policies, a token role

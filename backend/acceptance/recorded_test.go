@@ -102,22 +102,21 @@ func shape(v any) any {
 
 func TestGiteaAnswersAsItWasRecorded(t *testing.T) {
 	t.Parallel()
-	needsServers(t)
-	gitea := harness.StartGitea(t)
-	bot := gitea.CreateUser(t, "bot")
-	was := readRecorded(t, "gitea")
+	gitea := sharedGitea(t)
+	bot := gitea.CreateUser(t, "recorded")
+	was, tokens := readRecorded(t, "gitea"), "/users/"+bot.ID+"/tokens"
 	basic := func(password string) http.Header {
 		return http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(bot.ID+":"+password))}}
 	}
 	p := product{t, gitea.URL + "/api/v1", basic("another")}
-	p.says(was.Stranger, http.MethodPost, "/users/bot/tokens", harness.Fields{"name": "tb-one", "scopes": []string{"read:repository"}})
+	p.says(was.Stranger, http.MethodPost, tokens, harness.Fields{"name": "tb-one", "scopes": []string{"read:repository"}})
 	p.header = basic(bot.Secret)
 
-	made := p.says(was.Routes[0].Answer, http.MethodPost, "/users/bot/tokens", harness.Fields{"name": "tb-one", "scopes": []string{"read:repository", "write:issue"}})
+	made := p.says(was.Routes[0].Answer, http.MethodPost, tokens, harness.Fields{"name": "tb-one", "scopes": []string{"read:repository", "write:issue"}})
 	listed := recordedAnswer{Status: http.StatusOK, Body: []any{was.Routes[2].Item}}
-	p.says(listed, http.MethodGet, "/users/bot/tokens?limit=50&page=1", nil)
-	p.says(was.Routes[2].Answer, http.MethodGet, "/users/bot/tokens?limit=50&page=2", nil)
-	path := fmt.Sprintf("/users/bot/tokens/%v", made["id"])
+	p.says(listed, http.MethodGet, tokens+"?limit=50&page=1", nil)
+	p.says(was.Routes[2].Answer, http.MethodGet, tokens+"?limit=50&page=2", nil)
+	path := fmt.Sprintf("%s/%v", tokens, made["id"])
 	p.says(was.Routes[1].Answer, http.MethodDelete, path, nil)
 	p.says(was.Routes[1].Gone, http.MethodDelete, path, nil)
 }

@@ -36,6 +36,7 @@ var suite struct {
 	audit   *harness.Audit
 	hydra   *harness.Hydra
 	op      *harness.OP
+	gitea   *harness.Gitea
 	secrets map[string]string // value → what it is
 }
 
@@ -173,6 +174,18 @@ func sharedOP(t *testing.T) *harness.OP {
 		suite.op = harness.StartOP(lasting{suite.tb, t})
 	}
 	return suite.op
+}
+
+// sharedGitea is a Gitea for stories that do not stop it, each with a user of its own.
+func sharedGitea(t *testing.T) *harness.Gitea {
+	t.Helper()
+	needsServers(t)
+	suite.Lock()
+	defer suite.Unlock()
+	if suite.gitea == nil {
+		suite.gitea = harness.StartGitea(lasting{suite.tb, t})
+	}
+	return suite.gitea
 }
 
 // apiAudience is the service that children are for.
