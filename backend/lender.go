@@ -201,23 +201,22 @@ func notLent(terms provider.Loan, why error) *fault.Error {
 // needs any more. A loan that no borrower has is left alone while it is in use, since
 // somebody may be proving it; that of the one borrower that is named is not.
 func (l *lender) settle(ctx context.Context, of string) {
-	loans, err := l.b.providers.Loans(ctx)
-	if err != nil {
-		l.b.Logger().Warn("it is not known which tokens of its own the broker still needs", "error", err)
-		return
-	}
-	resting, err := l.resting(ctx, loans)
-	if err != nil {
-		l.b.Logger().Warn("it is not known which borrowers are frozen", "error", err)
-		return
+	wanted, err := l.wanted(ctx)
+	if err != nil { // the others still end in time
+		l.b.Logger().Warn("it is not known who borrows what: what nobody needs may live until its end", "error", err)
 	}
 	l.mu.Lock()
 	now := l.b.now()
 	for key, o := range l.loans {
-		if b, borrows := loans[o.borrower]; borrows && !resting[o.borrower] && b.Same(&o.terms) {
-			o.let(l.b.ledger, now.Add(-downstream.MintBudget))
-		} else if o.borrower == of || now.Sub(o.usedAt) > downstream.MintBudget {
+		if err == nil && !wanted[key] && (o.borrower == of || now.Sub(o.usedAt) > downstream.MintBudget) {
 			o.end(l.b.ledger, now)
+			delete(l.loans, key)
+			continue
+		}
+		if !now.Before(o.ends) {
+			o.retire(now)
+		}
+		if o.let(l.b.ledger, now.Add(-downstream.MintBudget)); o.isIdle(now) {
 			delete(l.loans, key)
 		}
 	}
@@ -227,22 +226,37 @@ func (l *lender) settle(ctx context.Context, of string) {
 	}
 }
 
-// resting are the borrowers that do nothing new, and need no token unless to kill.
-func (l *lender) resting(ctx context.Context, loans map[string]downstream.Borrowing) (map[string]bool, error) {
-	resting := map[string]bool{}
+// isIdle reports whether nothing is known by the loan.
+func (o *loan) isIdle(now time.Time) bool {
+	return o.token.Empty() && len(o.former) == 0 && o.errand == nil && now.Sub(o.refusedAt) >= refusedPause
+}
+
+// wanted are the loans that their borrowers have now and do something new with.
+func (l *lender) wanted(ctx context.Context) (map[loanKey]bool, error) {
+	loans, err := l.b.providers.Loans(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[loanKey]bool{}
 	for borrower, b := range loans {
-		ref, isProvider := strings.CutPrefix(borrower, downstream.BorrowerOf(""))
-		resting[borrower] = b.Idle
-		if !isProvider || b.Idle {
-			continue
-		}
-		frozen, err := l.b.freezer.Frozen(ctx, ending.Thing{Kind: ending.KindProvider, Name: ref})
+		rests, err := l.rests(ctx, borrower, b)
 		if err != nil {
 			return nil, err
 		}
-		resting[borrower] = frozen
+		if !rests {
+			wanted[keyOf(borrower, b.Loan)] = true
+		}
 	}
-	return resting, nil
+	return wanted, nil
+}
+
+// rests reports whether the borrower does nothing new, and needs no token unless to kill.
+func (l *lender) rests(ctx context.Context, borrower string, b downstream.Borrowing) (bool, error) {
+	ref, isProvider := strings.CutPrefix(borrower, downstream.BorrowerOf(""))
+	if !isProvider || b.Idle {
+		return b.Idle, nil
+	}
+	return l.b.freezer.Frozen(ctx, ending.Thing{Kind: ending.KindProvider, Name: ref})
 }
 
 // drop kills what a borrower has: its system may be in wrong hands, and has seen it. What is
@@ -289,7 +303,7 @@ func (o *loan) end(ledger *grant.Ledger, now time.Time) {
 func (l *lender) reap(ctx context.Context) error {
 	var returned []grant.Summary
 	err := l.b.ledger.Walk(ctx, grant.OwnHolder, "", func(s *grant.Summary) bool {
-		if s.Revocable && !s.Doomed && !s.Released && !s.IsIntent() && !l.b.ledger.Holding(s.ID) && !l.b.killer.InHand(s.ID) {
+		if !s.Doomed && !s.Released && !s.IsIntent() && !l.b.ledger.Holding(s.ID) && !l.b.killer.InHand(s.ID) {
 			returned = append(returned, *s)
 		}
 		return true

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
@@ -428,4 +429,53 @@ func TestALenderThatBecomesAnother(t *testing.T) {
 	m.must(m.write("providers/tenant/x", map[string]any{"disabled": true}))
 	m.waitForKills()
 	m.must(m.write("providers/oauth2/p", another))
+}
+
+// A token that nobody asks for any more is not kept to its end and beyond.
+func TestABorrowedTokenThatNobodyUses(t *testing.T) {
+	m, s := newTenantMount(t)
+	require.NoError(t, m.revoke(m.mustCreds(nil)))
+	lent := s.last()
+	m.clock.advance(59*time.Minute + 30*time.Second)
+	require.NoError(t, m.periodic())
+	m.waitForKills()
+	require.True(t, m.server.Active(lent), "a call may be under way with it")
+	m.b.lender.mu.Lock()
+	for _, o := range m.b.lender.loans {
+		require.True(t, o.token.Empty())
+	}
+	m.b.lender.mu.Unlock()
+	m.clock.advance(time.Minute)
+	require.NoError(t, m.periodic())
+	m.waitForKills()
+	require.Empty(t, m.own())
+	require.NoError(t, m.periodic())
+	require.Empty(t, m.b.lender.loans)
+	m.mustCreds(nil)
+}
+
+// What nothing can kill is shown as that once it is returned.
+func TestABorrowedTokenThatNothingKills(t *testing.T) {
+	m, _ := newTenantMount(t)
+	m.must(m.write("providers/oauth2/p", map[string]any{"revocation": "expiry"}))
+	require.NoError(t, m.revoke(m.mustCreds(nil)))
+	m.must(m.write("providers/tenant/x", map[string]any{"disabled": true}))
+	m.waitForKills()
+	require.Equal(t, "expiry_only", m.must(m.read("grants/" + m.own()[0])).Data["state"])
+}
+
+// One borrower that cannot be read keeps no other's former token alive.
+func TestABorrowedTokenBesideWhatCannotBeRead(t *testing.T) {
+	m, s := newTenantMount(t)
+	m.mustCreds(nil)
+	first := s.last()
+	m.server.Kill(first) // as the system sees it
+	m.mustCreds(nil)
+	require.Len(t, m.own(), 2)
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: downstream.StoragePrefix + "tenant/newer", Value: []byte("{")}))
+	m.clock.advance(time.Minute)
+	require.NoError(t, m.periodic())
+	m.waitForKills()
+	require.Len(t, m.own(), 1)
+	require.NoError(t, m.storage.Delete(t.Context(), downstream.StoragePrefix+"tenant/newer"))
 }
