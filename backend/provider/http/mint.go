@@ -332,7 +332,7 @@ func decodeHandle(t secret.Text) (handle, error) {
 		return h, unknown
 	}
 	for _, w := range h.Undo {
-		if w == nil || !slices.Contains(methods, w.Method) || w.Path == "" {
+		if w == nil || !slices.Contains(methods, w.Method) || !isPath(w.Path) {
 			return h, unknown
 		}
 	}

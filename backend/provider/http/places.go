@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -28,4 +29,17 @@ func isSegment(s string) bool {
 		}
 		return !strings.ContainsRune("-._~@:+=,!$&'()*| ", c)
 	})
+}
+
+// isPath reports whether an escaped path is of such segments; there may be a slash at its
+// end.
+func isPath(escaped string) bool {
+	segments := strings.Split(strings.TrimSuffix(escaped, "/"), "/")
+	for _, s := range segments {
+		plain, err := url.PathUnescape(s)
+		if err != nil || !isSegment(plain) {
+			return false
+		}
+	}
+	return true
 }
