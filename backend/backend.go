@@ -124,6 +124,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			Unauthenticated: []string{discoveryPath, jwksPath},
 		},
 		Paths: withValues(framework.PathAppend(
+			b.pathPresets(),
 			b.pathProviders(),
 			b.pathRoles(),
 			b.pathExplain(),

@@ -253,3 +253,50 @@ func TestNoSecretIsCalledAsWhatIsShown(t *testing.T) {
 	_, err = m.do(call{op: logical.ReadOperation, path: "providers/http/p"})
 	require.NoError(t, err)
 }
+
+// Every preset says what it needs, and can be written with that.
+func TestAPresetSaysWhatItNeeds(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	resp := m.must(m.list("presets", nil))
+	names := resp.Data["keys"].([]string)
+	require.Contains(t, names, "http/gitea")
+	info := resp.Data["key_info"].(map[string]any)
+	m.must(m.write("config", map[string]any{"issuer": "https://vault.test/v1/broker"}))
+	for _, name := range names {
+		about := info[name].(map[string]any)
+		require.NotEmpty(t, about["about"], name)
+		fields := map[string]any{"preset": strings.TrimPrefix(name, "http/"), "base_url": "https://system.test/api", "verify_connection": false}
+		secrets := map[string]any{}
+		for _, need := range about["needs"].([]string) {
+			if key, ok := strings.CutPrefix(need, "secrets."); ok {
+				secrets[key] = m.hide("secret-" + key + "-0123456789abcdef")
+				fields["secrets"] = secrets
+				continue
+			}
+			if _, given := fields[need]; !given && need != "settings" {
+				fields[need] = m.hide("the-" + need + "-0123456789abcdef")
+			}
+		}
+		if fields["username"] != nil {
+			fields["username"] = "broker"
+		}
+		settings, _ := about["settings"].(map[string]string)
+		var err error
+		for _, value := range []string{"one", strings.Repeat("0a", 16), "0a1b2c3d-0123-4567-89ab-0123456789ab"} {
+			given := map[string]any{}
+			for setting, what := range settings {
+				if !strings.HasSuffix(what, ")") { // neither optional nor of a default
+					given[setting] = value
+				}
+			}
+			fields["settings"] = given
+			if _, err = m.write("providers/http/"+strings.TrimPrefix(name, "http/"), fields); err == nil {
+				break
+			}
+		}
+		require.NoError(t, err, name)
+		read := m.must(m.read("providers/http/" + strings.TrimPrefix(name, "http/")))
+		require.Equal(t, about["revocation_class"], read.Data["revocation_class"])
+		require.NotEmpty(t, read.Data["definition"], "%s: what it does can be read", name)
+	}
+}

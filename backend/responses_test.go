@@ -76,6 +76,7 @@ func TestEveryAnswerKeepsToItsSchema(t *testing.T) {
 		{op: logical.UpdateOperation, path: "providers/jwt/p", data: map[string]any{"claims": map[string]any{"team": "{{identity.entity.metadata.team}}"}}},
 		{op: logical.ReadOperation, path: "providers/jwt/p"},
 		{op: logical.UpdateOperation, path: "providers/jwt/p/check"},
+		{op: logical.ListOperation, path: "presets"},
 		{op: logical.ListOperation, path: "providers/http"},
 		{op: logical.UpdateOperation, path: "providers/http/p", data: map[string]any{"timeout": 5}},
 		{op: logical.ReadOperation, path: "providers/http/p"},

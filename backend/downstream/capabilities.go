@@ -134,6 +134,14 @@ func (p *Provider) parts(parent provider.Parent) []secret.Text {
 	return nil
 }
 
+// PresetsOf are the systems that providers of type t take by name.
+func PresetsOf(t provider.Type) []provider.Preset {
+	if presetting, ok := t.(provider.Presetting); ok {
+		return presetting.Presets()
+	}
+	return nil
+}
+
 // PublicFields describe what Provider.Public shows.
 func PublicFields(t provider.Type) map[string]*framework.FieldSchema {
 	if shows, ok := t.(provider.Shows); ok {

@@ -50,6 +50,25 @@ type Compound interface {
 	Parts(secrets map[string]secret.Text) []secret.Text
 }
 
+// Presetting is a Type that has named systems as data, by its field preset.
+type Presetting interface {
+	// Presets are all of them, sorted by their names.
+	Presets() []Preset
+}
+
+// Preset is a system whose endpoints and habits the plugin knows.
+type Preset struct {
+	Name string
+	// About says for people what it is, Source where that is documented, and Tried against
+	// which product it was proven; "" if nobody has.
+	About, Source, Tried string
+	Class                Class
+	// Needs are the fields to be written with it, and Settings and Parameters what the
+	// fields of these names hold, with what each is; optional ones included.
+	Needs                []string
+	Settings, Parameters map[string]string
+}
+
 // Reserving is a Type of systems that could take a JWT of the broker's signing for a
 // credential of the broker's own: which client it is, or whom it may act for. What
 // such a system answers to, as the aud of a JWT, is reserved for these credentials.

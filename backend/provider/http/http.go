@@ -32,11 +32,12 @@ const TypeName = "http"
 type Type struct{}
 
 var (
-	_ provider.Type      = Type{}
-	_ provider.Reserving = Type{}
-	_ provider.Compound  = Type{}
-	_ provider.Borrower  = Type{}
-	_ provider.Shows     = Type{}
+	_ provider.Type       = Type{}
+	_ provider.Reserving  = Type{}
+	_ provider.Compound   = Type{}
+	_ provider.Borrower   = Type{}
+	_ provider.Presetting = Type{}
+	_ provider.Shows      = Type{}
 )
 
 // Name implements provider.Type.

@@ -22,8 +22,6 @@ func answering(status int, body string) func(http.ResponseWriter, *http.Request,
 	}
 }
 
-func hangingUp(http.ResponseWriter, *http.Request, string) { panic(http.ErrAbortHandler) }
-
 // Wherever a mint stops, there is a handle for all that it has made, or the system can be
 // asked for that.
 func TestAMintLeavesNothingWhereverItStops(t *testing.T) {

@@ -107,11 +107,11 @@ func TestALoginThatFailsMintsNothing(t *testing.T) {
 		answer func(w http.ResponseWriter, r *http.Request, body string)
 		code   fault.Code
 	}{
-		"refused": {func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(401) }, fault.ParentRefused},
-		"failed":  {func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(500) }, fault.TemporarilyUnavailable},
+		"refused": {func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(http.StatusUnauthorized) }, fault.ParentRefused},
+		"failed":  {func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(http.StatusInternalServerError) }, fault.TemporarilyUnavailable},
 		"lost":    {func(http.ResponseWriter, *http.Request, string) { panic(http.ErrAbortHandler) }, fault.TemporarilyUnavailable},
 		"nothing": {func(w http.ResponseWriter, _ *http.Request, _ string) { _, _ = w.Write([]byte("{}")) }, fault.TemporarilyUnavailable},
-		"echo":    {func(w http.ResponseWriter, _ *http.Request, body string) { http.Error(w, body, 400) }, fault.TemporarilyUnavailable},
+		"echo":    {func(w http.ResponseWriter, _ *http.Request, body string) { http.Error(w, body, http.StatusBadRequest) }, fault.TemporarilyUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLoginWorld(t)
@@ -177,7 +177,7 @@ func (l *lending) lend(_ context.Context, refused secret.Text) (secret.Text, err
 
 func TestABorrowedTokenThatIsRefusedIsReplacedOnce(t *testing.T) {
 	w := &world{rig: newRig(t), now: time.Now()}
-	w.rig.guard = func(r *http.Request) bool {
+	w.guard = func(r *http.Request) bool {
 		return r.Header.Get("Authorization") == "Bearer borrowed-1-0123456789abcdef"
 	}
 	l := &lending{}
@@ -189,7 +189,7 @@ func TestABorrowedTokenThatIsRefusedIsReplacedOnce(t *testing.T) {
 	require.Len(t, l.refused, 1)
 	require.Equal(t, "borrowed-0-0123456789abcdef", l.refused[0].Reveal())
 	require.True(t, w.alive(child.Token().Reveal()))
-	w.with(func() { w.rig.guard = func(*http.Request) bool { return false } })
+	w.with(func() { w.guard = func(*http.Request) bool { return false } })
 	_, err = w.Mint(t.Context(), rigRequest())
 	require.Equal(t, fault.ParentRefused, fault.CodeOf(err))
 	require.Len(t, l.refused, 2, "one more, and no other")
@@ -262,13 +262,13 @@ func TestNoCredentialComesBack(t *testing.T) {
 }
 
 func TestALenderThatFailsIsNotTheSystem(t *testing.T) {
-	w := &world{rig: newRig(t), now: time.Now()}
-	setup := w.setup(parentOf(`{"headers": {"Authorization": "Bearer {{borrowed}}"}}`), map[string]any{"token_provider": "oauth2/idp"}, nil)
+	r := newRig(t)
+	setup := r.setup(parentOf(`{"headers": {"Authorization": "Bearer {{borrowed}}"}}`), map[string]any{"token_provider": "oauth2/idp"}, nil)
 	setup.Borrowed = func(context.Context, secret.Text) (secret.Text, error) {
 		return secret.Text{}, fault.New(fault.TemporarilyUnavailable, "there is none").Because(errors.New("down"))
 	}
-	w.Provider, w.store = setup.Open(t)
-	_, err := w.Mint(t.Context(), rigRequest())
+	p, _ := setup.Open(t)
+	_, err := p.Mint(t.Context(), rigRequest())
 	require.ErrorContains(t, err, "there is none")
-	require.Empty(t, w.asked)
+	require.Empty(t, r.asked)
 }
