@@ -89,11 +89,14 @@ type reader struct{ rest []byte }
 
 // next is the first byte of what comes next, which stays.
 func (r *reader) next() byte {
-	r.rest = bytes.TrimLeft(r.rest, " \t\r\n")
-	if len(r.rest) == 0 {
-		return 0
+	for i, b := range r.rest { // bytes.TrimLeft would make a set of the blanks each time
+		if b != ' ' && b != '\t' && b != '\r' && b != '\n' {
+			r.rest = r.rest[i:]
+			return b
+		}
 	}
-	return r.rest[0]
+	r.rest = nil
+	return 0
 }
 
 // take is the next n bytes.

@@ -152,22 +152,22 @@ func (p *Provider) expecting(ctx context.Context, a access.Access) context.Conte
 // names another repository than was asked for, because it was renamed since it was
 // listed, is not handed out; the next mint lists anew.
 func (p *Provider) read(body []byte, in *installation, asked access.Access) (*provider.Child, error) {
-	child, members, err := p.readToken(body)
+	child, answer, err := p.readToken(body)
 	if err != nil {
 		return child, err
 	}
-	child.Granted.Permissions, err = readPermissions(members["permissions"], asked.Permissions)
+	child.Granted.Permissions, err = readPermissions(answer.permissions, asked.Permissions)
 	if err != nil {
 		return child, odd200("the token", err.Error())
 	}
 	child.Confirmed = access.Dimensions{access.DimPermissions: true}
 	if in.at.kind == fieldEnterprise {
-		if listed, ok := members["repositories"]; ok && string(listed) != "[]" {
+		if listed, _ := answer.repositories.Elements(); !answer.repositories.Absent() && len(listed) > 0 {
 			return child, odd200("the token", "an enterprise's has repositories")
 		}
 		return child, nil
 	}
-	child.Granted.Resources, err = readResources(members, asked.Resources)
+	child.Granted.Resources, err = readResources(answer, asked.Resources)
 	if err != nil {
 		return child, odd200("the token", err.Error())
 	}
@@ -180,31 +180,34 @@ func (p *Provider) read(body []byte, in *installation, asked access.Access) (*pr
 	return child, nil
 }
 
-// readToken reads what every token has, and the members of the answer.
-func (p *Provider) readToken(body []byte) (*provider.Child, map[string]json.RawMessage, error) {
-	members, twice, err := form.Members(body)
-	child := seen(body)
+// tokenAnswer is what an answer with a token says of it.
+type tokenAnswer struct{ permissions, selection, repositories form.Part }
+
+// readToken reads what every token has, and the rest of the answer as it came.
+func (p *Provider) readToken(body []byte) (*provider.Child, tokenAnswer, error) {
+	var none tokenAnswer
+	var members []form.Part
+	whole, err := form.ParsePart(body)
+	if err == nil {
+		members, err = whole.Members("token", "expires_at", "permissions", "repository_selection", "repositories")
+	}
+	if err != nil {
+		child := seen(body)
+		return child, none, lostUnless(child, odd200("the token", err.Error()))
+	}
+	token, _ := members[0].Text()
 	switch {
-	case err != nil:
-		return child, nil, lostUnless(child, odd200("the token", err.Error()))
-	case len(twice) > 0:
-		return child, nil, lostUnless(child, odd200("the token", form.ErrTwice.Error()))
+	case !isToken(token):
+		return nil, none, lostUnless(nil, odd200("the token", "there is none in it"))
+	case p.isOurs(token):
+		return nil, none, odd200("the token", "it is the App's own JWT")
 	}
-	var token, ends string
-	if json.Unmarshal(members["token"], &token) != nil || !isToken(token) {
-		return child, nil, lostUnless(child, odd200("the token", "there is none in it"))
+	child := childOf(token)
+	ends, _ := members[1].Text()
+	if child.ExpiresAt, err = time.Parse(time.RFC3339, ends); err != nil || child.ExpiresAt.IsZero() {
+		return child, none, odd200("the token", "it does not say when the token ends")
 	}
-	if p.isOurs(token) {
-		return nil, nil, odd200("the token", "it is the App's own JWT")
-	}
-	child = childOf(token)
-	if json.Unmarshal(members["expires_at"], &ends) == nil {
-		child.ExpiresAt, err = time.Parse(time.RFC3339, ends)
-	}
-	if err != nil || child.ExpiresAt.IsZero() {
-		return child, nil, odd200("the token", "it does not say when the token ends")
-	}
-	return child, members, nil
+	return child, tokenAnswer{members[2], members[3], members[4]}, nil
 }
 
 // GitHub's tokens are opaque, and become longer as years go by.
@@ -255,9 +258,9 @@ func childOf(token string) *provider.Child {
 
 // readPermissions are those that GitHub says it has granted. metadata:read comes with
 // every other one, unasked: it says no more than that there is such a repository.
-func readPermissions(raw json.RawMessage, asked access.Permissions) (access.Permissions, error) {
+func readPermissions(said form.Part, asked access.Permissions) (access.Permissions, error) {
 	var none access.Permissions
-	members, err := form.UniqueMembers(raw)
+	members, err := form.UniqueMembers(said.Raw())
 	if err != nil {
 		return none, errors.New("it does not show the permissions")
 	}
@@ -281,12 +284,11 @@ func readPermissions(raw json.RawMessage, asked access.Permissions) (access.Perm
 
 // readResources are the repositories that GitHub says it has granted, in the spelling in
 // which they were asked for: to GitHub case says nothing.
-func readResources(members map[string]json.RawMessage, asked access.Set) (access.Set, error) {
-	var selection string
-	if json.Unmarshal(members["repository_selection"], &selection) != nil || selection != "selected" {
+func readResources(answer tokenAnswer, asked access.Set) (access.Set, error) {
+	if selection, _ := answer.selection.Text(); selection != "selected" {
 		return access.Set{}, errors.New("it does not say that the token is for selected repositories")
 	}
-	listed, err := readRepositories(members["repositories"])
+	listed, err := readRepositories(answer.repositories)
 	switch {
 	case err != nil:
 		return access.Set{}, err

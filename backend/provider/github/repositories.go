@@ -141,18 +141,22 @@ func (p *Provider) page(ctx context.Context, in *installation, token *provider.C
 	case resp.Status != http.StatusOK:
 		return 0, p.refusal(resp, in.at)
 	}
-	members, err := form.UniqueMembers(resp.Body)
+	var members []form.Part
+	whole, err := form.ParsePart(resp.Body)
+	if err == nil {
+		members, err = whole.Members("total_count", "repositories")
+	}
 	if err != nil {
 		return 0, odd200("the installation's repositories", err.Error())
 	}
-	listed, err := readRepositories(members["repositories"])
+	listed, err := readRepositories(members[1])
 	if err != nil {
 		return 0, odd200("the installation's repositories", err.Error())
 	}
 	for name, id := range listed {
 		add(name, id)
 	}
-	count, ok := form.WholeNumber(string(members["total_count"]))
+	count, ok := form.WholeNumber(string(members[0].Raw()))
 	if !ok || count < 0 {
 		return 0, odd200("the installation's repositories", "it does not say how many there are")
 	}
@@ -160,20 +164,20 @@ func (p *Provider) page(ctx context.Context, in *installation, token *provider.C
 }
 
 // readRepositories reads a list of repositories, of which only names and ids count.
-func readRepositories(raw json.RawMessage) (map[string]json.Number, error) {
-	var each []json.RawMessage
-	if raw == nil || json.Unmarshal(raw, &each) != nil {
+func readRepositories(list form.Part) (map[string]json.Number, error) {
+	each, ok := list.Elements()
+	if !ok {
 		return nil, errors.New("it has no list of repositories")
 	}
 	listed := make(map[string]json.Number, len(each))
 	for _, one := range each {
-		members, err := form.UniqueMembers(one)
+		members, err := one.Members("full_name", "id")
 		if err != nil {
 			return nil, err
 		}
-		var name string
-		id := json.Number(members["id"])
-		if json.Unmarshal(members["full_name"], &name) != nil || !isRepository(name) || !appIDShape.MatchString(id.String()) {
+		name, _ := members[0].Text()
+		id := json.Number(members[1].Raw())
+		if !isRepository(name) || !appIDShape.MatchString(id.String()) {
 			return nil, errors.New("a repository in it has no name, or no id")
 		}
 		listed[name] = id
