@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault/faulttest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/github/fake"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -181,10 +182,14 @@ type desk struct {
 }
 
 func newDesk(t *testing.T) *desk {
+	g := fake.New(t, fake.Options{})
+	app := g.NewApp("the-broker")
+	g.Install(app, "organization", "acme", githubPermissions, "api", "web")
 	m := newEmptyMount(t, setup{client: authserver.Client{
 		ID: parentClient, Secrets: []string{parentSecret}, Scopes: []string{"repo:read", "repo:write", "repo:admin"}, Audiences: []string{"https://api.test"},
 	}})
-	d := &desk{mount: m, kept: []string{"{server}", m.server.URL, "{secret}", parentSecret, "{alice}", alice, "{bob}", bob}}
+	d := &desk{mount: m, kept: []string{"{server}", m.server.URL, "{secret}", parentSecret, "{alice}", alice, "{bob}", bob,
+		"{github}", g.URL, "{app}", app.ClientID, "{app_key}", m.hide(app.PrivateKey)}}
 	for _, command := range []string{
 		"broker/config issuer=" + ownURL,
 		"broker/providers/oauth2/acme issuer={server} client_id=" + parentClient + " client_secret={secret} audience_parameter=audience",
