@@ -209,7 +209,11 @@ func showKill(h *kills.Head, entries []kills.Entry) map[string]any {
 
 // exposureSeconds is for how long after the event a token was accepted, rounded up.
 func exposureSeconds(h *kills.Head) int64 {
-	return int64((max(0, h.Until().At.Sub(h.Event)) + time.Second - 1) / time.Second)
+	return int64((exposed(h) + time.Second - 1) / time.Second)
+}
+
+func exposed(h *kills.Head) time.Duration {
+	return max(0, h.Until().At.Sub(h.Event)).Round(time.Millisecond)
 }
 
 func showDeath(e *kills.Entry) map[string]any {
@@ -285,11 +289,15 @@ func reportState(h *kills.Head) string {
 }
 
 func reportCounts(h *kills.Head) string {
-	text := strconv.Itoa(h.Grants())
+	var counts []string
 	for _, state := range kills.States {
 		if n := h.Counts[state]; n > 0 {
-			text += fmt.Sprintf(", %d %s", n, countName(state))
+			counts = append(counts, fmt.Sprintf("%d %s", n, countName(state)))
 		}
+	}
+	text := strconv.Itoa(h.Grants())
+	if len(counts) > 0 {
+		text += ": " + strings.Join(counts, ", ")
 	}
 	return text
 }
@@ -302,9 +310,9 @@ func reportExposure(h *kills.Head) string {
 	case until.At.IsZero():
 		return "none"
 	case h.State() == kills.Complete:
-		return fmt.Sprintf("%d s after the event, until %s", exposureSeconds(h), killStamp(until.At))
+		return fmt.Sprintf("%s after the event, until %s", exposed(h), killStamp(until.At))
 	}
-	return fmt.Sprintf("%d s after the event, until %s, if what is pending dies no sooner", exposureSeconds(h), killStamp(until.At))
+	return fmt.Sprintf("%s after the event, until %s, if what is pending dies no sooner", exposed(h), killStamp(until.At))
 }
 
 func reportDeath(e *kills.Entry) string {
