@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	httpapi "github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/http"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/providertest/systems"
 )
 
 // Every definition that the plugin ships is held against what its system is known to
@@ -38,9 +39,16 @@ func presets(t *testing.T) []string {
 // field is a preset, opened on its system.
 type field struct {
 	provider.Provider
-	*system
+	*systems.System
 	store *providertest.ParentStore
 	now   time.Time
+}
+
+const fixtures = "../../../testdata/http"
+
+func read(t *testing.T, preset string) systems.Script {
+	t.Helper()
+	return systems.Read(t, filepath.Join(fixtures, preset))
 }
 
 var today = time.Date(2026, 11, 28, 10, 30, 0, 0, time.UTC)
@@ -48,9 +56,9 @@ var today = time.Date(2026, 11, 28, 10, 30, 0, 0, time.UTC)
 func newField(t *testing.T, preset string) *field {
 	t.Helper()
 	f := &field{now: today}
-	f.system = startSystem(t, readScript(t, preset), func() time.Time { return f.now })
+	f.System = systems.Start(t, read(t, preset), func() time.Time { return f.now })
 	fields := map[string]any{"base_url": f.URL, "preset": preset}
-	for name, value := range f.script.Provider {
+	for name, value := range f.Script.Provider {
 		fields[name] = value
 	}
 	f.Provider, f.store = providertest.Setup{
@@ -86,15 +94,15 @@ func TestPresetsConform(t *testing.T) {
 					Provider: f.Provider, Type: httpapi.Type{}, Request: f.asks(t), Store: f.store,
 					Alive: func(c *provider.Child) bool {
 						for _, part := range c.Secrets {
-							if !f.alive(part.Reveal()) {
+							if !f.Alive(part.Reveal()) {
 								return false
 							}
 						}
 						return true
 					},
-					Minted: f.minted,
-					Echo:   func() { f.with(func() { f.echo = true }) },
-					Stall:  func() { f.with(func() { f.stall = make(chan struct{}) }) },
+					Minted: f.Minted,
+					Echo:   f.Echo,
+					Stall:  f.Stall,
 				}
 			})
 		})
@@ -107,7 +115,7 @@ func TestPresetsWire(t *testing.T) {
 		t.Run(preset, func(t *testing.T) {
 			f := newField(t, preset)
 			var all strings.Builder
-			chapter := func(name string) { all.WriteString("# " + name + "\n\n" + f.asked()) }
+			chapter := func(name string) { all.WriteString("# " + name + "\n\n" + f.Asked()) }
 			if f.Provider.(provider.Trusted).Unprovable() == "" {
 				_, err := f.Provider.(provider.Checker).Check(t.Context())
 				require.NoError(t, err)
@@ -127,7 +135,7 @@ func TestPresetsWire(t *testing.T) {
 				require.NoError(t, revoker.Revoke(t.Context(), child.Handle))
 				chapter("revoke")
 				require.NoError(t, revoker.Revoke(t.Context(), child.Handle))
-				require.Zero(t, f.left())
+				require.Zero(t, f.Left())
 			}
 			golden(t, filepath.Join(fixtures, preset, "requests.txt"), all.String())
 		})
@@ -148,15 +156,15 @@ func golden(t *testing.T, file, got string) {
 // What a product is known to refuse becomes what the caller shall know.
 func TestPresetsRefusals(t *testing.T) {
 	for _, preset := range presets(t) {
-		script := readScript(t, preset)
+		script := read(t, preset)
 		require.NotEmpty(t, script.Refusals)
 		for _, r := range script.Refusals {
 			t.Run(preset+" "+r.Code, func(t *testing.T) {
 				f := newField(t, preset)
 				child, err := f.Mint(t.Context(), f.asks(t))
 				require.NoError(t, err)
-				f.with(func() { f.instead[r.Call] = answer{Status: r.Status, Body: r.Body} })
-				if makes := slices.ContainsFunc(script.Routes, func(one route) bool { return one.Call == r.Call && one.Makes != "" }); makes {
+				f.Instead(r.Call, systems.Answer{Status: r.Status, Body: r.Body})
+				if makes := slices.ContainsFunc(script.Routes, func(one systems.Route) bool { return one.Call == r.Call && one.Makes != "" }); makes {
 					child, err = f.Mint(t.Context(), f.asks(t))
 					require.Nil(t, child)
 				} else {
@@ -175,11 +183,7 @@ func TestPresetsTellARefusedParent(t *testing.T) {
 		if len(f.Known) == 0 {
 			continue
 		}
-		f.with(func() {
-			for name := range f.Known {
-				f.Known[name] = "another"
-			}
-		})
+		f.Forget()
 		_, err := f.Provider.(provider.Checker).Check(t.Context())
 		require.Equal(t, fault.ParentRefused, fault.CodeOf(err), "%s: %v", preset, err)
 	}
@@ -191,23 +195,23 @@ func TestPresetsFindWhatALostAnswerHasLeft(t *testing.T) {
 		if _, finds := newField(t, preset).Provider.(provider.Finder); !finds {
 			continue
 		}
-		for _, r := range readScript(t, preset).Routes {
+		for _, r := range read(t, preset).Routes {
 			if r.Makes == "" {
 				continue
 			}
 			t.Run(preset+" "+r.Makes, func(t *testing.T) {
 				f := newField(t, preset)
 				others := f.asks(t)
-				for range 2 * mostItems { // on pages before
+				for range 2 * systems.MostItems { // on pages before
 					others.GrantID += "0"
 					_, err := f.Mint(t.Context(), others)
 					require.NoError(t, err)
 				}
-				before := f.left()
-				f.with(func() { f.hangUpAt = r.Call })
+				before := f.Left()
+				f.HangUp(r.Call)
 				child, err := f.Mint(t.Context(), f.asks(t))
 				require.Error(t, err)
-				f.with(func() { f.hangUpAt = "" })
+				f.HangUp("")
 				finder := f.Provider.(provider.Finder)
 				if child != nil {
 					require.NoError(t, finder.Revoke(t.Context(), child.Handle))
@@ -219,7 +223,7 @@ func TestPresetsFindWhatALostAnswerHasLeft(t *testing.T) {
 				for _, one := range found {
 					require.NoError(t, finder.Revoke(t.Context(), one.Handle))
 				}
-				require.Equal(t, before, f.left())
+				require.Equal(t, before, f.Left())
 			})
 		}
 	}
@@ -262,7 +266,7 @@ func TestArtifactoryTakesScopesOfOneThingEach(t *testing.T) {
 		"applied-permissions/user applied-permissions/admin": false, "applied-permissions/user\napplied-permissions/admin": false,
 		"member-of-groups:admins": false, "*": false, "applied-permissions/*": false, "": false,
 	} {
-		f.asked()
+		f.Asked()
 		r.Access.Scopes = access.Exactly(scope)
 		child, err := f.Mint(t.Context(), r)
 		if ok {
@@ -271,7 +275,7 @@ func TestArtifactoryTakesScopesOfOneThingEach(t *testing.T) {
 			continue
 		}
 		require.Equal(t, fault.InvalidScope, fault.CodeOf(err), "%q: %v", scope, err)
-		require.Empty(t, f.asked(), "%q was sent", scope)
+		require.Empty(t, f.Asked(), "%q was sent", scope)
 	}
 }
 
@@ -281,11 +285,11 @@ func TestArtifactorysTokensCanBeEndedAndEnd(t *testing.T) {
 	f := newField(t, "artifactory")
 	r := f.asks(t)
 	for _, ttl := range []time.Duration{1, time.Second, time.Minute, 5 * time.Hour, 2000 * time.Hour} {
-		f.asked()
+		f.Asked()
 		r.TTL = ttl
 		child, err := f.Mint(t.Context(), r)
 		require.NoError(t, err)
-		_, body, _ := strings.Cut(f.asked(), "\n\n")
+		_, body, _ := strings.Cut(f.Asked(), "\n\n")
 		var sent struct {
 			Forced  bool  `json:"force_revocable"`
 			Expires int64 `json:"expires_in"`
@@ -300,12 +304,12 @@ func TestArtifactorysTokensCanBeEndedAndEnd(t *testing.T) {
 		if r.Makes != "" {
 			body := r.Answer.Body.(map[string]any)
 			body["token_id"], body["expires_in"] = "7e0eec2b", 0
-			f.with(func() { f.instead[r.Call] = answer{Status: r.Answer.Status, Body: body} })
+			f.Instead(r.Call, systems.Answer{Status: r.Answer.Status, Body: body})
 		}
 	}
 	child, err := f.Mint(t.Context(), r)
 	require.Equal(t, fault.ProviderViolation, fault.CodeOf(err), "%v", err)
-	f.asked()
+	f.Asked()
 	require.NoError(t, f.Provider.(provider.Revoker).Revoke(t.Context(), child.Handle))
-	require.Contains(t, f.asked(), "DELETE /access/api/v1/tokens/7e0eec2b\n")
+	require.Contains(t, f.Asked(), "DELETE /access/api/v1/tokens/7e0eec2b\n")
 }

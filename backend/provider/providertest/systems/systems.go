@@ -1,4 +1,6 @@
-package httpapi_test
+// Package systems has servers that answer as the products of testdata/http do, or as their
+// vendors document it: only ids, names, secrets and times are their own.
+package systems
 
 import (
 	"bytes"
@@ -24,24 +26,22 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
-// A system answers as testdata/http/<preset>/system.yaml says: with what the product, or
-// its vendor's documents, answered there, in which only ids, secrets, names and times
-// are its own.
-
-// script is one system.yaml. A key that is not known here fails the test.
-type script struct {
+// Script is one system.yaml, as testdata/http/README.md has it. A key that is not known here
+// fails the test.
+type Script struct {
 	Sources  []string          `yaml:"sources"`
 	Provider map[string]any    `yaml:"provider"` // fields, beside base_url and preset
 	Secrets  map[string]string `yaml:"secrets"`
-	Request  request           `yaml:"request"`
+	Request  Request           `yaml:"request"`
 	Known    map[string]string `yaml:"known"`    // headers that show the parent
 	Signed   string            `yaml:"signed"`   // the broker's JWT, in a login or instead
-	Stranger answer            `yaml:"stranger"` // what others get
-	Routes   []route           `yaml:"routes"`
-	Refusals []refusal         `yaml:"refusals"`
+	Stranger Answer            `yaml:"stranger"` // what others get
+	Routes   []Route           `yaml:"routes"`
+	Refusals []Refusal         `yaml:"refusals"`
 }
 
-type request struct {
+// Request is what is asked for.
+type Request struct {
 	Scopes      []string          `yaml:"scopes"`
 	Audiences   []string          `yaml:"audiences"`
 	Resources   []string          `yaml:"resources"`
@@ -49,28 +49,30 @@ type request struct {
 	Parameters  map[string]string `yaml:"parameters"`
 }
 
-type answer struct {
+// Answer is one that was given.
+type Answer struct {
 	Status int               `yaml:"status"`
 	Body   any               `yaml:"body"`
 	Put    map[string]string `yaml:"put"`   // what becomes of a value: id, name, secret, echo <where>, until <unit>
 	Items  string            `yaml:"items"` // of a list
 }
 
-type route struct {
+// Route is a call and what it does.
+type Route struct {
 	Call   string `yaml:"call"`
-	Answer answer `yaml:"answer"`
+	Answer Answer `yaml:"answer"`
 	Login  bool   `yaml:"login"` // with the broker's JWT
 	// Makes, Ends and Lists are kinds of things; without one the answer stays as it is.
 	Makes string `yaml:"makes"`
 	Name  string `yaml:"name"`  // where in the request
-	Taken answer `yaml:"taken"` // to a name that is there already
+	Taken Answer `yaml:"taken"` // to a name that is there already
 	Until struct {
 		At string `yaml:"at"`
 		As string `yaml:"as"`
 	} `yaml:"until"`
 	Ends     string `yaml:"ends"`
 	By       string `yaml:"by"` // where in the request the id or name is; {id} in the path
-	Gone     answer `yaml:"gone"`
+	Gone     Answer `yaml:"gone"`
 	Lists    string `yaml:"lists"`
 	Matching struct {
 		Query  string `yaml:"query"`
@@ -85,26 +87,25 @@ type route struct {
 	Put  map[string]string `yaml:"put"`
 }
 
-// refusal is what the product answers to a call, and what the broker makes of it.
-type refusal struct {
+// Refusal is what the product answers to a call, and what the broker makes of it.
+type Refusal struct {
 	Call   string `yaml:"call"`
 	Status int    `yaml:"status"`
 	Body   any    `yaml:"body"`
 	Code   string `yaml:"code"`
 }
 
-// mostItems is how many things are on a page, whatever was asked for, so that there are several.
-const mostItems = 2
+// MostItems is how many things are on a page, whatever was asked for, so that there are several.
+const MostItems = 2
 
-const fixtures = "../../../testdata/http"
-
-func readScript(t *testing.T, preset string) script {
+// Read reads the script in a folder of testdata/http.
+func Read(t testing.TB, folder string) Script {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(fixtures, preset, "system.yaml"))
+	raw, err := os.ReadFile(filepath.Join(folder, "system.yaml"))
 	require.NoError(t, err)
 	decoder := yaml.NewDecoder(bytes.NewReader(raw))
 	decoder.KnownFields(true)
-	var s script
+	var s Script
 	require.NoError(t, decoder.Decode(&s))
 	require.NotEmpty(t, s.Sources)
 	return s
@@ -116,9 +117,10 @@ type thing struct {
 	ended                      bool
 }
 
-type system struct {
-	script
-	t   *testing.T
+// System is such a server. It is safe for concurrent use.
+type System struct {
+	Script
+	t   testing.TB
 	URL string
 	now func() time.Time
 
@@ -128,14 +130,15 @@ type system struct {
 	wire     strings.Builder
 	echo     bool
 	stall    chan struct{}     // closed at the end
-	instead  map[string]answer // by call
+	instead  map[string]Answer // by call
 	hangUpAt string            // a call that is done and not answered
 	between  func()            // called once, behind a page
 }
 
-func startSystem(t *testing.T, s script, now func() time.Time) *system {
+// Start starts a server that ends with the test.
+func Start(t testing.TB, s Script, now func() time.Time) *System {
 	t.Helper()
-	sys := &system{script: s, t: t, now: now, instead: map[string]answer{}}
+	sys := &System{Script: s, t: t, now: now, instead: map[string]Answer{}}
 	server := httptest.NewServer(sys)
 	t.Cleanup(server.Close)
 	t.Cleanup(func() {
@@ -170,7 +173,7 @@ func (a asked) at(where string) any {
 }
 
 // ServeHTTP implements http.Handler.
-func (s *system) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *System) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	s.mu.Lock()
 	s.record(r, body)
@@ -203,7 +206,7 @@ func (s *system) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // record writes the request down as it came, without what Go's client adds.
-func (s *system) record(r *http.Request, body []byte) {
+func (s *System) record(r *http.Request, body []byte) {
 	query, _ := url.QueryUnescape(r.URL.RawQuery)
 	target := r.URL.EscapedPath()
 	if query != "" {
@@ -221,7 +224,7 @@ func (s *system) record(r *http.Request, body []byte) {
 	s.wire.WriteString("\n")
 }
 
-func (s *system) serve(r *http.Request, body []byte) (status int, answer []byte, call string) {
+func (s *System) serve(r *http.Request, body []byte) (status int, answer []byte, call string) {
 	a := asked{url: r.URL, raw: string(body)}
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
 		a.form, _ = url.ParseQuery(string(body))
@@ -245,7 +248,7 @@ func (s *system) serve(r *http.Request, body []byte) (status int, answer []byte,
 	return http.StatusNotImplemented, nil, ""
 }
 
-func (s *system) isKnown(to *route, r *http.Request, body []byte) bool {
+func (s *System) isKnown(to *Route, r *http.Request, body []byte) bool {
 	if to.Login || len(s.Known) == 0 {
 		return bytes.Contains(body, []byte(s.Signed))
 	}
@@ -258,7 +261,7 @@ func (s *system) isKnown(to *route, r *http.Request, body []byte) bool {
 }
 
 // matches returns what is in the path, nil if the route is another.
-func (r *route) matches(request *http.Request) map[string]string {
+func (r *Route) matches(request *http.Request) map[string]string {
 	method, path, _ := strings.Cut(r.Call, " ")
 	want, got := strings.Split(path, "/"), strings.Split(request.URL.EscapedPath(), "/")
 	if request.Method != method || len(want) != len(got) {
@@ -277,7 +280,7 @@ func (r *route) matches(request *http.Request) map[string]string {
 	return found
 }
 
-func (s *system) do(r *route, a asked) (int, []byte, string) {
+func (s *System) do(r *Route, a asked) (int, []byte, string) {
 	switch {
 	case r.Makes != "":
 		return s.make(r, a)
@@ -299,7 +302,7 @@ func (s *system) do(r *route, a asked) (int, []byte, string) {
 	return s.say(r.Answer, nil, a, r.Call)
 }
 
-func (s *system) make(r *route, a asked) (int, []byte, string) {
+func (s *System) make(r *Route, a asked) (int, []byte, string) {
 	one := &thing{kind: r.Makes, id: strconv.Itoa(len(s.things) + 1), of: a.path["of"]}
 	if _, ok := get(r.Answer.Body, whereIs("id", r.Answer.Put)).(string); ok {
 		one.id = "id-" + one.id
@@ -320,7 +323,7 @@ func (s *system) make(r *route, a asked) (int, []byte, string) {
 }
 
 // end is when something ends for which that was asked.
-func (s *system) end(as string, asked any) time.Time {
+func (s *System) end(as string, asked any) time.Time {
 	text := fmt.Sprint(asked)
 	number, _ := strconv.Atoi(strings.TrimSuffix(text, "s"))
 	switch as {
@@ -342,11 +345,11 @@ func (s *system) end(as string, asked any) time.Time {
 	return end
 }
 
-func (s *system) isEnded(one *thing) bool {
+func (s *System) isEnded(one *thing) bool {
 	return one.ended || one.of != "" && slices.ContainsFunc(s.things, func(owner *thing) bool { return owner.id == one.of && owner != one && owner.ended })
 }
 
-func (s *system) list(r *route, a asked) (int, []byte, string) {
+func (s *System) list(r *Route, a asked) (int, []byte, string) {
 	query := a.url.Query()
 	var items []any
 	for _, one := range s.things {
@@ -359,7 +362,7 @@ func (s *system) list(r *route, a asked) (int, []byte, string) {
 	if r.Page.Number != "" {
 		page, _ := strconv.Atoi(query.Get(r.Page.Number))
 		size, _ := strconv.Atoi(query.Get(r.Page.Size))
-		size = min(max(size, 1), mostItems)
+		size = min(max(size, 1), MostItems)
 		first := min(max(page-r.Page.First, 0)*size, len(items))
 		items = items[first:min(first+size, len(items))]
 	}
@@ -372,10 +375,10 @@ func (s *system) list(r *route, a asked) (int, []byte, string) {
 		s.between = nil
 		between()
 	}
-	return s.say(answer{Status: r.Answer.Status, Body: body}, nil, a, r.Call)
+	return s.say(Answer{Status: r.Answer.Status, Body: body}, nil, a, r.Call)
 }
 
-func (s *system) say(this answer, about *thing, a asked, call string) (int, []byte, string) {
+func (s *System) say(this Answer, about *thing, a asked, call string) (int, []byte, string) {
 	if this.Body == nil {
 		return this.Status, nil, call
 	}
@@ -385,7 +388,7 @@ func (s *system) say(this answer, about *thing, a asked, call string) (int, []by
 }
 
 // fill is a copy of what was documented, with the thing's own values in it.
-func (s *system) fill(documented any, put map[string]string, about *thing, a asked) any {
+func (s *System) fill(documented any, put map[string]string, about *thing, a asked) any {
 	raw, err := json.Marshal(documented)
 	require.NoError(s.t, err)
 	var body any
@@ -462,15 +465,15 @@ func set(v *any, where string, to any) {
 	at.(map[string]any)[steps[len(steps)-1]] = to
 }
 
-// alive reports whether the system takes that secret.
-func (s *system) alive(secret string) bool {
+// Alive reports whether the system takes that secret.
+func (s *System) Alive(secret string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.ContainsFunc(s.things, func(one *thing) bool { return one.secret == secret && !s.isEnded(one) })
 }
 
-// left is how many things have not been ended.
-func (s *system) left() (n int) {
+// Left is how many things have not been ended.
+func (s *System) Left() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, one := range s.things {
@@ -481,23 +484,51 @@ func (s *system) left() (n int) {
 	return n
 }
 
-func (s *system) minted() int {
+// Minted is how many secrets were made.
+func (s *System) Minted() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.secrets
 }
 
-func (s *system) with(change func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	change()
-}
-
-// written is what has been asked since it was last called.
-func (s *system) asked() string {
+// Asked is what has been asked since it was last called, byte for byte but for what Go's
+// client adds.
+func (s *System) Asked() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text := s.wire.String()
 	s.wire.Reset()
 	return text
+}
+
+// Echo makes it refuse everything with a text that repeats what it was sent.
+func (s *System) Echo() { s.with(func() { s.echo = true }) }
+
+// Stall makes it make secrets and never answer.
+func (s *System) Stall() { s.with(func() { s.stall = make(chan struct{}) }) }
+
+// HangUp makes it do a call and not answer; "" ends that.
+func (s *System) HangUp(call string) { s.with(func() { s.hangUpAt = call }) }
+
+// Instead has it answer a call otherwise, without doing anything.
+func (s *System) Instead(call string, with Answer) { s.with(func() { s.instead[call] = with }) }
+
+// Forget has it know the parent no more.
+func (s *System) Forget() {
+	s.with(func() {
+		for name := range s.Known {
+			s.Known[name] = "another"
+		}
+	})
+}
+
+// EndFirstBehindAPage has the thing that was made first end as soon as a page has been read.
+func (s *System) EndFirstBehindAPage() {
+	s.with(func() { s.between = func() { s.things[0].ended = true } })
+}
+
+func (s *System) with(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
 }
