@@ -1,15 +1,19 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/signal"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // heed does what a security event means: it kills all that its subject is found in, and
@@ -18,7 +22,7 @@ import (
 // it fails, or the process ends before the event is acknowledged, the event comes again:
 // what is killed twice is dead all the same.
 func (b *broker) heed(ctx context.Context, name string, entry *storedSignal, receiver *signal.Receiver, e *signal.Event) (string, error) {
-	things, trusted, err := b.aboutWhom(ctx, receiver, e)
+	named, trusted, err := b.namedBy(ctx, receiver, e)
 	if err != nil {
 		return "", err
 	}
@@ -29,82 +33,202 @@ func (b *broker) heed(ctx context.Context, name string, entry *storedSignal, rec
 	if asked.ID, err = kills.NewID(b.now()); err != nil {
 		return "", err
 	}
-	outcome := signal.OutcomeKilled
-	switch {
-	case !trusted:
-		outcome = signal.OutcomeUnknown
-	case signal.ActionOn(entry.Events, e) == signal.Freeze:
-		outcome = signal.OutcomeFrozen
-		asked.Froze, asked.Always = true, true
+	asked.Froze = trusted && signal.ActionOn(entry.Events, e) == signal.Freeze
+	asked.Always = asked.Froze
+	who, err := b.whoIs(ctx, named, asked)
+	if err != nil {
+		return "", err
 	}
-	for _, what := range things {
-		if asked.Froze {
-			err = b.freezer.Freeze(ctx, what, asked.By)
-		} else {
-			b.freezer.Interrupt(what) // a mint in flight rests on what has ended
-		}
-		if err != nil {
-			return "", err
-		}
+	for _, what := range who {
+		b.freezer.Interrupt(what) // a mint in flight rests on what has ended
 	}
-	for _, what := range things {
-		if _, err := b.killer.KillAll(ctx, what, asked); err != nil {
-			return "", err
-		}
+	if err := b.killAllOf(ctx, named, who, asked); err != nil {
+		return "", err
+	}
+	for _, what := range who {
 		b.Logger().Info("a security event ends grants", "signal", name, "jti", short(e.ID), "event", e.Kind, "what", what.Plain(), "frozen", asked.Froze)
 	}
-	return outcome, nil
+	switch {
+	case !trusted:
+		return signal.OutcomeUnknown, nil
+	case asked.Froze:
+		return signal.OutcomeFrozen, nil
+	case len(who) == 0:
+		return signal.OutcomeNobody, nil
+	}
+	return signal.OutcomeKilled, nil
 }
 
-// aboutWhom are those whom the event is about, each once, and whether any is of an issuer
-// who is trusted here. That none is, is no mistake of the transmitter's, which may tell
+// killAllOf orders the kill of everything that the person's identities have.
+func (b *broker) killAllOf(ctx context.Context, named []*criterion, who []ending.Thing, asked kills.Asked) (err error) {
+	switch len(who) {
+	case 0:
+	case 1:
+		_, err = b.killer.KillAll(ctx, who[0], asked)
+	default:
+		_, err = b.killer.KillPerson(ctx, named[0].id(), who, asked)
+	}
+	return err
+}
+
+// whoIs finds all that is the person's who is named, and freezes it if that is asked.
+func (b *broker) whoIs(ctx context.Context, named []*criterion, asked kills.Asked) ([]ending.Thing, error) {
+	var who []ending.Thing
+	for _, c := range named {
+		identities, err := b.identitiesOf(ctx, c, asked)
+		if err != nil {
+			return nil, err
+		}
+		for _, what := range identities {
+			if !slices.Contains(who, what) {
+				who = append(who, what)
+			}
+		}
+	}
+	if !asked.Froze {
+		return who, nil
+	}
+	for _, what := range who {
+		if err := b.freezer.Freeze(ctx, what, asked.By); err != nil {
+			return nil, err
+		}
+	}
+	return who, nil
+}
+
+// identitiesOf are the subjects and entities that are one person's, as far as it is kept
+// what ties them: Vault is asked about nobody, so that an event takes effect at once however
+// many hold something. A name that may become somebody's is frozen as such.
+func (b *broker) identitiesOf(ctx context.Context, c *criterion, asked kills.Asked) ([]ending.Thing, error) {
+	direct := c.ties[0].Kind == person.KindSubject
+	finding, err := b.findingOf(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	finding.quiet = true
+	if direct && finding.mapping.IsEmpty() && b.persons.tiesNobody() {
+		return []ending.Thing{thingOfTie(c.ties[0])}, nil // and what ties it need not be read
+	}
+	who, err := finding.look(c.ties)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(c.ties, func(t person.Tie) bool { return slices.Contains(who.Common, t) }) {
+		return nil, signal.Unhandled("the subject is not one person's here")
+	}
+	if who.Cut || len(who.Common) > 0 {
+		b.Logger().Warn("a security event is about somebody with whom many share something: only the nearest are taken for the same person", "by", asked.By, "person", c.String())
+	}
+	if asked.Froze && !direct {
+		if who, err = b.freezePerson(ctx, asked.By, c, finding, who); err != nil {
+			return nil, err
+		}
+	}
+	var things []ending.Thing
+	for _, i := range who.Identities {
+		things = append(things, thingOfTie(i.Tie))
+	}
+	return things, nil
+}
+
+// accountClaims are the claims by which a token names the account of a subject.
+var accountClaims = []string{"preferred_username", "upn", "unique_name", "username", "account"}
+
+// namedBy are those whom the event names, and whether one of them is somebody whom anybody
+// here may know. That none is, is no mistake of the transmitter's, which may tell
 // everything to everybody; grants of before the issuer was deleted may be theirs.
-func (b *broker) aboutWhom(ctx context.Context, receiver *signal.Receiver, e *signal.Event) (things []ending.Thing, trusted bool, err error) {
+func (b *broker) namedBy(ctx context.Context, receiver *signal.Receiver, e *signal.Event) (named []*criterion, trusted bool, err error) {
 	var last error
 	for _, id := range e.Subject.Names {
-		iss, sub := id.Issuer, id.Subject
+		var found []*criterion
 		switch id.Format {
 		case signal.FormatIssSub:
+			found = []*criterion{subjectCriterion(id.Issuer, id.Subject)}
 		case signal.FormatOpaque: // agreed between both sides: the sub at the transmitter itself
-			iss, sub = e.Issuer, id.Value
-		default:
-			last = signal.Unhandled("nobody is known here by a subject of the format %s", id.Format)
-			continue
+			found = []*criterion{subjectCriterion(e.Issuer, id.Value)}
+		case signal.FormatEmail:
+			found, err = b.mappedTo(ctx, []string{"email"}, id.Value)
+		case signal.FormatAccount:
+			found, err = b.mappedTo(ctx, accountClaims, id.Value)
 		}
-		known, err := b.trustsIss(ctx, iss)
 		if err != nil {
 			return nil, false, err
 		}
-		if trusted = trusted || known; !known {
-			receiver.NoteUnknownIssuer(iss)
+		if len(found) == 0 {
+			last = signal.Unhandled("nobody is known here by a subject of the format %s", id.Format)
+			continue
 		}
-		if what := ending.Subject(iss, sub); !slices.Contains(things, what) {
-			things = append(things, what)
+		known := found[0].ties[0].Kind != person.KindSubject
+		if iss := found[0].ties[0].At; !known {
+			if known, err = b.trustsIss(ctx, iss); err != nil {
+				return nil, false, err
+			}
+			if !known {
+				receiver.NoteUnknownIssuer(iss)
+			}
 		}
+		named, trusted = append(named, found...), trusted || known
 	}
-	if len(things) == 0 {
+	if len(named) == 0 {
 		return nil, false, last
 	}
-	return things, trusted, nil
+	return named, trusted, nil
 }
 
+func subjectCriterion(iss, sub string) *criterion {
+	return &criterion{asked: map[string]string{fieldIssuer: iss, fieldSubjectID: sub}, ties: []person.Tie{person.Subject(iss, sub)}}
+}
+
+// mappedTo are the criteria by which operators have said that such a claim names an entity.
+func (b *broker) mappedTo(ctx context.Context, claims []string, value string) (named []*criterion, err error) {
+	add := func(c *criterion) {
+		if !slices.ContainsFunc(named, func(n *criterion) bool { return maps.Equal(n.asked, c.asked) }) && len(person.Clean(slices.Clone(c.ties))) > 0 {
+			named = append(named, c)
+		}
+	}
+	err = b.issuers.each(ctx, func(i *storedIssuer) {
+		if mounts := i.EntityAliasMount; len(mounts) > 0 && slices.Contains(claims, lastOf(cmp.Or(i.EntityAliasClaim, subject.DefaultAliasClaim))) {
+			mounts = slices.Compact(slices.Sorted(slices.Values(mounts)))
+			add(&criterion{
+				asked: map[string]string{fieldAliasName: value, fieldAliasMount: strings.Join(mounts, ",")}, mounts: mounts, ties: person.AtEach(mounts, value),
+			})
+		}
+		for _, key := range slices.Sorted(maps.Keys(i.EntityMetadata)) {
+			if slices.Contains(claims, lastOf(i.EntityMetadata[key])) {
+				add(&criterion{
+					asked: map[string]string{fieldMetadataKey: key, fieldMetadataValue: value}, keys: []string{key},
+					ties: []person.Tie{{Kind: person.KindMetadata, At: key, Value: value}},
+				})
+			}
+		}
+	})
+	return named, err
+}
+
+// lastOf is the name of a claim, wherever in the token it stands.
+func lastOf(claim string) string { return claim[strings.LastIndexByte(claim, '/')+1:] }
+
 // trustsIss reports whether tokens of that iss may be among what grants rest on.
-func (b *broker) trustsIss(ctx context.Context, iss string) (bool, error) {
-	names, err := b.issuers.List(ctx, "")
+func (b *broker) trustsIss(ctx context.Context, iss string) (trusted bool, err error) {
+	err = b.issuers.each(ctx, func(i *storedIssuer) { trusted = trusted || i.IssuerURL() == iss })
+	return trusted, err
+}
+
+// each visits every issuer. One that cannot be read is an error: what it says may matter.
+func (i *issuers) each(ctx context.Context, visit func(*storedIssuer)) error {
+	names, err := i.List(ctx, "")
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, name := range names {
-		i, err := b.issuers.opened(ctx, name)
+		entry, err := i.Get(ctx, name)
 		if errors.Is(err, stored.ErrAbsent) {
 			continue
 		}
 		if err != nil {
-			return false, err
+			return err
 		}
-		if i.URL() == iss {
-			return true, nil
-		}
+		visit(entry)
 	}
-	return false, nil
+	return nil
 }

@@ -173,7 +173,7 @@ func (b *broker) revokePerson(ctx context.Context, req *logical.Request, d *fram
 	}
 	froze := given && freeze.(bool)
 	if froze {
-		if who, err = b.freezePerson(ctx, req, c, finding, who); err != nil {
+		if who, err = b.freezePerson(ctx, by(req), c, finding, who); err != nil {
 			return nil, err
 		}
 	}
@@ -201,10 +201,10 @@ func (b *broker) revokePerson(ctx context.Context, req *logical.Request, d *fram
 
 // freezePerson freezes whoever has what ties the person, and looks again: who has got a
 // grant in between is found by this, and who gets one later finds the freeze.
-func (b *broker) freezePerson(ctx context.Context, req *logical.Request, c *criterion, finding *finding, who *found) (*found, error) {
+func (b *broker) freezePerson(ctx context.Context, by string, c *criterion, finding *finding, who *found) (*found, error) {
 	for {
 		ties := person.Clean(append(slices.Clone(c.ties), who.Ties...))
-		if err := b.freezer.FreezePerson(ctx, c.id(), by(req), ending.FrozenPerson{Asked: c.asked, Ties: ties}); err != nil {
+		if err := b.freezer.FreezePerson(ctx, c.id(), by, ending.FrozenPerson{Asked: c.asked, Ties: ties}); err != nil {
 			return nil, err
 		}
 		again, err := finding.look(c.ties)
@@ -212,7 +212,7 @@ func (b *broker) freezePerson(ctx context.Context, req *logical.Request, c *crit
 			return nil, err
 		}
 		if !slices.ContainsFunc(again.Ties, func(t person.Tie) bool { return !slices.Contains(ties, t) }) {
-			b.Logger().Info("frozen", "what", ending.KindPerson+"/"+c.id(), "person", c.String(), "by", by(req))
+			b.Logger().Info("frozen", "what", ending.KindPerson+"/"+c.id(), "person", c.String(), "by", by)
 			return again, nil
 		}
 		who = again // there are only so many

@@ -30,9 +30,11 @@ type finding struct {
 	b       *broker
 	ctx     context.Context //nolint:containedctx // of the one request
 	mapping person.Mapping
-	asked   map[string]bool
-	ties    map[string][]person.Tie // of entities, by id
-	by      map[person.Tie][]string // entities, by what ties them
+	// quiet asks Vault about nobody: what is kept counts.
+	quiet bool
+	asked map[string]bool
+	ties  map[string][]person.Tie // of entities, by id
+	by    map[person.Tie][]string // entities, by what ties them
 	// unsaid are those whom Vault could not be asked about, kept are entities that hold
 	// nothing any more.
 	unsaid, kept int
@@ -74,7 +76,9 @@ func (f *finding) gather() error {
 	if f.mapping.IsEmpty() {
 		return nil // nothing ties entities
 	}
-	f.ask(slices.DeleteFunc(holders, func(id string) bool { return !isEntity(id) || f.asked[id] }))
+	if !f.quiet {
+		f.ask(slices.DeleteFunc(holders, func(id string) bool { return !isEntity(id) || f.asked[id] }))
+	}
 	f.kept, f.by = 0, map[person.Tie][]string{}
 	f.b.persons.each(f.mapping, func(id string, ties []person.Tie) {
 		if !f.asked[id] {
@@ -156,7 +160,7 @@ func (f *finding) TiesOf(identity person.Tie) ([]person.Tie, error) {
 		return append(ties, f.b.bySub(f.ctx, identity)...), err
 	}
 	id := identity.Value
-	if !f.asked[id] && !f.mapping.IsEmpty() && person.LooksLikeEntityID(id) {
+	if !f.quiet && !f.asked[id] && !f.mapping.IsEmpty() && person.LooksLikeEntityID(id) {
 		// One without grants, or whom there was no time for.
 		if ties, err := f.tell(id); err == nil {
 			f.asked[id] = true

@@ -86,6 +86,13 @@ func (p *persons) subjectsWith(tie person.Tie, limit int) []grant.Party {
 	return parties
 }
 
+// tiesNobody reports whether no grant says what ties its subject or actor.
+func (p *persons) tiesNobody() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.by) == 0
+}
+
 // leadsTo reports whether a subject is tied to the entity.
 func (p *persons) leadsTo(id string, ties []person.Tie) bool {
 	p.mu.Lock()

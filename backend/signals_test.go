@@ -408,3 +408,74 @@ func TestTheMemoryOfEventsIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, pages)
 }
+
+// listens has the mount listen to a transmitter of its own as the signal s.
+func (m *mount) listens(o transmitter.Options, fields map[string]any) *transmitter.Server {
+	m.t.Helper()
+	m.hide(streamToken)
+	o.Now, o.Tokens = m.clock.Now, []string{streamToken}
+	s := transmitter.New(m.t, o)
+	written := map[string]any{"issuer": s.URL, "token": streamToken}
+	for name, value := range fields {
+		written[name] = value
+	}
+	m.must(m.write("signals/s", written))
+	return s
+}
+
+// Where an issuer says how its subjects relate to entities, an event about one of them
+// reaches all that is the person's, and nobody else, without asking Vault about anybody.
+func TestAnEventReachesThePersonBehindTheSubject(t *testing.T) {
+	m := newPeople(t)
+	s := m.listens(transmitter.Options{}, nil)
+	own, again, agents := m.ownOf(alice), m.ownOf(alice2), m.ownOf(bob)
+	onBehalf, others := m.behalf("alice", map[string]any{"employee": "7"}), m.behalf("dave", map[string]any{"employee": "8"})
+	m.sweep()
+	require.Empty(t, m.vault.whileAsked(func() {
+		s.Send(transmitter.SessionRevoked(m.user("alice")))
+		m.poll()
+	})["EntityInfo"])
+	require.Empty(t, s.Pending())
+	require.Eventually(t, func() bool { return len(m.allGrants()) == 2 }, promptly, time.Millisecond)
+	m.requireAlive(false, own, again, onBehalf)
+	m.requireAlive(true, agents, others)
+}
+
+// An e-mail address names whoever an operator has said it names: by the alias or the
+// metadata that a claim of that name is, only where the token's address was verified; also
+// somebody who has nothing yet, if it is frozen.
+func TestAnEventAboutAnAddress(t *testing.T) {
+	m := newPeople(t)
+	m.must(m.write("issuers/idp", map[string]any{"entity_claim": "", "entity_metadata": "", "entity_alias_claim": "email"}))
+	m.setEntity(entityWith(carol, nil, loginMount, "carol@acme.example"))
+	s := m.listens(transmitter.Options{}, nil)
+	address := func(email string) map[string]any { return map[string]any{"format": "email", "email": email} }
+	own := m.ownOf(carol)
+	verified := m.behalf("c-1", map[string]any{"email": "carol@acme.example", "email_verified": true})
+	claimed := m.behalf("m-1", map[string]any{"email": "carol@acme.example", "email_verified": false})
+	m.sweep()
+	s.Send(transmitter.SessionRevoked(address("carol@acme.example")))
+	m.poll()
+	require.Empty(t, s.Pending())
+	require.Eventually(t, func() bool { return len(m.allGrants()) == 1 }, promptly, time.Millisecond)
+	m.requireAlive(false, own, verified)
+	m.requireAlive(true, claimed)
+
+	s.Send(transmitter.SessionRevoked(address("nobody@acme.example")))
+	s.Send(transmitter.AccountDisabled(address("dave@acme.example")))
+	m.poll()
+	require.Empty(t, s.Pending())
+	require.Empty(t, s.Refused())
+	require.Contains(t, m.metrics(), `broker_signal_events_total{event="session-revoked",outcome="nobody",signal="s"} 1`)
+	_, err := m.tryBehalf("d-1", map[string]any{"email": "dave@acme.example", "email_verified": true})
+	requireCode(t, err, fault.AccessDenied, "frozen")
+	thawed := m.person(map[string]any{"alias_name": "dave@acme.example", "alias_mount": loginMount, "freeze": false})
+	require.NotContains(t, thawed.Data, "unknown")
+	_, err = m.tryBehalf("d-1", map[string]any{"email": "dave@acme.example", "email_verified": true})
+	require.NoError(t, err)
+
+	m.must(m.write("issuers/idp", map[string]any{"entity_alias_claim": ""}))
+	id := s.Send(transmitter.AccountDisabled(address("dave@acme.example")))
+	m.poll()
+	require.Contains(t, s.Refused()[id].Description, "email", "nobody has said whom an address names")
+}

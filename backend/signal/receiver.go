@@ -40,6 +40,7 @@ const (
 	OutcomeFrozen     = "frozen"
 	OutcomeNoted      = "noted"
 	OutcomeUnknown    = "unknown_issuer" // its subject is of an issuer that is not trusted here
+	OutcomeNobody     = "nobody"         // who is meant has no identity here
 	OutcomeDuplicate  = "duplicate"
 	OutcomeRefused    = "refused"   // it is no SET, or not the transmitter's
 	OutcomeUnhandled  = "unhandled" // its subject cannot be told
