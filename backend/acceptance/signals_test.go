@@ -1,10 +1,13 @@
 package acceptance
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
@@ -62,6 +65,12 @@ func TestARevokedSessionEndsWhatAgentsHold(t *testing.T) {
 	op.MustBeActive(t, harness.OPJWT, access) // the user's own is the identity provider's affair
 	require.Contains(t, events.Acknowledged(), id)
 	require.Equal(t, "ok", text(s.Read(t, "signals/idp"), "health"))
+	record := s.recordOf(t, id)
+	require.Equal(t, "signal idp (jti "+id+")", text(record, "by"))
+	require.Equal(t, "signal/session-revoked", text(record, "cause"))
+	require.Equal(t, json.Number("2"), record.Data["revoked"])
+	require.Contains(t, text(record, "note"), "session")
+	require.Contains(t, text(record, "report"), one.GrantID)
 
 	events.Send(transmitter.AccountDisabled(subject))
 	settled(t, events)
@@ -70,6 +79,23 @@ func TestARevokedSessionEndsWhatAgentsHold(t *testing.T) {
 
 	s.Delete(t, "signals/idp")
 	require.Zero(t, events.Streams(), "the broker had set it up")
+}
+
+// recordOf is the record of the kill on the word of an event, once it is complete.
+func (s *scene) recordOf(t *testing.T, jti string) *api.Secret {
+	t.Helper()
+	var found *api.Secret
+	harness.Eventually(t, patience, "a record tells of the kill", func() error {
+		for _, id := range s.List(t, "kills") {
+			record := s.Read(t, "kills/"+id)
+			if strings.Contains(text(record, "by"), jti) && text(record, "state") == "complete" {
+				found = record
+				return nil
+			}
+		}
+		return fmt.Errorf("no complete record of %s", jti)
+	})
+	return found
 }
 
 // A change of leader loses no event: what the former has not acknowledged comes to the
