@@ -278,10 +278,10 @@ func (p *persons) each(mapping person.Mapping, visit func(id string, ties []pers
 // holds or is named by somebody: of others nothing is written, and what is known of them is
 // deleted keptFor later.
 func (p *persons) flush(ctx context.Context, holds func(id string) bool, deadline time.Time) error {
-	for _, id := range p.toFlush(holds) {
-		if ctx.Err() != nil || time.Now().After(deadline) {
-			return nil // the next one goes on
-		}
+	ids := p.toFlush(holds)
+	for len(ids) > 0 && ctx.Err() == nil && time.Now().Before(deadline) { // the next one goes on
+		id := ids[0]
+		ids = ids[1:]
 		if err := p.store(ctx, id); err != nil {
 			return err
 		}
