@@ -10,6 +10,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
@@ -210,6 +211,10 @@ func (b *broker) checkOwn(ctx context.Context, field string, raw secret.Text, to
 	if _, foreign := claims["sub_id"]; foreign && field == fieldActor {
 		// Its sub is whatever that other issuer wrote, such as an entity's id.
 		return fault.New(fault.InvalidGrant, "the %s came of an exchange and is about another issuer's subject, who does not act as one of the broker's: bring the actor's own token", field)
+	}
+	if _, foreign := claims["sub_id"]; !foreign && person.LooksLikeEntityID(token.Subject) {
+		// The broker itself vouches for the entity: what is made of its token is in its name.
+		token.Person = person.Clean(append(token.Person, person.Entity(token.Subject)))
 	}
 	alive, err := b.killer.Held(ctx, idOf(claims))
 	if err == nil && !alive {

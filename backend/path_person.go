@@ -232,7 +232,7 @@ func (c *criterion) String() string {
 func (b *broker) tellPerson(ctx context.Context, resp *logical.Response, c *criterion, who *found) error {
 	identities := make([]any, 0, len(who.Identities))
 	for _, i := range who.Identities {
-		shown := map[string]any{"kind": i.Tie.Kind, "why": why(i)}
+		shown := map[string]any{"kind": i.Tie.Kind, "why": b.why(i)}
 		if i.Tie.Kind == person.KindSubject {
 			shown["issuer"], shown["subject"] = i.Tie.At, i.Tie.Value
 		} else {

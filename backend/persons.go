@@ -262,6 +262,19 @@ func (p *persons) of(id string, mapping person.Mapping) (ties []person.Tie, know
 	return k.ties(p.now(), mapping), true
 }
 
+// had are the ties that an entity had before and has no more, with until when.
+func (p *persons) had(id string) map[person.Tie]time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	had := map[person.Tie]time.Time{}
+	if k := p.entities[id]; k != nil {
+		for _, former := range k.Had {
+			had[former.Tie] = former.Until
+		}
+	}
+	return had
+}
+
 // each visits all who are known, with what ties them. Nobody waits for it.
 func (p *persons) each(mapping person.Mapping, visit func(id string, ties []person.Tie)) {
 	p.mu.Lock()

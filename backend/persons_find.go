@@ -227,7 +227,17 @@ func thingOfTie(t person.Tie) ending.Thing {
 }
 
 // why says in words by what an identity was taken for the person's.
-func why(i person.Identity) string {
+func (b *broker) why(i person.Identity) string {
+	said := whyOf(i)
+	for _, of := range []person.Tie{i.Tie, i.From} {
+		if until, former := b.persons.had(of.Value)[i.Why]; former && of.Kind == person.KindEntity {
+			said += fmt.Sprintf(", which the entity %s had until %s", of.Value, stamp(until))
+		}
+	}
+	return said
+}
+
+func whyOf(i person.Identity) string {
 	switch {
 	case i.From == (person.Tie{}) && i.Why == i.Tie:
 		return "it was asked for"

@@ -88,6 +88,8 @@ type leaver struct {
 	id       string
 	disabled bool
 	ties     []person.Tie
+	// now are those of the ties that a disabled one has now, and not only had.
+	now []person.Tie
 }
 
 // offboard asks Vault about the entities, from where the last slice ended, and orders to
@@ -108,14 +110,16 @@ func (b *broker) offboard(ctx context.Context, watched []string, mapping person.
 			b.Logger().Warn("Vault could not say who an entity is, whose subjects have grants: asked again next time", "entity_id", id, "error", err)
 		case entity == nil:
 			strangers = append(strangers, id)
-		case entity.ID != id: // merged: its aliases are another's now, who is there
-		case entity.Disabled:
+		case entity.Disabled: // or whom it was merged into
 			ties := tiesOf(entity, mapping)
 			kept, _ := b.persons.of(id, mapping)
+			if entity.ID == id {
+				b.persons.noteNamed(entity, mapping)
+			}
+			left = append(left, leaver{id: id, disabled: true, ties: person.Clean(slices.Concat(ties, kept)), now: ties})
+		case entity.ID == id:
 			b.persons.noteNamed(entity, mapping)
-			left = append(left, leaver{id, true, person.Clean(append(ties, kept...))})
-		default:
-			b.persons.noteNamed(entity, mapping)
+		default: // merged: its aliases are another's now, who is there
 		}
 	}
 	if len(watched) == 0 || last == watched[len(watched)-1] {
@@ -135,7 +139,7 @@ func (b *broker) deleted(strangers []string, mapping person.Mapping, byHand bool
 	never := 0
 	for _, id := range b.persons.gone(strangers, byHand, b.ledger.Loaded()) {
 		if ties, known := b.persons.of(id, mapping); known {
-			left = append(left, leaver{id, false, ties})
+			left = append(left, leaver{id: id, ties: ties})
 		} else if b.persons.tellOnce("never " + id) {
 			never++
 		}
@@ -186,12 +190,15 @@ func (b *broker) endSubject(ctx context.Context, l leaver, what ending.Thing, ti
 	cause, note := ending.CauseHolderDisabled, "the entity "+l.id+" is disabled, and "+tie.String()+" ties the subject to it"
 	if !l.disabled {
 		cause, note = ending.CauseHolderGone, "the entity "+l.id+" was deleted, and "+tie.String()+" tied the subject to it"
-		// A duplicate may have been tidied away, and the person is still there.
+	}
+	if tie.Kind != person.KindEntity && !slices.Contains(l.now, tie) || !l.disabled {
+		// A duplicate may have been tidied away, or what it had is another's now, and the
+		// person is still there.
 		if other := b.stillThere(ties, l.id, mapping); other != "" {
 			if !b.persons.tellOnce("spared " + l.id + what.Name) {
 				return nil
 			}
-			b.Logger().Warn("an entity was deleted, and a subject that was tied to it is tied to another one that is there: the subject keeps its grants", "entity_id", l.id, "subject", what.Plain(), "other_entity_id", other)
+			b.Logger().Warn("an entity was deleted, or is disabled and was another one before, and a subject that was tied to it is tied to another one that is there: the subject keeps its grants", "entity_id", l.id, "subject", what.Plain(), "other_entity_id", other)
 			return nil
 		}
 	}

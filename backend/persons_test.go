@@ -125,7 +125,8 @@ func TestAPersonIsSeveralIdentities(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newPeople(t)
-			hers := []*lease{m.ownOf(alice), m.ownOf(alice2), m.behalf("alice", nil), m.behalf("alice.by.number", map[string]any{"employee": 7}), m.behalf("by id", map[string]any{"entity": alice2})}
+			both := m.signedTo(alice, "s", map[string]any{"subject_token": m.subjectToken("both", map[string]any{"sub": "alice"})})
+			hers := []*lease{both, m.ownOf(alice), m.ownOf(alice2), m.behalf("alice", nil), m.behalf("alice.by.number", map[string]any{"employee": 7}), m.behalf("by id", map[string]any{"entity": alice2})}
 			others := []*lease{m.ownOf(bob), m.ownOf(mallory), m.behalf("bert", nil), m.behalf("no number", map[string]any{"employee": ""}), m.behalf("zero", map[string]any{"employee": 77})}
 			want := []string{alice, alice2, "alice", "alice.by.number", "by id"}
 
@@ -151,7 +152,7 @@ func TestAPersonIsSeveralIdentities(t *testing.T) {
 
 			resp = m.person(criterion)
 			require.Equal(t, want, identified(resp))
-			require.Equal(t, 5, resp.Data["revoked"], "none counts twice")
+			require.Equal(t, 6, resp.Data["revoked"], "none counts twice")
 			require.Equal(t, false, resp.Data["frozen"])
 			require.NotContains(t, resp.Data, "unknown")
 			require.Empty(t, resp.Warnings)
@@ -234,6 +235,46 @@ func TestAFrozenPersonGetsNothing(t *testing.T) {
 	m.ownOf(carol)
 	m.ownOf(alice2)
 	m.behalf("alice", nil)
+}
+
+// TestAPersonWhoIsFrozenAgain stays frozen by what tied her the first time.
+func TestAPersonWhoIsFrozenAgain(t *testing.T) {
+	m := newPeople(t)
+	m.setEntity(entityWith(carol, map[string]string{"number": "7"}))
+	m.ownOf(alice)
+	freeze := map[string]any{"entity_id": alice, "freeze": true}
+	m.person(freeze)
+	m.setEntity(entityWith(alice, map[string]string{"number": "8"}))
+	_, err := m.credsBy(call{entity: alice}) // by which the change is known
+	requireCode(t, err, fault.AccessDenied, "the person is frozen")
+	m.clock.advance(2 * hadFor)
+	m.person(freeze)
+	_, err = m.credsBy(call{entity: carol})
+	requireCode(t, err, fault.AccessDenied, "the person is frozen")
+	m.person(map[string]any{"entity_id": alice, "freeze": false})
+	m.person(freeze)
+	m.ownOf(carol)
+}
+
+// TestAMergedEntityIsWhoItWasMergedInto, with what it holds still.
+func TestAMergedEntityIsWhoItWasMergedInto(t *testing.T) {
+	for _, disabled := range []bool{false, true} {
+		m := newPeople(t)
+		m.setEntity(entityWith(alice2, nil))
+		l, byID := m.ownOf(alice), m.behalf("by id", map[string]any{"entity": alice})
+		m.vault.change(func(v *vaultView) {
+			v.entities[carol] = entityWith(carol, nil)
+			v.entities[carol].Disabled = disabled
+			v.entities[alice] = v.entities[carol]
+		})
+		if disabled {
+			m.periodicAfter(time.Minute)
+			m.requireAlive(false, byID)
+			continue
+		}
+		require.ElementsMatch(t, []string{alice, "by id", carol}, identified(m.person(map[string]any{"entity_id": carol})))
+		m.requireAlive(false, l, byID)
+	}
 }
 
 // TestVaultIsAskedMoreOnlyWhileAPersonIsFrozen, and an issue writes its record and no more
@@ -378,6 +419,62 @@ func TestADisabledEntityTakesItsSubjectsAlong(t *testing.T) {
 	}
 }
 
+// TestWhatADisabledEntityHadIsAnothersNow: a number that was corrected a moment ago does not
+// have its new owner's subjects killed.
+func TestWhatADisabledEntityHadIsAnothersNow(t *testing.T) {
+	for moved, alive := range map[bool]bool{true: true, false: false} {
+		m := newPeople(t)
+		m.setEntity(entityWith(alice2, nil))
+		m.ownOf(alice)
+		m.ownOf(carolWith(m, nil))
+		l := m.behalf("by number", map[string]any{"employee": 7})
+		require.NoError(t, m.periodic())
+		if moved {
+			carolWith(m, map[string]string{"number": "7"})
+		}
+		m.vault.change(func(v *vaultView) {
+			v.entities[alice] = entityWith(alice, map[string]string{"number": "8"})
+			v.entities[alice].Disabled = true
+		})
+		m.periodicAfter(time.Minute)
+		m.periodicAfter(time.Minute)
+		m.requireAlive(alive, l)
+	}
+}
+
+// carolWith is carol with this metadata.
+func carolWith(m *mount, metadata map[string]string) string {
+	m.setEntity(entityWith(carol, metadata))
+	return carol
+}
+
+// TestWhatIsMadeOfAnEntitysOwnTokenIsInItsName, without a word of an operator's.
+func TestWhatIsMadeOfAnEntitysOwnTokenIsInItsName(t *testing.T) {
+	m := newPeople(t)
+	m.must(m.write("issuers/idp", map[string]any{"entity_claim": "", "entity_alias_mount": "", "entity_metadata": map[string]any{}}))
+	m.trustOurselves()
+	m.must(m.write("roles/s", map[string]any{"subject_issuers": "self"}))
+	hers := m.signedTo(alice, "j", map[string]any{"scopes": "read", "audiences": jwtAPI})
+	l := m.signedTo(bob, "s", map[string]any{"subject_token": hers.token})
+	require.Equal(t, []string{alice, alice}, identified(m.person(map[string]any{"entity_id": alice, "dry_run": true})))
+	require.NoError(t, m.periodic())
+	m.vault.change(func(v *vaultView) { v.entities[alice].Disabled = true })
+	m.periodicAfter(time.Minute)
+	m.requireAlive(false, l)
+}
+
+// TestVaultDoesNotAnswerAboutAPerson: what is known counts, and that more may be is said.
+func TestVaultDoesNotAnswerAboutAPerson(t *testing.T) {
+	m := newPeople(t)
+	hers := []*lease{m.ownOf(alice), m.ownOf(alice2), m.behalf("alice", nil)}
+	m.vault.failWith(fmt.Errorf("no answer"))
+	resp := m.person(map[string]any{"entity_id": alice})
+	m.vault.failWith(nil)
+	require.Equal(t, 3, resp.Data["revoked"])
+	require.Contains(t, strings.Join(resp.Warnings, " "), "Vault could not be asked about 3 entities")
+	m.requireAlive(false, hers...)
+}
+
 // TestAnEntityThatIsDeletedBeforeTheFirstSweep is told by what Vault said at the issue.
 func TestAnEntityThatIsDeletedBeforeTheFirstSweep(t *testing.T) {
 	m := newPeople(t)
@@ -461,7 +558,9 @@ func TestWhatWasChangedJustBefore(t *testing.T) {
 	require.NoError(t, m.periodic())
 	m.start()
 	dry := map[string]any{"entity_id": alice2, "dry_run": true}
-	require.Equal(t, []string{alice, alice2, "alice"}, identified(m.person(dry)))
+	found := m.person(dry)
+	require.Equal(t, []string{alice, alice2, "alice"}, identified(found))
+	require.Contains(t, fmt.Sprint(found.Data["identities"]), "which the entity "+alice+" had until ")
 	m.clock.advance(hadFor)
 	m.ownOf(alice)
 	m.ownOf(alice2)

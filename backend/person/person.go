@@ -36,8 +36,12 @@ type Tie struct {
 	Value string `json:"value"`
 }
 
-// MaxValue bounds what ties: a longer value ties nobody.
-const MaxValue = 512
+// MaxValue bounds what ties: a longer value ties nobody. A subject's own name may be as long
+// as a token's may.
+const (
+	MaxValue   = 512
+	maxSubject = 2048
+)
 
 // Entity is the tie of an entity's own id.
 func Entity(id string) Tie { return Tie{Kind: KindEntity, Value: id} }
@@ -55,7 +59,11 @@ func LooksLikeEntityID(id string) bool { return looksLikeEntityID.MatchString(id
 // Ties reports whether the tie can tie anybody: a value that is empty or blank, or that
 // nobody could read, would tie strangers.
 func (t Tie) Ties() bool {
-	return strings.TrimSpace(t.Value) != "" && len(t.Value) <= MaxValue && utf8.ValidString(t.Value) && !strings.ContainsFunc(t.Value, unicode.IsControl)
+	most := MaxValue
+	if t.Kind == KindSubject {
+		most = maxSubject
+	}
+	return strings.TrimSpace(t.Value) != "" && len(t.Value) <= most && utf8.ValidString(t.Value) && !strings.ContainsFunc(t.Value, unicode.IsControl)
 }
 
 // String says in words what is shared.
