@@ -197,7 +197,7 @@ func (x *index) count(s *Summary, n int) {
 		has = &holding{name: strings.Clone(s.Holder)} // not the whole of what it was cut from
 		x.holders[has.name] = has
 	}
-	x.parties.add(s, has, n)
+	x.parties.add(s, has, int32(n))
 	i := find(has.counts, s)
 	if i < 0 {
 		i = len(has.counts)

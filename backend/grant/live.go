@@ -76,7 +76,7 @@ func (x *index) settle(k liveKey, set *liveSet) {
 }
 
 func (l *Ledger) readLive(ctx context.Context, x *index, k liveKey, set *liveSet) error {
-	return l.ids(ctx, k.holder, "", func(id string) (bool, error) {
+	return l.ids(ctx, k.holder, "", everyOne, func(id string) (bool, error) {
 		lock := l.lock(id)
 		defer lock.Unlock()
 		g, err := l.Get(ctx, id)

@@ -80,11 +80,31 @@ type parties struct {
 	of   map[uint64]having
 }
 
-// having is how many grants of a party each holder has. Most parties have one holder.
+// having is what each holder has of a party's grants. Most parties have one holder.
 type having struct {
 	first *holding
-	n     int
-	more  map[*holding]int
+	part
+	more map[*holding]part
+}
+
+// part is how many grants of a party a holder has, and in which of its shards one was when
+// it came: a bit for each digit, and one for what has no such shard.
+type part struct {
+	n      int32
+	shards uint32
+}
+
+const otherShards = 1 << 16
+
+// shardBit is the bit of a shard.
+func shardBit(at address) uint32 {
+	if at.early || at.shard == noShard || at.shard == "" {
+		return otherShards
+	}
+	if digit := strings.IndexByte("0123456789abcdef", at.shard[len(at.shard)-1]); digit >= 0 {
+		return 1 << digit
+	}
+	return otherShards
 }
 
 func newParties() parties { return parties{seed: maphash.MakeSeed(), of: map[uint64]having{}} }
@@ -102,10 +122,11 @@ func (s *Summary) ids() []string {
 
 // add counts n grants more of what the holder has of the grant's parties. The caller holds
 // the index's mu.
-func (v *parties) add(s *Summary, holder *holding, n int) {
+func (v *parties) add(s *Summary, holder *holding, n int32) {
+	at, _ := addressOf(s.ID)
 	for _, id := range s.ids() {
 		key := maphash.String(v.seed, id)
-		if has := v.of[key].with(holder, n); has.first == nil {
+		if has := v.of[key].with(holder, part{n, shardBit(at)}); has.first == nil {
 			delete(v.of, key)
 		} else {
 			v.of[key] = has
@@ -113,18 +134,21 @@ func (v *parties) add(s *Summary, holder *holding, n int) {
 	}
 }
 
-// with is how it is with n grants more of a holder.
-func (h having) with(holder *holding, n int) having {
+// with is how it is with so many grants more of a holder.
+func (h having) with(holder *holding, more part) having {
 	switch h.first {
 	case nil:
-		h.first, h.n = holder, n
+		h.first, h.part = holder, more
 	case holder:
-		h.n += n
+		h.n, h.shards = h.n+more.n, h.shards|more.shards
 	default:
 		if h.more == nil {
-			h.more = map[*holding]int{}
+			h.more = map[*holding]part{}
 		}
-		if h.more[holder] += n; h.more[holder] <= 0 {
+		has := h.more[holder]
+		if has = (part{has.n + more.n, has.shards | more.shards}); has.n > 0 {
+			h.more[holder] = has
+		} else {
 			delete(h.more, holder)
 		}
 	}
@@ -132,12 +156,27 @@ func (h having) with(holder *holding, n int) having {
 		return h
 	}
 	h.first = nil
-	for next, n := range h.more {
-		h.first, h.n = next, n
+	for next, has := range h.more {
+		h.first, h.part = next, has
 		delete(h.more, next)
 		break
 	}
 	return h
+}
+
+// shards are those in which a holder may have grants of a party: all while not every record
+// has been read.
+func (x *index) shards(holder, party string) uint32 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.scanned {
+		return ^uint32(0)
+	}
+	has, who := x.parties.of[maphash.String(x.parties.seed, party)], x.holders[holder]
+	if has.first == who {
+		return has.shards
+	}
+	return has.more[who].shards
 }
 
 // HoldersWith lists, ordered, who may have grants of a party with this id, as the subject
@@ -165,7 +204,12 @@ func (l *Ledger) HoldersWith(ctx context.Context, party string) ([]string, error
 // reads no record of another grant, but for the few whose ids look like it and for those
 // whose ids say nothing, which builds of before have made.
 func (l *Ledger) WalkWith(ctx context.Context, holder, party, after string, visit func(*Summary) bool) error {
-	return l.walk(ctx, holder, after, func(id string) bool { return mayHave(id, party) }, func(s *Summary) bool {
+	shards := l.current().shards(holder, party)
+	such := selected{
+		unit: func(at address) bool { return shards&shardBit(at) != 0 },
+		id:   func(id string) bool { return mayHave(id, party) },
+	}
+	return l.walk(ctx, holder, after, such, func(s *Summary) bool {
 		return !slices.Contains(s.ids(), party) || visit(s)
 	})
 }

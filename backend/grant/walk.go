@@ -16,16 +16,21 @@ import (
 // visited, and Walk returns what was wrong. One that cannot be decoded is passed
 // over, unless a newer version of the plugin can.
 func (l *Ledger) Walk(ctx context.Context, holder, after string, visit func(*Summary) bool) error {
-	return l.walk(ctx, holder, after, func(string) bool { return true }, visit)
+	return l.walk(ctx, holder, after, everyOne, visit)
 }
 
-// walk is Walk among the grants with such ids.
-func (l *Ledger) walk(ctx context.Context, holder, after string, such func(id string) bool, visit func(*Summary) bool) error {
+// selected is which of a holder's grants a walk looks at: shards, and ids in them.
+type selected struct {
+	unit func(address) bool
+	id   func(string) bool
+}
+
+var everyOne = selected{unit: func(address) bool { return true }, id: func(string) bool { return true }}
+
+// walk is Walk among some of the grants.
+func (l *Ledger) walk(ctx context.Context, holder, after string, such selected, visit func(*Summary) bool) error {
 	var problems error
-	err := l.ids(ctx, holder, after, func(id string) (bool, error) {
-		if !such(id) {
-			return true, nil
-		}
+	err := l.ids(ctx, holder, after, such, func(id string) (bool, error) {
 		g, err := l.Get(ctx, id)
 		switch {
 		case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable) && !errors.Is(err, form.ErrNewer):
@@ -42,8 +47,8 @@ func (l *Ledger) walk(ctx context.Context, holder, after string, such func(id st
 	return errors.Join(err, problems)
 }
 
-// ids visits the ids of the holder's grants, those in memory only included.
-func (l *Ledger) ids(ctx context.Context, holder, after string, visit func(id string) (more bool, err error)) error {
+// ids visits such ids of the holder's grants, those in memory only included.
+func (l *Ledger) ids(ctx context.Context, holder, after string, such selected, visit func(id string) (more bool, err error)) error {
 	if !IsHolder(holder) {
 		return nil
 	}
@@ -54,7 +59,7 @@ func (l *Ledger) ids(ctx context.Context, holder, after string, visit func(id st
 	}
 	begin, resumed := addressOf(after)
 	for _, unit := range units {
-		if resumed && unit.less(address{early: begin.early, shard: begin.shard}) {
+		if !such.unit(unit) || resumed && unit.less(address{early: begin.early, shard: begin.shard}) {
 			continue
 		}
 		addresses, err := l.shard(ctx, unit, adopted)
@@ -62,7 +67,7 @@ func (l *Ledger) ids(ctx context.Context, holder, after string, visit func(id st
 			return err
 		}
 		for _, at := range addresses {
-			if resumed && !begin.less(at) {
+			if resumed && !begin.less(at) || !such.id(at.id()) {
 				continue
 			}
 			if owner, _ := HolderOf(at.id()); owner != holder {
