@@ -47,6 +47,10 @@ func TestQuick(t *testing.T) {
 
 	death := byName[deathCase]
 	require.InDelta(t, quick().leases, death.Broker.Provider, 1e-9, "one event kills each of them once")
+	listed, killed := byName["a subject's grants listed, full ledger"], byName["a subject's grants killed, full ledger"]
+	require.InDelta(t, perSubject, killed.Broker.Provider, 1e-9, "one revocation for each grant")
+	require.Less(t, listed.Own.Get, perSubject+1.5, "the records of others are not read")
+	require.Less(t, killed.Own.Get, 3*perSubject+1.5, "nor to kill")
 
 	full := byName["oauth2, full ledger"]
 	require.Equal(t, quick().grants, full.Grants)
@@ -65,7 +69,7 @@ func TestQuickWithABase(t *testing.T) {
 	s := quick()
 	require.NoError(t, harness.Run(io.Discard, func(t harness.TB) { s.base = harness.PluginPath(t) }))
 	out := &strings.Builder{}
-	err := run(out, s, "^jwt$|full ledger$", path)
+	err := run(out, s, "^jwt$|^oauth2, full ledger$", path)
 	t.Log(out)
 	require.NoError(t, err)
 	found, err := report.Read(path)
@@ -105,7 +109,7 @@ func TestGrouped(t *testing.T) {
 		return groups
 	}
 	require.Equal(t, []string{"oauth2 on raft, 16 clients"}, names("raft"))
-	require.Equal(t, []string{"oauth2, full ledger, 16 clients + oauth2, empty ledger beside a full one, 16 clients + oauth2, full ledger, sweeping, 16 clients"}, names("full"))
+	require.Equal(t, []string{"oauth2, full ledger, 16 clients + oauth2, empty ledger beside a full one, 16 clients + oauth2, full ledger, sweeping, 16 clients + a subject's grants listed, full ledger, 1 client + a subject's grants killed, full ledger, 1 client"}, names("full"))
 	require.Equal(t, []string{"oauth2, 16 clients", "oauth2, 1 client", "oauth2, 64 clients", "oauth2, 256 clients"}, names("^oauth2$"))
 	require.Empty(t, names("nothing"))
 }

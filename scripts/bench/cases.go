@@ -48,6 +48,8 @@ func cases(grants int) []benchCase {
 		{name: "oauth2, full ledger", base: beside, clients: usual, grants: grants, role: mintRole, do: issue},
 		{name: beside, clients: usual, grants: grants, role: spareRole, do: issue},
 		{name: "oauth2, full ledger, sweeping", base: "oauth2, full ledger", clients: usual, grants: grants, role: mintRole, do: issue, sweeps: true},
+		{name: "a subject's grants listed, full ledger", clients: 1, grants: grants, role: subjectsRole, do: listSubject},
+		{name: "a subject's grants killed, full ledger", clients: 1, grants: grants, role: subjectsRole, do: killSubject},
 	}
 }
 

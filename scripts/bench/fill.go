@@ -151,7 +151,9 @@ func (f *filler) write(ctx context.Context, n int) error {
 	f.written++
 	g := *f.pattern
 	g.Holder = f.holders[n%len(f.holders)]
-	id, err := grant.NewID(g.Holder)
+	g.Subject, g.SubjectIssuer = subjectOf(n), subjectName
+	g.Facts.SubjectClaims = map[string]any{"iss": subjectIssuer, "sub": g.Subject}
+	id, err := grant.NewIDFor(g.Holder, g.Subject)
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,8 @@ type world struct {
 	callers []string // tokens, each of an entity of its own
 	first   string   // id of the first one's entity
 	notes   []string // about the ledger's filling
+	// subjects is how many had their turn, by the path.
+	subjects map[string]int
 
 	connections []*load.Connection
 }
@@ -85,7 +87,7 @@ func newWorld(t harness.TB, s settings, c benchCase) *world {
 		config["raw_storage_endpoint"] = true
 	}
 	w := &world{
-		settings: s,
+		settings: s, subjects: map[string]int{},
 		vault:    harness.StartVault(t, harness.VaultOptions{Storage: c.storage, Config: config, LogLevel: "warn"}),
 		auth:     harness.StartFastAuth(t),
 	}
