@@ -120,7 +120,7 @@ func (b *broker) revokeMany(ctx context.Context, req *logical.Request, what endi
 			return nil, err
 		}
 	}
-	run, err := b.killer.KillAll(ctx, what, kills.Asked{By: by(req), Froze: given, Always: true})
+	run, err := b.kill(ctx, what, kills.Asked{By: by(req), Froze: given, Always: true})
 	if err != nil {
 		return nil, err
 	}

@@ -202,7 +202,7 @@ func (b *broker) endSubject(ctx context.Context, l leaver, what ending.Thing, ti
 			return nil
 		}
 	}
-	_, err = b.killer.KillAll(ctx, what, kills.Asked{Cause: cause, Note: note})
+	_, err = b.kill(ctx, what, kills.Asked{Cause: cause, Note: note})
 	if err == nil {
 		b.Logger().Info("an entity has left: what was granted on its subject's behalf is killed", "entity_id", l.id, "subject", what.Plain(), "disabled", l.disabled, "tie", tie.String())
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
@@ -116,6 +117,13 @@ func (b *broker) isFrozen(ctx context.Context, what ending.Thing) (bool, error) 
 		}
 	}
 	return false, nil
+}
+
+// kill kills all that there is of a thing: its grants, which are everything so far. What a
+// subject has beside them, such as a parent that it gave by consent, has its place here, and
+// ends first: nothing new comes of it then.
+func (b *broker) kill(ctx context.Context, what ending.Thing, asked kills.Asked) (*ending.Run, error) {
+	return b.killer.KillAll(ctx, what, asked)
 }
 
 // strangeSubject says of a subject that nobody knows what may be meant.

@@ -121,7 +121,11 @@ func BasisOf(s *grant.Summary) Basis {
 
 // Check says what of a grant's is frozen.
 func (f *Freezer) Check(ctx context.Context, of Basis) ([]*fault.Error, error) {
-	frozen, err := f.frozen.anyOf(ctx, of.things())
+	var frozen []Thing
+	var err error
+	if !f.frozen.nothing() { // else nobody need spell out what there is of the grant's
+		frozen, err = f.frozen.anyOf(ctx, of.things())
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -95,6 +95,13 @@ func nameAt(key string) string {
 	return string(name)
 }
 
+// nothing reports whether surely nothing is frozen.
+func (f *frozenNames) nothing() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.loaded && len(f.names)+len(f.old)+len(f.unsure) == 0
+}
+
 // anyOf returns those of the things that are frozen.
 func (f *frozenNames) anyOf(ctx context.Context, things []Thing) ([]Thing, error) {
 	found, known := f.look(things)
@@ -125,9 +132,6 @@ func (f *frozenNames) look(things []Thing) (found []Thing, known bool) {
 	defer f.mu.RUnlock()
 	if !f.loaded {
 		return nil, false
-	}
-	if len(f.names)+len(f.old)+len(f.unsure) == 0 {
-		return nil, true
 	}
 	for _, what := range things {
 		name := what.String()
