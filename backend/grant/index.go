@@ -191,20 +191,20 @@ func (x *index) note(id string) {
 }
 
 // count adds n grants that live. The caller holds mu.
-func (x *index) count(s *Summary, n int) {
+func (x *index) count(s *Summary, n int32) {
 	has := x.holders[s.Holder]
 	if has == nil {
 		has = &holding{name: strings.Clone(s.Holder)} // not the whole of what it was cut from
 		x.holders[has.name] = has
 	}
-	x.parties.add(s, has, int32(n))
+	x.parties.add(s, has, n)
 	i := find(has.counts, s)
 	if i < 0 {
 		i = len(has.counts)
 		// The same few names need not be held by each holder.
 		has.counts = append(has.counts, Count{Role: unique.Make(s.Role).Value(), Provider: unique.Make(s.Provider).Value()})
 	}
-	has.counts[i].Live += n
+	has.counts[i].Live += int(n)
 	if has.counts[i].Live == 0 {
 		has.counts[i] = has.counts[len(has.counts)-1]
 		has.counts = has.counts[:len(has.counts)-1]

@@ -88,8 +88,8 @@ func newWorld(t harness.TB, s settings, c benchCase) *world {
 	}
 	w := &world{
 		settings: s, subjects: map[string]int{},
-		vault:    harness.StartVault(t, harness.VaultOptions{Storage: c.storage, Config: config, LogLevel: "warn"}),
-		auth:     harness.StartFastAuth(t),
+		vault: harness.StartVault(t, harness.VaultOptions{Storage: c.storage, Config: config, LogLevel: "warn"}),
+		auth:  harness.StartFastAuth(t),
 	}
 	w.vault.Register(t, floorPlugin)
 	if err := w.vault.Client(t).Sys().Mount(floorMount, &api.MountInput{Type: floorPlugin}); err != nil {
