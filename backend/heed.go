@@ -64,7 +64,7 @@ func (b *broker) killAllOf(ctx context.Context, named []*criterion, who []ending
 	switch len(who) {
 	case 0:
 	case 1:
-		_, err = b.killer.KillAll(ctx, who[0], asked)
+		_, err = b.kill(ctx, who[0], asked)
 	default:
 		_, err = b.killer.KillPerson(ctx, named[0].id(), who, asked)
 	}
