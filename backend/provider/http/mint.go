@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -392,6 +393,7 @@ func first(err error) error {
 const (
 	maxPages = 500
 	maxItems = 100_000
+	maxList  = 8 << 20 // of one page, in bytes
 )
 
 // Find implements provider.Finder: what each step has left that can be found, the last one
@@ -426,6 +428,7 @@ func (p *finding) search(ctx context.Context, s Step, f *filling) ([]provider.Fo
 	if err != nil {
 		return nil, err
 	}
+	ctx = httpclient.UpTo(ctx, maxList)
 	var found []provider.Found
 	pages := s.Find.pages(w)
 	for pages.next() {

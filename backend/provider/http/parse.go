@@ -681,7 +681,11 @@ func readPath(n node) []template {
 			n.wrong("has an empty segment")
 			return nil
 		}
-		if literal := segment.literal(); len(segment.expressions()) == 0 && literal != "" && !isSegment(literal) {
+		literal := segment.literal()
+		if len(segment.expressions()) > 0 {
+			literal = "x" + literal // what fills it is judged with it
+		}
+		if literal != "" && !isSegment(literal) {
 			n.wrong("has the segment %q, which might lead elsewhere", short(literal))
 		}
 	}
