@@ -205,11 +205,17 @@ func (l *login) forget(s *session) {
 // session is the present one, or that of a login for which all who come meanwhile wait.
 func (p *Provider) session(ctx context.Context, refused secret.Text, m *mentioned) (*session, error) {
 	l := &p.login
-	if s, err := p.lastSession(ctx); s != nil || err != nil {
+	s, seen, err := p.lastSession(ctx)
+	if s != nil || err != nil {
 		s.mention(m)
 		return s, err
 	}
 	l.mu.Lock()
+	if s := l.last; s != nil && s != seen { // somebody has logged in meanwhile
+		l.mu.Unlock()
+		s.mention(m)
+		return s, nil
+	}
 	g := l.going
 	first := g == nil
 	if first {
@@ -239,28 +245,29 @@ func (p *Provider) session(ctx context.Context, refused secret.Text, m *mentione
 	return g.s, nil
 }
 
-// lastSession is the present one; nil if there is none that may still be used. What was
-// borrowed for it may have been killed or frozen since, or replaced.
-func (p *Provider) lastSession(ctx context.Context) (*session, error) {
+// lastSession is the present one, nil if that may not be used any more, and the one that was
+// seen to be the last. What was borrowed for it may have been killed or frozen since, or
+// replaced.
+func (p *Provider) lastSession(ctx context.Context) (s, seen *session, err error) {
 	l := &p.login
 	l.mu.Lock()
-	s := l.last
+	seen = l.last
 	l.mu.Unlock()
-	if s == nil || !p.deps.Now().Before(s.until) {
-		return nil, nil
+	if seen == nil || !p.deps.Now().Before(seen.until) {
+		return nil, seen, nil
 	}
-	if s.lent.Empty() {
-		return s, nil
+	if seen.lent.Empty() {
+		return seen, seen, nil
 	}
 	lent, err := p.deps.Borrowed(ctx, secret.Text{})
 	if err != nil {
-		return nil, err
+		return nil, seen, err
 	}
-	if !lent.Equal(s.lent) {
-		l.forget(s)
-		return nil, nil
+	if !lent.Equal(seen.lent) {
+		l.forget(seen)
+		return nil, seen, nil
 	}
-	return s, nil
+	return seen, seen, nil
 }
 
 // mention is of nil too.
@@ -311,9 +318,14 @@ func (p *Provider) logInWith(ctx context.Context, k *keys) (*session, error) {
 	}
 	s := &session{parts: map[string]secret.Text{}, until: until.Add(-until.Sub(now) / 10)}
 	for name, v := range taken {
-		if text, ok := plain(v); ok && (l.Ends == nil || name != l.Ends.From) {
-			s.parts[name] = secret.New(text)
+		if l.Ends != nil && name == l.Ends.From {
+			continue
 		}
+		text, ok := plain(v)
+		if !ok {
+			return nil, notLoggedIn(unread("its " + name + " is neither a text nor a number"))
+		}
+		s.parts[name] = secret.New(text)
 	}
 	s.lent = k.into.borrowed
 	return s, nil
