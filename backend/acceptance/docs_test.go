@@ -92,6 +92,7 @@ type desk struct {
 	acme    *authserver.Server // login.acme.example, and login.example.com
 	ci      *authserver.Server // token.actions.githubusercontent.com
 	signals *transmitter.Server
+	gitea   *harness.Gitea // git.acme.example
 	dir     string
 	shell   io.Writer
 	lines   <-chan string
@@ -122,6 +123,7 @@ func newDesk(t *testing.T) *desk {
 		acme:    authserver.New(t, authserver.Options{OIDCOnly: true}, deskClient("the-first-secret")),
 		ci:      authserver.New(t, authserver.Options{OIDCOnly: true}),
 		signals: transmitter.New(t, transmitter.Options{Tokens: []string{"the-token-of-the-stream"}, Hold: time.Second}),
+		gitea:   sharedGitea(t),
 		dir:     dir,
 		secrets: map[string]string{"the first secret": "the-first-secret", "the next secret": "the-next-secret", "the stream's token": "the-token-of-the-stream"},
 		values:  map[string]string{}, tokens: map[string]string{}, policies: map[string]string{},
@@ -147,9 +149,11 @@ func (d *desk) keepFiles(t *testing.T) {
 		"iss": d.ci.URL, "sub": "repo:acme/api:ref:refs/heads/main", "aud": "vault", "iat": time.Now().Unix(), "exp": hour, "jti": "1",
 		"repository": "acme/api", "ref": "refs/heads/main",
 	})
-	d.secrets["the user's token"], d.secrets["the job's token"] = user, job
+	bot := d.gitea.CreateUser(t, "bot")
+	d.secrets["the user's token"], d.secrets["the job's token"], d.secrets["the bot's password"] = user, job, bot.Secret
 	for name, content := range map[string]string{
 		"secret.txt": "the-first-secret\n", "stream.txt": "the-token-of-the-stream\n", "new.txt": "the-next-secret\n", "new.pem": d.ci.KeyPEM(t), "user.jwt": user, "id_token.jwt": job,
+		"bot.txt": bot.Secret + "\n",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o600))
 	}
@@ -178,6 +182,7 @@ func (d *desk) openShell(t *testing.T, plugins string) {
 	d.values["https://vault.example.com:8200"] = d.vault.Addr
 	d.values["https://login.acme.example"], d.values["https://login.example.com"] = d.acme.URL, d.acme.URL
 	d.values["https://signals.acme.example"] = d.signals.URL
+	d.values["https://git.acme.example"] = d.gitea.URL
 	d.values["https://token.actions.githubusercontent.com"], d.values["<issuer>"] = d.ci.URL, d.ci.URL
 	cmd := exec.Command("sh")
 	cmd.Dir = d.dir
