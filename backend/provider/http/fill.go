@@ -36,7 +36,12 @@ type filling struct {
 	item  any
 	// ends is the latest end that was asked for.
 	ends time.Time
+	// values counts what bodies were made of.
+	values int
 }
+
+// maxBodyValues bounds of how many values bodies are made: a $each in another one multiplies.
+const maxBodyValues = 20_000
 
 // fill is the value of an expression; found is false where there is none and the template
 // says that there may be none.
@@ -381,6 +386,9 @@ func (f *filling) must(t template) (string, error) {
 
 // value is what a JSON tree becomes; found is false of what is left out.
 func (f *filling) value(t *tree) (v any, found bool, err error) {
+	if f.values++; f.values > maxBodyValues {
+		return nil, false, fault.New(fault.InvalidRequest, "a body would be of more than %d values: ask for less", maxBodyValues)
+	}
 	switch {
 	case t.text != nil:
 		return f.leaf(*t.text)

@@ -332,10 +332,13 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	return provider.Health{Detail: fmt.Sprintf("the system takes the credential: %s %s was answered with HTTP %d (%s)", w.Method, w.Path, a.status, http.StatusText(a.status))}, nil
 }
 
+// maxWhere bounds what is on record of where to look, in bytes.
+const maxWhere = 16 << 10
+
 // Where implements provider.Locating: what of a request tells where its children are.
 func (p *finding) Where(r provider.Request) (string, error) {
 	f := p.fillingOf(r)
-	all := map[string]any{}
+	all := map[string]any{rootName: f.name} // which another definition would make otherwise
 	var failed error
 	see := func(t template) {
 		for _, e := range t.expressions() {
@@ -357,12 +360,12 @@ func (p *finding) Where(r provider.Request) (string, error) {
 			s.Undo.each(see)
 		}
 	}
-	if failed != nil || len(all) == 0 {
+	if failed != nil {
 		return "", failed
 	}
 	raw, err := json.Marshal(all)
-	if err != nil {
-		return "", fault.New(fault.InvalidRequest, "what was asked for cannot be written down")
+	if err != nil || len(raw) > maxWhere {
+		return "", fault.New(fault.InvalidRequest, "more is asked for than can be put on record before the mint (%d bytes): ask for less", maxWhere)
 	}
 	return string(raw), nil
 }

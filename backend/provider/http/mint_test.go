@@ -274,3 +274,33 @@ func TestAListIsReadToItsEnd(t *testing.T) {
 		})
 	}
 }
+
+// An orphan is looked for by the name that it was made with, whatever names are like now.
+func TestAnOrphanIsLookedForByItsFormerName(t *testing.T) {
+	w := newWorld(t, rigDefinition)
+	where, err := w.Provider.(provider.Locating).Where(rigRequest())
+	require.NoError(t, err)
+	w.hangUp = "POST accounts"
+	_, err = w.Mint(t.Context(), rigRequest())
+	require.ErrorIs(t, err, provider.ErrAnswerLost)
+	next, _ := w.setup(strings.Replace(rigDefinition, `{"class"`, `{"name": {"prefix": "other-"}, "class"`, 1), nil, map[string]string{"token": rigToken}).Open(t)
+	found, err := next.(provider.Finder).Find(t.Context(), provider.Trace{GrantID: rigRequest().GrantID, Where: where})
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+}
+
+// What multiplies is bounded.
+func TestABodyIsNoBomb(t *testing.T) {
+	value := `"{{item}}"`
+	for range 6 {
+		value = `{"$each": "scopes", "value": ` + value + `}`
+	}
+	w := newWorld(t, strings.Replace(rigDefinition, `"json": {"scopes": "{{scopes}}"`, `"json": {"bomb": `+value+`, "scopes": "{{scopes}}"`, 1))
+	var scopes []string
+	for c := 'a'; c <= 'z'; c++ {
+		scopes = append(scopes, string(c))
+	}
+	child, err := w.Mint(t.Context(), provider.Request{Access: access.Access{Scopes: access.Exactly(scopes...)}, TTL: time.Hour, GrantID: "g"})
+	require.Equal(t, fault.InvalidRequest, fault.CodeOf(err))
+	require.NotNil(t, child, "the first step was done")
+}

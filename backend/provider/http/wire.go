@@ -41,7 +41,7 @@ func (f *filling) build(s Step, common map[string]template) (*wire, error) {
 	if w.Path, err = f.path(s.Path); err != nil {
 		return nil, err
 	}
-	if w.Query, err = f.values(s.Query); err != nil {
+	if w.Query, err = f.pairs(s.Query); err != nil {
 		return nil, err
 	}
 	w.Headers = map[string]string{}
@@ -62,7 +62,7 @@ func (f *filling) build(s Step, common map[string]template) (*wire, error) {
 		}
 		w.Body, w.Type = string(raw), "application/json"
 	case s.Form != nil:
-		if w.Body, err = f.values(s.Form); err != nil {
+		if w.Body, err = f.pairs(s.Form); err != nil {
 			return nil, err
 		}
 		w.Type = "application/x-www-form-urlencoded"
@@ -95,8 +95,8 @@ func (f *filling) path(segments []template) (string, error) {
 	return strings.Join(escaped, "/"), nil
 }
 
-// values are those of a query or a form. A list is as many values of its name.
-func (f *filling) values(all map[string]template) (string, error) {
+// pairs are those of a query or a form. A list is as many values of its name.
+func (f *filling) pairs(all map[string]template) (string, error) {
 	values := url.Values{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		t := all[name]
