@@ -113,6 +113,7 @@ func TestARecordIsToldOfADeathInTheOutbox(t *testing.T) {
 		require.NotEmpty(t, deathsIn(record)[l.grantID]["error"])
 		require.Contains(t, record["report"], "tried again")
 	}
+	require.Equal(t, []string{answer.Data["kill_id"].(string), again.Data["kill_id"].(string)}, m.onlyGrant()["kill_ids"])
 	m.start() // by a process that knows nothing of the kill
 	m.clock.advance(3 * time.Hour)
 	m.heal()
@@ -382,4 +383,21 @@ func TestAnOrderOfBeforeLeavesARecord(t *testing.T) {
 	record := m.killNamed(ids[0])
 	require.Contains(t, record["by"], "earlier build")
 	require.Equal(t, "revoked", deathsIn(record)[l.grantID]["state"])
+}
+
+// A kill that comes while a token is being minted finds the intent alone. The token comes,
+// is not handed out and dies, and the record tells when.
+func TestARecordTellsOfATokenThatCameAfterTheKill(t *testing.T) {
+	r := &rack{}
+	m := newRack(t, r, "", nil)
+	var answer *logical.Response
+	r.set(func(r *rack) {
+		r.after = func() { answer = m.must(m.write("revoke/entity/"+alice, map[string]any{"freeze": true})) }
+	})
+	_, err := m.credsBy(call{entity: alice})
+	require.Error(t, err)
+	m.waitForKills()
+	require.Empty(t, r.live())
+	record := m.recordOf(answer)
+	require.Equal(t, []any{"complete", 1}, []any{record["state"], record["revoked"]}, "%v", record["report"])
 }

@@ -128,6 +128,13 @@ func (b *broker) showGrant(req *logical.Request, g *grant.Grant) map[string]any 
 		if g.Revocable() {
 			data["next_attempt"] = stamp(g.Doom.Next)
 		}
+		ids := []string{}
+		for _, kill := range g.Doom.Kills {
+			ids = append(ids, kill.ID)
+		}
+		if len(ids) > 0 {
+			data["kill_ids"] = ids
+		}
 		if g.Doom.Error != "" {
 			data["last_error"] = g.Doom.Error
 		}
@@ -165,6 +172,7 @@ func grantResponse() map[string]*framework.FieldSchema {
 		"self_contained":   {Type: framework.TypeBool, Description: "True if it is accepted offline until expires_at even after revocation."},
 		"pending":          {Type: framework.TypeBool, Description: "True while a revocation that failed is being retried."},
 		"cause":            {Type: text, Description: "Why it is being killed."},
+		"kill_ids":         {Type: framework.TypeStringSlice, Description: "The kills whose records are told when it is dead, for kills/<kill_id>; the last eight."},
 		"attempts":         {Type: framework.TypeInt, Description: "Failed attempts to kill it."},
 		"next_attempt":     {Type: when, Description: "When the next attempt is due."},
 		"last_error":       {Type: text, Description: "Why the last attempt failed."},

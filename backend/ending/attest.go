@@ -149,3 +149,15 @@ func (k *Killer) KeepRecords(ctx context.Context, retention, slice time.Duration
 		return known, err
 	})
 }
+
+// attestDiscarded is attest of a child that was not handed out, because a kill had come
+// between perhaps: what is on record says which.
+func (k *Killer) attestDiscarded(ctx context.Context, g *grant.Grant) {
+	before, err := k.ledger.Get(ctx, g.ID)
+	if err != nil || before.Doom == nil {
+		return // the record of the kill is looked after
+	}
+	dead := g.Clone()
+	dead.Doom = before.Doom
+	k.attest(meant{}, dead, before.Doom.Cause, kills.Revoked)
+}

@@ -33,6 +33,7 @@ func (k *Killer) Discard(ctx context.Context, p *downstream.Provider, g *grant.G
 		return errors.Join(failed, err)
 	}
 	k.tell(g, cause)
+	k.attestDiscarded(ctx, g)
 	if err := k.ledger.Remove(ctx, g); err != nil {
 		// The token is dead. A record of it may be there: the sweep takes it away.
 		k.logger().Warn("a token that was not handed out is dead, but its record could not be deleted", "grant_id", g.ID, "error", err)

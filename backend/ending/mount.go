@@ -112,7 +112,7 @@ func (k *Killer) End(ctx context.Context) {
 	// What is in memory only would be lost with this process.
 	flushed := k.ledger.Flush(ctx)
 	if !disabled {
-		_ = k.records.Flush(ctx) // which tells of what fails
+		k.lastRecords(ctx)
 	}
 	if disabled {
 		k.killLeftover(ctx)
@@ -125,6 +125,16 @@ func (k *Killer) End(ctx context.Context) {
 	for _, g := range k.ledger.Unwritten() {
 		k.logAbandoned(&g)
 	}
+}
+
+// recordsBudget is what the records of kills may take of an end.
+const recordsBudget = 5 * time.Second
+
+// lastRecords writes what was told of kills, and tells itself of what fails.
+func (k *Killer) lastRecords(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, recordsBudget)
+	defer cancel()
+	_ = k.records.Flush(ctx)
 }
 
 // leftoverBudget bounds the kill of what nobody has waited for: tokens without a lease

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/hashicorp/go-uuid"
@@ -47,7 +48,12 @@ func (a Asked) bounded() Asked {
 
 // line is a text in one line of so many bytes at the most.
 func line(text string, most int) string {
-	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) { // what would play tricks on a terminal
+			return '?'
+		}
+		return r
+	}, strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " "))
 	if len(text) <= most {
 		return text
 	}

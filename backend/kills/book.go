@@ -20,8 +20,8 @@ const (
 
 // Bounds.
 const (
-	// MaxListed is how many grants a record lists; the rest it counts.
-	MaxListed = 10_000
+	// maxListed is how many grants a record lists; the rest it counts.
+	maxListed = 10_000
 	// pageSize is how many entries one page holds, which keeps it well below what a
 	// storage takes as one entry.
 	pageSize = 250
@@ -52,7 +52,7 @@ type Book struct {
 	running bool
 	wake    chan struct{}
 
-	writing sync.Mutex // one writer or reader at a time; over storage
+	writing chan struct{} // one writer or reader at a time; over storage
 	shelf   shelf
 }
 
@@ -61,7 +61,7 @@ func NewBook(storage logical.Storage, now func() time.Time, logger func() hclog.
 	return &Book{
 		heads: stored.NewKeeper(storage, StoragePrefix, stored.KindOf[Head](headForm)),
 		pages: stored.NewKeeper(storage, PagePrefix, stored.KindOf[page](pageForm)),
-		now:   now, logger: logger, pause: 2 * time.Second, background: func(f func()) { go f() }, told: map[string]*Record{}, wake: make(chan struct{}, 1),
+		now:   now, logger: logger, pause: 2 * time.Second, background: func(f func()) { go f() }, told: map[string]*Record{}, wake: make(chan struct{}, 1), writing: make(chan struct{}, 1),
 	}
 }
 
@@ -150,7 +150,7 @@ func (r *Record) Found(s *grant.Summary) (listed bool) {
 	r.book.mu.Lock()
 	defer r.book.mu.Unlock()
 	e := Describe(s)
-	if r.listed >= MaxListed || r.book.waiting >= maxWaiting {
+	if r.listed >= maxListed || r.book.waiting >= maxWaiting {
 		r.apart[Pending]++
 		r.exposure.find(&e)
 		r.change()
@@ -186,7 +186,7 @@ func (r *Record) Hit(e Entry) {
 	e.State = Bystander
 	r.book.mu.Lock()
 	defer r.book.mu.Unlock()
-	if r.listed >= MaxListed || r.book.waiting >= maxWaiting {
+	if r.listed >= maxListed || r.book.waiting >= maxWaiting {
 		r.apart[Bystander]++
 		r.change()
 		return

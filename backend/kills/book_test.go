@@ -84,7 +84,7 @@ func TestAKillOfVeryManyIsCountedWhole(t *testing.T) {
 	r := b.Begin(asked, []string{"entity/alice"}, dawn, false, false)
 	for n := range many {
 		listed := r.Found(summary(n))
-		require.Equal(t, n < MaxListed, listed)
+		require.Equal(t, n < maxListed, listed)
 		if n%5000 == 0 {
 			require.NoError(t, b.Flush(t.Context()))
 		}
@@ -94,7 +94,7 @@ func TestAKillOfVeryManyIsCountedWhole(t *testing.T) {
 		if n%1000 == 0 {
 			state = Pending
 		}
-		r.Ended(ended(n, state), n < MaxListed)
+		r.Ended(ended(n, state), n < maxListed)
 	}
 	r.End(true)
 	require.NoError(t, b.Flush(t.Context()))
@@ -270,4 +270,34 @@ func TestARecordOfANewerFormIsLeftAlone(t *testing.T) {
 	entry, err := s.Get(t.Context(), StoragePrefix+asked.ID)
 	require.NoError(t, err)
 	require.Equal(t, newer, entry.Value)
+}
+
+func TestALinePlaysNoTricks(t *testing.T) {
+	require.Equal(t, "a b ?[2Jc?d ?", line(" a\nb \x1b[2Jc\u202ed \xff", 100))
+	require.Equal(t, "éé…", line("éééééé", 8))
+}
+
+// A record of very many that are pending is looked after a part at a time.
+func TestManyPendingAreLookedForInParts(t *testing.T) {
+	const many = 2*maxLooks + 500
+	s := &stacks{}
+	b, asked, now := newTestBook(s), named(t, "bob"), dawn
+	b.now = func() time.Time { return now }
+	r := b.Begin(asked, []string{"entity/alice"}, dawn, false, false)
+	for n := range many {
+		r.Ended(ended(n, Pending), r.Found(summary(n)))
+	}
+	r.End(true)
+	looks, dead := 0, func(context.Context, string) (bool, error) { return false, nil }
+	for range 4 {
+		require.NoError(t, b.Keep(t.Context(), 24*time.Hour, time.Minute, func(ctx context.Context, id string) (bool, error) {
+			looks++
+			return dead(ctx, id)
+		}))
+		now = now.Add(time.Minute)
+	}
+	require.Equal(t, many, looks, "each once")
+	h, _, _, err := newTestBook(s).Read(t.Context(), asked.ID, "", 1)
+	require.NoError(t, err)
+	require.Equal(t, []any{Complete, many}, []any{h.State(), h.Counts[Dead]})
 }

@@ -19,8 +19,10 @@ func (b *Book) Read(ctx context.Context, id, after string, limit int) (h *Head, 
 	if !IsID(id) {
 		return nil, nil, false, stored.ErrAbsent
 	}
-	b.writing.Lock()
-	defer b.writing.Unlock()
+	if err := b.acquire(ctx); err != nil {
+		return nil, nil, false, err
+	}
+	defer b.release()
 	o, err := b.latest(ctx, id)
 	if err != nil {
 		return nil, nil, false, err
@@ -56,8 +58,10 @@ func (b *Book) latest(ctx context.Context, id string) (*open, error) {
 // List are records by the time at which they were ordered: those that come after a name,
 // so many at the most.
 func (b *Book) List(ctx context.Context, after string, limit int) ([]Head, error) {
-	b.writing.Lock()
-	defer b.writing.Unlock()
+	if err := b.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer b.release()
 	names, err := b.heads.List(ctx, "")
 	if err != nil {
 		return nil, err

@@ -40,6 +40,8 @@ type item struct {
 	bytes  int
 	open   bool
 	looked time.Time
+	// after is the grant that was looked for last, where not all were.
+	after string
 }
 
 func (s *shelf) put(h *Head) {
@@ -48,7 +50,7 @@ func (s *shelf) put(h *Head) {
 	if s.items == nil {
 		s.items = map[string]item{}
 	}
-	s.items[h.ID] = item{bytes: h.Bytes + size(h.Rest) + maxLine, open: h.open(), looked: s.items[h.ID].looked}
+	s.items[h.ID] = item{bytes: h.Bytes + size(h.Rest) + maxLine, open: h.open(), looked: s.items[h.ID].looked, after: s.items[h.ID].after}
 }
 
 func (s *shelf) has(id string) bool {
@@ -88,13 +90,18 @@ func (s *shelf) snapshot() map[string]item {
 	return maps.Clone(s.items)
 }
 
-func (s *shelf) lookedAt(id string, now time.Time) {
+// looked notes how far a record was looked after; "" is to its end.
+func (s *shelf) looked(id, after string, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if of, ok := s.items[id]; ok {
-		of.looked = now
-		s.items[id] = of
+	of, ok := s.items[id]
+	if !ok {
+		return
 	}
+	if of.after = after; after == "" {
+		of.looked = now
+	}
+	s.items[id] = of
 }
 
 // Invalidate forgets what is in memory of the records: another node has written key. It
@@ -113,15 +120,25 @@ func (b *Book) Invalidate(key string) bool {
 func (b *Book) Keep(ctx context.Context, retention, slice time.Duration, alive func(ctx context.Context, id string) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, slice)
 	defer cancel()
-	problems := b.Flush(ctx)
-	b.writing.Lock()
-	defer b.writing.Unlock()
+	if err := b.acquire(ctx); err != nil {
+		return nil // somebody writes them now
+	}
+	defer b.release()
+	err := b.tidy(ctx, retention, time.Now().Add(slice/2), alive)
+	if isOver(ctx) {
+		return nil // which was too long for it
+	}
+	return err
+}
+
+func (b *Book) tidy(ctx context.Context, retention time.Duration, until time.Time, alive func(ctx context.Context, id string) (bool, error)) error {
+	problems := b.flushAll(ctx)
 	whole, err := b.readShelf(ctx)
 	if err != nil || !whole {
 		return errors.Join(problems, err)
 	}
 	problems = errors.Join(problems, b.drop(ctx, retention))
-	return errors.Join(problems, b.lookAfter(ctx, alive))
+	return errors.Join(problems, b.lookAfter(ctx, until, alive))
 }
 
 // readShelf reads what is kept, once after a start; false if it did not come to the end.
@@ -220,7 +237,7 @@ func (b *Book) remove(ctx context.Context, id string) error {
 
 // lookAfter finds what has died without a word to its record: after a crash, or because
 // somebody else killed it.
-func (b *Book) lookAfter(ctx context.Context, alive func(ctx context.Context, id string) (bool, error)) error {
+func (b *Book) lookAfter(ctx context.Context, until time.Time, alive func(ctx context.Context, id string) (bool, error)) error {
 	looks, now := 0, b.now()
 	items := b.shelf.snapshot()
 	for _, id := range slices.Sorted(maps.Keys(items)) {
@@ -228,7 +245,7 @@ func (b *Book) lookAfter(ctx context.Context, alive func(ctx context.Context, id
 		if sooner := now.Sub(of.looked); !of.open || sooner >= 0 && sooner < lookAgain || b.isRunning(id) {
 			continue
 		}
-		if looks >= maxLooks || isOver(ctx) {
+		if looks >= maxLooks || time.Now().After(until) {
 			return nil
 		}
 		o, err := b.read(ctx, id)
@@ -241,7 +258,7 @@ func (b *Book) lookAfter(ctx context.Context, alive func(ctx context.Context, id
 		if o.head.Tried.IsZero() && now.Sub(o.head.Ordered) < cutAfter {
 			continue
 		}
-		n, err := o.look(ctx, now, alive)
+		n, after, err := o.look(ctx, now, of.after, maxLooks-looks, until, alive)
 		looks += n
 		if err != nil {
 			return err
@@ -249,26 +266,32 @@ func (b *Book) lookAfter(ctx context.Context, alive func(ctx context.Context, id
 		if err := b.store(ctx, &Record{id: id, open: o, always: true}); err != nil {
 			return err
 		}
-		b.shelf.lookedAt(id, now)
+		b.shelf.looked(id, after, now)
 	}
 	return nil
 }
 
-// look asks for each grant that was pending whether it is on record.
-func (o *open) look(ctx context.Context, now time.Time, alive func(ctx context.Context, id string) (bool, error)) (looks int, err error) {
+// look asks for each grant that was pending whether it is on record, of those that follow
+// after one, and so many at the most. It returns after which it has stopped, "" at the end.
+func (o *open) look(ctx context.Context, now time.Time, after string, most int, until time.Time, alive func(ctx context.Context, id string) (bool, error)) (looks int, stopped string, err error) {
 	h := &o.head
 	if h.Tried.IsZero() {
 		h.Tried, h.Interrupted = now, true
 	}
 	for _, id := range slices.Sorted(maps.Keys(o.entries)) {
 		e := o.entries[id]
-		if !e.State.lives() {
+		if !e.State.lives() || id <= after {
 			continue
+		}
+		if looks >= most || looks > 0 && time.Now().After(until) {
+			stopped = after
+			break
 		}
 		lives, err := alive(ctx, id)
 		if looks++; err != nil {
-			return looks, err
+			return looks, "", err
 		}
+		after = id
 		if !lives {
 			o.end(Entry{ID: id, State: over(e.Expires, now), At: now})
 		}
@@ -278,7 +301,7 @@ func (o *open) look(ctx context.Context, now time.Time, alive func(ctx context.C
 		delete(h.Unlisted, Pending)
 	}
 	o.count()
-	return looks, nil
+	return looks, stopped, nil
 }
 
 // over is what a grant that is gone has come to.

@@ -11,8 +11,12 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
-// writeBudget bounds the writing of one record.
-const writeBudget = 15 * time.Second
+// writeBudget bounds the writing of one record, flushBudget that of all: a storage that
+// hangs keeps nobody for longer.
+const (
+	writeBudget = 15 * time.Second
+	flushBudget = 30 * time.Second
+)
 
 // open is a record as its writer has it.
 type open struct {
@@ -35,12 +39,37 @@ type taken struct {
 	tried    time.Time
 }
 
+// acquire makes the caller the writer until release, or fails when ctx ends.
+func (b *Book) acquire(ctx context.Context) error {
+	select {
+	case b.writing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return stored.Fault(ctx.Err())
+	}
+}
+
+func (b *Book) release() { <-b.writing }
+
 // Flush writes what was told.
 func (b *Book) Flush(ctx context.Context) error {
-	b.writing.Lock()
-	defer b.writing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, flushBudget)
+	defer cancel()
+	if err := b.acquire(ctx); err != nil {
+		return err
+	}
+	defer b.release()
+	return b.flushAll(ctx)
+}
+
+// flushAll is Flush for the writer.
+func (b *Book) flushAll(ctx context.Context) error {
 	var problems error
 	for _, r := range b.toWrite() {
+		if isOver(ctx) {
+			problems = errors.Join(problems, ctx.Err())
+			break
+		}
 		problems = errors.Join(problems, b.flush(ctx, r))
 	}
 	if problems != nil {
@@ -224,7 +253,7 @@ func (o *open) find(e Entry) {
 	if e.State == Pending {
 		o.head.Exposure.find(&e)
 	}
-	if len(o.entries) >= MaxListed {
+	if len(o.entries) >= maxListed {
 		shift(o.head.Unlisted, "", e.State)
 		return
 	}
