@@ -168,8 +168,9 @@ func TestTheSuiteSpeaksAsGitHubSays(t *testing.T) {
 		w := newWorld(t, r, map[string]any{"organization": "acme"})
 		return providertest.Subject{
 			Provider: w.Provider, Type: github.Type{}, Request: asking(t, map[string]string{"contents": "read"}, "acme/api"), Store: w.store,
-			Alive:  func(c *provider.Child) bool { return w.github.Alive(c.Token().Reveal()) },
-			Minted: w.github.Minted, Echo: w.github.Echo, Stall: func() { w.github.After(fake.Mint, fake.Stall) },
+			Patterns: asking(t, map[string]string{"contents": "read"}, "acme/svc-*"),
+			Alive:    func(c *provider.Child) bool { return w.github.Alive(c.Token().Reveal()) },
+			Minted:   w.github.Minted, Echo: w.github.Echo, Stall: func() { w.github.After(fake.Mint, fake.Stall) },
 		}
 	})
 }

@@ -24,6 +24,7 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	if err != nil {
 		return provider.Health{}, err
 	}
+	app.by = p.byNext()
 	if p.at.isNone() {
 		return provider.Health{Detail: "GitHub knows " + app.String() + "; roles say which installation"}, nil
 	}
@@ -60,9 +61,19 @@ func selectionWord(selection string) string {
 }
 
 // app is what GitHub says of the App.
-type app struct{ name, id string }
+type app struct{ name, id, by string }
 
-func (a app) String() string { return fmt.Sprintf("the App %q (%s)", a.name, a.id) }
+func (a app) String() string { return fmt.Sprintf("the App %q (%s)%s", a.name, a.id, a.by) }
+
+// byNext says so if it is by the next key that GitHub knows the App.
+func (p *Provider) byNext() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.keys) > 1 && p.working == p.keys[1] {
+		return " by private_key_next alone, and refuses private_key (rotate puts the next one in its place)"
+	}
+	return ""
+}
 
 // readApp reads the answer to who the App is.
 func (p *Provider) readApp(resp *httpclient.Response, err error) (app, error) {

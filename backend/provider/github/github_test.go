@@ -99,12 +99,13 @@ func TestConformance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			providertest.Run(t, func(t *testing.T) providertest.Subject {
 				w := newWorld(t, fields)
-				r := asking(t, "acme/api", "acme/web")
+				r, patterns := asking(t, "acme/api", "acme/web"), asking(t, "acme/svc-*", "acme/gone")
 				if name == "by a role" {
 					r.Parameters = map[string]string{"organization": "acme"}
+					patterns.Parameters = r.Parameters
 				}
 				return providertest.Subject{
-					Provider: w.Provider, Type: Type{}, Request: r, Store: w.store,
+					Provider: w.Provider, Type: Type{}, Request: r, Patterns: patterns, Store: w.store,
 					Alive: w.alive, Minted: w.github.Minted, Echo: w.github.Echo,
 					Stall: func() { w.github.After(fake.Mint, fake.Stall) },
 				}

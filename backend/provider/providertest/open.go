@@ -23,7 +23,9 @@ type ParentStore struct {
 	unread error // of loads
 	saves  int
 	turn   chan struct{}
-	left   []*provider.Child
+	left   []*provider.Child // those that were to be discarded and live
+
+	discarded int
 }
 
 // NewParentStore holds parent.
@@ -73,10 +75,20 @@ func (s *ParentStore) Left() []*provider.Child {
 	return s.left
 }
 
-func (s *ParentStore) leave(c *provider.Child) {
+// Discarded is how many children were to be discarded.
+func (s *ParentStore) Discarded() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.left = append(s.left, c)
+	return s.discarded
+}
+
+func (s *ParentStore) discard(c *provider.Child, dead bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.discarded++
+	if !dead {
+		s.left = append(s.left, c)
+	}
 }
 
 // Load implements provider.Deps.LoadParent.
@@ -223,9 +235,8 @@ func (s Setup) OpenOn(t testing.TB, store *ParentStore) provider.Provider {
 		Signer:     s.signer(),
 		Borrowed:   s.Borrowed,
 		Discard: func(ctx context.Context, c *provider.Child) {
-			if err := p.(provider.Revoker).Revoke(context.WithoutCancel(ctx), c.Handle); err != nil {
-				store.leave(c)
-			}
+			err := p.(provider.Revoker).Revoke(context.WithoutCancel(ctx), c.Handle)
+			store.discard(c, err == nil)
 		},
 	})
 	if err != nil {

@@ -30,6 +30,9 @@ type Subject struct {
 	Type provider.Type
 	// Request is one that the downstream system grants.
 	Request provider.Request
+	// Patterns is one with a pattern in each dimension of Traits.Expands, of which the
+	// system has something; it is for types that expand any.
+	Patterns provider.Request
 	// Store holds the parent.
 	Store *ParentStore
 	// Alive says whether a child is accepted downstream, and Minted how many were
@@ -56,6 +59,8 @@ func Run(t *testing.T, newSubject func(t *testing.T) Subject) {
 		"traits make sense":             testTraits,
 		"a child is what it says":       testMint,
 		"one mint is one child":         testOneMint,
+		"nothing is not everything":     testNothing,
+		"patterns become values":        testPatterns,
 		"a revoked child is dead":       testRevoke,
 		"what has a name is found":      testFind,
 		"a broken handle is an error":   testBrokenHandles,
@@ -244,6 +249,58 @@ func testOneMint(t *testing.T, s Subject) {
 	s.mint(t)
 	if got := s.Minted() - before; got != 1 {
 		t.Errorf("%d children for one mint", got)
+	}
+}
+
+// testNothing: what each role must have a ceiling in is never left out, which most systems
+// take for all that there is.
+func testNothing(t *testing.T, s Subject) {
+	before := s.Minted()
+	for d := range s.traits().Required {
+		r := s.Request
+		r.Access = r.Access.With(d, access.Access{})
+		child, err := s.Provider.Mint(s.ctx, r)
+		if err == nil || child != nil {
+			t.Errorf("a request without %s was granted: %v", d, child)
+			continue
+		}
+		classified(t, err)
+	}
+	if s.Minted() != before {
+		t.Error("something was minted for nothing in particular")
+	}
+}
+
+// testPatterns: what a type makes of a role's patterns are values, within them, and
+// nothing that it made on the way there lives on.
+func testPatterns(t *testing.T, s Subject) {
+	expands := s.traits().Expands
+	if len(expands) == 0 {
+		t.Skip("it expands no patterns")
+	}
+	for d := range expands {
+		if s.Patterns.Access.Enumerable(d) {
+			t.Fatalf("the suite's request for patterns has none in %s", d)
+		}
+	}
+	before := s.Minted()
+	child, err := s.Provider.Mint(s.ctx, s.Patterns)
+	if err != nil {
+		t.Fatalf("mint: %v", err)
+	}
+	for d := range expands {
+		if !child.Granted.Enumerable(d) || child.Granted.IsNothing(d) {
+			t.Errorf("%s are no values", d)
+		}
+		if !child.Confirmed[d] {
+			t.Errorf("%s were expanded, and what came of that is not proven", d)
+		}
+		if excess := child.Granted.ExcessIn(d, s.Patterns.Access); len(excess) > 0 {
+			t.Errorf("more than the patterns allow: %v", excess)
+		}
+	}
+	if own := s.Minted() - before - 1; own != s.Store.Discarded() || len(s.Store.Left()) > 0 {
+		t.Errorf("of %d tokens of the type's own %d were discarded, and %d of these live", own, s.Store.Discarded(), len(s.Store.Left()))
 	}
 }
 
