@@ -222,6 +222,9 @@ func (s *Server) settle(p *Poll) {
 		}
 		drop[id] = true
 		s.acked = append(s.acked, id)
+		if s.ackedAt[id].IsZero() {
+			s.ackedAt[id] = time.Now()
+		}
 	}
 	for id, e := range p.SetErrs {
 		if !s.delivered[id] {

@@ -18,7 +18,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
@@ -65,7 +64,6 @@ type Server struct {
 
 	server  *httptest.Server
 	options Options
-	t       testing.TB
 
 	mu         sync.Mutex
 	key        *ecdsa.PrivateKey
@@ -75,6 +73,7 @@ type Server struct {
 	queue      []set // in the order of sending; acknowledged ones are taken out
 	delivered  map[string]bool
 	acked      []string
+	ackedAt    map[string]time.Time // first
 	refused    map[string]SetErr
 	status     string
 	streams    int
@@ -108,9 +107,16 @@ type Poll struct {
 	Token             string            `json:"-"`
 }
 
+// TB is what is used of a test.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Fatalf(format string, args ...any)
+}
+
 // New starts a server that ends with the test, which fails if the receiver has broken the
 // protocol.
-func New(t testing.TB, o Options) *Server {
+func New(t TB, o Options) *Server {
 	t.Helper()
 	if o.Now == nil {
 		o.Now = time.Now
@@ -119,7 +125,7 @@ func New(t testing.TB, o Options) *Server {
 		o.Audience = Audience
 	}
 	s := &Server{
-		options: o, t: t, status: "enabled", delivered: map[string]bool{}, refused: map[string]SetErr{},
+		options: o, status: "enabled", delivered: map[string]bool{}, refused: map[string]SetErr{}, ackedAt: map[string]time.Time{},
 		arrived: make(chan struct{}), tokens: map[string]bool{},
 	}
 	for _, token := range o.Tokens {
@@ -136,8 +142,8 @@ func New(t testing.TB, o Options) *Server {
 	t.Cleanup(func() {
 		s.server.CloseClientConnections()
 		s.server.Close()
-		for _, v := range s.Violations() {
-			t.Errorf("the receiver has broken the protocol: %s", v)
+		if wrong := s.Violations(); len(wrong) > 0 {
+			t.Fatalf("the receiver has broken the protocol: %s", strings.Join(wrong, "; "))
 		}
 	})
 	return s
@@ -271,6 +277,13 @@ func (s *Server) Acknowledged() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.acked)
+}
+
+// AcknowledgedAt is when an event first was; zero if it was not.
+func (s *Server) AcknowledgedAt(id string) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ackedAt[id]
 }
 
 // Refused is what the receiver said of SETs that it does not take, by jti.

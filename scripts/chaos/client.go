@@ -34,6 +34,8 @@ const (
 // Request is one request for a token, and what became of the grant.
 type Request struct {
 	Scope, Entity, Role, Provider string
+	// Subject is on whose behalf, "" for nobody's.
+	Subject string
 	// Shared is of requests that get the token of an earlier one with the same scope.
 	Shared bool
 
@@ -74,6 +76,8 @@ type client struct {
 	ttl          time.Duration
 	random       *rand.Rand
 	counts       *counters
+	// login is a token of the identity provider's about a user.
+	login func(user string) string
 	// alive asks the server itself.
 	alive func(token string) (bool, error)
 
@@ -181,12 +185,17 @@ func (c *client) issue() bool {
 		Scope: c.scopeFor(role), Entity: c.entity, Role: role.name, Provider: role.provider, Shared: role.shared,
 		Began: time.Now(),
 	}
+	fields := map[string]any{"scopes": r.Scope}
+	if role.behalf {
+		r.Subject = "user-of-" + c.name
+		fields["subject_token"] = c.login(r.Subject)
+	}
 	patience := callPatience
 	if c.random.IntN(50) == 0 {
 		patience = time.Duration(c.random.Int64N(int64(shortPatience)))
 	}
 	secret, err := c.call(patience, func(ctx context.Context, v *api.Client) (*api.Secret, error) {
-		return v.Logical().WriteWithContext(ctx, mountPath+"/creds/"+role.name, map[string]any{"scopes": r.Scope})
+		return v.Logical().WriteWithContext(ctx, mountPath+"/creds/"+role.name, fields)
 	})
 	r.Ended = time.Now()
 	r.Outcome = outcome(err, patience)

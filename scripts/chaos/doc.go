@@ -31,6 +31,11 @@
 // there oauth/introspect is asked about every token that a client has got, nothing
 // explains one that is active and not held, and an emergency rotation ends them all.
 //
+// A fourth is for those who bring a user's token. Its issuer's transmitter of security
+// events says now and then that a user's session is over, and loses answers, forgets
+// acknowledgements and talks nonsense: every event must be acknowledged in the end, and
+// what was given on the user's behalf before it was sent must be dead.
+//
 // Any other active token is unexplained, and fails the run: one whose answer was
 // delivered whole to a living plugin, one that a client got and whose lease is
 // gone, one of a disabled entity. So is a token found active right after Vault
@@ -39,7 +44,8 @@
 //
 // # A seed
 //
-// The sequence of faults of each lane (processes, each line to Hydra, operators)
+// The sequence of faults of each lane (processes, each line to Hydra, operators,
+// security events)
 // depends on the seed alone; how much of it fits depends on the duration and the
 // machine.
 package chaos

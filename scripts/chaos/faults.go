@@ -115,9 +115,9 @@ func toxicOf(fault Fault) *harness.Toxic {
 // kill is a deed of an operator that ends grants.
 type kill struct {
 	Kind Kind
-	// Entity, Role or Provider is whose grants.
-	Entity, Role, Provider string
-	Began                  time.Time
+	// Entity, Role, Provider or Subject is whose grants.
+	Entity, Role, Provider, Subject string
+	Began                           time.Time
 	// Answered is when Vault said that it is done, zero if it never did.
 	Answered time.Time
 	// Frozen is set if nothing new could be granted until Thawed.
@@ -126,7 +126,8 @@ type kill struct {
 }
 
 func (k *kill) covers(r *Request) bool {
-	return (k.Entity == "" || k.Entity == r.Entity) && (k.Role == "" || k.Role == r.Role) && (k.Provider == "" || k.Provider == r.Provider)
+	return (k.Entity == "" || k.Entity == r.Entity) && (k.Role == "" || k.Role == r.Role) && (k.Provider == "" || k.Provider == r.Provider) &&
+		(k.Subject == "" || k.Subject == r.Subject)
 }
 
 // operate does what operators do until ctx ends.

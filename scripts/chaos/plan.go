@@ -53,6 +53,16 @@ const (
 	Emergency      Kind = "emergency rotation"
 )
 
+// What the identity provider's transmitter of security events does.
+const (
+	SessionRevoked   Kind = "session-revoked event"
+	EventsForgotten  Kind = "acknowledgements forgotten"
+	EventsLost       Kind = "events lost on the way"
+	EventsBusy       Kind = "transmitter busy"
+	EventsNonsense   Kind = "transmitter answers nonsense"
+	EventsWithoutEnd Kind = "transmitter always has more"
+)
+
 // Fault is one step of a lane.
 type Fault struct {
 	Pause time.Duration // since the lane's previous step was over
@@ -76,6 +86,7 @@ type tempo struct {
 var (
 	processTempo  = tempo{2 * time.Second, 9 * time.Second, 0, time.Second}
 	networkTempo  = tempo{500 * time.Millisecond, 4 * time.Second, 200 * time.Millisecond, 2 * time.Second}
+	eventTempo    = tempo{300 * time.Millisecond, 3 * time.Second, 200 * time.Millisecond, 2 * time.Second}
 	operatorTempo = tempo{500 * time.Millisecond, 4 * time.Second, 300 * time.Millisecond, 3 * time.Second}
 )
 
@@ -91,6 +102,8 @@ var networkFaults = []choice{
 	{Cut, 3}, {Slow, 2}, {Trickle, 1}, {Reset, 2}, {ResetUpstream, 1}, {Silence, 2}, {SilenceUp, 1}, {CutShort, 3},
 	{ErrorInstead, 2}, {ErrorAfter, 2}, {Busy, 2}, {HalfBody, 3}, {HangUp, 2},
 }
+
+var eventSteps = []choice{{SessionRevoked, 6}, {EventsForgotten, 2}, {EventsLost, 2}, {EventsBusy, 1}, {EventsNonsense, 1}, {EventsWithoutEnd, 1}}
 
 var operatorDeeds = []choice{
 	{RevokeEntity, 6}, {RevokeRole, 2}, {RevokeProvider, 1}, {RevokePrefix, 1},

@@ -49,6 +49,7 @@ func (w *world) disturb(hold context.Context) (clients *sync.WaitGroup) {
 	}
 	lanes.Go(func() error { return w.breakProcesses(work) })
 	lanes.Go(func() error { return w.operate(work) })
+	lanes.Go(func() error { return w.signal(work) })
 	for _, l := range w.lines {
 		lanes.Go(func() error { return w.breakLine(work, l) })
 	}

@@ -44,6 +44,7 @@ const (
 // hold they renew until all have been asked.
 func (w *world) settle(t harness.TB) *evidence {
 	t.Helper()
+	w.awaitEvents(t)
 	quiet := time.Now().Add(w.options.LeaseTTL + 2*time.Second)
 	for time.Now().Before(quiet) {
 		w.sweep(t)
@@ -78,7 +79,7 @@ func (w *world) settle(t harness.TB) *evidence {
 	e.violations = append(e.violations, e.logged.bad...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.kills = slices.Clone(w.kills)
+	e.kills = append(slices.Clone(w.kills), w.idp.kills()...)
 	e.violations = append(e.violations, w.problems...)
 	e.violations = append(e.violations, w.recorder.Problems()...)
 	return e
@@ -124,7 +125,7 @@ func (w *world) endLeases(t harness.TB) {
 func (w *world) leases(t harness.TB) map[string]bool {
 	t.Helper()
 	all := map[string]bool{}
-	for _, role := range w.roles { // one of them is there twice, which changes nothing
+	for _, role := range w.roles { // some are there twice, which changes nothing
 		prefix := mountPath + "/creds/" + role.name + "/"
 		for _, key := range w.list(t, "sys/leases/lookup/"+prefix, nil) {
 			all[prefix+key] = true

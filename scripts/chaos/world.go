@@ -69,6 +69,7 @@ const (
 type role struct {
 	name, provider string
 	shared         bool // by sharing=entity
+	behalf         bool // for who brings a user's token
 }
 
 // ownProvider signs children of the broker's own.
@@ -92,6 +93,7 @@ type world struct {
 	recorder *Recorder
 	lines    []line
 	roles    []role
+	idp      *idp
 	root     []*api.Client // one for each node
 	clients  []*client
 	counts   counters
@@ -173,7 +175,13 @@ func (w *world) connect(life time.Duration) {
 	broker.Write(t, "roles/"+signed.name, harness.Fields{
 		"provider": signed.provider, "scopes": scopePrefix + "*", "audiences": "https://api.chaos.test", "ttl": ttl, "max_ttl": ttl,
 	})
-	w.roles = append(w.roles, shared, shared, signed) // or few requests find a token to share
+	w.idp = newIDP(t)
+	w.idp.connect(t, broker)
+	behalf := role{name: "behalf", provider: w.lines[0].provider, behalf: true}
+	broker.Write(t, "roles/"+behalf.name, harness.Fields{
+		"provider": behalf.provider, "scopes": scopePrefix + "*", "ttl": ttl, "max_ttl": life.String(), "subject_issuers": "idp",
+	})
+	w.roles = append(w.roles, shared, shared, signed, behalf, behalf) // or few requests find a token to share
 }
 
 // transport is wide enough for all clients at once.
@@ -188,7 +196,7 @@ func (w *world) newClient(i int) *client {
 	})
 	return &client{
 		name: fmt.Sprintf("c%d", i), entity: session.EntityID, nodes: w.apis(session.Token), roles: w.roles, ttl: w.options.LeaseTTL,
-		random: seeded(w.options.Seed, name), counts: &w.counts, alive: w.active,
+		random: seeded(w.options.Seed, name), counts: &w.counts, alive: w.active, login: w.idp.login,
 	}
 }
 
