@@ -62,6 +62,7 @@ type broker struct {
 	ledger    *grant.Ledger
 	lender    *lender
 	signals   *signals
+	logoffs   *logoffs
 	unseen    unseen
 	door      *downstream.Door
 }
@@ -94,6 +95,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 	}
 	b.lender = newLender(b)
 	b.signals = newSignals(storage, b)
+	b.logoffs = newLogoffs(storage, now)
 	b.persons = newPersons(storage, now, b.issuers.relates)
 	b.ledger.OnGrant(b.persons.noteGrant)
 	b.freezer.Who = b.whoHolds
@@ -235,7 +237,7 @@ func (b *broker) loadLedger(patience time.Duration) {
 
 // invalidate drops what is kept in memory of a key that another node wrote.
 func (b *broker) invalidate(_ context.Context, key string) {
-	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.signals, b.own.config, b.own.keys, b.freezer, b.killer, b.persons, b.records} {
+	for _, keeper := range []interface{ Invalidate(key string) bool }{b.providers, b.roles, b.issuers, b.signals, b.logoffs, b.own.config, b.own.keys, b.freezer, b.killer, b.persons, b.records} {
 		if keeper.Invalidate(key) {
 			return
 		}

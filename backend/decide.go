@@ -81,7 +81,11 @@ func (b *broker) decide(ctx context.Context, a ask) (*decided, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Stopped = append(stopped(p, role), frozen...)
+	ended, err := b.logoffs.check(ctx, s.Subject.Token(), s.Actor.Token())
+	if err != nil {
+		return nil, err
+	}
+	s.Stopped = append(append(stopped(p, role), frozen...), ended...)
 	if s.Reserved, err = b.providers.ReservedFrom(ctx, p.Traits); err != nil {
 		return nil, err
 	}

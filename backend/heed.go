@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
@@ -36,6 +37,9 @@ func (b *broker) heed(ctx context.Context, name string, entry *storedSignal, rec
 	asked.Froze = trusted && signal.ActionOn(entry.Events, e) == signal.Freeze
 	asked.Always = asked.Froze
 	who, err := b.whoIs(ctx, named, asked)
+	if err == nil && trusted {
+		err = b.logOff(ctx, named, who, e.Happened)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -57,6 +61,38 @@ func (b *broker) heed(ctx context.Context, name string, entry *storedSignal, rec
 		return signal.OutcomeNobody, nil
 	}
 	return signal.OutcomeKilled, nil
+}
+
+// logOff has no token taken any more that was issued before the event, about whoever is
+// named or was found: else the same agent would exchange again what it still has.
+func (b *broker) logOff(ctx context.Context, named []*criterion, who []ending.Thing, happened time.Time) error {
+	longest := subject.DefaultMaxLifetime
+	if err := b.issuers.each(ctx, func(i *storedIssuer) { longest = max(longest, i.MaxSubjectLifetime) }); err != nil {
+		return err
+	}
+	upTo := happened
+	if latest := b.now().Add(subject.MaxClockSkew); upTo.After(latest) {
+		upTo = latest
+	}
+	var ties []person.Tie
+	for _, c := range named {
+		ties = append(ties, c.ties...)
+	}
+	for _, what := range who {
+		if iss, sub, ok := what.Subject(); ok {
+			ties = append(ties, person.Subject(iss, sub))
+		}
+	}
+	for _, tie := range person.Clean(ties) {
+		full, err := b.logoffs.add(ctx, tie, upTo, b.now().Add(longest+2*subject.MaxClockSkew))
+		if err != nil {
+			return err
+		}
+		if full {
+			b.Logger().Warn("the ends of more sessions are known than are kept: a token of this one can be exchanged until it expires", "tie", tie.String())
+		}
+	}
+	return nil
 }
 
 // killAllOf orders the kill of everything that the person's identities have.

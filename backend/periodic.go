@@ -86,7 +86,7 @@ func (b *broker) sweep(ctx context.Context, byHand bool, slice time.Duration) (e
 	tidy, cancel := context.WithTimeout(ctx, max(slice-time.Since(started), time.Second))
 	defer cancel()
 	b.ledger.Unwatch(b.now().Add(-quotaIdle))
-	err = errors.Join(err, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.quotas.sweep(tidy), b.keepRecords(tidy, slice/4))
+	err = errors.Join(err, b.deleteEmptied(tidy), b.used.sweep(tidy, b.now()), b.logoffs.sweep(tidy), b.quotas.sweep(tidy), b.keepRecords(tidy, slice/4))
 	if err == nil {
 		b.meters.sweepLast.Set(float64(b.now().Unix()))
 	}

@@ -90,8 +90,40 @@ func TestASecurityEventEndsWhatItsSubjectHas(t *testing.T) {
 	} {
 		require.Eventually(t, func() bool { return strings.Contains(m.metrics(), line) }, promptly, time.Millisecond, line)
 	}
-	_, err = m.tryExchanged(alice, "user-1", "d")
-	require.NoError(t, err, "a session that began again is another one")
+}
+
+// Whoever still has a token of a session that has ended cannot exchange it again, on the
+// next leader neither; one that was issued since is another session's.
+func TestATokenOfASessionThatHasEndedIsNotTaken(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, nil)
+	token := m.trustedToken("a")
+	ask := func(token string) error {
+		l, err := m.credsBy(call{path: "creds/r", entity: alice, data: map[string]any{"subject_token": token, "scopes": "read"}})
+		if err == nil {
+			require.NoError(t, m.revoke(l))
+		}
+		return err
+	}
+	require.NoError(t, ask(token))
+	m.clock.advance(time.Minute)
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	m.poll()
+	for range 2 {
+		requireCode(t, ask(token), fault.InvalidGrant, "session", "log in again")
+		m.start()
+	}
+	explained := m.must(m.write("roles/r/explain", map[string]any{"entity_id": alice, "subject_token": token, "scopes": "read"}))
+	require.Equal(t, false, explained.Data["allowed"])
+	_, err := m.tryExchanged(bob, "user-2", "b")
+	require.NoError(t, err, "another user's")
+	m.clock.advance(time.Second)
+	require.NoError(t, ask(m.trustedToken("c")))
+
+	m.clock.advance(25 * time.Hour)
+	m.sweep()
+	entries, err := m.storage.List(t.Context(), logoffPrefix)
+	require.NoError(t, err)
+	require.Empty(t, entries, "no token of that session can be there any more")
 }
 
 // An account that is disabled gets nothing any more, also one that never had anything; and
@@ -112,6 +144,7 @@ func TestASecurityEventFreezes(t *testing.T) {
 		require.Contains(t, about["by"], "signal s")
 		require.Equal(t, user, about["subject"])
 		m.must(m.write("revoke/subject", map[string]any{"issuer": "i", "subject": user, "freeze": false}))
+		m.clock.advance(time.Second)
 		_, err = m.tryExchanged(bob, user, "thawed-"+user)
 		require.NoError(t, err)
 	}
@@ -180,6 +213,7 @@ func TestAFailoverBetweenKillAndAcknowledgement(t *testing.T) {
 	m.poll()
 	m.dies(l)
 	m.start()
+	m.clock.advance(time.Second)
 	again := m.exchanged(alice, "user-1", "b")
 	m.poll()
 	s.Break(nil)
@@ -264,6 +298,7 @@ func TestEventsAreFetchedInTheBackground(t *testing.T) {
 	m, s := signalling(t, transmitter.Options{Hold: time.Second}, nil)
 	ends := func(jti string) {
 		t.Helper()
+		m.clock.advance(time.Second)
 		l := m.exchanged(alice, "user-1", jti)
 		s.Send(transmitter.SessionRevoked(m.user("user-1")))
 		m.dies(l)
@@ -281,6 +316,7 @@ func TestEventsAreFetchedInTheBackground(t *testing.T) {
 	require.NoError(t, m.b.Initialize(t.Context(), &logical.InitializationRequest{Storage: m.storage}))
 	ends("c")
 	m.must(m.write("signals/s", map[string]any{"disabled": true}))
+	m.clock.advance(time.Second)
 	l := m.exchanged(alice, "user-1", "d")
 	s.Send(transmitter.SessionRevoked(m.user("user-1")))
 	require.NoError(t, m.periodic())
@@ -336,6 +372,7 @@ func TestAStreamByHand(t *testing.T) {
 				written[field] = value
 			}
 			m.must(m.write("signals/s", written))
+			m.clock.advance(time.Second)
 			l := m.exchanged(alice, "user-1", name)
 			s.Send(transmitter.SessionRevoked(m.user("user-1")))
 			m.poll()
@@ -348,6 +385,7 @@ func TestAStreamByHand(t *testing.T) {
 	m.poll()
 	require.Len(t, s.Refused(), 1, "its iss is no trusted issuer's")
 	m.must(m.write("issuers/t", map[string]any{"jwks_url": s.KeysURL(), "bound_issuer": s.URL, "bound_audiences": "broker"}))
+	m.clock.advance(time.Second)
 	l := m.exchanged(alice, "user-1", "z")
 	s.Send(transmitter.SessionRevoked(m.user("user-1")))
 	m.poll()
@@ -469,6 +507,7 @@ func TestAnEventAboutAnAddress(t *testing.T) {
 	require.Contains(t, m.metrics(), `broker_signal_events_total{event="session-revoked",outcome="nobody",signal="s"} 1`)
 	_, err := m.tryBehalf("d-1", map[string]any{"email": "dave@acme.example", "email_verified": true})
 	requireCode(t, err, fault.AccessDenied, "frozen")
+	m.clock.advance(time.Second)
 	thawed := m.person(map[string]any{"alias_name": "dave@acme.example", "alias_mount": loginMount, "freeze": false})
 	require.NotContains(t, thawed.Data, "unknown")
 	_, err = m.tryBehalf("d-1", map[string]any{"email": "dave@acme.example", "email_verified": true})
