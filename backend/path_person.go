@@ -158,6 +158,7 @@ func (b *broker) revokePerson(ctx context.Context, req *logical.Request, d *fram
 	if err != nil {
 		return nil, err
 	}
+	finding.soon = true
 	who, err := finding.look(c.ties)
 	if err != nil {
 		return nil, err
@@ -246,6 +247,9 @@ func (b *broker) tellPerson(ctx context.Context, resp *logical.Response, c *crit
 	}
 	if who.Cut {
 		resp.AddWarning(fmt.Sprintf("more than %d identities are tied together, and only the nearest were taken for the person's: see why, and kill the others who are meant by revoke/entity and revoke/subject", person.MostIdentities))
+	}
+	if who.early {
+		resp.AddWarning("the records of grants are still being read after a start: identities are those that are known by now; ask again for the others")
 	}
 	if n := who.searched["entities_not_asked"].(int); n > 0 {
 		resp.AddWarning(fmt.Sprintf("Vault could not be asked about %d entities that hold grants: of these what was known before counts; ask again", n))

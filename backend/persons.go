@@ -95,6 +95,10 @@ type persons struct {
 	// relates is what operators have named.
 	relates func(context.Context) (person.Mapping, error)
 
+	// wait is how long an operator waits for the records of grants to be read. Tests shorten
+	// it.
+	wait time.Duration
+
 	loading sync.Mutex // one reader of storage at a time
 
 	mu     sync.Mutex
@@ -118,7 +122,7 @@ type persons struct {
 
 func newPersons(storage logical.Storage, now func() time.Time, relates func(context.Context) (person.Mapping, error)) *persons {
 	p := &persons{
-		kept: stored.NewKeeper(storage, personPrefix, stored.KindOf[keptEntity](keptForm)), now: now, relates: relates,
+		kept: stored.NewKeeper(storage, personPrefix, stored.KindOf[keptEntity](keptForm)), now: now, relates: relates, wait: soonWait,
 		unread: map[string]bool{}, entities: map[string]*keptEntity{}, dirty: map[string]bool{}, unknown: map[string]time.Time{}, told: map[string]time.Time{},
 		subjects: newSubjects(),
 	}

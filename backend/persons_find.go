@@ -20,6 +20,8 @@ const (
 	// long: of the others what is kept counts.
 	askParallel = 8
 	askBudget   = 10 * time.Second
+	// soonWait is how long an operator waits for the records of grants to be read.
+	soonWait = 5 * time.Second
 	// mostTold is how many grants of a subject are read for what ties it.
 	mostTold = 1000
 )
@@ -32,9 +34,12 @@ type finding struct {
 	mapping person.Mapping
 	// quiet asks Vault about nobody: what is kept counts.
 	quiet bool
-	asked map[string]bool
-	ties  map[string][]person.Tie // of entities, by id
-	by    map[person.Tie][]string // entities, by what ties them
+	// soon does not wait until all records of grants have been read after a start; early says
+	// that they have not been.
+	soon, early bool
+	asked       map[string]bool
+	ties        map[string][]person.Tie // of entities, by id
+	by          map[person.Tie][]string // entities, by what ties them
 	// unsaid are those whom Vault could not be asked about, kept are entities that hold
 	// nothing any more.
 	unsaid, kept int
@@ -44,6 +49,7 @@ type finding struct {
 type found struct {
 	person.Person
 	searched map[string]any
+	early    bool
 }
 
 // look finds who is one person with those who have the ties.
@@ -60,15 +66,15 @@ func (f *finding) look(ties []person.Tie) (*found, error) {
 	f.b.persons.mu.Unlock()
 	return &found{who, map[string]any{
 		"entities": len(f.asked), "entities_not_asked": f.unsaid, "entities_kept": f.kept, "subjects": subjects,
-	}}, nil
+	}, f.early}, nil
 }
 
 // gather learns what ties entities.
 func (f *finding) gather() error {
 	f.unsaid = 0
-	holders, err := f.b.ledger.HoldersOf(f.ctx, func(grant.Count) bool { return true })
+	holders, err := f.holders()
 	if err != nil {
-		return ending.LedgerFault(err)
+		return err
 	}
 	if err := f.b.persons.load(f.ctx); err != nil {
 		return err
@@ -93,6 +99,32 @@ func (f *finding) gather() error {
 		}
 	}
 	return nil
+}
+
+// holders are those who have grants. Where it is to be soon, and not all records have been
+// read, they are those of whom it is known by now: a person is killed and frozen as far as
+// that goes.
+func (f *finding) holders() ([]string, error) {
+	anything := func(grant.Count) bool { return true }
+	ctx, cancel := f.ctx, func() {}
+	if f.soon {
+		wait := f.b.persons.wait
+		if f.early { // it has been waited for already
+			wait = time.Millisecond
+		}
+		ctx, cancel = context.WithTimeout(ctx, wait)
+	}
+	defer cancel()
+	holders, err := f.b.ledger.HoldersOf(ctx, anything)
+	f.early = false
+	if err != nil && f.soon && ctx.Err() != nil && f.ctx.Err() == nil {
+		f.early = true
+		return f.b.ledger.HoldersSoFar(anything), nil
+	}
+	if err != nil {
+		return nil, ending.LedgerFault(err)
+	}
+	return holders, nil
 }
 
 // ask asks Vault who the entities are now, some at a time.
@@ -142,7 +174,10 @@ func (f *finding) Sharing(tie person.Tie, limit int) ([]person.Tie, error) {
 		sharing = append(sharing, person.Entity(id))
 	}
 	for _, party := range f.b.persons.subjectsWith(tie, limit) {
-		alive, err := f.b.hasGrants(f.ctx, party)
+		alive, err := f.early, error(nil)
+		if !f.early {
+			alive, err = f.b.hasGrants(f.ctx, party)
+		}
 		if err != nil {
 			return nil, ending.LedgerFault(err)
 		}
@@ -156,8 +191,12 @@ func (f *finding) Sharing(tie person.Tie, limit int) ([]person.Tie, error) {
 // TiesOf implements person.Known.
 func (f *finding) TiesOf(identity person.Tie) ([]person.Tie, error) {
 	if identity.Kind == person.KindSubject {
-		_, ties, err := f.b.grantsOfSubject(f.ctx, thingOfTie(identity))
-		return append(ties, f.b.bySub(f.ctx, identity)...), err
+		ties := f.b.bySub(f.ctx, identity)
+		if f.early {
+			return ties, nil
+		}
+		_, more, err := f.b.grantsOfSubject(f.ctx, thingOfTie(identity))
+		return append(ties, more...), err
 	}
 	id := identity.Value
 	if !f.quiet && !f.asked[id] && !f.mapping.IsEmpty() && person.LooksLikeEntityID(id) {

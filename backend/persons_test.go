@@ -277,6 +277,59 @@ func TestAMergedEntityIsWhoItWasMergedInto(t *testing.T) {
 	}
 }
 
+// TestAPersonIsKilledBeforeAllRecordsAreRead, as far as is known, and frozen by all that is.
+func TestAPersonIsKilledBeforeAllRecordsAreRead(t *testing.T) {
+	m := newPeople(t)
+	hers, behalf := m.ownOf(alice), m.behalf("alice", nil)
+	m.sweep()
+	m.start()
+	m.b.persons.wait = time.Millisecond
+	release := m.haltScan()
+	defer release()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	resp, err := m.do(call{op: logical.UpdateOperation, path: "revoke/person", ctx: ctx, data: map[string]any{"issuer": "idp", "subject": "alice", "freeze": true}})
+	require.NoError(t, err)
+	require.Equal(t, []string{alice, "alice"}, identified(resp), "she is tied by what is kept")
+	require.Contains(t, strings.Join(resp.Warnings, " "), "still being read")
+	require.False(t, m.b.ledger.Loaded())
+	m.requireAlive(false, hers)
+	_, err = m.tryBehalf("alice", nil)
+	requireCode(t, err, fault.AccessDenied, "the person is frozen")
+	release()
+	require.Eventually(t, func() bool { return !m.server.Active(behalf.token) }, promptly, time.Millisecond)
+	m.waitForKills()
+}
+
+// TestAPersonIsFoundWithoutReadingEverybodysRecords.
+func TestAPersonIsFoundWithoutReadingEverybodysRecords(t *testing.T) {
+	m := newPeople(t)
+	for i := range 200 {
+		id := fmt.Sprintf("%08d-cccc-4ccc-8ccc-333333333333", i)
+		m.setEntity(entityWith(id, map[string]string{"number": fmt.Sprint("n", i)}))
+		m.ownOf(id)
+		m.behalf(fmt.Sprint("user", i), nil)
+	}
+	m.ownOf(alice)
+	m.behalf("alice", nil)
+	m.sweep()
+	var mu sync.Mutex
+	read := 0
+	m.storage.on(func(op, key string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if op == "get" && strings.HasPrefix(key, "grant/") {
+			read++
+		}
+		return nil
+	})
+	require.Equal(t, 2, m.person(map[string]any{"entity_id": alice}).Data["revoked"])
+	m.storage.on(nil)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Less(t, read, 20)
+}
+
 // TestVaultIsAskedMoreOnlyWhileAPersonIsFrozen, and an issue writes its record and no more
 // where issuers say what ties entities.
 func TestVaultIsAskedMoreOnlyWhileAPersonIsFrozen(t *testing.T) {

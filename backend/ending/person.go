@@ -1,6 +1,7 @@
 package ending
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -255,7 +256,11 @@ func (k *Killer) ofPerson(o *order) source {
 	return func(ctx context.Context, expect func(int), yield func(target)) error {
 		var problems error
 		seen, expected := map[string]bool{}, 0
-		for _, of := range o.each() {
+		all := o.each()
+		// Entities come first: their grants are found at once, also while records are still
+		// being read.
+		slices.SortStableFunc(all, func(x, y *order) int { return cmp.Compare(x.Kind, y.Kind) })
+		for _, of := range all {
 			err := k.along(k.chosen(of))(ctx, func(n int) { expected += n; expect(expected) }, func(t target) {
 				if !seen[t.ID] {
 					seen[t.ID] = true
