@@ -220,6 +220,15 @@ func TestNamesNeedNoList(t *testing.T) {
 	w.refused(t, fault.InvalidTarget, provider.Request{Access: access.Access{Resources: access.Exactly("acme/a*"), Permissions: perms(t, map[string]string{"contents": "read"})}}, "has no patterns")
 }
 
+// An installation that has more than can be listed needs names.
+func TestMoreThanCanBeListed(t *testing.T) {
+	w := newWorld(t)
+	w.github.Before(fake.List, fake.Answer(200, `{"total_count":100001,"repositories":[{"id":5,"full_name":"acme/api"}]}`))
+	w.refused(t, fault.InvalidTarget, asking(t, "acme/*"), "more than 100000 repositories", "name the repositories that you need")
+	require.Equal(t, 1, w.github.Count(fake.List))
+	w.mint(t, asking(t, "acme/api"))
+}
+
 // Nothing that is empty is ever sent: GitHub takes it for all that there is.
 func TestNothingIsNeverSentAsAll(t *testing.T) {
 	w := newWorld(t)

@@ -12,7 +12,7 @@ import (
 // levels are those of GitHub's permissions, of which most have two.
 var levels = access.Levels{"read", "write", "admin"}
 
-// plain are the permissions with the levels read and write; the others are in odd. All are
+// plain are the permissions with the levels read and write; the others are in odd. Both are
 // from GitHub's published description, of github.com, Enterprise Cloud and Enterprise
 // Server (testdata/openapi; TestThePermissionsAreGitHubs).
 var plain = strings.Fields(`
@@ -37,9 +37,23 @@ var odd = map[string][]string{
 	"organization_events": {"read"}, "organization_plan": {"read"},
 }
 
+// further are the permissions that the description lacks, and that GitHub's documentation
+// has (in "Managing your personal access tokens", by the same names): of repositories and
+// organizations alone, because an installation has none of a user's.
+var further = map[string][]string{
+	"actions_variables": {"read", "write"}, "codespaces_lifecycle_admin": {"read", "write"}, "codespaces_metadata": {"read"},
+	"codespaces_secrets": {"write"}, "repository_advisories": {"read", "write"}, "team_discussions": {"read", "write"}, "issue_types": {"read", "write"},
+	"organization_actions_variables": {"read", "write"}, "organization_api_insights": {"read"}, "organization_campaigns": {"read", "write"},
+	"organization_code_scanning_dismissal_requests": {"read", "write"}, "organization_codespaces": {"read", "write"},
+	"organization_codespaces_secrets": {"read", "write"}, "organization_codespaces_settings": {"read", "write"},
+	"organization_dependabot_secrets": {"read", "write"}, "organization_knowledge_bases": {"read", "write"}, "organization_models": {"read"},
+	"organization_network_configurations": {"read", "write"}, "organization_private_registries": {"read", "write"},
+}
+
 // permissions are the levels of each, lowest first.
 var permissions = func() map[string][]string {
 	all := maps.Clone(odd)
+	maps.Copy(all, further)
 	for _, name := range plain {
 		all[name] = []string{"read", "write"}
 	}
