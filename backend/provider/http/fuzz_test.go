@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,28 +81,84 @@ func FuzzDefinitions(f *testing.F) {
 	for i := range hostile {
 		f.Add(rigDefinition, uint8(i))
 	}
-	f.Fuzz(func(t *testing.T, text string, which uint8) {
-		d, err := Parse([]byte(text))
-		if err != nil {
-			require.Less(t, len(err.Error()), 1<<20)
-			return
+	f.Fuzz(func(t *testing.T, text string, which uint8) { requireTame(t, []byte(text), which) })
+}
+
+// The same with one text of a definition replaced by another.
+func FuzzDefinitionsText(f *testing.F) {
+	all := seeds(f)
+	for i := range all {
+		for n := range 4 {
+			f.Add(uint8(i), uint16(n*17), "{{password}}", uint8(n))
+			f.Add(uint8(i), uint16(n*13), "../{{name}}", uint8(n))
+			f.Add(uint8(i), uint16(n*11), "{{taken.id}}", uint8(n))
 		}
-		value := hostile[int(which)%len(hostile)]
-		p := &Provider{definition: d}
-		for _, s := range d.Mint {
-			requireStep(t, p, s, value)
-			if s.Undo != nil {
-				requireStep(t, p, *s.Undo, value)
+	}
+	f.Fuzz(func(t *testing.T, seed uint8, at uint16, text string, which uint8) {
+		var v any
+		require.NoError(t, json.Unmarshal([]byte(all[int(seed)%len(all)]), &v))
+		texts := 0
+		replaced(v, func(string) string { texts++; return "" }) // on a copy
+		n := 0
+		v = replaced(v, func(old string) string {
+			if n++; n-1 == int(at)%texts {
+				return text
 			}
-			if s.Find != nil {
-				requireStep(t, p, s.Find.Step, value)
-			}
-		}
-		if d.Check != nil {
-			requireStep(t, p, *d.Check, value)
-		}
-		_ = p.Traits()
+			return old
+		})
+		raw, err := json.Marshal(v)
+		require.NoError(t, err)
+		requireTame(t, raw, which)
 	})
+}
+
+// replaced is a copy of a JSON value with other texts, in the order of their places.
+func replaced(v any, by func(string) string) any {
+	switch v := v.(type) {
+	case string:
+		return by(v)
+	case []any:
+		all := make([]any, len(v))
+		for i, inner := range v {
+			all[i] = replaced(inner, by)
+		}
+		return all
+	case map[string]any:
+		all := map[string]any{}
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			all[name] = replaced(v[name], by)
+		}
+		return all
+	}
+	return v
+}
+
+// requireTame reads a definition and fills all of its requests.
+func requireTame(t *testing.T, text []byte, which uint8) {
+	t.Helper()
+	d, err := Parse(text)
+	if err != nil {
+		require.Less(t, len(err.Error()), 1<<20)
+		return
+	}
+	value := hostile[int(which)%len(hostile)]
+	p := &Provider{definition: d}
+	for _, s := range d.Mint {
+		requireStep(t, p, s, value)
+		if s.Undo != nil {
+			requireStep(t, p, *s.Undo, value)
+		}
+		if s.Find != nil {
+			requireStep(t, p, s.Find.Step, value)
+		}
+	}
+	if d.Check != nil {
+		requireStep(t, p, *d.Check, value)
+	}
+	_ = p.Traits()
+	for _, parent := range d.Parent.Headers {
+		require.Regexp(t, credential, parent.literal())
+	}
 }
 
 func requireStep(t *testing.T, p *Provider, s Step, value string) {

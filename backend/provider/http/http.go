@@ -204,6 +204,9 @@ func (p *Provider) Traits() provider.Traits {
 		Askable: access.Dimensions{}, Checkable: access.Dimensions{}, Required: access.Dimensions{}, Hints: map[access.Dimension]string{},
 		Endless: d.Child.Ends.Never || d.Child.Ends.At != nil && d.Child.Ends.At.Never != nil,
 	}
+	if t.Life == (provider.Life{}) && d.Child.Ends.Assumed > 0 { // whatever is asked for
+		t.Life = provider.Life{Least: d.Child.Ends.Assumed, Most: d.Child.Ends.Assumed}
+	}
 	for name, v := range d.Parameters {
 		t.Parameters[name] = v.About
 	}
