@@ -401,3 +401,33 @@ func TestARecordTellsOfATokenThatCameAfterTheKill(t *testing.T) {
 	record := m.recordOf(answer)
 	require.Equal(t, []any{"complete", 1}, []any{record["state"], record["revoked"]}, "%v", record["report"])
 }
+
+// A kill that storage has stopped is repeated by the sweep, in the same record, which
+// counts nothing twice.
+func TestAKillThatIsRepeatedIsOneRecord(t *testing.T) {
+	m := newMount(t, setup{})
+	for range 3 {
+		m.to(alice)
+	}
+	reads := 0
+	m.storage.on(func(op, key string) error {
+		if op == "get" && strings.HasPrefix(key, "grant/") {
+			if reads++; reads > 4 {
+				return errors.New("not now")
+			}
+		}
+		return nil
+	})
+	_, _ = m.write("revoke/entity/"+alice, nil)
+	m.waitForKills()
+	ids := m.keys("kills", nil)
+	require.Len(t, ids, 1)
+	require.Equal(t, "under_way", m.killNamed(ids[0])["state"])
+	m.heal()
+	require.NoError(t, m.periodic())
+	m.waitForKills()
+	require.Equal(t, ids, m.keys("kills", nil))
+	record := m.killNamed(ids[0])
+	require.Equal(t, []any{"complete", 3, 3, false}, []any{record["state"], record["grants"], record["revoked"], record["interrupted"]}, "%v", record["report"])
+	require.Empty(t, m.server.Live())
+}
