@@ -17,15 +17,19 @@ GOTEST     := go run ./scripts/gotest
 STAGES := fmt-check vet lint vulns unit conformance fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos golden fmt clean
+.PHONY: help build tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## bin/vault-plugin-secrets-broker, the same bytes on every machine
+build: ## bin/vault-plugin-secrets-broker and bin/tokenbroker, the same bytes on every machine
 	$(GOBUILD) \
 		-ldflags "-s -w -X $(MODULE)/backend.Version=$(VERSION)" \
 		-o bin/$(PLUGIN) ./cmd/$(PLUGIN)
+	@$(MAKE) --no-print-directory tokenbroker
+
+tokenbroker: ## bin/tokenbroker, the command for those who use tokens
+	cd cmd/tokenbroker && $(GOBUILD) -ldflags "-s -w -X main.version=$(VERSION)" -o ../../bin/tokenbroker .
 
 vault: ## bin/vault, built from its Go module; VAULT=/path takes an installed one
 	@$(PROVISION) vault
@@ -73,14 +77,16 @@ test: ## everything that CI runs
 fmt-check: ## name the files that gofmt would change
 	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "not gofmt-clean, run 'make fmt':"; echo "$$files"; exit 1; }
 
-vet: ## go vet, also for the modules below bootstrap/ that have code
+vet: ## go vet, also for the other modules that have code
 	go vet ./...
 	cd bootstrap/op && go vet ./...
 	cd bootstrap/conformance && go vet ./...
+	cd cmd/tokenbroker && go vet ./...
 
 lint: ## golangci-lint with .golangci.yml
 	@$(PROVISION) golangci-lint
 	bin/golangci-lint run
+	cd cmd/tokenbroker && ../../bin/golangci-lint run
 
 vulns: ## fail if the plugin calls what the pinned Go vulnerability database knows
 	@$(PROVISION) govulncheck
@@ -92,6 +98,7 @@ vulns-latest: ## what is called, by the newest database, and what that has beyon
 
 unit: ## tests that need no server, under the race detector
 	CGO_ENABLED=1 $(GOTEST) -- -short -race ./...
+	cd cmd/tokenbroker && CGO_ENABLED=1 go test -race ./...
 
 race: unit
 
