@@ -57,7 +57,7 @@ func TestWhatGitHubRefusesBecomesTheRightCode(t *testing.T) {
 		"moved": {func(*world) fake.Fault {
 			return fake.Say(301, "Moved Permanently", "Location", "https://api.example/x")
 		}, fault.ProviderViolation, "redirect", 0, false},
-		"no 201":          {func(*world) fake.Fault { return fake.Answer(200, `{"token":"ghs_12345678"}`) }, fault.ProviderViolation, "HTTP 200", 0, true},
+		"no 201":          {func(*world) fake.Fault { return fake.Answer(200, `{"id":1}`) }, fault.ProviderViolation, "HTTP 200", 0, true},
 		"nothing arrives": {func(*world) fake.Fault { return fake.HangUp }, fault.TemporarilyUnavailable, "did not arrive", 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -172,6 +172,16 @@ func TestATokenInABrokenAnswerIsSeen(t *testing.T) {
 }
 
 // The App's own JWT is no child, whoever says so.
+// Nor is one left that comes with another status than GitHub's.
+func TestATokenWithAnotherStatusIsSeen(t *testing.T) {
+	w := newWorld(t)
+	w.github.Before(fake.Mint, fake.Answer(http.StatusOK, `{"token":"ghs_12345678","expires_at":"2099-01-01T00:00:00Z"}`))
+	child, err := w.Mint(t.Context(), asking(t, "acme/api"))
+	require.Equal(t, fault.ProviderViolation, fault.CodeOf(err), "%v", err)
+	require.NotErrorIs(t, err, provider.ErrAnswerLost)
+	require.Equal(t, "ghs_12345678", child.Token().Reveal())
+}
+
 func TestTheAppsJWTIsNoChild(t *testing.T) {
 	w := newWorld(t)
 	w.github.After(fake.Mint, func(rw http.ResponseWriter, r *http.Request) {

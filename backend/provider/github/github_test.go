@@ -3,6 +3,7 @@ package github
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -280,6 +281,33 @@ func TestAReinstallationIsFound(t *testing.T) {
 	fixed.mint(t, asking(t, "acme/api"))
 	fixed.github.Reinstall(fixed.in)
 	fixed.refused(t, fault.ParentRefused, asking(t, "acme/api"), "was it reinstalled?", "organization=")
+}
+
+// Patterns lead to no installation that is there no more, though its list is old as well.
+func TestAReinstallationIsFoundByPatterns(t *testing.T) {
+	w := newWorld(t)
+	w.mint(t, asking(t, "acme/svc-*"))
+	w.github.Reinstall(w.in)
+	w.now = w.now.Add(listFor)
+	w.mint(t, asking(t, "acme/svc-*"))
+	require.Equal(t, 2, w.github.Count(fake.LookUp))
+
+	w.now = w.now.Add(listFor)
+	w.github.Before(fake.MintReader, fake.Say(http.StatusNotFound, "Not Found"))
+	w.refused(t, fault.TemporarilyUnavailable, asking(t, "acme/svc-*"), "try again")
+	require.Equal(t, 3, w.github.Count(fake.LookUp), "once for each mint, and not again and again")
+}
+
+// A list has as many repositories in a page as were asked for, so that as many pages as
+// there may be hold no more than maxListed.
+func TestAPageIsNoLongerThanWasAskedFor(t *testing.T) {
+	w := newWorld(t)
+	var all []string
+	for i := range perPage + 1 {
+		all = append(all, fmt.Sprintf(`{"id":%d,"full_name":"acme/svc-%d"}`, i+1, i))
+	}
+	w.github.After(fake.List, fake.Answer(http.StatusOK, `{"total_count":3,"repositories":[`+strings.Join(all, ",")+`]}`))
+	w.refused(t, fault.ProviderViolation, asking(t, "acme/svc-*"), "than were asked for")
 }
 
 // An account that was renamed is known by its new name after a minute.

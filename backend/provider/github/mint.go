@@ -44,7 +44,11 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 			return nil, err
 		}
 		body, l, listedNow, err := p.wanted(ctx, in, r.Access)
-		if err != nil {
+		switch {
+		case errors.Is(err, errNotKnown) && !foundNow && !again:
+			p.installations.forget(at.String(), in)
+			continue
+		case err != nil:
 			return nil, err
 		}
 		resp, err := p.asApp(p.expecting(ctx, r.Access), http.MethodPost, mintPath(in), body)
@@ -55,15 +59,29 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 		case resp.Status == http.StatusCreated:
 			return p.read(resp.Body, in, r.Access)
 		case resp.Status == http.StatusNotFound && (foundNow || again):
-			return nil, fault.New(fault.TemporarilyUnavailable, "GitHub does not know the installation that it has just named (HTTP 404), as for a moment after it was installed: try again")
+			return nil, errNotKnown
 		case resp.Status == http.StatusNotFound:
 			p.installations.forget(at.String(), in)
 		case resp.Status == http.StatusUnprocessableEntity && l != nil && !listedNow && !again && strings.Contains(wordsOf(resp), wordsRepositories):
 			p.lists.forget(in.id, l)
 		default:
-			return nil, p.refusedMint(resp, at)
+			return p.unmade(resp, at)
 		}
 	}
+}
+
+// errNotKnown is for an installation of which GitHub knows nothing where a token was to be
+// made for it: it was another one's id, or is not everywhere yet.
+var errNotKnown = fault.New(fault.TemporarilyUnavailable, "GitHub does not know the installation that it has just named (HTTP 404), as for a moment after it was installed: try again")
+
+// unmade is an answer that does not say that a token was made. Where there is one in it all
+// the same, it is killed.
+func (p *Provider) unmade(resp *httpclient.Response, at place) (*provider.Child, error) {
+	if resp.Status >= 300 {
+		return nil, p.refusedMint(resp, at)
+	}
+	child := seen(resp.Body)
+	return child, lostUnless(child, fault.New(fault.ProviderViolation, "GitHub answered HTTP %d where it makes a token with 201: see base_url", resp.Status))
 }
 
 func mintPath(in *installation) string { return "app/installations/" + in.id + "/access_tokens" }

@@ -122,8 +122,12 @@ func (p *Provider) mintReader(ctx context.Context, in *installation) (*provider.
 	if err != nil {
 		return lostMint(err)
 	}
-	if resp.Status != http.StatusCreated {
-		return nil, p.refusedMint(resp, in.at)
+	switch resp.Status {
+	case http.StatusCreated:
+	case http.StatusNotFound:
+		return nil, errNotKnown
+	default:
+		return p.unmade(resp, in.at)
 	}
 	child, _, err := p.readToken(resp.Body)
 	return child, err
@@ -150,6 +154,9 @@ func (p *Provider) page(ctx context.Context, in *installation, token *provider.C
 		return 0, odd200("the installation's repositories", err.Error())
 	}
 	listed, err := readRepositories(members[1])
+	if err == nil && len(listed) > perPage {
+		err = errors.New("a page has more of them than were asked for")
+	}
 	if err != nil {
 		return 0, odd200("the installation's repositories", err.Error())
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/kit"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -133,7 +132,7 @@ const (
 	wordsRepositories = "repository that does not exist or is not accessible"
 )
 
-// refusedMint is an answer that is no success, to a request that would have made a token.
+// refusedMint is an answer of 300 and above, to a request that would have made a token.
 func (p *Provider) refusedMint(resp *httpclient.Response, at place) *fault.Error {
 	said := wordsOf(resp)
 	switch {
@@ -143,8 +142,6 @@ func (p *Provider) refusedMint(resp *httpclient.Response, at place) *fault.Error
 		return fault.New(fault.InvalidTarget, "GitHub knows one of these repositories not, or not in the App's installation by %s: it was renamed, transferred or deleted, or the installation has not been given it", at)
 	case resp.Status == http.StatusUnprocessableEntity:
 		return fault.New(fault.InvalidRequest, "GitHub refuses what the token was to have (HTTP 422): ask for other resources or permissions")
-	case resp.Status < 300: // a token comes with 201
-		return fault.New(fault.ProviderViolation, "GitHub answered HTTP %d where it makes a token with 201: see base_url", resp.Status).Because(provider.ErrAnswerLost)
 	case resp.Status < 400, resp.Status >= 500:
 		return kit.Refusal(resp, p.deps.Now())
 	}
