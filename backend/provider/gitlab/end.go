@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 )
@@ -70,16 +71,28 @@ func (p *Provider) Revoke(ctx context.Context, text secret.Text) error {
 }
 
 // endItself reports whether the token is dead; an error is that this could not be told. A
-// fine-grained one may lack the permission to end itself.
+// fine-grained one may lack the permission to end itself, and a user's may live and be
+// refused here, because the user has DPoP required.
 func (p *Provider) endItself(ctx context.Context, token secret.Text) (bool, error) {
 	_, err := p.ask(ctx, token, http.MethodDelete, "personal_access_tokens/self", nil)
 	switch {
-	case err == nil, status(err) == http.StatusUnauthorized:
+	case err == nil:
 		return true, nil
+	case status(err) == http.StatusUnauthorized:
+		return saysDead(err), nil
 	case status(err) == http.StatusForbidden:
 		return false, nil
 	}
 	return false, err
+}
+
+// saysDead reports whether a 401 is GitLab's and about the token itself. What else it is
+// about stands in error (RFC 6750 3): dpop_error, say, of a token that lives.
+func saysDead(err error) bool {
+	var r refused
+	errors.As(err, &r)
+	said, unreadable := form.Object([]byte(r.text), maxDepth)
+	return unreadable == nil && (said["error"] == nil || said["error"] == "invalid_token")
 }
 
 // endByID ends a token as the parent. GitLab says 404 of one that is gone, but 401 to who
@@ -144,34 +157,53 @@ func (p *Provider) Find(ctx context.Context, t provider.Trace) ([]provider.Found
 	return found, nil
 }
 
-// maxListed bounds one page of a list. A name is one grant's, so that a page holds all of
-// it.
-const maxListed = 100
+// A name is one grant's, so that a page holds all of it where GitLab searches. Up to 17.7 at
+// least it does not do so in projects and groups, and lists whatever there is.
+const (
+	perPage  = 100
+	maxPages = 100
+)
 
 // active are the active tokens of that name in a collection. GitLab searches for parts of
 // names.
 func (p *Provider) active(ctx context.Context, parent secret.Text, at, name string) (map[int64]bool, error) {
-	query := url.Values{"state": {"active"}, "per_page": {strconv.Itoa(maxListed)}, "search": {name}}
-	answer, err := p.ask(ctx, parent, http.MethodGet, at+"?"+query.Encode(), nil)
-	if err != nil {
-		return nil, whole(err)
-	}
-	list, ok := answer.([]any)
-	if !ok {
-		return nil, whole(unread("it is no list"))
-	}
+	query := url.Values{"state": {"active"}, "per_page": {strconv.Itoa(perPage)}, "search": {name}}
 	ids := map[int64]bool{}
+	for page := 1; page <= maxPages; page++ {
+		if page > 1 {
+			query.Set("page", strconv.Itoa(page))
+		}
+		answer, err := p.ask(ctx, parent, http.MethodGet, at+"?"+query.Encode(), nil)
+		if err != nil {
+			return nil, whole(err)
+		}
+		list, ok := answer.([]any)
+		if !ok {
+			return nil, whole(unread("it is no list"))
+		}
+		if err := called(name, list, ids); err != nil {
+			return nil, err
+		}
+		if len(list) < perPage {
+			return ids, nil
+		}
+	}
+	return nil, fault.New(fault.TemporarilyUnavailable, "GitLab lists more than %d tokens where one is looked for by its name: end those that nobody needs, or have a GitLab that searches", maxPages*perPage)
+}
+
+// called adds those of that name. Whatever GitLab may list beside what was asked for is
+// left alone.
+func called(name string, list []any, ids map[int64]bool) error {
 	for _, e := range list {
 		token, _ := e.(map[string]any)
 		id, ok := number(token["id"])
 		if !ok {
-			return nil, whole(unread("an entry of the list has no id"))
+			return whole(unread("an entry of the list has no id"))
 		}
-		// Whatever GitLab may list beside what was asked for is left alone.
 		dead := token["revoked"] == true || token["active"] == false
-		if called, _ := token["name"].(string); !dead && called == name {
+		if its, _ := token["name"].(string); !dead && its == name {
 			ids[id] = true
 		}
 	}
-	return ids, nil
+	return nil
 }

@@ -2,6 +2,7 @@ package gitlab_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -219,6 +220,52 @@ func TestAnOrphanIsFoundAndEnded(t *testing.T) {
 	}
 }
 
+// An instance that does not search shows the orphan among all others, pages later.
+func TestAnOrphanIsFoundWhereGitLabDoesNotSearch(t *testing.T) {
+	w, r := of(t, "project")
+	for i := range 250 {
+		r.GrantID = fmt.Sprint("of somebody else ", i)
+		_, err := w.Mint(t.Context(), r)
+		require.NoError(t, err)
+	}
+	r.GrantID = "the lost one"
+	w.server.After("POST", "access_tokens", fake.HangUp)
+	_, err := w.Mint(t.Context(), r)
+	require.ErrorIs(t, err, provider.ErrAnswerLost)
+	where, err := w.Where(r)
+	require.NoError(t, err)
+	w.server.NoSearch()
+	found, err := w.Find(t.Context(), provider.Trace{GrantID: r.GrantID, Where: where})
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.NoError(t, w.Revoke(t.Context(), found[0].Handle))
+	require.Equal(t, 250, w.server.Active())
+}
+
+// A 401 that is not about the token leaves it alive: it is ended by the parent then.
+func TestNotEvery401IsAnEnd(t *testing.T) {
+	for name, said := range map[string]string{
+		"DPoP is required of the user": `{"error":"dpop_error","error_description":"DPoP validation error: DPoP header is missing"}`,
+		"a proxy says it":              `<html>log in first</html>`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, r := of(t, "personal")
+			child, err := w.Mint(t.Context(), r)
+			require.NoError(t, err)
+			w.server.Before("DELETE", "personal_access_tokens/self", func(rw http.ResponseWriter, _ *http.Request) {
+				rw.WriteHeader(http.StatusUnauthorized)
+				_, _ = rw.Write([]byte(said))
+			})
+			w.server.Kill(w.parent)
+			require.Error(t, w.Revoke(t.Context(), child.Handle))
+			require.True(t, w.server.Alive(child.Token().Reveal()))
+			opened, _ := providertest.Setup{Type: gitlab.Type{}, Fields: map[string]any{"base_url": w.server.URL}, Secrets: map[string]string{"token": w.spare}}.Open(t)
+			require.NoError(t, opened.(*gitlab.Provider).Revoke(t.Context(), child.Handle))
+			require.False(t, w.server.Alive(child.Token().Reveal()))
+		})
+	}
+}
+
 func TestARefusedEndIsNoEnd(t *testing.T) {
 	w, r := of(t, "project")
 	w.server.After("POST", "access_tokens", fake.HangUp)
@@ -390,6 +437,7 @@ func TestCheckSaysWhenTheParentEnds(t *testing.T) {
 	require.Contains(t, health.Detail, "2027-02-26")
 	w.server.Kill(w.spare)
 	_, err = w.Check(t.Context())
+	require.Equal(t, fault.InvalidRequest, fault.CodeOf(err), "which is no word of the parent")
 	require.ErrorContains(t, err, "token_next")
 	w.server.Kill(w.parent)
 	_, err = w.Check(t.Context())
@@ -466,6 +514,23 @@ func TestTheTwoTokensTakeTurns(t *testing.T) {
 	}
 	require.Greater(t, w.server.Get(before[0]).Ends.Sub(w.now), 50*24*time.Hour)
 	require.False(t, w.server.Alive(w.spare))
+}
+
+// However early in the day it comes, a rotation takes no day off the next token's life.
+func TestALifeDoesNotShrink(t *testing.T) {
+	w, _ := of(t, "project")
+	ends := map[bool]time.Duration{}
+	for i := range 8 {
+		_, err := w.Rotate(t.Context())
+		require.NoError(t, err)
+		made := w.server.Get(w.store.Parent().Secrets["token"].Reveal())
+		life := made.Ends.Sub(made.Made.Truncate(24 * time.Hour))
+		if i < 2 {
+			ends[i%2 == 0] = life
+		}
+		require.Equal(t, ends[i%2 == 0], life)
+		w.now = w.now.Add(23 * time.Hour)
+	}
 }
 
 func TestOneTokenAloneIsNotRotated(t *testing.T) {
