@@ -126,6 +126,18 @@ func TestGitLabsParentRotates(t *testing.T) {
 	require.NoError(t, m.revoke(m.mustSession(call{data: map[string]any{"resources": fake.Project}})))
 }
 
+// What became of token_next is no word of the token that mints.
+func TestALostSpareStopsNoMint(t *testing.T) {
+	m, server, _, spare := newGitLabMount(t)
+	m.must(m.write("roles/r", projectRole()))
+	server.Kill(spare)
+	_, err := m.write("providers/gitlab/p/check", nil)
+	requireCode(t, err, fault.InvalidRequest, "token_next")
+	l := m.mustSession(call{data: map[string]any{"resources": fake.Project}})
+	require.NoError(t, m.revoke(l))
+	require.Equal(t, "ok", m.must(m.read("providers/gitlab/p")).Data["health"])
+}
+
 func TestGitLabWantsASecondTokenForItsRotation(t *testing.T) {
 	m, server, _, _ := newGitLabMount(t)
 	alone := m.hide(server.Personal(fake.Maintainer, 10, "api"))

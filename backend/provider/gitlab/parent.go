@@ -65,12 +65,13 @@ func (p *Provider) Check(ctx context.Context) (provider.Health, error) {
 	}
 	spare, err := p.self(ctx, next)
 	switch {
+	// Neither is a word of the parent, with which mints go on.
 	case status(err) == http.StatusUnauthorized:
-		return health, kit.ParentRefused("GitLab knows the parent token, but refuses token_next: make another token of the same user, and write that as token_next")
+		return health, fault.New(fault.InvalidRequest, "GitLab knows the parent token, but refuses token_next, so tokens are made and nothing can be rotated: make another token of the same user, and write that as token_next").Because(err)
 	case err != nil:
 		return health, err
 	case spare.user != current.user:
-		return health, kit.ParentRefused("token_next is another user's than token: make another token of the same user, and write that as token_next")
+		return health, fault.New(fault.InvalidRequest, "token_next is another user's than token: make another token of the same user, and write that as token_next")
 	}
 	health.Detail += spare.until(", token_next")
 	if health.Ends.IsZero() || !spare.ends.IsZero() && spare.ends.Before(health.Ends) {
@@ -185,5 +186,6 @@ func (p *Provider) mayReplace(ctx context.Context, current, spare secret.Text) (
 	if next.ends.IsZero() || next.created.IsZero() {
 		return longest, nil
 	}
-	return min(max(next.ends.Sub(next.created), 48*time.Hour), longest), nil
+	// Whole days: to the hour, each rotation that comes earlier in the day would take one off.
+	return min(max(next.ends.Sub(next.created.UTC().Truncate(24*time.Hour)), 48*time.Hour), longest), nil
 }
