@@ -54,7 +54,7 @@ func TestAMintLeavesNothingWhereverItStops(t *testing.T) {
 			c.breaks(w)
 			child, err := w.Mint(t.Context(), rigRequest())
 			require.Equal(t, c.code, fault.CodeOf(err), "%v", err)
-			w.with(func() { require.Len(t, w.accounts, c.made) }) // whose answer it hung up on may go on
+			require.Equal(t, c.made, w.left()) // whose answer it hung up on may go on
 			require.Equal(t, c.handle, child != nil && !child.Handle.Empty())
 			if c.lost && !c.handle {
 				require.ErrorIs(t, err, provider.ErrAnswerLost)
@@ -68,7 +68,7 @@ func TestAMintLeavesNothingWhereverItStops(t *testing.T) {
 			for _, f := range found {
 				require.NoError(t, w.Provider.(provider.Revoker).Revoke(t.Context(), f.Handle))
 			}
-			w.with(func() { require.Empty(t, w.accounts) })
+			require.Zero(t, w.left())
 		})
 	}
 }
@@ -137,12 +137,12 @@ func TestWhatACallerBringsStaysInItsPlace(t *testing.T) {
 			if !stays {
 				require.Error(t, err)
 				require.Contains(t, []fault.Code{fault.InvalidTarget, fault.InvalidRequest}, fault.CodeOf(err), "%v", err)
-				require.Empty(t, w.asked)
+				require.Empty(t, w.requests())
 				return
 			}
 			require.NoError(t, err)
-			require.Len(t, w.asked, 1)
-			line, body, _ := strings.Cut(strings.TrimPrefix(w.asked[0], "POST "), " ")
+			require.Len(t, w.requests(), 1)
+			line, body, _ := strings.Cut(strings.TrimPrefix(w.requests()[0], "POST "), " ")
 			req, err := http.NewRequest(http.MethodPost, "http://x"+line, nil)
 			require.NoError(t, err)
 			require.Equal(t, "/t/"+value+"/accounts", req.URL.Path)
@@ -163,7 +163,7 @@ func TestNothingIsNotAll(t *testing.T) {
 		_, err := w.Mint(t.Context(), provider.Request{Access: a, TTL: time.Hour, GrantID: "g"})
 		require.Equal(t, fault.InvalidScope, fault.CodeOf(err))
 	}
-	require.Empty(t, w.asked)
+	require.Empty(t, w.requests())
 	require.Error(t, w.Provider.(provider.CeilingChecker).CheckCeiling(provider.ModeMint, nil, access.Access{Scopes: access.Exactly("READ")}))
 	require.NoError(t, w.Provider.(provider.CeilingChecker).CheckCeiling(provider.ModeMint, nil, access.Access{Scopes: access.Exactly("read:all")}))
 }
@@ -303,4 +303,14 @@ func TestABodyIsNoBomb(t *testing.T) {
 	child, err := w.Mint(t.Context(), provider.Request{Access: access.Access{Scopes: access.Exactly(scopes...)}, TTL: time.Hour, GrantID: "g"})
 	require.Equal(t, fault.InvalidRequest, fault.CodeOf(err))
 	require.NotNil(t, child, "the first step was done")
+}
+
+// A life that the system always gives is the only one that there is.
+func TestALifeThatIsAlwaysGiven(t *testing.T) {
+	definition := strings.Replace(rigDefinition, `"expires": {"from": "ends", "as": "seconds"}`, `"expires": {"assumed": "1h"}`, 1)
+	w := newWorld(t, strings.Replace(definition, `"life": {"least": "5m", "most": "24h"},`, ``, 1))
+	require.Equal(t, provider.Life{Least: time.Hour, Most: time.Hour}, w.Traits().Life)
+	child, err := w.Mint(t.Context(), rigRequest())
+	require.NoError(t, err)
+	require.Equal(t, w.now.Add(time.Hour), child.ExpiresAt)
 }

@@ -96,10 +96,10 @@ func TestASessionThatIsRefusedIsReplacedOnce(t *testing.T) {
 
 	// A system that takes no session at all is asked twice, and no more.
 	l.with(func() { l.guard = func(r *http.Request) bool { return r.URL.Path == "/login" } })
-	before := len(l.asked)
+	before := len(l.requests())
 	_, err = l.Mint(t.Context(), rigRequest())
 	require.Equal(t, fault.ParentRefused, fault.CodeOf(err))
-	require.Len(t, l.asked[before:], 3)
+	require.Len(t, l.requests()[before:], 3)
 }
 
 func TestALoginThatFailsMintsNothing(t *testing.T) {
@@ -270,5 +270,5 @@ func TestALenderThatFailsIsNotTheSystem(t *testing.T) {
 	p, _ := setup.Open(t)
 	_, err := p.Mint(t.Context(), rigRequest())
 	require.ErrorContains(t, err, "there is none")
-	require.Empty(t, r.asked)
+	require.Empty(t, r.requests())
 }

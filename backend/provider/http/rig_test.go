@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -191,6 +192,20 @@ func newWorld(t *testing.T, definition string) *world {
 
 func rigRequest() provider.Request {
 	return provider.Request{Access: access.Access{Scopes: access.Exactly("read")}, TTL: 10 * time.Minute, GrantID: "grant-of-somebody"}
+}
+
+// left is how many accounts there are.
+func (r *rig) left() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.accounts)
+}
+
+// requests are those that came, in their order.
+func (r *rig) requests() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.asked)
 }
 
 func (r *rig) with(change func()) {
