@@ -296,10 +296,13 @@ func (b *broker) checkSignal(ctx context.Context, _ *logical.Request, d *framewo
 	name := d.Get("name").(string)
 	l, err := b.signals.listener(ctx, name)
 	if errors.Is(err, stored.ErrAbsent) {
-		return nil, fault.New(fault.InvalidRequest, "there is no signals/%s", name)
+		return nil, fault.New(fault.InvalidRequest, "there is no signals/%s: write it first", name)
 	}
 	if err != nil {
 		return nil, err
+	}
+	if l.receiver.Status().State == signal.StateDisabled {
+		return nil, fault.New(fault.InvalidRequest, "signals/%s is disabled, and is not polled: write disabled=false", name)
 	}
 	patient, cancel := context.WithTimeout(ctx, checkPatience)
 	defer cancel()

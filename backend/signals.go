@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/secret"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/signal"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 const signalPrefix = "signal/"
@@ -269,6 +270,11 @@ func (s *signals) replace(ctx context.Context, name string, before, after *store
 	}
 	if err := after.Validate(); err != nil {
 		return err
+	}
+	if after.JWKSPEM != "" {
+		if err := subject.CheckKeys(after.JWKSPEM); err != nil {
+			return err
+		}
 	}
 	loan := after.loan()
 	if loan != nil && (before == nil || !loan.Same(before.loan())) {

@@ -321,6 +321,8 @@ func TestEventsAreFetchedInTheBackground(t *testing.T) {
 	s.Send(transmitter.SessionRevoked(m.user("user-1")))
 	require.NoError(t, m.periodic())
 	require.Equal(t, "disabled", m.must(m.read("signals/s")).Data["health"])
+	_, err := m.write("signals/s/check", nil)
+	requireCode(t, err, fault.InvalidRequest, "disabled=false")
 	require.True(t, m.server.Active(l.token))
 	m.b.signals.end()
 }

@@ -1,7 +1,6 @@
 package signal
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"slices"
@@ -37,7 +36,8 @@ type Config struct {
 	Audience string `json:"audience,omitempty"`
 	// StreamID is the operator's stream, for verification.
 	StreamID string `json:"stream_id,omitempty"`
-	// JWKSURL or JWKSPEM are the transmitter's keys where discovery does not tell.
+	// JWKSURL or JWKSPEM are the transmitter's keys where discovery does not tell. That the
+	// latter are public ones is for whoever stores them to judge.
 	JWKSURL string `json:"jwks_url,omitempty"`
 	JWKSPEM string `json:"jwks_pem,omitempty"`
 	// Token is a secret, and goes to the pinned URLs alone. TokenProvider has one minted
@@ -150,8 +150,6 @@ func checkSource(c Config) *fault.Error {
 		return invalid("issuer, audience and stream_id must be printable and of at most %d bytes", maxIdentifier)
 	case len(c.JWKSPEM) > maxKeys:
 		return invalid("jwks_pem is longer than %d bytes", maxKeys)
-	case bytes.Contains([]byte(c.JWKSPEM), []byte("PRIVATE KEY-----")):
-		return invalid("jwks_pem holds a private key: give the public ones only, and replace that key")
 	}
 	if c.JWKSPEM != "" {
 		if _, err := jwks.Static([]byte(c.JWKSPEM)); err != nil {

@@ -200,6 +200,15 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 	return nil
 }
 
+// CheckKeys says what is wrong with jwks_pem, wherever keys are configured; the error is an
+// *fault.Error with invalid_request.
+func CheckKeys(document string) error {
+	if err := checkKeys(document); err != nil {
+		return err
+	}
+	return nil
+}
+
 // checkKeys refuses private keys beside what jwks refuses: the configuration is
 // no secret and can be read.
 func checkKeys(document string) *fault.Error {
