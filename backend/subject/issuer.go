@@ -183,7 +183,7 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 		return c.proxied("jwks_url", c.JWKSURL)
 	}
 	if c.JWKSPEM != "" {
-		return checkKeys(c.JWKSPEM)
+		return CheckKeys(c.JWKSPEM)
 	}
 	if c.OIDCDiscoveryURL == "" {
 		return nil
@@ -200,18 +200,9 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 	return nil
 }
 
-// CheckKeys says what is wrong with jwks_pem, wherever keys are configured; the error is an
-// *fault.Error with invalid_request.
-func CheckKeys(document string) error {
-	if err := checkKeys(document); err != nil {
-		return err
-	}
-	return nil
-}
-
-// checkKeys refuses private keys beside what jwks refuses: the configuration is
+// CheckKeys says what is wrong with jwks_pem, wherever one is configured, or nil. It refuses private keys beside what jwks refuses: the configuration is
 // no secret and can be read.
-func checkKeys(document string) *fault.Error {
+func CheckKeys(document string) *fault.Error {
 	if len(document) > maxPEM {
 		return invalid("jwks_pem is longer than %d bytes", maxPEM)
 	}
