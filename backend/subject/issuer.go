@@ -200,8 +200,8 @@ func checkKeySource(c IssuerConfig) *fault.Error {
 	return nil
 }
 
-// CheckKeys says what is wrong with jwks_pem, wherever one is configured, or nil. It refuses private keys beside what jwks refuses: the configuration is
-// no secret and can be read.
+// CheckKeys says what is wrong with jwks_pem, wherever one is configured, or nil. It refuses
+// private keys beside what jwks refuses: the configuration is no secret and can be read.
 func CheckKeys(document string) *fault.Error {
 	if len(document) > maxPEM {
 		return invalid("jwks_pem is longer than %d bytes", maxPEM)
