@@ -108,6 +108,7 @@ type Receiver struct {
 	refused bool                 // the token was not taken
 	asked   verification
 	held    context.CancelFunc // of the held poll that is under way, nil if none is
+	hurried int                // how many wait for a turn, so that no poll is held
 }
 
 // verification is the sign of life that was asked for.
@@ -210,11 +211,15 @@ func (r *Receiver) Turn(ctx context.Context, byHand bool) (next time.Duration) {
 func (r *Receiver) PollNow(ctx context.Context) {
 	r.mu.Lock()
 	held := r.held
+	r.hurried++
 	r.mu.Unlock()
 	if held != nil {
 		held()
 	}
 	r.Turn(ctx, true)
+	r.mu.Lock()
+	r.hurried--
+	r.mu.Unlock()
 }
 
 // round is one poll.
@@ -278,7 +283,7 @@ func (r *Receiver) outgoing(byHand bool) request {
 	defer r.mu.Unlock()
 	p := request{Max: maxEvents, Ack: slices.Sorted(maps.Keys(r.acks)), Errors: maps.Clone(r.errs)}
 	p.Ack = p.Ack[:min(len(p.Ack), maxTaken)]
-	p.Immediately = byHand || r.probing || r.deps.Now().Before(r.short) || r.failing > 0 || r.status.LastPoll.IsZero()
+	p.Immediately = byHand || r.hurried > 0 || r.probing || r.deps.Now().Before(r.short) || r.failing > 0 || r.status.LastPoll.IsZero()
 	return p
 }
 

@@ -391,6 +391,12 @@ func TestAPollIsHeld(t *testing.T) {
 	require.Eventually(t, func() bool { polls := w.server.Polls(); return !polls[len(polls)-1].ReturnImmediately }, time.Minute, time.Millisecond)
 	w.server.Send(transmitter.SessionRevoked(user))
 	require.Eventually(t, func() bool { return len(w.effects()) == 1 }, time.Minute, time.Millisecond)
+	held := func() bool { polls := w.server.Polls(); return !polls[len(polls)-1].ReturnImmediately }
+	require.Eventually(t, held, time.Minute, time.Millisecond)
+	began := time.Now()
+	w.r.PollNow(ctx)
+	require.Less(t, time.Since(began), 25*time.Second, "nobody waits for what is held")
+	require.Zero(t, w.counts("failed unreachable"))
 	cancel()
 	<-done
 	require.Equal(t, signal.StateOK, w.r.Status().State, "a poll that we give up has not failed")
