@@ -98,7 +98,7 @@ vulns-latest: ## what is called, by the newest database, and what that has beyon
 
 unit: ## tests that need no server, under the race detector
 	CGO_ENABLED=1 $(GOTEST) -- -short -race ./...
-	cd cmd/tokenbroker && CGO_ENABLED=1 go test -race ./...
+	cd cmd/tokenbroker && CGO_ENABLED=1 go test -race $$(go list ./... | grep -v /cli$$) && go test ./internal/cli # whose tests start a process each
 
 race: unit
 

@@ -191,7 +191,7 @@ func (d *desk) openShell(t *testing.T, plugins string) {
 	cmd := exec.Command("sh")
 	cmd.Dir = d.dir
 	cmd.Env = []string{
-		"PATH=" + filepath.Dir(harness.VaultPath(t)) + ":" + filepath.Dir(harness.PluginPath(t)) + ":" + os.Getenv("PATH"), "HOME=" + d.dir, "VAULT_ADDR=" + d.vault.Addr, "VAULT_MAX_RETRIES=0",
+		"PATH=" + filepath.Dir(harness.VaultPath(t)) + ":" + filepath.Dir(harness.PluginPath(t)) + ":" + os.Getenv("PATH"), "HOME=" + d.dir, "XDG_RUNTIME_DIR=" + d.dir, "VAULT_ADDR=" + d.vault.Addr, "VAULT_MAX_RETRIES=0",
 	}
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -207,6 +207,9 @@ func (d *desk) openShell(t *testing.T, plugins string) {
 		}
 	}()
 	t.Cleanup(func() {
+		keeps := exec.Command(filepath.Join(filepath.Dir(harness.PluginPath(t)), "tokenbroker"), "agent", "stop")
+		keeps.Env = cmd.Env
+		_ = keeps.Run() // if a command has failed before it came to that
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

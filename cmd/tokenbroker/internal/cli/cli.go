@@ -44,6 +44,9 @@ func Main(version string, args []string) int {
 
 func (a *app) run(args []string) int {
 	root := a.root()
+	if len(args) == 1 && args[0] == cargoFlag {
+		return a.ended(a.cargoPlugin())
+	}
 	root.SetArgs(args)
 	return a.ended(root.ExecuteContext(context.Background()))
 }
@@ -127,7 +130,8 @@ func (a *app) root() *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Run something with tokens:"}, &cobra.Group{ID: "format", Title: "Answer tools in their own form:"}, &cobra.Group{ID: "look", Title: "Look and end:"}, &cobra.Group{ID: "make", Title: "Publish and convert:"})
 	root.SetHelpCommandGroupID("look")
 	root.SetCompletionCommandGroupID("look")
-	root.AddCommand(a.execCommand(), a.listCommand(), a.explainCommand(), a.revokeCommand())
+	root.AddCommand(a.execCommand(), a.listCommand(), a.explainCommand(), a.revokeCommand(), a.agentCommand())
+	root.AddCommand(a.helpers()...)
 	usageErrors(root)
 	return root
 }

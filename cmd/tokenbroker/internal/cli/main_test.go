@@ -50,7 +50,7 @@ func (s *scene) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	c := exec.CommandContext(t.Context(), self, args...)
+	c := exec.Command(self, args...) // also in cleanups, when the context has ended
 	c.Env = s.env
 	return c
 }
