@@ -56,6 +56,9 @@ func (p *Provider) ask(ctx context.Context, as secret.Text, method, path string,
 }
 
 func (p *Provider) send(ctx context.Context, as secret.Text, method, path string, body map[string]any) (*httpclient.Response, error) {
+	if method == http.MethodGet {
+		ctx = httpclient.Reading(ctx)
+	}
 	var content []byte
 	if body != nil {
 		var err error

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/access"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/httpclient"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/gitlab"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/gitlab/fake"
@@ -121,6 +123,22 @@ func TestATokenEndsTheDayAfterItsLease(t *testing.T) {
 			require.False(t, child.ExpiresAt.Before(c.now.Add(c.ttl)), "the lease is not cut")
 		})
 	}
+}
+
+// What only reads travels on the connection that is there: a mint has no other one.
+func TestALookNeedsNoConnectionOfItsOwn(t *testing.T) {
+	w, r := of(t, "project")
+	opened := 0
+	ctx := httptrace.WithClientTrace(httpclient.Once(t.Context()), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if !i.Reused {
+			opened++
+		}
+	}})
+	for range 3 {
+		_, err := w.Mint(ctx, r)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1, opened)
 }
 
 // The access_level is always sent, because GitLab's own default is a Maintainer's.
