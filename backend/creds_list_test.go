@@ -85,3 +85,40 @@ func TestAListOfRolesInPages(t *testing.T) {
 	require.Equal(t, []string{"role4"}, resp.Data["keys"])
 	require.Empty(t, resp.Warnings)
 }
+
+// A role that fits its provider no more, or that nobody can read, is nobody's, and hides no
+// other one.
+func TestARoleThatIsBrokenHidesNoOther(t *testing.T) {
+	m := newMount(t, setup{provider: map[string]any{"audience_parameter": "audience"}})
+	m.must(m.write("roles/unfit", map[string]any{"provider": "oauth2/p", "scopes": "read", "audiences": "https://api.example"}))
+	m.must(m.write("providers/oauth2/p", map[string]any{"audience_parameter": "none"}))
+	_, err := m.session(call{path: "creds/unfit"})
+	requireCode(t, err, fault.TemporarilyUnavailable, "no longer fits")
+	resp := m.must(m.do(call{op: logical.ListOperation, path: "creds", entity: alice}))
+	require.Equal(t, []string{"r"}, resp.Data["keys"])
+	require.Len(t, resp.Warnings, 1)
+	require.Contains(t, resp.Warnings[0], "of 1 role")
+	require.NotContains(t, resp.Warnings[0], "unfit")
+
+	m.must(m.delete("roles/unfit", nil))
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: rolePrefix + "torn", Value: []byte("{")}))
+	resp = m.must(m.do(call{op: logical.ListOperation, path: "creds", entity: alice}))
+	require.Equal(t, []string{"r"}, resp.Data["keys"])
+	require.Len(t, resp.Warnings, 1)
+	require.NoError(t, m.storage.Delete(t.Context(), rolePrefix+"torn"))
+}
+
+// However many roles ask who somebody is, Vault is asked once.
+func TestAListOfRolesAsksOnceWhoItIs(t *testing.T) {
+	m := newMount(t, setup{})
+	for i := range 20 {
+		m.must(m.write(fmt.Sprint("roles/group", i), map[string]any{"provider": "oauth2/p", "scopes": "read", "bound_group_names": "ops"}))
+		m.must(m.write(fmt.Sprint("roles/name", i), map[string]any{"provider": "oauth2/p", "scopes": "read", "condition": "identity.name == 'alice'"}))
+	}
+	asked := m.vault.whileAsked(func() {
+		names, _ := m.usableBy(alice, "")
+		require.Len(t, names, 41)
+	})
+	require.LessOrEqual(t, asked["EntityInfo"], 3, "once for each kind of question")
+	require.LessOrEqual(t, asked["GroupsForEntity"], 1)
+}

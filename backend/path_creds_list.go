@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -59,7 +60,7 @@ func (b *broker) listCreds(ctx context.Context, req *logical.Request, d *framewo
 		begin++
 	}
 	names = names[begin:]
-	a := ask{entityID: req.EntityID, remoteAddr: remoteAddr(req), vouched: true}
+	l := &rolesOfCaller{b: b, ask: ask{entityID: req.EntityID, remoteAddr: remoteAddr(req), vouched: true}, known: map[knowledge]whoAsks{}}
 	keys, info := []string{}, map[string]any{}
 	resp := &logical.Response{}
 	for i, name := range names {
@@ -67,7 +68,7 @@ func (b *broker) listCreds(ctx context.Context, req *logical.Request, d *framewo
 			tellMore(resp, req, names[i-1])
 			break
 		}
-		usable, err := b.usable(ctx, a, name)
+		usable, err := l.usable(ctx, name)
 		switch {
 		case err != nil:
 			return nil, err
@@ -75,31 +76,75 @@ func (b *broker) listCreds(ctx context.Context, req *logical.Request, d *framewo
 			keys, info[name] = append(keys, name), usable
 		}
 	}
+	if l.broken > 0 {
+		resp.AddWarning(fmt.Sprintf("of %d role(s) it could not be told, which is for an operator to mend: creds/<role> says more", l.broken))
+	}
 	list := logical.ListResponseWithInfo(keys, info)
 	list.Warnings = resp.Warnings
 	return list, nil
 }
 
+// rolesOfCaller looks at one role after the other for one caller, who is asked for once.
+type rolesOfCaller struct {
+	b     *broker
+	ask   ask
+	known map[knowledge]whoAsks
+	// broken are the roles of which nothing can be told, because of what they are
+	// themselves: nobody can use them, and they hide no other one.
+	broken int
+}
+
+// whoAsks is what Vault has said of the caller: stopped is true of one of whom there is
+// nothing to be had.
+type whoAsks struct {
+	caller  decision.Caller
+	stopped bool
+}
+
+// who asks Vault, and the freezer, unless that was done for another role.
+func (l *rolesOfCaller) who(ctx context.Context, want knowledge) (w whoAsks, err error) {
+	if w, ok := l.known[want]; ok {
+		return w, nil
+	}
+	w.caller, err = l.b.caller(l.ask, want)
+	if err != nil {
+		w.stopped, err = true, unlessRefused(err)
+	}
+	if err == nil && !w.stopped {
+		var frozen []*fault.Error
+		frozen, err = l.b.freezer.Check(ctx, ending.Basis{Holder: holderOf(w.caller.EntityID)})
+		w.stopped = len(frozen) > 0
+	}
+	if err == nil {
+		l.known[want] = w
+	}
+	return w, err
+}
+
 // usable is what a caller needs to know of a role that it may use; nil for any other, and
 // for one that nobody can use as it is.
-func (b *broker) usable(ctx context.Context, a ask, name string) (map[string]any, error) {
+func (l *rolesOfCaller) usable(ctx context.Context, name string) (map[string]any, error) {
+	b := l.b
 	compiled, err := b.roles.compiled(ctx, name)
 	if err != nil {
-		return nil, unlessRefused(err)
+		l.passOver(err)
+		return nil, nil
 	}
 	p, err := b.providers.MustOpen(ctx, compiled.Provider)
 	if err != nil {
-		return nil, unlessRefused(err)
+		l.passOver(err)
+		return nil, nil
 	}
-	caller, err := b.caller(a, needed(a, compiled, p))
-	if err != nil {
-		return nil, unlessRefused(err)
-	}
-	frozen, err := b.freezer.Check(ctx, ending.Basis{Holder: holderOf(caller.EntityID), Role: compiled.name, Provider: p.Ref})
-	if err != nil {
+	w, err := l.who(ctx, needed(l.ask, compiled, p))
+	if err != nil || w.stopped || len(stopped(p, compiled)) > 0 {
 		return nil, err
 	}
-	if len(stopped(p, compiled)) > 0 || len(frozen) > 0 || len(compiled.policy.CheckCaller(decision.Situation{Now: b.now(), Caller: caller})) > 0 {
+	for _, what := range []ending.Thing{{Kind: ending.KindRole, Name: compiled.name}, {Kind: ending.KindProvider, Name: p.Ref}} {
+		if frozen, err := b.freezer.Frozen(ctx, what); err != nil || frozen {
+			return nil, err
+		}
+	}
+	if len(compiled.policy.CheckCaller(decision.Situation{Now: b.now(), Caller: w.caller})) > 0 {
 		return nil, nil
 	}
 	info := map[string]any{"provider": p.Ref, "mode": string(compiled.Mode), "revocation": string(compiled.traits.Class), "fields": p.Answer.Names(), "brings": brings(compiled.policy)}
@@ -110,6 +155,13 @@ func (b *broker) usable(ctx context.Context, a ask, name string) (map[string]any
 		}
 	}
 	return info, nil
+}
+
+// passOver counts a role that cannot be judged; one that refuses everybody is none.
+func (l *rolesOfCaller) passOver(err error) {
+	if unlessRefused(err) != nil {
+		l.broken++
+	}
 }
 
 // callersFields are those of a role that tell a caller what can be asked for, and of whom
