@@ -1,5 +1,5 @@
 // Command chart draws what the benchmark has found: bin/bench.json becomes the SVG
-// that the README shows.
+// that docs/operating.md shows.
 //
 //	go run ./scripts/bench/chart bin/bench.json docs/bench.svg
 package main
