@@ -263,6 +263,29 @@ func TestAListThatIsOldIsMadeAnew(t *testing.T) {
 	require.Equal(t, []string{"acme/svc-c"}, child.Granted.Resources.Literals())
 }
 
+// GitHub may refuse what it has just listed, and may know a repository by a name of before: a
+// list for each mint would help neither, and cost those who have the installation's tokens.
+func TestARefusalThatStaysCostsNoListEach(t *testing.T) {
+	w := newWorld(t)
+	w.mint(t, asking(t, "acme/svc-*"))
+	w.github.Before(fake.Mint, fake.Say(http.StatusUnprocessableEntity, "There is at least one repository that does not exist or is not accessible to the parent installation."))
+	for range 5 {
+		w.refused(t, fault.InvalidTarget, asking(t, "acme/svc-*"))
+	}
+	require.Equal(t, 2, w.github.Count(fake.MintReader), "one more, to make sure")
+	w.now = w.now.Add(listFor)
+	w.github.Before(fake.Mint, nil)
+	w.mint(t, asking(t, "acme/svc-*"))
+	require.Equal(t, 3, w.github.Count(fake.MintReader))
+
+	w.github.After(fake.Mint, fake.Answer(http.StatusCreated, `{"token":"ghs_12345678","expires_at":"2099-01-01T00:00:00Z","permissions":{"contents":"read"},"repository_selection":"selected","repositories":[{"id":5,"full_name":"acme/renamed"}]}`))
+	_, err := w.Mint(t.Context(), asking(t, "acme/api"))
+	require.NoError(t, err, "whether it may be handed out is for the decision to say")
+	w.github.After(fake.Mint, nil)
+	w.mint(t, asking(t, "acme/svc-*"))
+	require.Equal(t, 3, w.github.Count(fake.MintReader))
+}
+
 func TestAReinstallationIsFound(t *testing.T) {
 	w := newWorld(t)
 	w.mint(t, asking(t, "acme/api"))

@@ -62,7 +62,13 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 			return nil, errNotKnown
 		case resp.Status == http.StatusNotFound:
 			p.installations.forget(at.String(), in)
-		case resp.Status == http.StatusUnprocessableEntity && l != nil && !listedNow && !again && strings.Contains(wordsOf(resp), wordsRepositories):
+		case resp.Status == http.StatusUnprocessableEntity && l != nil && strings.Contains(wordsOf(resp), wordsRepositories):
+			if listedNow {
+				l.refused.Store(true)
+			}
+			if again || l.refused.Load() {
+				return nil, p.refusedMint(resp, at)
+			}
 			p.lists.forget(in.id, l)
 		default:
 			return p.unmade(resp, at)
@@ -190,7 +196,7 @@ func (p *Provider) read(body []byte, in *installation, asked access.Access) (*pr
 		return child, odd200("the token", err.Error())
 	}
 	child.Confirmed[access.DimResources] = true
-	if !child.Granted.Resources.Within(asked.Resources) {
+	if _, named := asked.Resources.Values(); !named && !child.Granted.Resources.Within(asked.Resources) {
 		if l, ok := p.lists.has(in.id); ok {
 			p.lists.forget(in.id, l)
 		}

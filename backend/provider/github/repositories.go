@@ -48,6 +48,9 @@ type listing struct {
 	// renewed is true once somebody has seen to the next list: one that cannot be made is
 	// not tried for each mint.
 	renewed atomic.Bool
+	// refused is true of one that GitHub has not taken when it was new: another one would
+	// be no better.
+	refused atomic.Bool
 }
 
 // list is what the installation has, and whether that was asked for just now.
