@@ -169,7 +169,8 @@ func (d *desk) keepFiles(t *testing.T) {
 	d.secrets["the user's token"], d.secrets["the job's token"], d.secrets["the bot's password"] = user, job, bot.Secret
 	for name, content := range map[string]string{
 		"secret.txt": "the-first-secret\n", "stream.txt": "the-token-of-the-stream\n", "new.txt": "the-next-secret\n", "new.pem": d.ci.KeyPEM(t), "user.jwt": user, "id_token.jwt": job,
-		"bot.txt": bot.Secret + "\n",
+		"bot.txt":         bot.Secret + "\n",
+		"deploy.sts.yaml": "issuer: " + d.ci.URL + "\nsubject_pattern: repo:acme/api:ref:refs/heads/.*\npermissions:\n  contents: read\n",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o600))
 	}

@@ -130,7 +130,7 @@ func (a *app) root() *cobra.Command {
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Run something with tokens:"}, &cobra.Group{ID: "format", Title: "Answer tools in their own form:"}, &cobra.Group{ID: "look", Title: "Look and end:"}, &cobra.Group{ID: "make", Title: "Publish and convert:"})
 	root.SetHelpCommandGroupID("look")
 	root.SetCompletionCommandGroupID("look")
-	root.AddCommand(a.execCommand(), a.listCommand(), a.explainCommand(), a.revokeCommand(), a.agentCommand())
+	root.AddCommand(a.execCommand(), a.listCommand(), a.explainCommand(), a.revokeCommand(), a.agentCommand(), a.publishCommand(), a.convertCommand(), a.manCommand())
 	root.AddCommand(a.helpers()...)
 	usageErrors(root)
 	return root
