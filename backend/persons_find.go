@@ -173,18 +173,11 @@ func (f *finding) Sharing(tie person.Tie, limit int) ([]person.Tie, error) {
 	for _, id := range f.by[tie] {
 		sharing = append(sharing, person.Entity(id))
 	}
-	for _, party := range f.b.persons.subjectsWith(tie, limit) {
-		alive, err := f.early, error(nil)
-		if !f.early {
-			alive, err = f.b.hasGrants(f.ctx, party)
-		}
-		if err != nil {
-			return nil, ending.LedgerFault(err)
-		}
-		if alive {
-			sharing = append(sharing, tieOf(party))
-		}
+	living, err := f.b.livingWith(f.ctx, tie, limit, f.early)
+	if err != nil {
+		return nil, ending.LedgerFault(err)
 	}
+	sharing = append(sharing, living...)
 	return sharing[:min(limit, len(sharing))], nil
 }
 
@@ -252,12 +245,10 @@ func (b *broker) bySub(ctx context.Context, identity person.Tie) (ties []person.
 	return ties
 }
 
-// thingOfParty is the subject that a grant names, as it is frozen and killed.
-func thingOfParty(p grant.Party) ending.Thing { return ending.Subject(cmp.Or(p.Iss, p.Issuer), p.ID) }
-
-// tieOf is the same as a tie, thingOfTie the way back.
+// tieOf is the subject that a grant names, as a tie.
 func tieOf(p grant.Party) person.Tie { return person.Subject(cmp.Or(p.Iss, p.Issuer), p.ID) }
 
+// thingOfTie is an identity as it is frozen and killed.
 func thingOfTie(t person.Tie) ending.Thing {
 	if t.Kind == person.KindSubject {
 		return ending.Subject(t.At, t.Value)

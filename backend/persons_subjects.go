@@ -74,16 +74,40 @@ func (s *subjects) add(party grant.Party, ties []person.Tie) {
 	}
 }
 
-// subjectsWith are those who have a tie, at most limit of them.
-func (p *persons) subjectsWith(tie person.Tie, limit int) []grant.Party {
+// subjectsWith are those who have a tie, with those who have lost all grants since it was
+// looked for them the last time.
+func (p *persons) subjectsWith(tie person.Tie) []partyRef {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	refs := p.by[tie.Key()]
-	var parties []grant.Party
-	for _, ref := range refs[:min(limit, len(refs))] {
-		parties = append(parties, ref.party())
+	return slices.Clone(p.by[tie.Key()])
+}
+
+// livingWith are the subjects that have a tie and grants, each once and at most limit of
+// them: those without are not counted, or they would hide others, and be taken for many who
+// share something. While records are still being read all of them may have some.
+func (b *broker) livingWith(ctx context.Context, tie person.Tie, limit int, early bool) (living []person.Tie, err error) {
+	seen := map[person.Tie]bool{}
+	for _, ref := range b.persons.subjectsWith(tie) {
+		party := ref.party()
+		is := tieOf(party)
+		if seen[is] {
+			continue
+		}
+		alive := early
+		if !early {
+			if alive, err = b.hasGrants(ctx, party); err != nil {
+				return nil, err
+			}
+		}
+		if !alive {
+			continue
+		}
+		seen[is] = true
+		if living = append(living, is); len(living) == limit {
+			break
+		}
 	}
-	return parties
+	return living, nil
 }
 
 // tiesNobody reports whether no grant says what ties its subject or actor.

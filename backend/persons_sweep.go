@@ -160,16 +160,19 @@ func (b *broker) endSubjectsOf(ctx context.Context, l leaver, mapping person.Map
 		if tie.Kind == person.KindEntity {
 			most = math.MaxInt - 1 // each of them says so itself
 		}
-		parties := b.persons.subjectsWith(tie, most+1)
-		if len(parties) > most {
+		living, err := b.livingWith(ctx, tie, most+1, false)
+		if err != nil {
+			return errors.Join(problems, err)
+		}
+		if len(living) > most {
 			if !b.persons.tellOnce("common " + l.id + tie.String()) {
 				continue
 			}
 			b.Logger().Error("an entity has left, and so many subjects share with it what ties them that it is no person's: they keep their grants", "entity_id", l.id, "tie", tie.String(), "more_than", person.MostSharing)
 			continue
 		}
-		for _, party := range parties {
-			what := thingOfParty(party)
+		for _, subject := range living {
+			what := thingOfTie(subject)
 			if seen[what] {
 				continue
 			}

@@ -406,6 +406,55 @@ func TestWhatTooManyShareIsNobodys(t *testing.T) {
 	require.NotEmpty(t, dry.Warnings)
 }
 
+// TestTheDeadHideNobody: subjects that come and go, such as a job's, are neither in the way of
+// those that are there nor too many who share something.
+func TestTheDeadHideNobody(t *testing.T) {
+	for name, test := range map[string]struct {
+		claims map[string]any
+		many   int
+	}{
+		"a claim that is the entity's id": {map[string]any{"entity": alice}, person.MostIdentities},
+		"metadata":                        {map[string]any{"employee": 7}, person.MostSharing},
+	} {
+		for _, leaves := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, leaves), func(t *testing.T) {
+				m := newPeople(t)
+				m.ownOf(alice)
+				for i := range test.many + 2 {
+					require.NoError(t, m.revoke(m.behalf(fmt.Sprint("job", i), test.claims)))
+				}
+				live := m.behalf("job", test.claims)
+				require.NoError(t, m.periodic())
+				if leaves {
+					m.vault.change(func(v *vaultView) { v.entities[alice].Disabled = true })
+					m.periodicAfter(time.Minute)
+				} else {
+					resp := m.person(map[string]any{"entity_id": alice})
+					require.Contains(t, identified(resp), "job")
+					require.Empty(t, resp.Warnings)
+				}
+				m.requireAlive(false, live)
+			})
+		}
+	}
+}
+
+// TestAnAliasIsFoundInAnyCase, since Vault tells it by its name in any.
+func TestAnAliasIsFoundInAnyCase(t *testing.T) {
+	m := newPeople(t)
+	m.setEntity(entityWith(alice, nil, loginMount, "Alice.Smith"))
+	hers := []*lease{m.ownOf(alice), m.behalf("alice.smith", nil)}
+	m.person(map[string]any{"alias_name": "ALICE.smith", "alias_mount": loginMount, "freeze": true})
+	m.requireAlive(false, hers...)
+	_, err := m.credsBy(call{entity: alice})
+	requireCode(t, err, fault.AccessDenied, "the person is frozen")
+	_, err = m.tryBehalf("Alice.Smith", nil)
+	requireCode(t, err, fault.AccessDenied, "the person is frozen")
+	thawed := m.person(map[string]any{"alias_name": "alice.smith", "alias_mount": loginMount, "freeze": false})
+	require.NotContains(t, thawed.Data, "unknown")
+	m.ownOf(alice)
+}
+
 // TestNobodyIsMeantByHalf: an empty or half a criterion is refused.
 func TestNobodyIsMeantByHalf(t *testing.T) {
 	m := newPeople(t)

@@ -79,6 +79,15 @@ func (t Tie) String() string {
 	return "the entity " + t.Value
 }
 
+// asOne is the tie as it is compared. Vault tells the names of aliases at a mount apart
+// regardless of case, so "Alice" there is "alice".
+func (t Tie) asOne() Tie {
+	if t.Kind == KindAlias && utf8.ValidString(t.Value) {
+		t.Value = strings.ToLower(t.Value)
+	}
+	return t
+}
+
 // Key is a short name of the tie: what is kept in memory of many.
 func (t Tie) Key() (key [16]byte) {
 	sum := sha256.Sum256([]byte(strconv.Itoa(len(t.Kind)) + ":" + t.Kind + strconv.Itoa(len(t.At)) + ":" + t.At + t.Value))
@@ -90,8 +99,12 @@ func compareTies(x, y Tie) int {
 	return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.At, y.At), cmp.Compare(x.Value, y.Value))
 }
 
-// Clean sorts ties, and leaves out what ties nobody and what is there twice.
+// Clean sorts ties, each as it is compared, and leaves out what ties nobody and what is there
+// twice.
 func Clean(ties []Tie) []Tie {
+	for i := range ties {
+		ties[i] = ties[i].asOne()
+	}
 	ties = slices.DeleteFunc(ties, func(t Tie) bool { return !t.Ties() })
 	if len(ties) == 0 {
 		return nil
@@ -167,7 +180,7 @@ func (m Mapping) OfEntity(aliases []Alias, metadata map[string]string) []Tie {
 func AtEach(mounts []string, name string) []Tie {
 	var ties []Tie
 	for _, mount := range mounts {
-		ties = append(ties, Tie{Kind: KindAlias, At: mount, Value: name})
+		ties = append(ties, Tie{Kind: KindAlias, At: mount, Value: name}.asOne())
 	}
 	return ties
 }

@@ -23,6 +23,14 @@ func TestWhatTiesNobody(t *testing.T) {
 		m.OfEntity([]Alias{{"auth_b_2", "alice"}}, map[string]string{"number": "7"}), "a name is one person's at each mount of a group")
 }
 
+// TestANameOfAnAliasHasNoCase, as Vault has it; a value of metadata and a sub have.
+func TestANameOfAnAliasHasNoCase(t *testing.T) {
+	m := Mapping{Mounts: [][]string{{"auth_a_1"}}, Keys: []string{"number"}}
+	require.Equal(t, []Tie{alias("auth_a_1", "ålice@b.c"), metadata("number", "X7")}, m.OfEntity([]Alias{{"auth_a_1", "Ålice@B.c"}}, map[string]string{"number": "X7"}))
+	require.Equal(t, AtEach([]string{"auth_a_1"}, "alice"), AtEach([]string{"auth_a_1"}, "ALICE"))
+	require.Equal(t, []Tie{alias("auth_a_1", "alice"), Subject("idp", "Alice")}, Clean([]Tie{alias("auth_a_1", "Alice"), Subject("idp", "Alice"), alias("auth_a_1", "aLice")}))
+}
+
 func TestTwoTiesAreNeverOneKey(t *testing.T) {
 	keys := map[[16]byte]Tie{}
 	for _, tie := range []Tie{alias("a", "bc"), alias("ab", "c"), metadata("a", "bc"), Subject("a", "bc"), Entity("abc"), Entity("bc"), {Kind: "entitya", Value: "bc"}} {
