@@ -2,6 +2,7 @@ package ending
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -32,8 +33,12 @@ type Thing struct{ Kind, Name string }
 // String is the thing's name among all kinds.
 func (t Thing) String() string { return t.Kind + "/" + t.Name }
 
-// rememberedFor is longer than any mint can be in flight.
-const rememberedFor = time.Hour
+const (
+	// rememberedFor is longer than any mint can be in flight.
+	rememberedFor = time.Hour
+	// tidyAfter spares those who freeze much in a short time.
+	tidyAfter = time.Minute
+)
 
 // Freezer knows what may get no new grants. A freeze is in memory before it returns, and
 // an issue looks again after it has recorded its grant: so either the kill that follows
@@ -50,6 +55,10 @@ type Freezer struct {
 	// mint that was in flight then is not handed out, thawed meanwhile or not.
 	count uint64
 	last  map[string]frozenAt
+	// persons are those of last that are persons', among whom each issue looks.
+	persons map[string]frozenAt
+	// tidied is when it was last looked for what no mint is in flight of any more.
+	tidied time.Time
 }
 
 // frozenAt is when this process froze something: by number, and by the clock so
@@ -63,7 +72,7 @@ type frozenAt struct {
 
 // NewFreezer knows what storage says; nothing is read yet.
 func NewFreezer(storage logical.Storage, now func() time.Time) *Freezer {
-	return &Freezer{now: now, frozen: newFrozenNames(storage), last: map[string]frozenAt{}}
+	return &Freezer{now: now, frozen: newFrozenNames(storage), last: map[string]frozenAt{}, persons: map[string]frozenAt{}}
 }
 
 // Freeze stops new grants of a thing, durably. What is frozen already stays as it was.
@@ -72,11 +81,33 @@ func (f *Freezer) Freeze(ctx context.Context, what Thing, by string) error {
 	if err := f.frozen.add(ctx, name, Frozen{Since: now, By: by}); err != nil {
 		return err
 	}
+	f.stop(name, now, nil)
+	return nil
+}
+
+// stop keeps the mints in flight from being handed out that something is of, or a person.
+func (f *Freezer) stop(name string, now time.Time, who *FrozenPerson) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.count++
-	f.last[name] = frozenAt{count: f.count, at: now}
-	return nil
+	if who != nil {
+		f.persons[name] = frozenAt{count: f.count, at: now, person: who}
+	} else {
+		f.last[name] = frozenAt{count: f.count, at: now}
+	}
+	f.tidy(now)
+}
+
+// tidy forgets what no mint is in flight of any more that began before, now and then. The
+// caller holds mu.
+func (f *Freezer) tidy(now time.Time) {
+	if since := now.Sub(f.tidied); since >= 0 && since < tidyAfter {
+		return
+	}
+	f.tidied = now
+	over := func(_ string, frozen frozenAt) bool { return now.Sub(frozen.at) > rememberedFor }
+	maps.DeleteFunc(f.last, over)
+	maps.DeleteFunc(f.persons, over)
 }
 
 // Thaw allows new grants of a thing again.
@@ -86,12 +117,7 @@ func (f *Freezer) Thaw(ctx context.Context, what Thing) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	// No mint is in flight any more that began before these.
-	for name, frozen := range f.last {
-		if f.now().Sub(frozen.at) > rememberedFor {
-			delete(f.last, name)
-		}
-	}
+	f.tidy(f.now())
 	return nil
 }
 
@@ -201,12 +227,7 @@ func entities(holder string) []Thing {
 
 // Interrupt keeps a mint in flight from being handed out for a thing, as if that had been
 // frozen and thawed again: for a name that nobody knows, of which nothing is stored.
-func (f *Freezer) Interrupt(what Thing) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.count++
-	f.last[what.String()] = frozenAt{count: f.count, at: f.now()}
-}
+func (f *Freezer) Interrupt(what Thing) { f.stop(what.String(), f.now(), nil) }
 
 // List returns at most limit of what is frozen, in the order of the names, beginning
 // with those that come after one.

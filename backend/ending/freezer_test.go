@@ -157,3 +157,16 @@ func TestAFreezeThatIsOverIsForgottenOneDay(t *testing.T) {
 	require.NoError(t, f.Thaw(t.Context(), Thing{KindRole, "0"}))
 	require.Empty(t, f.last)
 }
+
+// TestWhatEventsInterruptIsForgottenToo: nobody thaws what was never frozen.
+func TestWhatEventsInterruptIsForgottenToo(t *testing.T) {
+	now := dawn
+	f := NewFreezer(&logical.InmemStorage{}, func() time.Time { return now })
+	for i := range 10_000 {
+		now = now.Add(time.Minute)
+		f.Interrupt(Subject("https://idp.example", fmt.Sprint(i)))
+		require.NoError(t, f.FreezePerson(t.Context(), fmt.Sprint(i%3), "test", FrozenPerson{}))
+	}
+	require.LessOrEqual(t, len(f.last), 62)
+	require.Len(t, f.persons, 3)
+}

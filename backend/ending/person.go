@@ -38,10 +38,7 @@ func (f *Freezer) FreezePerson(ctx context.Context, id, by string, who FrozenPer
 	if err != nil {
 		return err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.count++
-	f.last[name] = frozenAt{count: f.count, at: now, person: whole}
+	f.stop(name, now, whole)
 	return nil
 }
 
@@ -71,8 +68,8 @@ func (f *Freezer) personsOf(ctx context.Context, of Basis) (found []Thing, err e
 func (f *Freezer) personsSince(ctx context.Context, moment uint64, of Basis) (found []Thing, err error) {
 	var since []frozenAt
 	f.mu.RLock()
-	for _, frozen := range f.last {
-		if frozen.person != nil && frozen.count > moment {
+	for _, frozen := range f.persons {
+		if frozen.count > moment {
 			since = append(since, frozen)
 		}
 	}
