@@ -31,7 +31,7 @@ func (s *oldScene) renewForms(prefix string) map[string]string {
 		entry, err := s.storage.Get(s.t.Context(), key)
 		require.NoError(s.t, err)
 		// What it says of the rest is not to be believed.
-		renewed[key] = fmt.Sprintf(`{"form":2,"form_plugin":%q,"id":[7],%s`, newerVersion, strings.TrimPrefix(string(entry.Value), "{"))
+		renewed[key] = fmt.Sprintf(`{"form":99,"form_plugin":%q,"id":[7],%s`, newerVersion, strings.TrimPrefix(string(entry.Value), "{"))
 		require.NoError(s.t, s.storage.Put(s.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(renewed[key])}))
 	}
 	require.NotEmpty(s.t, renewed)
@@ -43,7 +43,7 @@ func (s *oldScene) renewForms(prefix string) map[string]string {
 func (s *oldScene) putBack(renewed map[string]string) {
 	s.t.Helper()
 	for key, value := range renewed {
-		value = strings.Replace(value, fmt.Sprintf(`"form":2,"form_plugin":%q,"id":[7],`, newerVersion), "", 1)
+		value = strings.Replace(value, fmt.Sprintf(`"form":99,"form_plugin":%q,"id":[7],`, newerVersion), "", 1)
 		require.NoError(s.t, s.storage.Put(s.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}))
 	}
 	s.start()
@@ -177,7 +177,7 @@ func TestAGrantOfANewerFormIsNotGone(t *testing.T) {
 
 // storeNewer puts what a newer build has stored there.
 func (m *mount) storeNewer(key string) string {
-	value := `{"form":2,"form_plugin":"` + newerVersion + `"}`
+	value := `{"form":99,"form_plugin":"` + newerVersion + `"}`
 	require.NoError(m.t, m.storage.Put(m.t.Context(), &logical.StorageEntry{Key: key, Value: []byte(value)}))
 	return value
 }

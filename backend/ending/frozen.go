@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,8 +36,15 @@ type Frozen struct {
 	Person *FrozenPerson `json:"person,omitempty"`
 }
 
+func (f *Frozen) form() int {
+	kind, _, _ := strings.Cut(f.Name, "/")
+	return formOf(kind)
+}
+
 var (
-	frozenForm    = form.Kind{Name: "freeze"}
+	// frozenForm is the second one for what builds before do not heed: there a list of what
+	// is frozen says so.
+	frozenForm    = form.Kind{Name: "freeze", Since: []string{firstWithSubjects}}
 	oldFrozenForm = form.Kind{Name: "list of what is frozen"}
 )
 
@@ -68,7 +76,7 @@ type frozenNames struct {
 
 func newFrozenNames(storage logical.Storage) *frozenNames {
 	f := &frozenNames{
-		stored:    stored.NewKeeper(storage, FrozenPrefix, stored.KindOf[Frozen](frozenForm)),
+		stored:    stored.NewKeeper(storage, FrozenPrefix, stored.KindIn(frozenForm, (*Frozen).form)),
 		oldStored: stored.NewKeeper(storage, OldFrozenKey, stored.KindOf[map[string]Frozen](oldFrozenForm)),
 		unsure:    map[string]bool{},
 	}

@@ -46,7 +46,20 @@ type order struct {
 	Of []part `json:"of,omitempty"`
 }
 
-var orderForm = form.Kind{Name: "kill under way"}
+// orderForm is the second one for kinds of orders that builds before took for a provider's:
+// these would find nothing, and delete the order.
+var orderForm = form.Kind{Name: "kill under way", Since: []string{firstWithSubjects}}
+
+// firstWithSubjects is the first version that knows of subjects and persons.
+const firstWithSubjects = "v0.1.0"
+
+// formOf is in which form something of the kind is stored.
+func formOf(kind string) int {
+	if kind == KindSubject || kind == KindPerson {
+		return 2
+	}
+	return 1
+}
 
 func (o *order) cause() string { return cmp.Or(o.Cause, "revoke/"+o.Kind) }
 
@@ -93,9 +106,22 @@ func (o *order) matches(s *grant.Summary, now time.Time) bool {
 		return o.ofSubject(s)
 	case KindPerson:
 		return slices.ContainsFunc(o.each(), func(of *order) bool { return of.matches(s, now) })
-	default:
+	case KindProvider:
 		return s.Provider == o.Name
 	}
+	return false // and is not executed (unknownKind)
+}
+
+// unknownKind is a kind of the order, or of a part of it, that this version does not know;
+// "" if it knows all.
+func (o *order) unknownKind() string {
+	kinds := []string{KindEntity, KindRole, KindProvider, KindIssuer, KindSubject, KindPerson, kindWithdrawn}
+	for _, of := range append(o.each(), o) {
+		if !slices.Contains(kinds, of.Kind) {
+			return cmp.Or(of.Kind, "no kind")
+		}
+	}
+	return ""
 }
 
 // orders are those that are not done, by id.
@@ -108,7 +134,7 @@ type orders struct {
 }
 
 func newOrders(storage logical.Storage) *orders {
-	return &orders{kept: stored.NewKeeper(storage, OrderPrefix, stored.KindOf[order](orderForm)), running: map[string]bool{}, given: map[string]bool{}}
+	return &orders{kept: stored.NewKeeper(storage, OrderPrefix, stored.KindIn(orderForm, func(o *order) int { return formOf(o.Kind) })), running: map[string]bool{}, given: map[string]bool{}}
 }
 
 // begin reports whether the order is not running yet; then it is, until end.
@@ -366,6 +392,10 @@ func (k *Killer) resume(ctx context.Context, id string) error {
 			return nil // it was done meanwhile
 		}
 		return err
+	}
+	if kind := o.unknownKind(); kind != "" { // it would kill nothing, and be done
+		k.orders.end(id)
+		return fault.New(fault.TemporarilyUnavailable, "a kill under way is of a kind that this version of the plugin does not know (%.40q): it is left to the version that gave it", kind)
 	}
 	k.execute(ctx, id, o, true)
 	return nil

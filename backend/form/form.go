@@ -28,7 +28,7 @@ type Kind struct {
 	// Name is what a message calls one.
 	Name string
 	// Since are the first versions of the plugin that read the second form, the third
-	// and so on. The last one is what is written.
+	// and so on. The last one is what is written, but by EncodeIn.
 	Since []string
 }
 
@@ -47,12 +47,16 @@ type mark struct {
 var begin = []byte(`"form":`)
 
 // Encode is v as it is stored; v must become a JSON object.
-func (k Kind) Encode(v any) ([]byte, error) {
+func (k Kind) Encode(v any) ([]byte, error) { return k.EncodeIn(k.newest(), v) }
+
+// EncodeIn is Encode in an earlier form, for what versions that read no later one
+// understand rightly all the same.
+func (k Kind) EncodeIn(number int, v any) ([]byte, error) {
 	raw, err := json.Marshal(v)
-	if err != nil || k.newest() == 1 {
+	if err != nil || number == 1 {
 		return raw, err
 	}
-	marked, err := json.Marshal(mark{Form: k.newest(), Plugin: k.Since[len(k.Since)-1]})
+	marked, err := json.Marshal(mark{Form: number, Plugin: k.Since[number-2]})
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package form
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -39,6 +40,19 @@ func TestANewerFormIsRefusedAndAnOlderOneRead(t *testing.T) {
 				require.Zero(t, got)
 			}
 		}
+	}
+}
+
+// TestWhatAnOlderVersionUnderstandsStaysReadable although others of the kind do not.
+func TestWhatAnOlderVersionUnderstandsStaysReadable(t *testing.T) {
+	older, newer := Kind{Name: "thing"}, Kind{Name: "thing", Since: []string{"v0.2.0"}}
+	for number, readable := range map[int]bool{1: true, 2: false} {
+		raw, err := newer.EncodeIn(number, thing{Name: "x"})
+		require.NoError(t, err)
+		require.NoError(t, newer.Decode(raw, &thing{}))
+		err = older.Decode(raw, &thing{})
+		require.Equal(t, readable, err == nil, err)
+		require.Equal(t, !readable, errors.Is(err, ErrNewer))
 	}
 }
 

@@ -54,6 +54,14 @@ func KindOf[T any](kind form.Kind) Kind[T] {
 	}
 }
 
+// KindIn is KindOf where in says in which form a thing is stored: what an earlier version
+// understands rightly stays readable to it.
+func KindIn[T any](kind form.Kind, in func(*T) int) Kind[T] {
+	k := KindOf[T](kind)
+	k.Encode = func(v *T) ([]byte, error) { return kind.EncodeIn(in(v), v) }
+	return k
+}
+
 // decode tells what is newer from what is broken.
 func (k Kind[T]) decode(raw []byte) (*T, error) {
 	v, err := k.Decode(raw)
