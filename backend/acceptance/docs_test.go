@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	github "github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/github/fake"
+	gitlab "github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/gitlab/fake"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/transmitter"
@@ -109,6 +111,8 @@ type desk struct {
 	ci      *authserver.Server // token.actions.githubusercontent.com
 	signals *transmitter.Server
 	gitea   *harness.Gitea // git.acme.example
+	github  *github.GitHub // ghe.acme.example
+	gitlab  *gitlab.Server // gitlab.acme.example
 	dir     string
 	shell   io.Writer
 	lines   <-chan string
@@ -140,6 +144,8 @@ func newDesk(t *testing.T) *desk {
 		ci:      authserver.New(t, authserver.Options{OIDCOnly: true}),
 		signals: transmitter.New(t, transmitter.Options{Tokens: []string{"the-token-of-the-stream"}, Hold: time.Second}),
 		gitea:   sharedGitea(t),
+		github:  github.New(t, github.Options{Base: "/api/v3"}),
+		gitlab:  gitlab.New(t, time.Now),
 		dir:     dir,
 		secrets: map[string]string{"the first secret": "the-first-secret", "the next secret": "the-next-secret", "the stream's token": "the-token-of-the-stream"},
 		values:  map[string]string{}, tokens: map[string]string{}, policies: map[string]string{},
@@ -166,10 +172,15 @@ func (d *desk) keepFiles(t *testing.T) {
 		"repository": "acme/api", "ref": "refs/heads/main",
 	})
 	bot := d.gitea.CreateUser(t, "bot")
+	app := d.github.NewApp("the-broker")
+	d.github.Install(app, "organization", "acme", map[string]string{"contents": "write", "issues": "write", "metadata": "read"}, "api", "svc-a", "svc-b")
+	d.values["Iv23liAcmeBroker"] = app.ClientID
+	parent, next := d.gitlab.Personal(gitlab.Maintainer, 300, "api"), d.gitlab.Personal(gitlab.Maintainer, 300, "api")
+	d.secrets["the App's key"], d.secrets["GitLab's parent"], d.secrets["GitLab's next parent"] = app.PrivateKey, parent, next
 	d.secrets["the user's token"], d.secrets["the job's token"], d.secrets["the bot's password"] = user, job, bot.Secret
 	for name, content := range map[string]string{
 		"secret.txt": "the-first-secret\n", "stream.txt": "the-token-of-the-stream\n", "new.txt": "the-next-secret\n", "new.pem": d.ci.KeyPEM(t), "user.jwt": user, "id_token.jwt": job,
-		"bot.txt":         bot.Secret + "\n",
+		"bot.txt": bot.Secret + "\n", "app.pem": app.PrivateKey, "gitlab.txt": parent, "gitlab_next.txt": next,
 		"deploy.sts.yaml": "issuer: " + d.ci.URL + "\nsubject_pattern: repo:acme/api:ref:refs/heads/.*\npermissions:\n  contents: read\n",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o600))
@@ -200,6 +211,7 @@ func (d *desk) openShell(t *testing.T, plugins string) {
 	d.values["https://login.acme.example"], d.values["https://login.example.com"] = d.acme.URL, d.acme.URL
 	d.values["https://signals.acme.example"] = d.signals.URL
 	d.values["https://git.acme.example"] = d.gitea.URL
+	d.values["https://ghe.acme.example/api/v3"], d.values["https://gitlab.acme.example"] = d.github.URL, d.gitlab.URL
 	d.values["https://token.actions.githubusercontent.com"], d.values["<issuer>"] = d.ci.URL, d.ci.URL
 	cmd := exec.Command("sh")
 	cmd.Dir = d.dir
