@@ -104,6 +104,35 @@ func TestAnAnswerOfGitLabsThatIsLost(t *testing.T) {
 	require.Empty(t, m.allGrants())
 }
 
+// Where a project is gone, nobody can look for what was to be made there: it is on record
+// as long as it could live, and no longer.
+func TestAnIntentOfAProjectThatIsGoneEnds(t *testing.T) {
+	m, server, _, _ := newGitLabMount(t)
+	m.must(m.write("roles/r", projectRole()))
+	server.After("POST", "access_tokens", fake.HangUp)
+	_, err := m.session(call{data: map[string]any{"resources": fake.Project}})
+	requireCode(t, err, fault.TemporarilyUnavailable)
+	server.Rename(fake.Project, "top/else")
+	m.deadline()
+	m.sweep()
+	m.waitForKills()
+	require.NotEmpty(t, m.allGrants())
+	m.clock.advance(3 * 24 * time.Hour)
+	m.sweep()
+	m.waitForKills()
+	require.Empty(t, m.allGrants())
+	require.Zero(t, server.Active())
+}
+
+// A parent that ends before its rotation is due is spoken of while there is time.
+func TestARotationThatWouldComeTooLate(t *testing.T) {
+	m, _, _, _ := newGitLabMount(t)
+	m.must(m.write("providers/gitlab/p", map[string]any{"rotation_period": "1500h"}))
+	checked := m.must(m.write("providers/gitlab/p/check", nil))
+	require.Len(t, checked.Warnings, 1)
+	require.Contains(t, checked.Warnings[0], "shorter rotation_period")
+}
+
 // The parent's end is said before it comes, and its rotation ends no child.
 func TestGitLabsParentRotates(t *testing.T) {
 	m, server, parent, spare := newGitLabMount(t)

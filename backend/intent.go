@@ -31,7 +31,8 @@ func (b *broker) intend(ctx context.Context, d *decided, id string) (*intent, er
 	if !d.provider.Finds() || d.role.Mode == provider.ModeForward { // which mints nothing
 		return nil, nil
 	}
-	where, err := d.provider.Where(d.request(id))
+	r := d.request(id)
+	where, err := d.provider.Where(r)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +40,7 @@ func (b *broker) intend(ctx context.Context, d *decided, id string) (*intent, er
 	g := expected(id, d)
 	g.Where = where
 	g.Class, g.IssuedAt, g.Intent = d.role.traits.Class, now, now.Add(intentLife)
-	if most := d.role.traits.Life.Most; most > 0 {
+	if most := d.role.traits.Life.Longest(r.TTL); most > 0 {
 		g.ExpiresAt = g.Intent.Add(most) // however long nobody finds it
 	}
 	i := &intent{grant: g, hold: b.ledger.Hold(id)}

@@ -133,7 +133,7 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 	data := map[string]any{"detail": health.Detail}
 	if !health.Ends.IsZero() {
 		data["parent_expires_at"] = stamp(health.Ends)
-		warnings = append(warnings, endsSoon(health.Ends, h.b.now())...)
+		warnings = append(warnings, endsSoon(health.Ends, h.b.now(), p.Settings.RotationPeriod)...)
 	}
 	if !health.Untold {
 		data["healthy"] = true
@@ -147,8 +147,11 @@ func (h providerHandler) answer(ctx context.Context, p *downstream.Provider, hea
 // soon is how long before its end a parent credential is spoken of.
 const soon = 30 * 24 * time.Hour
 
-func endsSoon(ends, now time.Time) []string {
-	if ends.Sub(now) > soon {
+func endsSoon(ends, now time.Time, rotationPeriod time.Duration) []string {
+	switch left := ends.Sub(now); {
+	case rotationPeriod > 0 && left < rotationPeriod:
+		return []string{fmt.Sprintf("the parent credential itself ends at %s, before the next rotation is due: set a shorter rotation_period on the provider, or write a credential that lives longer", stamp(ends))}
+	case left > soon:
 		return nil
 	}
 	return []string{fmt.Sprintf("the parent credential itself ends at %s: write another one before, or set rotation_period on the provider where it can rotate", stamp(ends))}

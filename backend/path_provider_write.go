@@ -81,7 +81,7 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 		resp = h.b.warnOfReserved(ctx, nil, "providers/"+ref, added)
 	}
 	if ends := proof.Health.Ends; !ends.IsZero() {
-		unkilled = append(unkilled, endsSoon(ends, h.b.now())...)
+		unkilled = append(unkilled, endsSoon(ends, h.b.now(), after.Settings.RotationPeriod)...)
 	}
 	if proof.Unproven != "" {
 		unkilled = append(unkilled, fmt.Sprintf("the parent credential is not proven yet, and the provider's health is unknown: %s; then write providers/%s/check", proof.Unproven, ref))

@@ -97,7 +97,12 @@ type Traits struct {
 
 // Life bounds the lives that a provider's children can be asked to have. Zero does not
 // bind.
-type Life struct{ Least, Most time.Duration }
+type Life struct {
+	Least, Most time.Duration
+	// Beyond is how much longer than was asked for a child may live at most, such as to the
+	// end of a day; zero where the system does not keep to what it is asked for.
+	Beyond time.Duration
+}
 
 // Within is the life to ask for where one is wanted. It is longer where the system gives
 // none so short: the child is then killed when its lease ends.
@@ -106,6 +111,15 @@ func (l Life) Within(wanted time.Duration) time.Duration {
 		wanted = min(wanted, l.Most)
 	}
 	return max(wanted, l.Least)
+}
+
+// Longest is how long a child lives at most of which that life was asked for; zero if that
+// is not known.
+func (l Life) Longest(asked time.Duration) time.Duration {
+	if l.Beyond > 0 {
+		return asked + l.Beyond
+	}
+	return l.Most
 }
 
 // ProofKind is how a caller says which key a child shall be bound to.

@@ -204,7 +204,7 @@ func (p *Provider) traits(k kind) provider.Traits {
 	}
 	return provider.Traits{
 		Class:        provider.ClassToken,
-		Life:         provider.Life{Most: longest},
+		Life:         provider.Life{Most: longest, Beyond: 48 * time.Hour},
 		Askable:      dimensions,
 		Checkable:    dimensions,
 		Required:     dimensions,
