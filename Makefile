@@ -97,7 +97,7 @@ vulns-latest: ## what is called, by the newest database, and what that has beyon
 	@go run ./scripts/vulns -latest
 
 unit: ## tests that need no server, under the race detector
-	CGO_ENABLED=1 $(GOTEST) -- -short -race ./...
+	CGO_ENABLED=1 $(GOTEST) -- -timeout 30m -short -race ./...
 	cd cmd/tokenbroker && CGO_ENABLED=1 go test -race $$(go list ./... | grep -v /cli$$) && go test ./internal/cli # whose tests start a process each
 
 race: unit
