@@ -3,6 +3,7 @@
 # ./bootstrap/provision and kept in the user's cache directory.
 
 VERSION    ?= v0.1.0
+BIN        ?= bin
 MODULE     := github.com/tokenbroker/vault-plugin-secrets-broker
 PLUGIN     := vault-plugin-secrets-broker
 FUZZINPUTS ?= 3000
@@ -17,7 +18,7 @@ GOTEST     := go run ./scripts/gotest
 STAGES := fmt-check vet lint vulns unit conformance fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos golden fmt clean
+.PHONY: help build tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos release reproduce upgrade golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +26,11 @@ help: ## list the targets
 build: ## bin/vault-plugin-secrets-broker and bin/tokenbroker, the same bytes on every machine
 	$(GOBUILD) \
 		-ldflags "-s -w -X $(MODULE)/backend.Version=$(VERSION)" \
-		-o bin/$(PLUGIN) ./cmd/$(PLUGIN)
+		-o $(BIN)/$(PLUGIN) ./cmd/$(PLUGIN)
 	@$(MAKE) --no-print-directory tokenbroker
 
 tokenbroker: ## bin/tokenbroker, the command for those who use tokens
-	cd cmd/tokenbroker && $(GOBUILD) -ldflags "-s -w -X main.version=$(VERSION)" -o ../../bin/tokenbroker .
+	cd cmd/tokenbroker && $(GOBUILD) -ldflags "-s -w -X main.version=$(VERSION)" -o $(abspath $(BIN))/tokenbroker .
 
 vault: ## bin/vault, built from its Go module; VAULT=/path takes an installed one
 	@$(PROVISION) vault
@@ -141,6 +142,32 @@ busy: counterparts bench-tools ## acceptance and unit tests beside SPIN processe
 chaos: build vault servers toxiproxy ## the long fault run: SEED= DURATION= CLIENTS= NODES=
 	go test -count=1 -v -timeout 0 ./scripts/chaos -run '^TestFaultRun$$' \
 		-args -seed=$(SEED) -duration=$(DURATION) -clients=$(CLIENTS) -storage=$(STORAGE) -nodes=$(NODES)
+
+# A release is made of a commit, for PLATFORMS. KEY is an Ed25519 private key that signs it;
+# IMAGE is what the plugin's image is called where it will be published. docs/release.md
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
+DIST      ?= dist
+IMAGE     ?=
+KEY       ?=
+CACHE     ?=
+
+release: ## dist/, all that is published of VERSION: PLATFORMS= KEY= IMAGE=
+	$(if $(filter file,$(origin VERSION)),$(error say which: make release VERSION=v1.2.3))
+	cd bootstrap/release && go run . -version '$(VERSION)' -platforms '$(PLATFORMS)' -dist '$(DIST)' \
+		-image '$(IMAGE)' -key '$(if $(KEY),$(abspath $(KEY)))' -cache '$(CACHE)'
+	cd $(DIST) && sha256sum --check --quiet --strict SHA256SUMS
+	cd bootstrap/release && go run ./check $(abspath $(DIST))
+
+reproduce: ## a second release, made elsewhere with nothing in Go's cache, is the same bytes: PLATFORMS=
+	@scripts/reproduce $(VERSION) '$(PLATFORMS)'
+
+# BEFORE is a commit; its plugin calls itself v0.0.1.
+BEFORE ?= 3a070a5
+
+upgrade: ## what BEFORE's plugin has granted lives and dies under this one
+	@$(PROVISION) plugin vault hydra
+	@scripts/before $(BEFORE) bin/$(PLUGIN)-before
+	BROKER_BEFORE=$(CURDIR)/bin/$(PLUGIN)-before go test -count=1 -v ./backend/acceptance -run '^TestPromisesOutliveAnUpgrade$$'
 
 golden: ## rewrite the golden files under testdata from what the code does now
 	UPDATE_GOLDEN=1 go test -short -count=1 ./...

@@ -12,12 +12,12 @@ import (
 
 // promise is something that must hold across a disaster. It is made before, and
 // what it returns looks afterwards whether it was kept.
-type promise func(t *testing.T, s *stage) (kept func(t *testing.T))
-
-var promises = []struct {
+type promise struct {
 	what string
-	make promise
-}{
+	make func(t *testing.T, s *stage) (kept func(t *testing.T))
+}
+
+var promises = []promise{
 	{"a token that was handed out dies with its lease", leaseStillKills},
 	{"a lease that ends meanwhile ends its token as well", lateLeaseKills},
 	{"a failed revocation is remembered and repeated", outboxStays},

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +38,7 @@ type VaultOptions struct {
 	TLS           bool           // listens with TLS, which Vault.CA is to trust for
 	LogLevel      string         // default "info"
 	Dir           string         // default: the test's own temporary directory
+	Before        string         // an earlier build, beside the plugin: registered in its place until Upgrade
 }
 
 // Vault is a running server. Its methods that act as a client act as root; As
@@ -222,17 +225,55 @@ func VaultPath(t TB) string {
 
 func (v *Vault) registerPlugin(t TB) {
 	t.Helper()
-	v.register(t, PluginName, PluginPath(t))
+	if v.options.Before != "" {
+		v.register(t, PluginName, v.options.Before, pluginVersion(t, v.options.Before))
+		return
+	}
+	v.register(t, PluginName, PluginPath(t), "")
+}
+
+// Upgrade registers the built plugin beside the build from before, by its version, and
+// has all mounts of the broker run it, as Vault's own guide says.
+func (v *Vault) Upgrade(t TB) {
+	t.Helper()
+	version := pluginVersion(t, PluginPath(t))
+	v.register(t, PluginName, PluginPath(t), version)
+	system := v.Client(t).Sys()
+	mounts, err := system.ListMounts()
+	if err != nil {
+		t.Fatalf("listing mounts: %v", err)
+	}
+	for path, mount := range mounts {
+		if mount.Type != PluginName {
+			continue
+		}
+		if err := system.TuneMount(path, api.MountConfigInput{PluginVersion: version}); err != nil {
+			t.Fatalf("tuning %s to %s: %v", path, version, err)
+		}
+	}
+	if _, err := system.ReloadPlugin(&api.ReloadPluginInput{Plugin: PluginName}); err != nil {
+		t.Fatalf("reloading the plugin: %v\n%s", err, v.process.tail(briefLines))
+	}
+}
+
+// pluginVersion is what a build says of itself, and Vault holds it to.
+func pluginVersion(t TB, path string) string {
+	t.Helper()
+	said, err := exec.Command(path, "-version").Output()
+	if err != nil {
+		t.Fatalf("%s -version: %v", path, err)
+	}
+	return strings.TrimSpace(string(said))
 }
 
 // Register adds another plugin to the catalog. It lies beside the broker's and has
 // its name from its file.
 func (v *Vault) Register(t TB, name string) {
 	t.Helper()
-	v.register(t, name, filepath.Join(filepath.Dir(PluginPath(t)), name))
+	v.register(t, name, filepath.Join(filepath.Dir(PluginPath(t)), name), "")
 }
 
-func (v *Vault) register(t TB, name, path string) {
+func (v *Vault) register(t TB, name, path, version string) {
 	t.Helper()
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -244,6 +285,7 @@ func (v *Vault) register(t TB, name, path string) {
 		Type:    api.PluginTypeSecrets,
 		Command: filepath.Base(path),
 		SHA256:  hex.EncodeToString(sum[:]),
+		Version: version,
 	})
 	if err != nil {
 		t.Fatalf("registering %s: %v\n%s", path, err, v.process.tail(briefLines))
