@@ -156,7 +156,7 @@ release: ## dist/, all that is published of VERSION: PLATFORMS= KEY= IMAGE=
 	cd bootstrap/release && go run . -version '$(VERSION)' -platforms '$(PLATFORMS)' -dist '$(DIST)' \
 		-image '$(IMAGE)' -key '$(if $(KEY),$(abspath $(KEY)))' -cache '$(CACHE)'
 	cd $(DIST) && sha256sum --check --quiet --strict SHA256SUMS
-	cd bootstrap/release && go run ./check $(abspath $(DIST))
+	cd bootstrap/release && go run ./check $(if $(KEY),-key '$(abspath $(KEY))') $(abspath $(DIST))
 
 reproduce: ## a second release, made elsewhere with nothing in Go's cache, is the same bytes: PLATFORMS=
 	@scripts/reproduce $(VERSION) '$(PLATFORMS)'

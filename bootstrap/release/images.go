@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -60,8 +61,21 @@ func (r *release) layOutOne(command string) (image, error) {
 		Add:        platforms,
 		Descriptor: v1.Descriptor{Annotations: map[string]string{"org.opencontainers.image.ref.name": r.version}},
 	})
-	_, err = layout.Write(filepath.Join(r.dist, made.folder), named)
-	return made, err
+	folder := filepath.Join(r.dist, made.folder)
+	if _, err := layout.Write(folder, named); err != nil {
+		return image{}, err
+	}
+	return made, readable(folder)
+}
+
+// readable lets everybody read it, as a web server may have to.
+func readable(folder string) error {
+	return filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o644)
+	})
 }
 
 func (r *release) imageOf(a artifact) (v1.Image, error) {

@@ -46,7 +46,10 @@ type release struct {
 
 type platform struct{ os, arch string }
 
-func (p platform) String() string { return p.os + "_" + p.arch }
+func (p platform) String() string { return p.os + "/" + p.arch }
+
+// inName is the platform as part of a file's name.
+func (p platform) inName() string { return p.os + "_" + p.arch }
 
 // artifact is one binary.
 type artifact struct {
@@ -201,7 +204,7 @@ func (r *release) buildFor(p platform, stage string) error {
 		return err
 	}
 	for _, command := range r.commands {
-		a := artifact{command: command, platform: p, file: fmt.Sprintf("%s_%s_%s", command, r.version, p)}
+		a := artifact{command: command, platform: p, file: fmt.Sprintf("%s_%s_%s", command, r.version, p.inName())}
 		if p.os == "windows" {
 			a.file += ".exe"
 		}
@@ -214,21 +217,6 @@ func (r *release) buildFor(p platform, stage string) error {
 		}
 		a.sha256 = sumOf(content)
 		r.artifacts = append(r.artifacts, a)
-	}
-	return nil
-}
-
-// sboms has cyclonedx-gomod read from each binary what is in it.
-func (r *release) sboms() error {
-	for _, a := range r.artifacts {
-		path := filepath.Join(r.dist, a.file)
-		tool := exec.Command("go", "tool", "cyclonedx-gomod", "bin",
-			"-json", "-std", "-noserial", "-notimestamp", "-output-version", "1.6",
-			"-version", r.version, "-output", path+".cdx.json", path)
-		tool.Dir = filepath.Join(r.root, "bootstrap", "release")
-		if said, err := tool.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", a.file, err, said)
-		}
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (r *release) provenance() error {
 	}
 	platforms := make([]string, len(r.platforms))
 	for i, p := range r.platforms {
-		platforms[i] = p.os + "/" + p.arch
+		platforms[i] = p.String()
 	}
 	dependencies := []object{
 		{"uri": "git+" + repositoryURL, "digest": object{"gitCommit": r.commit}},

@@ -27,7 +27,8 @@ vault plugin register \
 `
 
 const openbaoStanza = `# For the configuration of an OpenBao server on %[3]s. It pulls the image, takes the
-# file binary_name from its root and checks the sum of that.
+# file binary_name from its root and checks the sum of that. These three are there once,
+# however many plugins there are.
 plugin_directory     = "/opt/openbao/plugins"
 plugin_auto_download = true
 plugin_auto_register = true
@@ -55,8 +56,8 @@ func (r *release) snippets() error {
 			continue
 		}
 		for _, s := range []struct{ name, text string }{
-			{"vault_" + a.platform.String() + ".sh", vaultScript},
-			{"openbao_" + a.platform.String() + ".hcl", openbaoStanza},
+			{"vault_" + a.platform.inName() + ".sh", vaultScript},
+			{"openbao_" + a.platform.inName() + ".hcl", openbaoStanza},
 		} {
 			text := fmt.Sprintf(s.text, plugin, r.version, a.platform, a.file, a.sha256, image)
 			if err := os.WriteFile(filepath.Join(folder, s.name), []byte(text), 0o644); err != nil {

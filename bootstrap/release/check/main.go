@@ -30,7 +30,7 @@ import (
 // dist is a release's folder.
 type dist struct {
 	path     string
-	key      string            // file of the public key, or "" to look at no signature
+	key      string            // file of the key, or "" to look at no signature
 	sums     map[string]string // of the files, as SHA256SUMS has them
 	binaries []binary
 	sbom     *jsonschema.Schema
@@ -42,7 +42,7 @@ type binary struct {
 }
 
 func main() {
-	key := flag.String("key", "", "public key (PEM) that SHA256SUMS.sig is to be checked with, by openssl")
+	key := flag.String("key", "", "key (PEM), its public half suffices, that openssl is to check SHA256SUMS.sig with")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		fmt.Fprintln(os.Stderr, "check: say which folder")
@@ -121,8 +121,15 @@ func (d *dist) checkSignature() (string, error) {
 		return "not looked at, no key is given", nil
 	}
 	sums := filepath.Join(d.path, "SHA256SUMS")
-	said, err := exec.Command("openssl", "pkeyutl", "-verify", "-pubin", "-inkey", d.key, "-rawin",
-		"-in", sums, "-sigfile", sums+".sig").CombinedOutput()
+	args := []string{"pkeyutl", "-verify", "-inkey", d.key, "-rawin", "-in", sums, "-sigfile", sums + ".sig"}
+	key, err := os.ReadFile(d.key)
+	if err != nil {
+		return "", err
+	}
+	if !bytes.Contains(key, []byte("PRIVATE KEY")) {
+		args = append(args, "-pubin")
+	}
+	said, err := exec.Command("openssl", args...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w\n%s", err, said)
 	}
@@ -202,17 +209,28 @@ func (d *dist) checkSBOMs() (string, error) {
 		if err := schema.Validate(document); err != nil {
 			return "", fmt.Errorf("%s.cdx.json: %#v", b.file, err)
 		}
+		var bom struct {
+			Components []component `json:"components"`
+		}
+		if err := json.Unmarshal(content, &bom); err != nil {
+			return "", err
+		}
 		for _, module := range b.info.Deps {
 			if module.Replace != nil {
 				module = module.Replace
 			}
-			if !bytes.Contains(content, []byte("pkg:golang/"+module.Path+"@"+strings.ReplaceAll(module.Version, "+", "%2B"))) {
+			if !slices.Contains(bom.Components, component{module.Path, module.Version}) {
 				return "", fmt.Errorf("%s.cdx.json does not name %s %s", b.file, module.Path, module.Version)
 			}
 			components++
 		}
 	}
 	return fmt.Sprintf("%d, valid CycloneDX 1.6, with all %d modules", len(d.binaries), components), nil
+}
+
+type component struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
 }
 
 // cycloneDX is the schema that comes with the module of the tool.
