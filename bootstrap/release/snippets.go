@@ -23,7 +23,7 @@ vault plugin register \
 #   vault secrets enable -path=broker %[1]s
 # or, to have a mount run this version from now on:
 #   vault secrets tune -plugin-version=%[2]s broker
-#   vault plugin reload -plugin=%[1]s
+#   vault plugin reload -type=secret -plugin=%[1]s
 `
 
 const openbaoStanza = `# For the configuration of an OpenBao server on %[3]s. It pulls the image, takes the
