@@ -247,7 +247,7 @@ func (v *Vault) Upgrade(t TB) {
 		if mount.Type != PluginName {
 			continue
 		}
-		if err := system.TuneMount(path, api.MountConfigInput{PluginVersion: version}); err != nil {
+		if err := system.TuneMountAllowNil(path, api.TuneMountConfigInput{PluginVersion: &version}); err != nil {
 			t.Fatalf("tuning %s to %s: %v", path, version, err)
 		}
 	}

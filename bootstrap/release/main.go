@@ -26,6 +26,8 @@ const plugin = "vault-plugin-secrets-broker"
 // semantic is what Vault takes for a plugin's version.
 var semantic = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
 
+var toolchainLine = regexp.MustCompile(`(?m)^toolchain (\S+)$`)
+
 // release is one version on its way into dist.
 type release struct {
 	root, dist string
@@ -129,14 +131,7 @@ func (r *release) prepare(platforms []string) (err error) {
 
 // source learns what is built, and refuses what nobody else could get.
 func (r *release) source() error {
-	dirty, err := r.output("git", "status", "--porcelain")
-	if err != nil {
-		return err
-	}
-	if dirty != "" {
-		return fmt.Errorf("a release is made of a commit, and these files are not as in HEAD:\n%s", dirty)
-	}
-	if r.commit, err = r.output("git", "rev-parse", "HEAD"); err != nil {
+	if err := r.unchanged(); err != nil {
 		return err
 	}
 	seconds, err := r.output("git", "log", "-1", "--format=%ct")
@@ -155,7 +150,7 @@ func (r *release) source() error {
 	if err != nil {
 		return err
 	}
-	if named := regexp.MustCompile(`(?m)^toolchain (\S+)$`).FindSubmatch(mod); named != nil && string(named[1]) != r.toolchain {
+	if named := toolchainLine.FindStringSubmatch(string(mod)); len(named) == 2 && named[1] != r.toolchain {
 		fmt.Printf("release: WARNING: go.mod names %s, this is built with %s; the bytes are those of that\n", named[1], r.toolchain)
 	}
 	r.commands, err = r.below("cmd")
@@ -163,6 +158,27 @@ func (r *release) source() error {
 		err = fmt.Errorf("there is no cmd/%s", plugin)
 	}
 	return err
+}
+
+// unchanged refuses a tree that is not a commit, and one that has changed since it asked
+// before.
+func (r *release) unchanged() error {
+	dirty, err := r.output("git", "status", "--porcelain")
+	if err != nil {
+		return err
+	}
+	if dirty != "" {
+		return fmt.Errorf("a release is made of a commit, and these files are not as in HEAD:\n%s", dirty)
+	}
+	commit, err := r.output("git", "rev-parse", "HEAD")
+	if err != nil {
+		return err
+	}
+	if r.commit != "" && r.commit != commit {
+		return fmt.Errorf("HEAD was %s when this began, and is %s", r.commit, commit)
+	}
+	r.commit = commit
+	return nil
 }
 
 // below are the folders in one of the repository's.
@@ -188,7 +204,7 @@ func (r *release) build() error {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 	}
-	return nil
+	return r.unchanged()
 }
 
 func (r *release) buildFor(p platform, stage string) error {

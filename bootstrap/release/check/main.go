@@ -33,7 +33,6 @@ type dist struct {
 	key      string            // file of the key, or "" to look at no signature
 	sums     map[string]string // of the files, as SHA256SUMS has them
 	binaries []binary
-	sbom     *jsonschema.Schema
 }
 
 type binary struct {
