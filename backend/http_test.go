@@ -213,6 +213,43 @@ func TestTheOrphanOfADefinitionIsFound(t *testing.T) {
 	require.Zero(t, s.alive())
 }
 
+// A definition that tells less than the one before leaves nothing alive: what has a handle
+// dies by that, and while something may have to be found there is a find.
+func TestADefinitionThatTellsLessLeavesNothingAlive(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	s := m.withKeys(t)
+	m.must(m.write("roles/r", keyRole()))
+	fields := m.keyFields(s)
+	findless := keyDefinition[:strings.Index(keyDefinition, `,
+		"find"`)] + keyDefinition[strings.Index(keyDefinition, `}],
+	"child"`):]
+	endless := strings.NewReplacer(`"class": "token"`, `"class": "expiry"`).Replace(findless[:strings.Index(findless, `,
+		"undo"`)] + findless[strings.Index(findless, `}],
+	"child"`):])
+
+	s.with(func() { s.hangUp = true })
+	_, err := m.session(call{data: askKeys()})
+	requireCode(t, err, fault.TemporarilyUnavailable)
+	s.with(func() { s.hangUp = false })
+	for _, less := range []string{findless, endless} {
+		fields["definition"] = less
+		_, err = m.write("providers/http/p", fields)
+		requireCode(t, err, fault.InvalidRequest, "could not all be killed, or found again")
+	}
+	m.clock.advance(intentLife + time.Minute)
+	m.must(m.write("sweep", nil))
+	require.Zero(t, s.alive())
+
+	fields["definition"] = findless
+	m.must(m.write("providers/http/p", fields))
+	l := m.mustSession(call{data: askKeys()})
+	fields["definition"] = endless
+	m.must(m.write("providers/http/p", fields))
+	require.Equal(t, "expiry", m.must(m.read("providers/http/p")).Data["revocation_class"])
+	require.NoError(t, m.revoke(l))
+	require.Zero(t, s.alive(), "it was minted to be killed")
+}
+
 // The definition says which parameters a role may have, and what they are like.
 func TestTheParametersOfADefinition(t *testing.T) {
 	m := newEmptyMount(t, setup{})

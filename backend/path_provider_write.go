@@ -66,7 +66,7 @@ func (h providerHandler) write(ctx context.Context, req *logical.Request, d *fra
 	}
 	proof, err := h.b.providers.Prove(ctx, ref, before, after)
 	if err == nil {
-		err = h.replace(ctx, ref, before, after, written)
+		err = h.replace(ctx, ref, before, after, candidate, written)
 	} else {
 		err = unproven(err)
 	}
@@ -109,8 +109,9 @@ func (b *broker) checkNames(answer map[string]*framework.FieldSchema) error {
 
 // replace stores after in the place of before. No mint is under way where its child could
 // not be killed any more.
-func (h providerHandler) replace(ctx context.Context, ref string, before, after *downstream.Entry, written map[string]bool) error {
-	if before != nil && before.Pinned.Account != after.Pinned.Account {
+func (h providerHandler) replace(ctx context.Context, ref string, before, after *downstream.Entry, candidate *downstream.Provider, written map[string]bool) error {
+	unlearns := h.unlearns(ctx, ref, before, candidate)
+	if before != nil && (unlearns || before.Pinned.Account != after.Pinned.Account) {
 		done, noMints := h.b.providers.KeepMintsOut(ref)
 		if !noMints {
 			return errMinting
@@ -119,8 +120,23 @@ func (h providerHandler) replace(ctx context.Context, ref string, before, after 
 		if err := h.mayReplace(ctx, ref, before, after, written); err != nil {
 			return err
 		}
+		if unlearns {
+			if err := h.nothingLives(ctx, ref, unlearnsWhy); err != nil {
+				return err
+			}
+		}
 	}
 	return h.b.providers.Write(ctx, ref, after)
+}
+
+// unlearns reports whether the provider as it is now could end more of what lives than the
+// candidate. Of one that cannot be opened nobody knows.
+func (h providerHandler) unlearns(ctx context.Context, ref string, before *downstream.Entry, candidate *downstream.Provider) bool {
+	if before == nil {
+		return false
+	}
+	now, err := h.b.providers.Open(ctx, ref)
+	return err == nil && candidate.Unlearns(now)
 }
 
 // unproven says of a write that is refused because of the parent what else can be done.
@@ -170,13 +186,25 @@ func (h providerHandler) mayReplace(ctx context.Context, ref string, before, aft
 		return err
 	}
 	if before.Pinned.Account != after.Pinned.Account {
-		_, live, err := h.b.killer.LiveAt(ctx, ref)
-		if err != nil {
-			return err
-		}
-		if live > 0 {
-			return fault.New(fault.InvalidRequest, "%d live grants could not be killed any more with another issuer, revocation endpoint or account (a revocation_url that is written or left out counts as another endpoint): let them end or revoke their leases first, or write a provider of another name%s", live, h.lends(ctx, ref))
-		}
+		return h.nothingLives(ctx, ref, movesAway)
+	}
+	return nil
+}
+
+// What would make live grants unkillable.
+const (
+	movesAway   = "could not be killed any more with another issuer, revocation endpoint or account (a revocation_url that is written or left out counts as another endpoint)"
+	unlearnsWhy = "could not all be killed, or found again where an answer was lost, by what is written now, which tells less of how than what was written before (an undo or a find of a definition)"
+)
+
+// nothingLives refuses a change for that reason while grants live.
+func (h providerHandler) nothingLives(ctx context.Context, ref, why string) error {
+	_, live, err := h.b.killer.LiveAt(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if live > 0 {
+		return fault.New(fault.InvalidRequest, "%d live grants %s: let them end or revoke their leases first, or write a provider of another name%s", live, why, h.lends(ctx, ref))
 	}
 	return nil
 }

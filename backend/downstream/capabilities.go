@@ -112,6 +112,12 @@ func (p *Provider) revoker() provider.Revoker {
 // named after.
 func (p *Provider) Finds() bool { return p.finder() != nil }
 
+// Unlearns reports whether the provider could end less than it could before it was changed:
+// kill its children, or find those whose mint was cut short.
+func (p *Provider) Unlearns(before *Provider) bool {
+	return before.revoker() != nil && p.revoker() == nil || before.Finds() && !p.Finds()
+}
+
 // finder finds the provider's children; nil if it cannot.
 func (p *Provider) finder() provider.Finder {
 	finder, _ := p.opened.(provider.Finder)

@@ -9,6 +9,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -111,7 +112,7 @@ func (Type) ReservedAudiences(cfg provider.Config) provider.Reserved {
 	if err != nil {
 		return provider.Reserved{}
 	}
-	d, err := s.definition()
+	d, _, err := s.stored()
 	if err != nil || d.Parent.JWT == nil {
 		return provider.Reserved{}
 	}
@@ -122,13 +123,14 @@ func (Type) ReservedAudiences(cfg provider.Config) provider.Reserved {
 	return r
 }
 
-// Open implements provider.Type.
+// Open implements provider.Type. What a definition of an earlier version has made is ended
+// also where this version does not take it any more.
 func (Type) Open(cfg provider.Config, parent provider.Parent, deps provider.Deps) (provider.Provider, error) {
 	s, err := parseSettings(cfg.Fields)
 	if err != nil {
 		return nil, err
 	}
-	d, err := s.definition()
+	d, mistaken, err := s.stored()
 	if err != nil {
 		return nil, err
 	}
@@ -145,21 +147,15 @@ func (Type) Open(cfg provider.Config, parent provider.Parent, deps provider.Deps
 			p.parts = append(p.parts, t)
 		}
 	}
-	switch undone, found := d.undone(); {
-	case found:
+	finds := slices.ContainsFunc(d.Mint, func(s Step) bool { return s.Find != nil })
+	if mistaken != nil {
+		d.Class = cmp.Or(d.Class, provider.ClassToken)
+		return outdatedOf(p, mistaken, finds), nil
+	}
+	if finds {
 		return &finding{revoking{p}}, nil
-	case undone:
-		return &revoking{p}, nil
 	}
-	return p, nil
-}
-
-// undone reports whether children can be ended, and whether they can be found by name.
-func (d *Definition) undone() (undone, found bool) {
-	for _, s := range d.Mint {
-		undone, found = undone || s.Undo != nil, found || s.Find != nil
-	}
-	return undone, found
+	return &revoking{p}, nil // also what an earlier definition has made, if this one has no undo
 }
 
 // Provider is one account of one system, by one definition.
@@ -177,8 +173,8 @@ type Provider struct {
 	login      login
 }
 
-// revoking is a Provider whose children can be ended, finding one whose children can be
-// found.
+// revoking is a Provider that ends children by their handles, finding one whose children can
+// be found.
 type (
 	revoking struct{ *Provider }
 	finding  struct{ revoking }

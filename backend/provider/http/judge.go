@@ -233,15 +233,18 @@ func (j *judgement) find(at string, step Step) {
 	}
 	named := false
 	for i, t := range f.Where {
+		all := len(t.Is) > 0
 		for _, is := range t.Is {
-			if text, ok := is.(template); ok {
+			text, ok := is.(template)
+			if ok {
 				j.template(fmt.Sprintf("%s/where/%d/is", at, i), text, inTest, scope{roots: []string{rootName, rootSettings}})
-				named = named || text.uses(rootName)
 			}
+			all = all && ok && text.uses(rootName) // another one would be somebody else's
 		}
+		named = named || all
 	}
 	if !named {
-		j.m.add(at+"/where", "must tell what is a grant's from what is not: by one condition at least with {{name}} in its is")
+		j.m.add(at+"/where", "must tell what is a grant's from what is not: by one condition at least with {{name}} in its is, in each if there are several")
 	}
 	fills := scope{roots: append(asked, rootTaken), taken: f.Take}
 	quiet := &judgement{d: j.d, m: &mistakes{}, used: map[string]bool{}}

@@ -433,10 +433,16 @@ func (p *finding) search(ctx context.Context, s Step, f *filling) ([]provider.Fo
 	pages := s.Find.pages(w)
 	for pages.next() {
 		all, err := p.onPage(ctx, s, f, pages.current, pages.read)
+		if errors.Is(err, errRepeats) && len(found) > 0 { // it knows no pages, and all of it was read
+			return found, nil
+		}
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, all...)
+	}
+	if len(found) > 0 { // also in a list that is too long to be read whole
+		return found, nil
 	}
 	for len(found) == 0 && pages.err == nil && pages.back() {
 		if found, err = p.onPage(ctx, s, f, pages.current, s.Find.items); err != nil {

@@ -253,6 +253,7 @@ func TestAListIsReadToItsEnd(t *testing.T) {
 		"by offset": {`{"query": "start", "first": 0, "step": 2}`, map[string]string{"start=0": all(`0`, item("a", "1"), item("b", "2")), "start=2": all(`0`, item(name, "3")), "start=4": all(`0`)}, 1, ""},
 		"by more":   {`{"query": "page", "more": "/next"}`, map[string]string{"page=1": all(`true`, item("a", "1")), "page=2": all(`false`, item(name, "3"))}, 1, ""},
 		"by cursor": {`{"query": "cursor", "next": "/next"}`, map[string]string{"": all(`"a&b"`, item("a", "1")), "cursor=a%26b": all(`null`, item(name, "3"))}, 1, ""},
+		"no pages":  {`{"query": "page"}`, map[string]string{"page=1": all(`0`, item("a", "1"), item(name, "2")), "page=2": all(`0`, item("a", "1"), item(name, "2"))}, 1, ""},
 		"never":     {`{"query": "page"}`, map[string]string{"page=1": all(`0`, item("a", "1")), "page=2": all(`0`, item("a", "1"))}, 0, "does not go on"},
 		"no list":   {`{"query": "page"}`, map[string]string{"page=1": `{"itens":[]}`}, 0, "no list"},
 		"no JSON":   {`{"query": "page"}`, map[string]string{"page=1": `<html>`}, 0, "no JSON"},

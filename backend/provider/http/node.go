@@ -221,8 +221,9 @@ func (n node) pattern() *regexp.Regexp {
 	if s == "" {
 		return nil
 	}
+	_, alone := regexp.Compile(s) // so that no parenthesis of its own closes what makes it whole
 	re, err := regexp.Compile(begins + s + ends)
-	if err != nil {
+	if alone != nil || err != nil {
 		n.wrong("is no regular expression (RE2)")
 		return nil
 	}

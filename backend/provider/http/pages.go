@@ -2,11 +2,15 @@ package httpapi
 
 import (
 	"bytes"
+	"errors"
 	"net/url"
 	"strconv"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 )
+
+// errRepeats is that a list shows the same page again, whatever it is asked for.
+var errRepeats = errors.New("a page is as the one before")
 
 // pages are those of one list, one after the other.
 type pages struct {
@@ -94,7 +98,7 @@ func (p *pages) read(a *answer) ([]any, error) {
 		p.ends = len(items) == 0
 	}
 	if !p.ends && p.last != nil && bytes.Equal(p.last, a.body) {
-		return nil, unread("its list does not go on: a page is as the one before")
+		return nil, unread("its list does not go on: a page is as the one before").Because(errRepeats)
 	}
 	p.last = a.body
 	return items, nil

@@ -190,9 +190,13 @@ type login struct {
 
 type goingLogin struct {
 	done chan struct{}
+	m    mentioned // what it was made with
 	s    *session
 	err  error
 }
+
+// loginBudget bounds a login with all its requests.
+const loginBudget = time.Minute
 
 func (l *login) forget(s *session) {
 	l.mu.Lock()
@@ -217,32 +221,41 @@ func (p *Provider) session(ctx context.Context, refused secret.Text, m *mentione
 		return s, nil
 	}
 	g := l.going
-	first := g == nil
-	if first {
+	if g == nil {
 		g = &goingLogin{done: make(chan struct{})}
 		l.going = g
+		go p.logInFor(context.WithoutCancel(ctx), g, refused)
 	}
 	l.mu.Unlock()
-	if first {
-		s, err := p.logIn(ctx, refused, m)
-		l.mu.Lock()
-		g.s, g.err, l.going = s, err, nil
-		if err == nil {
-			l.last = s
-		}
-		l.mu.Unlock()
-		close(g.done)
-	}
 	select {
 	case <-g.done:
 	case <-ctx.Done():
 		return nil, fault.New(fault.TemporarilyUnavailable, "the login at the system takes too long: try again").Because(ctx.Err())
+	}
+	for _, t := range g.m.all {
+		m.add(t)
 	}
 	if g.err != nil {
 		return nil, g.err
 	}
 	g.s.mention(m)
 	return g.s, nil
+}
+
+// logInFor logs in for all who wait for it, on nobody's time: whoever hangs up takes it from
+// nobody else.
+func (p *Provider) logInFor(ctx context.Context, g *goingLogin, refused secret.Text) {
+	ctx, cancel := context.WithTimeout(ctx, loginBudget)
+	defer cancel()
+	s, err := p.logIn(ctx, refused, &g.m)
+	l := &p.login
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g.s, g.err, l.going = s, err, nil
+	if err == nil {
+		l.last = s
+	}
+	close(g.done)
 }
 
 // lastSession is the present one, nil if that may not be used any more, and the one that was

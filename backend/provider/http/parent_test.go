@@ -81,6 +81,34 @@ func TestALoginServesUntilItEnds(t *testing.T) {
 	require.Equal(t, 2, l.logins, "another one before it ends")
 }
 
+// Who began a login for all and hangs up takes it from nobody.
+func TestWhoHangsUpEndsNobodysLogin(t *testing.T) {
+	l := newLoginWorld(t)
+	began, goOn := make(chan struct{}), make(chan struct{})
+	answer := l.instead["POST login"]
+	l.instead["POST login"] = func(w http.ResponseWriter, r *http.Request, body string) {
+		close(began)
+		<-goOn
+		answer(w, r, body)
+	}
+	ctx, hangUp := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.Provider.(provider.Checker).Check(ctx)
+		ended <- err
+	}()
+	<-began
+	hangUp()
+	require.Equal(t, fault.TemporarilyUnavailable, fault.CodeOf(<-ended))
+	go func() {
+		_, err := l.Mint(t.Context(), rigRequest())
+		ended <- err
+	}()
+	close(goOn)
+	require.NoError(t, <-ended)
+	require.Equal(t, 1, l.logins, "closing began twice would panic as well")
+}
+
 func TestASessionThatIsRefusedIsReplacedOnce(t *testing.T) {
 	l := newLoginWorld(t)
 	_, err := l.Mint(t.Context(), rigRequest())

@@ -27,22 +27,32 @@ const (
 // Parse reads a definition and judges it whole. Its error is *fault.Error with
 // invalid_request, and has the place of each mistake.
 func Parse(raw []byte) (*Definition, error) {
-	if len(raw) > maxDefinition {
-		return nil, kit.Invalid(fieldDefinition, "it is longer than %d bytes", maxDefinition)
+	d, mistaken, err := parse(raw)
+	if err == nil {
+		err = mistaken
 	}
-	v, err := form.Object(raw, maxNesting)
 	if err != nil {
-		return nil, kit.Invalid(fieldDefinition, "it cannot be read: %s", err)
-	}
-	m := &mistakes{}
-	d := readDefinition(node{v: v, found: true, m: m})
-	if m.err() == nil {
-		d.judge(m)
-	}
-	if err := m.err(); err != nil {
 		return nil, err
 	}
 	return d, nil
+}
+
+// parse returns beside what is mistaken what could be read all the same; err is that
+// nothing could.
+func parse(raw []byte) (d *Definition, mistaken, err error) {
+	if len(raw) > maxDefinition {
+		return nil, nil, kit.Invalid(fieldDefinition, "it is longer than %d bytes", maxDefinition)
+	}
+	v, err := form.Object(raw, maxNesting)
+	if err != nil {
+		return nil, nil, kit.Invalid(fieldDefinition, "it cannot be read: %s", err)
+	}
+	m := &mistakes{}
+	d = readDefinition(node{v: v, found: true, m: m})
+	if m.err() == nil {
+		d.judge(m)
+	}
+	return d, m.err(), nil
 }
 
 func readDefinition(n node) *Definition {
@@ -84,14 +94,17 @@ func readDefinition(n node) *Definition {
 // variableName is how settings, parameters and what is taken are called.
 var variableName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 
-// credentialNames are those under which nobody writes anything but a secret.
+// credentialNames are what the names of secrets end with, however they are written:
+// clientSecret, api-key and bot_token are such names.
 var credentialNames = []string{
-	"password", "passwd", "pwd", "secret", "client_secret", "api_key", "apikey", "access_token", "private_key",
-	"authorization", "credential", "credentials", "passphrase",
+	"password", "passwd", "pwd", "passphrase", "secret", "apikey", "accesskey", "secretkey", "privatekey", "token", "jwt", "authorization", "credential", "credentials",
 }
 
+var withoutMarks = strings.NewReplacer("-", "", "_", "", ".", "", " ", "")
+
 func isCredentialName(name string) bool {
-	return slices.Contains(credentialNames, strings.ReplaceAll(strings.ToLower(name), "-", "_"))
+	name = withoutMarks.Replace(strings.ToLower(name))
+	return slices.ContainsFunc(credentialNames, func(ends string) bool { return strings.HasSuffix(name, ends) })
 }
 
 func (n node) named(most int) map[string]node {
@@ -173,6 +186,7 @@ func readNames(n node) Names {
 	if p := n.child("prefix"); p.found {
 		if names.Prefix = p.text(); !namePrefix.MatchString(names.Prefix) {
 			p.wrong("must be at most 20 letters, digits, _ and -, beginning with a letter")
+			names.Prefix = "broker-"
 		}
 	}
 	if most := n.child("most"); most.found {

@@ -45,6 +45,9 @@ func TestAMistakeHasItsPlace(t *testing.T) {
 		"a basic in a child":          {`"access_token": "{{taken.token}}"`, `"access_token": "{{basic.token}}"`, `which is the parent's`},
 		"a login in a child":          {`"access_token": "{{taken.token}}"`, `"access_token": "{{login.x}}"`, `which is the parent's`},
 		"a password in a body":        {`"name": "{{name}}",`, `"name": "{{name}}", "password": "hunter2",`, `/mint/0/json/password is a secret by its name`},
+		"a secret in camel case":      {`"name": "{{name}}",`, `"name": "{{name}}", "clientSecret": "hunter2",`, `/mint/0/json/clientSecret is a secret by its name`},
+		"somebody's token":            {`"name": "{{name}}",`, `"name": "{{name}}", "bot_token": "hunter2",`, `/mint/0/json/bot_token is a secret by its name`},
+		"a pattern of a part":         {`"pattern": "(read|write):[a-z]+|all"`, `"pattern": "all)|(?:read"`, `/access/scopes/pattern is no regular expression`},
 		"a secret in a URL":           {`"path": "user"`, `"path": "user", "query": {"access-token": "hunter2"}`, `/check/query/access-token is a secret by its name`},
 		"random in a URL": {`users/{{username}}/tokens",
       "json"`, `users/{{random}}/tokens", "json"`, `a secret, in a URL`},
@@ -70,6 +73,7 @@ func TestAMistakeHasItsPlace(t *testing.T) {
 		"expiry with an undo":       {`"class": "token"`, `"class": "expiry"`, `/class is expiry, and there is an undo`},
 		"asked for and not sent":    {`"expires": "never"`, `"expires": "asked"`, `/child/expires is asked, and no step sends`},
 		"a find by nothing":         {`"where": [{"at": "/name", "is": "{{name}}"}]`, `"where": [{"at": "/name", "is": "broker"}]`, `/mint/0/find/where must tell`},
+		"a find of others as well":  {`"is": "{{name}}"}]`, `"is": ["{{name}}", "broker"]}]`, `/mint/0/find/where must tell`},
 		"a find that fills no undo": {`"take": {"id": "/id"}
       }`, `"take": {"number": "/id"}}`, `/mint/0/find/take does not fill`},
 		"a pointer that is none":    {`"id": "/id", "scopes"`, `"id": "id", "scopes"`, `/mint/0/take/id is no JSON Pointer`},

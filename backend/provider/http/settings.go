@@ -69,13 +69,13 @@ func (s settings) source() (json.RawMessage, error) {
 	return text, nil
 }
 
-// definition reads and judges it.
-func (s settings) definition() (*Definition, error) {
+// stored reads the definition of what was configured before, as parse has it.
+func (s settings) stored() (d *Definition, mistaken, err error) {
 	text, err := s.source()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return Parse(text)
+	return parse(text)
 }
 
 // base is where the system is, without a slash at its end.
