@@ -47,6 +47,7 @@ func States() []string {
 type pollError struct {
 	state, says string
 	wait        time.Duration // that the transmitter asked for
+	unwanted    bool          // something in the poll itself is not taken
 	cause       error
 }
 
@@ -111,6 +112,9 @@ func poll(ctx context.Context, client *httpclient.Client, to string, bearer secr
 	if err := judgeStatus(resp); err != nil {
 		return nil, err
 	}
+	if resp.Status == http.StatusNoContent { // which says as much as an empty set of SETs
+		return &polled{}, nil
+	}
 	return readPolled(resp.Body, p.Max == 0)
 }
 
@@ -118,7 +122,7 @@ func judgeStatus(resp *httpclient.Response) error {
 	status := strconv.Itoa(resp.Status)
 	e := &pollError{says: "the transmitter answered with status " + status, wait: retryAfter(resp.Header)}
 	switch {
-	case resp.Status == http.StatusOK, resp.Status == http.StatusAccepted:
+	case resp.Status == http.StatusOK, resp.Status == http.StatusAccepted, resp.Status == http.StatusNoContent:
 		return nil
 	case resp.Status == http.StatusUnauthorized, resp.Status == http.StatusForbidden:
 		e.state, e.says = StateRefused, "the transmitter does not take the token of the stream (status "+status+")"
@@ -127,7 +131,7 @@ func judgeStatus(resp *httpclient.Response) error {
 	case resp.Status >= 500, resp.Status == http.StatusTooManyRequests:
 		e.state = StateUnreachable
 	default:
-		e.state = StateInvalid
+		e.state, e.unwanted = StateInvalid, resp.Status/100 == 4
 		if to := resp.PointsTo(); to != "" {
 			e.says += ", a redirect to " + to + ", which is not followed"
 		}
@@ -154,9 +158,11 @@ func readPolled(body []byte, onlyAck bool) (*polled, error) {
 	if err != nil || members["sets"] == nil {
 		return nil, nonsense
 	}
-	sets, err := form.UniqueMembers(members["sets"])
-	if err != nil {
-		return nil, nonsense
+	var sets map[string]json.RawMessage
+	if raw := members["sets"]; string(raw) != "null" { // as some write a map of which nothing is
+		if sets, err = form.UniqueMembers(raw); err != nil {
+			return nil, nonsense
+		}
 	}
 	p := &polled{sets: make(map[string]string, len(sets))}
 	if more := members["moreAvailable"]; more != nil && json.Unmarshal(more, &p.more) != nil {

@@ -3,6 +3,7 @@ package signal
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"maps"
 	"slices"
@@ -28,6 +29,8 @@ const (
 	roundsPause = time.Second
 	// maxBackoff bounds the pause between attempts that fail.
 	maxBackoff = 2 * time.Minute
+	// heldUp is for how long what a poll brings may be worked upon.
+	heldUp = 5 * time.Minute
 	// maxLater is how many SETs are remembered that could not be judged yet.
 	maxLater = 1000
 	// verificationPatience is how long an answer to a verification may take.
@@ -228,6 +231,9 @@ func (r *Receiver) round(ctx context.Context, byHand bool) (pause time.Duration,
 	started := time.Now()
 	answer, err := r.poll(ctx, p)
 	if err != nil {
+		if r.letGo(p, err) {
+			return 0, true
+		}
 		return r.failed(ctx, err, !p.Immediately && time.Since(started) > noSoonerHeld), false
 	}
 	r.answered(p)
@@ -285,6 +291,32 @@ func (r *Receiver) outgoing(byHand bool) request {
 	p.Ack = p.Ack[:min(len(p.Ack), maxTaken)]
 	p.Immediately = byHand || r.hurried > 0 || r.probing || r.deps.Now().Before(r.short) || r.failing > 0 || r.status.LastPoll.IsZero()
 	return p
+}
+
+// letGo reports whether a poll failed that may succeed without some of what it said: the
+// transmitter takes no setErrs perhaps, or no acknowledgement of what it knows no more. Else
+// it would be sent the same for ever, and deliver nothing. What is refused is acknowledged
+// then, and an acknowledgement left out until the SET comes again.
+func (r *Receiver) letGo(p request, err error) bool {
+	var failed *pollError
+	if !errors.As(err, &failed) || !failed.unwanted || len(p.Ack)+len(p.Errors) == 0 {
+		return false
+	}
+	r.deps.Failed(failed.state)
+	r.deps.Warn("a transmitter of security events does not take what it was told of those that came: it is told less", "error", failed.says, "acknowledged", len(p.Ack), "refused", len(p.Errors))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(p.Errors) == 0 {
+		for _, id := range p.Ack {
+			delete(r.acks, id)
+		}
+		return true
+	}
+	for id := range p.Errors {
+		delete(r.errs, id)
+		r.acks[id] = true
+	}
+	return true
 }
 
 // owes reports whether something is to be acknowledged.
@@ -390,7 +422,7 @@ func (r *Receiver) take(ctx context.Context, answer *polled) (progress, stuck bo
 	defer r.mu.Unlock()
 	for _, id := range done {
 		r.acks[id] = true
-		delete(r.later, id)
+		delete(r.later, kept(id))
 	}
 	return progress || len(done) > 0, stuck
 }
@@ -456,6 +488,7 @@ func (r *Receiver) mayWait(id string, why *Refusal) bool {
 	now := r.deps.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	id = kept(id)
 	since, known := r.later[id]
 	if !known {
 		if len(r.later) >= maxLater {
@@ -476,11 +509,11 @@ func (r *Receiver) mayWait(id string, why *Refusal) bool {
 // whether that is new: one that sends it again all the same is told again, at its pace.
 func (r *Receiver) refuse(id, kind string, why *Refusal) bool {
 	r.mu.Lock()
-	again := r.told[id]
+	again := r.told[kept(id)]
 	if len(r.told) >= maxLater {
 		clear(r.told)
 	}
-	r.told[id], r.errs[id] = true, setErr{Code: why.Code, Description: why.Description}
+	r.told[kept(id)], r.errs[id] = true, setErr{Code: why.Code, Description: why.Description}
 	r.mu.Unlock()
 	if again {
 		return false
@@ -541,12 +574,20 @@ func (r *Receiver) Status() Status {
 	case r.config.Disabled:
 		s.State, s.Says = StateDisabled, ""
 	case s.State != StateOK:
+	case r.overdueLocked():
+		s.State, s.Says = StateFailing, "no poll has ended for longer than one may take, and none has failed: something holds it up, such as Vault's storage"
 	case s.Stream != "" && s.Stream != "enabled":
 		s.State, s.Says = StatePaused, "the transmitter has paused or disabled the stream"
 	case r.silentLocked():
 		s.State, s.Says = StateSilent, "no verification event came: the transmitter answers polls, and delivers nothing"
 	}
 	return s
+}
+
+// overdueLocked reports whether the next poll should long have been answered or have failed.
+// The caller holds mu.
+func (r *Receiver) overdueLocked() bool {
+	return r.deps.Now().Sub(r.status.LastPoll) > r.config.PollInterval+hold+r.config.Timeout+heldUp
 }
 
 // NoteUnknownIssuer is for Act: the subject is of an issuer who is not trusted here.
@@ -561,6 +602,15 @@ func latest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// kept is the name of a SET as it is remembered: it may be long, and is somebody else's text.
+func kept(name string) string {
+	if len(name) <= 64 {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return string(sum[:])
 }
 
 // bounded is somebody else's text for a log or a read.

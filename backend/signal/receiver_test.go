@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -246,6 +247,83 @@ func TestNonsenseIsNoAnswer(t *testing.T) {
 	}
 }
 
+// An answer without anything is also one that says so in fewer words than RFC 8936 has.
+func TestNothingIsAnAnswer(t *testing.T) {
+	for name, fault := range map[string]transmitter.Fault{
+		"no content": func(w transmitterWriter, _ *transmitterRequest, _ *transmitter.Poll, _ func() map[string]any) {
+			w.WriteHeader(204)
+		},
+		"null": transmitter.Answer(200, "application/json", `{"sets":null,"moreAvailable":false}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, transmitter.Options{}, nil)
+			w.server.Break(fault)
+			w.turn()
+			require.Equal(t, signal.StateOK, w.r.Status().State)
+			w.server.Send(transmitter.SessionRevoked(user))
+			w.server.Break(nil)
+			w.turn()
+			require.Len(t, w.effects(), 1)
+		})
+	}
+}
+
+// A transmitter that takes no setErrs, or no acknowledgement of what it has forgotten, is
+// not told the same for ever: it delivers all the same, and that is counted.
+func TestATransmitterThatDoesNotTakeWhatItIsTold(t *testing.T) {
+	refusing := func(does func(p *transmitter.Poll) bool) transmitter.Fault {
+		return func(w transmitterWriter, _ *transmitterRequest, p *transmitter.Poll, act func() map[string]any) {
+			if does(p) {
+				w.WriteHeader(400)
+				return
+			}
+			writeJSON(w, act())
+		}
+	}
+	t.Run("setErrs", func(t *testing.T) {
+		w := newWorld(t, transmitter.Options{}, nil)
+		w.server.Break(refusing(func(p *transmitter.Poll) bool { return len(p.SetErrs) > 0 }))
+		w.server.Deliver("nonsense", "no SET")
+		w.turn()
+		w.server.Send(transmitter.SessionRevoked(user))
+		w.turn()
+		require.Len(t, w.effects(), 1)
+		require.Empty(t, w.server.Pending())
+		require.Contains(t, w.server.Acknowledged(), "nonsense")
+		require.Equal(t, signal.StateOK, w.r.Status().State)
+		require.Equal(t, 1, w.counts("failed invalid"))
+	})
+	t.Run("acknowledgements", func(t *testing.T) {
+		w := newWorld(t, transmitter.Options{}, nil)
+		first := w.server.Send(transmitter.SessionRevoked(user))
+		w.server.Break(func(rw transmitterWriter, _ *transmitterRequest, p *transmitter.Poll, act func() map[string]any) {
+			switch {
+			case !slices.Contains(p.Ack, first):
+				writeJSON(rw, act())
+			case slices.Contains(w.server.Acknowledged(), first):
+				rw.WriteHeader(400) // it knows of none such
+			default:
+				act() // and the answer does not arrive
+				rw.WriteHeader(503)
+			}
+		})
+		w.turn()
+		require.Equal(t, 1, w.counts("failed unreachable"))
+		w.server.Send(transmitter.SessionRevoked(user))
+		w.turn()
+		require.Len(t, w.effects(), 2)
+		require.Empty(t, w.server.Pending())
+		require.Equal(t, signal.StateOK, w.r.Status().State)
+	})
+	t.Run("anything", func(t *testing.T) {
+		w := newWorld(t, transmitter.Options{}, nil)
+		w.server.Break(refusing(func(*transmitter.Poll) bool { return true }))
+		w.turn()
+		require.Equal(t, signal.StateInvalid, w.r.Status().State)
+		require.Equal(t, 1, w.counts("failed invalid"))
+	})
+}
+
 // A transmitter that is busy is left alone for as long as it asks, and no longer than an hour.
 func TestABusyTransmitterIsLeftAlone(t *testing.T) {
 	w := newWorld(t, transmitter.Options{}, nil)
@@ -400,4 +478,18 @@ func TestAPollIsHeld(t *testing.T) {
 	cancel()
 	<-done
 	require.Equal(t, signal.StateOK, w.r.Status().State, "a poll that we give up has not failed")
+}
+
+// A stream that nobody polls any more, because something holds up the loop, is not well, nor
+// one without signs of life.
+func TestAStreamThatIsHeldUpIsLoud(t *testing.T) {
+	w := newWorld(t, transmitter.Options{WithoutVerification: true}, nil)
+	w.turn()
+	w.pass(5 * time.Minute)
+	require.Equal(t, signal.StateOK, w.r.Status().State)
+	w.pass(time.Minute)
+	require.Equal(t, signal.StateFailing, w.r.Status().State)
+	require.Contains(t, w.r.Status().Says, "holds it up")
+	w.turn()
+	require.Equal(t, signal.StateOK, w.r.Status().State)
 }
