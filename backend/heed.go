@@ -23,7 +23,7 @@ import (
 // it fails, or the process ends before the event is acknowledged, the event comes again:
 // what is killed twice is dead all the same.
 func (b *broker) heed(ctx context.Context, name string, entry *storedSignal, receiver *signal.Receiver, e *signal.Event) (string, error) {
-	named, trusted, err := b.namedBy(ctx, receiver, e)
+	named, trusted, err := b.namedBy(ctx, entry, receiver, e)
 	if err != nil {
 		return "", err
 	}
@@ -36,7 +36,11 @@ func (b *broker) heed(ctx context.Context, name string, entry *storedSignal, rec
 	}
 	asked.Froze = trusted && signal.ActionOn(entry.Events, e) == signal.Freeze
 	asked.Always = asked.Froze
-	who, err := b.whoIs(ctx, named, asked)
+	given := len(named)
+	who, named, err := b.whoIs(ctx, named, asked)
+	if len(named) < given {
+		asked.Note = strings.TrimPrefix(asked.Note+"; a name that the event gives is shared by too many to be one person's, and was left out", "; ")
+	}
 	if err == nil && trusted {
 		err = b.logOff(ctx, named, who, e.Happened)
 	}
@@ -107,29 +111,38 @@ func (b *broker) killAllOf(ctx context.Context, named []*criterion, who []ending
 	return err
 }
 
-// whoIs finds all that is the person's who is named, and freezes it if that is asked.
-func (b *broker) whoIs(ctx context.Context, named []*criterion, asked kills.Asked) ([]ending.Thing, error) {
-	var who []ending.Thing
+// whoIs finds all that is the person's who is named, and freezes it if that is asked. Of
+// several names each is enough: one that is no person's here is left out of taken, and only
+// where there is no other one the event is refused.
+func (b *broker) whoIs(ctx context.Context, named []*criterion, asked kills.Asked) (who []ending.Thing, taken []*criterion, err error) {
+	var refused *signal.Refusal
 	for _, c := range named {
 		identities, err := b.identitiesOf(ctx, c, asked)
-		if err != nil {
-			return nil, err
+		if errors.As(err, &refused) {
+			continue
 		}
+		if err != nil {
+			return nil, nil, err
+		}
+		taken = append(taken, c)
 		for _, what := range identities {
 			if !slices.Contains(who, what) {
 				who = append(who, what)
 			}
 		}
 	}
+	if len(taken) == 0 && refused != nil {
+		return nil, nil, refused
+	}
 	if !asked.Froze {
-		return who, nil
+		return who, taken, nil
 	}
 	for _, what := range who {
 		if err := b.freezer.Freeze(ctx, what, asked.By); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return who, nil
+	return who, taken, nil
 }
 
 // identitiesOf are the subjects and entities that are one person's, as far as it is kept
@@ -173,19 +186,30 @@ var accountClaims = []string{"preferred_username", "upn", "unique_name", "userna
 // namedBy are those whom the event names, and whether one of them is somebody whom anybody
 // here may know. That none is, is no mistake of the transmitter's, which may tell
 // everything to everybody; grants of before the issuer was deleted may be theirs.
-func (b *broker) namedBy(ctx context.Context, receiver *signal.Receiver, e *signal.Event) (named []*criterion, trusted bool, err error) {
+//
+// Where the signal names no transmitter, any trusted issuer may be one: of its own subjects,
+// and nobody else's.
+func (b *broker) namedBy(ctx context.Context, entry *storedSignal, receiver *signal.Receiver, e *signal.Event) (named []*criterion, trusted bool, err error) {
 	var last error
+	only := ""
+	if entry.Issuer == "" {
+		only = e.Issuer
+	}
 	for _, id := range e.Subject.Names {
 		var found []*criterion
+		if only != "" && id.Format == signal.FormatIssSub && id.Issuer != only {
+			last = signal.Unhandled("the subject is another issuer's than the SET, and no transmitter is named that may speak of it")
+			continue
+		}
 		switch id.Format {
 		case signal.FormatIssSub:
 			found = []*criterion{subjectCriterion(id.Issuer, id.Subject)}
 		case signal.FormatOpaque: // agreed between both sides: the sub at the transmitter itself
 			found = []*criterion{subjectCriterion(e.Issuer, id.Value)}
 		case signal.FormatEmail:
-			found, err = b.mappedTo(ctx, []string{"email"}, id.Value)
+			found, err = b.mappedTo(ctx, only, []string{"email"}, id.Value)
 		case signal.FormatAccount:
-			found, err = b.mappedTo(ctx, accountClaims, id.Value)
+			found, err = b.mappedTo(ctx, only, accountClaims, id.Value)
 		}
 		if err != nil {
 			return nil, false, err
@@ -215,14 +239,18 @@ func subjectCriterion(iss, sub string) *criterion {
 	return &criterion{asked: map[string]string{fieldIssuer: iss, fieldSubjectID: sub}, ties: []person.Tie{person.Subject(iss, sub)}}
 }
 
-// mappedTo are the criteria by which operators have said that such a claim names an entity.
-func (b *broker) mappedTo(ctx context.Context, claims []string, value string) (named []*criterion, err error) {
+// mappedTo are the criteria by which operators have said that such a claim names an entity,
+// of tokens of one issuer or, with none, of any.
+func (b *broker) mappedTo(ctx context.Context, only string, claims []string, value string) (named []*criterion, err error) {
 	add := func(c *criterion) {
 		if !slices.ContainsFunc(named, func(n *criterion) bool { return maps.Equal(n.asked, c.asked) }) && len(person.Clean(slices.Clone(c.ties))) > 0 {
 			named = append(named, c)
 		}
 	}
 	err = b.issuers.each(ctx, func(i *storedIssuer) {
+		if only != "" && i.IssuerURL() != only {
+			return
+		}
 		if mounts := i.EntityAliasMount; len(mounts) > 0 && slices.Contains(claims, lastOf(cmp.Or(i.EntityAliasClaim, subject.DefaultAliasClaim))) {
 			mounts = slices.Compact(slices.Sorted(slices.Values(mounts)))
 			add(&criterion{

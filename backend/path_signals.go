@@ -178,7 +178,8 @@ func (b *broker) writeSignal(ctx context.Context, req *logical.Request, d *frame
 			return nil, err
 		}
 	}
-	brought := written(req, "token") || written(req, "token_provider")
+	// An empty value brings nothing: the token that is stored would follow it.
+	brought := written(req, "token") && after.Token != "" || written(req, "token_provider") && after.TokenProvider != ""
 	switch {
 	case before == nil:
 	case written(req, "token") && !written(req, "token_provider") && after.Token != "":

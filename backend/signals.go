@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/jwks"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
@@ -247,19 +248,18 @@ func (s *signals) keysOf(ctx context.Context, iss string) (*jwks.Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	foreign := signal.ErrForeign
 	for _, name := range names {
 		i, err := s.b.issuers.opened(ctx, name)
-		if errors.Is(err, stored.ErrAbsent) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if i.URL() == iss {
+		switch {
+		case errors.Is(err, stored.ErrAbsent):
+		case err != nil:
+			foreign = err // it may be this one, but holds up nobody else's events
+		case i.URL() == iss:
 			return i.Keys(), nil
 		}
 	}
-	return nil, signal.ErrForeign
+	return nil, foreign
 }
 
 // replace judges what was made of a signal, has its stream set up, and stores it unless
@@ -282,6 +282,9 @@ func (s *signals) replace(ctx context.Context, name string, before, after *store
 			return err
 		}
 	}
+	if err := s.mayPoll(ctx, name, after); err != nil {
+		return err
+	}
 	if setUp {
 		var stream *signal.Stream
 		if before != nil {
@@ -293,10 +296,49 @@ func (s *signals) replace(ctx context.Context, name string, before, after *store
 			return err
 		}
 		after.Stream = *found
+		if err := s.mayPoll(ctx, name, after); err != nil {
+			return err
+		}
 	}
 	store := func() error { return s.Replace(ctx, name, before, after) }
 	if loan == nil {
 		return store()
 	}
 	return s.b.providers.Borrow(ctx, borrowerSignal(name), *loan, store)
+}
+
+// mayPoll refuses a stream that another signal polls: each event would come to one of the
+// two alone, and be lost to the other.
+func (s *signals) mayPoll(ctx context.Context, name string, entry *storedSignal) error {
+	names, err := s.List(ctx, "")
+	if err != nil || entry.Disabled {
+		return err
+	}
+	for _, other := range names {
+		if other == name {
+			continue
+		}
+		polls, err := s.Get(ctx, other)
+		switch {
+		case errors.Is(err, stored.ErrAbsent), stored.Unreadable(err):
+		case err != nil:
+			return err
+		case !polls.Disabled && polls.hasStreamOf(entry):
+			return fault.New(fault.InvalidRequest, "signals/%s polls this stream already, and each event comes to one of the two alone: delete or disable that one, or bring a token, and so a stream, of this one's own", other)
+		}
+	}
+	return nil
+}
+
+// hasStreamOf reports whether two signals are the same receiver at the same place, or poll
+// the same stream.
+func (e *storedSignal) hasStreamOf(other *storedSignal) bool {
+	same := e.Token == other.Token && e.loan().Same(other.loan())
+	switch {
+	case same && e.Issuer == other.Issuer && e.PollURL == other.PollURL:
+		return true
+	case e.Stream.PollURL == "" || e.Stream.PollURL != other.Stream.PollURL:
+		return false
+	}
+	return same || e.Stream.ID != "" && e.Stream.ID == other.Stream.ID
 }

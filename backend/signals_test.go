@@ -1,6 +1,8 @@
 package backend
 
 import (
+	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/signal"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/transmitter"
 )
@@ -351,6 +355,13 @@ func TestAStreamsTokenIsNotSentElsewhereUnasked(t *testing.T) {
 		_, err := m.write("signals/s", fields)
 		requireCode(t, err, fault.InvalidRequest, "write token")
 	}
+	for _, fields := range []map[string]any{
+		{"issuer": other.URL, "token_provider": ""}, // an empty value brings nothing
+		{"poll_url": other.PollURL(), "audience": transmitter.Audience, "token_provider": "", "token_request": ""},
+	} {
+		_, err := m.write("signals/s", fields)
+		requireCode(t, err, fault.InvalidRequest, "write token")
+	}
 	require.Empty(t, other.Polls())
 	m.must(m.write("signals/s", map[string]any{"issuer": other.URL, "token": streamToken}))
 	m.poll()
@@ -387,11 +398,55 @@ func TestAStreamByHand(t *testing.T) {
 	m.poll()
 	require.Len(t, s.Refused(), 1, "its iss is no trusted issuer's")
 	m.must(m.write("issuers/t", map[string]any{"jwks_url": s.KeysURL(), "bound_issuer": s.URL, "bound_audiences": "broker"}))
+	killed := `broker_signal_events_total{event="session-revoked",outcome="killed",signal="s"} `
 	m.clock.advance(time.Second)
 	l := m.exchanged(alice, "user-1", "z")
-	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	foreign := s.Send(transmitter.SessionRevoked(m.user("user-1")))
 	m.poll()
-	m.dies(l)
+	require.Contains(t, s.Refused(), foreign, "an issuer speaks of its own subjects alone where nobody has named it as the transmitter")
+	require.True(t, m.server.Active(l.token))
+	s.Send(transmitter.SessionRevoked(transmitter.IssSub(s.URL, "user-1")))
+	m.poll()
+	require.Empty(t, s.Pending())
+	require.Contains(t, m.metrics(), killed+"3", "two before, and this one")
+	require.True(t, m.server.Active(l.token), "it is another issuer's user-1")
+}
+
+// One issuer that is not as it should be holds up nobody else's events.
+func TestAnIssuerThatCannotBeOpenedHoldsUpNoEvents(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, nil)
+	m.must(m.write("issuers/a", map[string]any{"jwks_url": s.KeysURL(), "bound_issuer": "https://a.example.com", "bound_audiences": "broker"}))
+	m.must(m.write("issuers/t", map[string]any{"jwks_url": s.KeysURL(), "bound_issuer": s.URL, "bound_audiences": "broker"}))
+	m.must(m.write("signals/s", map[string]any{"issuer": "", "poll_url": s.PollURL(), "audience": transmitter.Audience, "token": streamToken}))
+	entry, err := m.storage.Get(t.Context(), issuerPrefix+"a")
+	require.NoError(t, err)
+	entry.Value = bytes.Replace(entry.Value, []byte(`"bound_issuer"`), []byte(`"ca_pem":"nonsense","bound_issuer"`), 1)
+	require.NoError(t, m.storage.Put(t.Context(), entry))
+	m.b.invalidate(t.Context(), issuerPrefix+"a")
+	_, err = m.b.issuers.opened(t.Context(), "a")
+	require.Error(t, err)
+	s.Send(transmitter.SessionRevoked(transmitter.IssSub(s.URL, "user-1")))
+	require.Equal(t, signal.StateOK, m.poll()["health"])
+	require.Empty(t, s.Pending())
+	require.Empty(t, s.Refused())
+}
+
+// Two signals do not poll one stream, each getting what the other one does not.
+func TestAStreamIsOneSignals(t *testing.T) {
+	m, s := signalling(t, transmitter.Options{}, nil)
+	requested := s.Requested()
+	for _, fields := range []map[string]any{
+		{"issuer": s.URL, "token": streamToken, "events": map[string]any{"session-revoked": "note"}},
+		{"issuer": s.URL, "poll_url": s.PollURL(), "audience": transmitter.Audience, "token": streamToken},
+	} {
+		_, err := m.write("signals/other", fields)
+		requireCode(t, err, fault.InvalidRequest, "signals/s polls this stream already")
+	}
+	require.Equal(t, requested, s.Requested(), "the stream is as it was")
+	m.must(m.write("signals/s", map[string]any{"disabled": true}))
+	m.must(m.write("signals/other", map[string]any{"issuer": s.URL, "token": streamToken}))
+	_, err := m.write("signals/s", map[string]any{"disabled": false})
+	requireCode(t, err, fault.InvalidRequest, "signals/other polls this stream already")
 }
 
 // The token of a stream can be another provider's child, which the broker gets, has renewed
@@ -519,4 +574,30 @@ func TestAnEventAboutAnAddress(t *testing.T) {
 	id := s.Send(transmitter.AccountDisabled(address("dave@acme.example")))
 	m.poll()
 	require.Contains(t, s.Refused()[id].Description, "email", "nobody has said whom an address names")
+}
+
+// Of several names each is enough: that one of them is many people's keeps nobody alive.
+func TestAnEventWithANameThatManyShare(t *testing.T) {
+	m := newPeople(t)
+	m.must(m.write("issuers/idp", map[string]any{"entity_claim": "", "entity_metadata": map[string]any{"team": "email"}}))
+	for i := range person.MostIdentities + 1 {
+		id := fmt.Sprintf("entity-of-many-%03d", i)
+		m.setEntity(entityWith(id, map[string]string{"team": "all@acme.example"}))
+		m.ownOf(id)
+	}
+	s := m.listens(transmitter.Options{}, nil)
+	m.behalf("alice", nil)
+	m.sweep()
+	team := map[string]any{"format": "email", "email": "all@acme.example"}
+	only := s.Send(transmitter.SessionRevoked(team))
+	s.Send(transmitter.SessionRevoked(map[string]any{"format": "aliases", "identifiers": []any{team, m.user("alice")}}))
+	m.poll()
+	require.Len(t, s.Refused(), 1)
+	require.Contains(t, s.Refused(), only, "it is nobody's alone")
+	require.Eventually(t, func() bool { return len(m.allGrants()) == person.MostIdentities+1 }, promptly, time.Millisecond)
+	ids := m.keys("kills", nil)
+	require.Len(t, ids, 1)
+	record := m.must(m.read("kills/" + ids[0])).Data
+	require.Contains(t, record["note"], "was left out")
+	require.Equal(t, 1, record["grants"])
 }

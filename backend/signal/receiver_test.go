@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -251,7 +252,7 @@ func TestNonsenseIsNoAnswer(t *testing.T) {
 func TestNothingIsAnAnswer(t *testing.T) {
 	for name, fault := range map[string]transmitter.Fault{
 		"no content": func(w transmitterWriter, _ *transmitterRequest, _ *transmitter.Poll, _ func() map[string]any) {
-			w.WriteHeader(204)
+			w.WriteHeader(http.StatusNoContent)
 		},
 		"null": transmitter.Answer(200, "application/json", `{"sets":null,"moreAvailable":false}`),
 	} {
@@ -274,7 +275,7 @@ func TestATransmitterThatDoesNotTakeWhatItIsTold(t *testing.T) {
 	refusing := func(does func(p *transmitter.Poll) bool) transmitter.Fault {
 		return func(w transmitterWriter, _ *transmitterRequest, p *transmitter.Poll, act func() map[string]any) {
 			if does(p) {
-				w.WriteHeader(400)
+				w.WriteHeader(http.StatusBadRequest)
 				return
 			}
 			writeJSON(w, act())
@@ -301,10 +302,10 @@ func TestATransmitterThatDoesNotTakeWhatItIsTold(t *testing.T) {
 			case !slices.Contains(p.Ack, first):
 				writeJSON(rw, act())
 			case slices.Contains(w.server.Acknowledged(), first):
-				rw.WriteHeader(400) // it knows of none such
+				rw.WriteHeader(http.StatusBadRequest) // it knows of none such
 			default:
 				act() // and the answer does not arrive
-				rw.WriteHeader(503)
+				rw.WriteHeader(http.StatusServiceUnavailable)
 			}
 		})
 		w.turn()
