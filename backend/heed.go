@@ -106,7 +106,7 @@ func (b *broker) killAllOf(ctx context.Context, named []*criterion, who []ending
 	case 1:
 		_, err = b.kill(ctx, who[0], asked)
 	default:
-		_, err = b.killer.KillPerson(ctx, named[0].id(), who, asked)
+		_, err = b.killPerson(ctx, named[0].id(), who, asked)
 	}
 	return err
 }

@@ -154,6 +154,12 @@ func (b *broker) revokePerson(ctx context.Context, req *logical.Request, d *fram
 	if given && !freeze.(bool) && !dry {
 		return b.thawPerson(ctx, req, c)
 	}
+	froze := given && freeze.(bool) && !dry
+	if froze {
+		if err := b.mayFreezePerson(ctx, req, c); err != nil {
+			return nil, err
+		}
+	}
 	finding, err := b.findingOf(ctx, c)
 	if err != nil {
 		return nil, err
@@ -172,7 +178,6 @@ func (b *broker) revokePerson(ctx context.Context, req *logical.Request, d *fram
 		resp := &logical.Response{Data: tallyData(ending.Tally{})}
 		return resp, b.tellPerson(ctx, resp, c, who)
 	}
-	froze := given && freeze.(bool)
 	if froze {
 		if who, err = b.freezePerson(ctx, by(req), c, finding, who); err != nil {
 			return nil, err
@@ -182,7 +187,7 @@ func (b *broker) revokePerson(ctx context.Context, req *logical.Request, d *fram
 	for _, i := range who.Identities {
 		things = append(things, thingOfTie(i.Tie))
 	}
-	run, err := b.killer.KillPerson(ctx, c.id(), things, kills.Asked{By: by(req), Froze: froze, Always: true, Note: c.String()})
+	run, err := b.killPerson(ctx, c.id(), things, kills.Asked{By: by(req), Froze: froze, Always: true, Note: c.String()})
 	if err != nil {
 		return nil, err
 	}
@@ -194,10 +199,32 @@ func (b *broker) revokePerson(ctx context.Context, req *logical.Request, d *fram
 		b.Logger().Warn("what is frozen could not be read", "error", err)
 	}
 	if nothing && !b.knowsAny(ctx, things) {
-		resp.Data["unknown"] = true
-		resp.AddWarning("nobody is known by " + c.String() + ", and nothing was killed: what can be found is who holds a grant, or held one of late (vault list -detailed " + req.MountPoint + "grants shows those that live)")
+		tellNobody(req, resp, c)
 	}
 	return resp, nil
+}
+
+// tellNobody says that nobody was found who is meant.
+func tellNobody(req *logical.Request, resp *logical.Response, c *criterion) {
+	resp.Data["unknown"] = true
+	text := "nobody is known by " + c.String() + ", and nothing was killed: what can be found is who holds a grant, or held one of late (vault list -detailed " + req.MountPoint + "grants shows those that live)"
+	if frozen, _ := resp.Data["frozen"].(bool); frozen {
+		text += "; but whoever becomes that person is frozen: freeze=false thaws it"
+	}
+	resp.AddWarning(text)
+}
+
+// mayFreezePerson is mayFreeze for a subject: whoever has an alias or a value of metadata may
+// come for the first time, but not the subject of an issuer that is not there.
+func (b *broker) mayFreezePerson(ctx context.Context, req *logical.Request, c *criterion) error {
+	what := thingOfTie(c.ties[0])
+	if what.Kind != ending.KindSubject {
+		return nil
+	}
+	if frozen, err := b.freezer.Frozen(ctx, ending.Thing{Kind: ending.KindPerson, Name: c.id()}); err != nil || frozen {
+		return err
+	}
+	return b.mayFreeze(ctx, req, what)
 }
 
 // freezePerson freezes whoever has what ties the person, and looks again: who has got a

@@ -455,6 +455,25 @@ func TestAnAliasIsFoundInAnyCase(t *testing.T) {
 	m.ownOf(alice)
 }
 
+// TestNobodysSubjectIsFrozenAsAPerson: a slip in an issuer's name must not look like a freeze.
+func TestNobodysSubjectIsFrozenAsAPerson(t *testing.T) {
+	m := newPeople(t)
+	slip := map[string]any{"issuer": "ipd", "subject": "alice", "freeze": true}
+	_, err := m.write("revoke/person", slip)
+	requireCode(t, err, fault.InvalidRequest, "did you mean idp", "nothing was frozen or killed")
+	require.Empty(t, m.keys("frozen", nil))
+	resp := m.person(map[string]any{"alias_name": "nobody", "alias_mount": otherMount, "freeze": true})
+	require.Contains(t, strings.Join(resp.Warnings, " "), "whoever becomes that person is frozen")
+
+	first := map[string]any{"issuer": "idp", "subject": "bert", "freeze": true}
+	resp = m.person(first)
+	require.Equal(t, true, resp.Data["frozen"], "who has not come yet")
+	iss := m.server.URL
+	m.must(m.delete("issuers/idp", nil))
+	again := m.person(map[string]any{"issuer": iss, "subject": "bert", "freeze": true})
+	require.Equal(t, true, again.Data["frozen"], "a kill may be repeated")
+}
+
 // TestNobodyIsMeantByHalf: an empty or half a criterion is refused.
 func TestNobodyIsMeantByHalf(t *testing.T) {
 	m := newPeople(t)

@@ -126,6 +126,12 @@ func (b *broker) kill(ctx context.Context, what ending.Thing, asked kills.Asked)
 	return b.killer.KillAll(ctx, what, asked)
 }
 
+// killPerson is kill of all that there is of several things, which are one person's, as one
+// kill.
+func (b *broker) killPerson(ctx context.Context, id string, things []ending.Thing, asked kills.Asked) (*ending.Run, error) {
+	return b.killer.KillPerson(ctx, id, things, asked)
+}
+
 // strangeSubject says of a subject that nobody knows what may be meant.
 func (b *broker) strangeSubject(ctx context.Context, mount string, what ending.Thing) string {
 	issuer, sub, _ := what.Subject()
