@@ -273,7 +273,7 @@ func (b *broker) tellPerson(ctx context.Context, resp *logical.Response, c *crit
 		resp.AddWarning(fmt.Sprintf("more than %d identities have %s, which is no one person's: it was not followed. Kill those who are meant by revoke/entity and revoke/subject", person.MostSharing, tie))
 	}
 	if who.Cut {
-		resp.AddWarning(fmt.Sprintf("more than %d identities are tied together, and only the nearest were taken for the person's: see why, and kill the others who are meant by revoke/entity and revoke/subject", person.MostIdentities))
+		resp.AddWarning(fmt.Sprintf("more than %d identities are tied together, and only the nearest were taken for the person's: see why, and ask again once these are dead, or kill the others who are meant by revoke/entity and revoke/subject", person.MostIdentities))
 	}
 	if who.early {
 		resp.AddWarning("the records of grants are still being read after a start: identities are those that are known by now; ask again for the others")

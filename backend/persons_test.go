@@ -455,6 +455,24 @@ func TestAnAliasIsFoundInAnyCase(t *testing.T) {
 	m.ownOf(alice)
 }
 
+// TestManySubjectsOfOneEntity are that entity's, however many: each token says so itself. They
+// die by a hundred at a time, and none is let come again.
+func TestManySubjectsOfOneEntity(t *testing.T) {
+	m := newPeople(t)
+	hers := []*lease{m.ownOf(alice)}
+	for i := range person.MostIdentities + 2 {
+		hers = append(hers, m.behalf(fmt.Sprint("job", i), map[string]any{"entity": alice}))
+	}
+	resp := m.person(map[string]any{"entity_id": alice, "freeze": true})
+	require.Equal(t, person.MostIdentities, resp.Data["revoked"])
+	require.Contains(t, strings.Join(resp.Warnings, " "), "ask again")
+	_, err := m.tryBehalf("another job", map[string]any{"entity": alice})
+	requireCode(t, err, fault.AccessDenied, "the person is frozen")
+	resp = m.person(map[string]any{"entity_id": alice, "freeze": true})
+	require.Empty(t, resp.Warnings)
+	m.requireAlive(false, hers...)
+}
+
 // TestNobodysSubjectIsFrozenAsAPerson: a slip in an issuer's name must not look like a freeze.
 func TestNobodysSubjectIsFrozenAsAPerson(t *testing.T) {
 	m := newPeople(t)

@@ -33,7 +33,7 @@ type Person struct {
 	Identities []Identity
 	// Ties are all that tie them, the identities themselves among them.
 	Ties []Tie
-	// Common are ties that were not followed, because too many have them.
+	// Common are ties that were not followed, because too many have them: none is an entity.
 	Common []Tie
 	// Cut is true if there were more than MostIdentities.
 	Cut bool
@@ -80,15 +80,15 @@ func (c *closing) follow(at step) error {
 			return err
 		}
 	}
-	limit := MostSharing
-	if at.from == (Tie{}) || at.tie.Kind == KindEntity { // was asked for, or says so itself
+	limit, itself := MostSharing, at.tie.Kind == KindEntity // whoever names an entity says so itself
+	if at.from == (Tie{}) || itself {
 		limit = MostIdentities
 	}
 	sharing, err := c.known.Sharing(at.tie, limit+1)
 	if err != nil {
 		return err
 	}
-	if len(sharing) > limit {
+	if len(sharing) > limit && !itself {
 		c.Common = append(c.Common, at.tie)
 		return nil
 	}
