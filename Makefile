@@ -106,6 +106,10 @@ race: unit
 conformance: ## provider types, and the fakes of their tests, against what vendors publish
 	cd bootstrap/conformance && go test ./...
 
+.PHONY: trials
+trials: tokenbroker ## tokenbroker with the tools that it answers, and with their libraries; minutes to compile, outside CI
+	cd cmd/tokenbroker/trials && go test -count=1 -v .
+
 fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 

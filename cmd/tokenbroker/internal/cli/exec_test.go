@@ -221,6 +221,20 @@ func TestASealedVaultKeepsNoCommandFromItsEnd(t *testing.T) {
 	require.Contains(t, r.stderr, "sealed; its token works until")
 }
 
+// Vault's default policy lets everybody renew, and nobody revoke.
+func TestALeaseThatMayNotBeRevokedIsCutShort(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.OnlyRenew()
+	require.Equal(t, result{}, s.run(t, "exec", "deploy", "--", "true"))
+	eventually(t, "it has ended", func() bool { return len(s.Live()) == 0 })
+	s.SetRole("deploy", vaulttest.Role{Provider: "oauth2/acme", Fields: map[string]any{"access_token": "x"}, Fixed: true})
+	r := s.run(t, "exec", "deploy", "--", "true")
+	require.Zero(t, r.code)
+	require.Contains(t, r.stderr, "no policy of yours allows it on sys/leases/revoke/broker/creds/deploy/*")
+	require.Contains(t, r.stderr, "its token works until")
+}
+
 func TestAWrappedAnswerIsUnwrapped(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

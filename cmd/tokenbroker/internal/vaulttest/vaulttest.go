@@ -52,6 +52,7 @@ type Server struct {
 	wrapped  map[string]map[string]any
 	requests []Request
 	sealed   bool
+	renews   bool // and revokes nothing, as by Vault's default policy
 	issued   int
 }
 
@@ -80,6 +81,13 @@ func (s *Server) Seal(sealed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sealed = sealed
+}
+
+// OnlyRenew takes away what revokes leases, as in Vault's default policy.
+func (s *Server) OnlyRenew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.renews = true
 }
 
 // KillTokens ends the tokens of all leases, as an operator does.
@@ -173,6 +181,8 @@ func (s *Server) answer(r Request, raw *http.Request) (int, any) {
 		return s.creds(name)
 	case r.Path == "sys/leases/renew":
 		return s.renew(r)
+	case strings.HasPrefix(r.Path, "sys/leases/revoke/") && s.renews:
+		return failed(http.StatusForbidden, "1 error occurred:\n\t* permission denied\n\n")
 	case strings.HasPrefix(r.Path, "sys/leases/revoke/"):
 		id := strings.TrimPrefix(r.Path, "sys/leases/revoke/")
 		if l := s.leases[id]; l != nil {
@@ -280,6 +290,9 @@ func (s *Server) renew(r Request) (int, any) {
 	}
 	role := s.roles[l.role]
 	end := time.Now().Add(role.TTL)
+	if wanted, ok := r.Body["increment"].(float64); ok && wanted > 0 && !role.Fixed {
+		end = time.Now().Add(time.Duration(wanted) * time.Second)
+	}
 	if last := l.began.Add(role.Max); role.Max > 0 && end.After(last) {
 		end = last
 	}
