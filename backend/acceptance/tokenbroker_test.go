@@ -124,6 +124,7 @@ func TestATrustPolicyOfOctoSTSIsTaken(t *testing.T) {
 	shell.Env, shell.Stdin = convert.Env, strings.NewReader(role)
 	output, err := shell.CombinedOutput()
 	require.NoError(t, err, "%s", output)
+	agent := s.agent(t, harness.Agent{Name: "job"})
 	for _, c := range []struct {
 		claims  harness.Fields
 		allowed bool
@@ -135,7 +136,7 @@ func TestATrustPolicyOfOctoSTSIsTaken(t *testing.T) {
 		{harness.Fields{"sub": "repo:acme/web:x", "email_verified": true, "ref": "refs/heads/mainly"}, false},
 		{harness.Fields{"sub": "repo:acme/web:x", "email_verified": true}, false},
 	} {
-		said := s.Write(t, "roles/deploy/explain", harness.Fields{"subject_token": ci.token(t, c.claims)})
+		said := s.Write(t, "roles/deploy/explain", harness.Fields{"subject_token": ci.token(t, c.claims), "entity_id": agent.EntityID})
 		require.Equal(t, c.allowed, said.Data["allowed"], "%v: %v", c.claims, said.Data["reasons"])
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/cmd/tokenbroker/internal/fail"
@@ -78,7 +79,7 @@ func Get(environ []string, w Wanted) (*Lent, error) {
 		return nil, errors.Join(ErrNone, err)
 	}
 	r, err := ask(dir, request{Do: "get", Wanted: w})
-	if errors.Is(err, ErrNone) {
+	if errors.Is(err, ErrNone) || err != nil && err.Error() == errClosed.Text {
 		if err := launch(dir, environ); err != nil {
 			return nil, errors.Join(ErrNone, err)
 		}
@@ -194,12 +195,9 @@ func Run(dir string, k *Keeper, stop <-chan os.Signal) error {
 	if err := ofUserAlone(dir); err != nil {
 		return fail.New(fail.Config, "%s", err)
 	}
-	unlock, err := lock(filepath.Join(dir, "lock"))
-	if err != nil {
-		return fail.New(fail.Output, "%s cannot be locked: %s", dir, err)
-	}
-	if unlock == nil {
-		return nil // another one is there
+	unlock, err := soleOne(dir)
+	if err != nil || unlock == nil {
+		return err
 	}
 	defer unlock()
 	protect()
@@ -211,8 +209,9 @@ func Run(dir string, k *Keeper, stop <-chan os.Signal) error {
 	if err != nil {
 		return fail.New(fail.Output, "%s: %s", path, err)
 	}
-	told := make(chan struct{})
-	go serve(listener, k, told)
+	told := make(chan struct{}, 1)
+	var talks sync.WaitGroup
+	go serve(listener, k, told, &talks)
 	check := time.NewTicker(linger / 4)
 	defer check.Stop()
 	for over := false; !over; {
@@ -225,18 +224,50 @@ func Run(dir string, k *Keeper, stop <-chan os.Signal) error {
 			over = k.Idle() > linger
 		}
 	}
-	_ = listener.Close() // which removes the socket; who comes now starts another process
+	_ = listener.Close() // which removes the socket
+	unlock()             // who comes now starts another process
 	k.Close()
+	last := make(chan struct{})
+	go func() { talks.Wait(); close(last) }()
+	select {
+	case <-last:
+	case <-time.After(partingTimeout):
+	}
 	return nil
 }
 
-func serve(listener net.Listener, k *Keeper, told chan<- struct{}) {
+// partingTimeout is how long a process that ends waits for those who have asked.
+const partingTimeout = 2 * time.Second
+
+// soleOne is nil if another process is there and answers. One that is just ending is
+// waited for.
+func soleOne(dir string) (unlock func(), err error) {
+	for deadline := time.Now().Add(startTimeout); ; {
+		unlock, err := lock(filepath.Join(dir, "lock"))
+		if err != nil {
+			return nil, fail.New(fail.Output, "%s cannot be locked: %s", dir, err)
+		}
+		if unlock != nil {
+			return unlock, nil
+		}
+		conn, err := (&net.Dialer{}).DialContext(context.Background(), "unix", filepath.Join(dir, socketName))
+		if err == nil {
+			return nil, conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return nil, fail.New(fail.Unavailable, "another process is there and does not answer")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func serve(listener net.Listener, k *Keeper, told chan<- struct{}, talks *sync.WaitGroup) {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			return
 		}
-		go func() {
+		talks.Go(func() {
 			defer conn.Close()
 			if isUser(conn) != nil || conn.SetDeadline(time.Now().Add(exchangeTimeout)) != nil {
 				return
@@ -247,7 +278,7 @@ func serve(listener net.Listener, k *Keeper, told chan<- struct{}) {
 			}
 			answer := respond(k, r, told)
 			_ = json.NewEncoder(conn).Encode(answer)
-		}()
+		})
 	}
 }
 
@@ -266,8 +297,11 @@ func respond(k *Keeper, r request, told chan<- struct{}) response {
 	case "status":
 		return response{Status: k.Status()}
 	case "stop":
+		select {
+		case told <- struct{}{}:
+		default: // somebody else has said so
+		}
 		k.Close()
-		close(told)
 	default:
 		return response{Error: fail.New(fail.Internal, "the process that keeps tokens does not know %q", r.Do)}
 	}

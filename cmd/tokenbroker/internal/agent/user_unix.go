@@ -52,7 +52,7 @@ func lock(path string) (unlock func(), err error) {
 		file.Close()
 		return nil, err
 	}
-	return func() { file.Close() }, nil
+	return func() { file.Close() }, nil // also a second time
 }
 
 // apart lets a command outlive us, and whatever ends our session.

@@ -190,6 +190,27 @@ func TestManyToolsStartOneProcess(t *testing.T) {
 	require.Equal(t, 1, s.Issued())
 }
 
+// Whoever comes while a process ends is served by the next.
+func TestAProcessIsStoppedWhileToolsAsk(t *testing.T) {
+	t.Parallel()
+	s := withAgent(t)
+	results := make(chan result, 6)
+	for i := range cap(results) {
+		go func() {
+			if i%3 == 2 {
+				results <- s.run(t, "agent", "stop")
+				return
+			}
+			results <- s.run(t, "token", "deploy")
+		}()
+	}
+	for range cap(results) {
+		r := <-results
+		require.Zero(t, r.code, r.stderr)
+		require.NotContains(t, r.stderr, "no process can keep")
+	}
+}
+
 func TestASocketOfOthersIsNotUsed(t *testing.T) {
 	t.Parallel()
 	s := withAgent(t)

@@ -258,12 +258,12 @@ func (c *conversion) access() error {
 }
 
 func (c *conversion) rest() error {
-	c.result.Role["require_revocable"] = true
+	c.result.Role["require_revocable"], c.result.Role["require_entity"] = true, true
 	c.result.Role["ttl"], c.result.Role["max_ttl"] = "1h", "1h"
 	if c.policy.App != "" || c.policy.AppPattern != "" {
 		c.stricter("app is left out: the role's provider is the App")
 	}
-	c.stricter("a caller needs a login to Vault beside the token, and a policy that lets it update creds/%s", c.result.RoleName)
+	c.stricter("a caller needs a login to Vault with an entity beside the token (require_entity), and a policy that lets it update creds/%s", c.result.RoleName)
 	c.stricter("a token is killed when its lease ends, and when its login does; octo-sts' live for an hour")
 	c.stricter("a request beyond the role's permissions is cut down or refused (on_excess), and an answer beyond them is killed")
 	return nil
