@@ -159,7 +159,7 @@ release: ## dist/, all that is published of VERSION: PLATFORMS= KEY= IMAGE=
 	$(if $(filter file,$(origin VERSION)),$(error say which: make release VERSION=v1.2.3))
 	cd bootstrap/release && go run . -version '$(VERSION)' -platforms '$(PLATFORMS)' -dist '$(DIST)' \
 		-image '$(IMAGE)' -key '$(if $(KEY),$(abspath $(KEY)))' -cache '$(CACHE)'
-	cd $(DIST) && sha256sum --check --quiet --strict SHA256SUMS
+	cd $(DIST) && $(or $(shell command -v sha256sum),shasum -a 256) --check --quiet --strict SHA256SUMS
 	cd bootstrap/release && go run ./check $(if $(KEY),-key '$(abspath $(KEY))') $(abspath $(DIST))
 
 reproduce: ## a second release, made elsewhere with nothing in Go's cache, is the same bytes: PLATFORMS=

@@ -65,6 +65,7 @@ func (d *dist) check() error {
 		{"SBOMs", d.checkSBOMs},
 		{"provenance", d.checkProvenance},
 		{"images", d.checkImages},
+		{"images from a registry", d.checkPull},
 		{"register", d.checkRegister},
 	} {
 		found, err := step.do()
