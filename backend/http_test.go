@@ -213,6 +213,20 @@ func TestTheOrphanOfADefinitionIsFound(t *testing.T) {
 	require.Zero(t, s.alive())
 }
 
+// A system that calls a child by the parent's credential hides it from no kill.
+func TestAChildThatIsCalledAsTheParentIsFound(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	s := m.withKeys(t)
+	m.must(m.write("roles/r", keyRole()))
+	s.with(func() { s.answer = func(key map[string]any) { key["id"] = s.apiKey } })
+	_, err := m.session(call{data: askKeys()})
+	requireCode(t, err, fault.ProviderViolation, "where the definition looks for a name")
+	m.clock.advance(intentLife + time.Minute)
+	m.must(m.write("sweep", nil))
+	require.Zero(t, s.alive())
+	require.Empty(t, m.allGrants())
+}
+
 // A definition that tells less than the one before leaves nothing alive: what has a handle
 // dies by that, and while something may have to be found there is a find.
 func TestADefinitionThatTellsLessLeavesNothingAlive(t *testing.T) {

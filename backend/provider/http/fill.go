@@ -349,7 +349,10 @@ func plain(v any) (string, bool) {
 		return v, utf8.ValidString(v)
 	case secret.Text:
 		return v.Reveal(), utf8.ValidString(v.Reveal())
-	case json.Number:
+	case json.Number: // some systems write a whole number as 1.0 or 1e+14
+		if number, ok := form.CanonicalNumber(string(v)); ok {
+			return number, true
+		}
 		return string(v), true
 	case bool:
 		return strconv.FormatBool(v), true

@@ -147,15 +147,19 @@ func (Type) Open(cfg provider.Config, parent provider.Parent, deps provider.Deps
 			p.parts = append(p.parts, t)
 		}
 	}
-	finds := slices.ContainsFunc(d.Mint, func(s Step) bool { return s.Find != nil })
 	if mistaken != nil {
 		d.Class = cmp.Or(d.Class, provider.ClassToken)
-		return outdatedOf(p, mistaken, finds), nil
+		return outdatedOf(p, mistaken, d.finds()), nil
 	}
-	if finds {
+	if d.finds() {
 		return &finding{revoking{p}}, nil
 	}
 	return &revoking{p}, nil // also what an earlier definition has made, if this one has no undo
+}
+
+// finds reports whether children can be found by their names.
+func (d *Definition) finds() bool {
+	return slices.ContainsFunc(d.Mint, func(s Step) bool { return s.Find != nil })
 }
 
 // Provider is one account of one system, by one definition.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,11 +41,14 @@ func (p *Provider) Mint(ctx context.Context, r provider.Request) (*provider.Chil
 			return mk.left(step, err)
 		}
 	}
-	child := mk.child()
-	if err := mk.read(child); err != nil {
-		return child, err
+	child, unusable := mk.child()
+	if child == nil {
+		return nil, unusable
 	}
-	return child, mk.scrutinize(child)
+	if err := mk.read(child); err != nil {
+		return child, cmp.Or(unusable, err)
+	}
+	return child, cmp.Or(unusable, mk.scrutinize(child))
 }
 
 // admit refuses what the definition says cannot be asked for.
@@ -127,16 +131,28 @@ func (mk *making) left(s Step, err error) (*provider.Child, error) {
 	if len(mk.undos) == 0 {
 		return nil, err
 	}
-	return mk.child(), err
+	child, unusable := mk.child()
+	return child, cmp.Or(unusable, err)
 }
 
-// child is one with a handle and nothing else.
-func (mk *making) child() *provider.Child {
+// child is one with a handle and nothing else. A handle in which something of the parent's is
+// is none: where there is a find there is no child either then, and what was made is found by
+// its name as if the answer had been lost.
+func (mk *making) child() (*provider.Child, error) {
 	child := &provider.Child{Class: mk.p.definition.Class, SelfContained: mk.p.definition.SelfContained}
-	if len(mk.undos) > 0 {
-		child.Handle = encodeHandle(mk.undos)
+	if len(mk.undos) == 0 {
+		return child, nil
 	}
-	return child
+	child.Handle = encodeHandle(mk.undos)
+	if !mk.p.guard(mk.m).whole.In(child.Handle.Reveal()) {
+		return child, nil
+	}
+	child.Handle = secret.Text{}
+	unusable := fault.New(fault.ProviderViolation, "the system's answer has the parent credential where the definition looks for a name: nothing of it is used")
+	if mk.p.definition.finds() {
+		return nil, unusable.Because(provider.ErrAnswerLost)
+	}
+	return child, unusable
 }
 
 // read fills in what was answered.
@@ -290,10 +306,6 @@ func (g Granted) texts(v any) ([]string, error) {
 // or a system has put there.
 func (mk *making) scrutinize(child *provider.Child) error {
 	g := mk.p.guard(mk.m)
-	if g.whole.In(child.Handle.Reveal()) {
-		child.Handle = secret.Text{}
-		return fault.New(fault.ProviderViolation, "the system's answer has the parent credential where the definition looks for a name: nothing of it is used")
-	}
 	for name, part := range child.Secrets {
 		if g.in(part.Reveal()) {
 			return fault.New(fault.ProviderViolation, "the system answered with something that holds a credential of the broker's own in %s, which is handed out to nobody: see what the definition takes of its answers", name)

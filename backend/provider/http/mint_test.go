@@ -86,6 +86,21 @@ func TestAHandleOutlivesItsDefinition(t *testing.T) {
 	require.False(t, w.alive(child.Token().Reveal()))
 }
 
+// A number is itself however a system writes it: some know no whole ones.
+func TestAnIDIsANumberHoweverItIsWritten(t *testing.T) {
+	for written, id := range map[string]string{"7": "7", "7.0": "7", "1e+14": "100000000000000", "1.2E3": "1200", "12345678901234567890123": "12345678901234567890123"} {
+		w := newWorld(t, rigDefinition)
+		w.with(func() {
+			w.instead["POST accounts"] = answering(201, `{"id": `+written+`}`)
+			w.accounts[id] = "somebody"
+		})
+		child, err := w.Mint(t.Context(), rigRequest())
+		require.NoError(t, err)
+		require.NoError(t, w.Provider.(provider.Revoker).Revoke(t.Context(), child.Handle))
+		require.Zero(t, w.left(), written)
+	}
+}
+
 // A gateway knows nothing of what is behind it: it is the system whose word counts.
 func TestGoneIsTheSystemsWord(t *testing.T) {
 	w := newWorld(t, rigDefinition)
