@@ -35,7 +35,11 @@ what from which provider.
 
   vault write broker/providers/oauth2/acme issuer=... client_id=... client_secret=...
   vault write broker/roles/deploy provider=oauth2/acme scopes=repo:read ttl=10m
-  vault read  broker/creds/deploy
+  vault read  broker/creds/deploy scopes=repo:read
+  vault write broker/revoke/entity/<entity_id> freeze=true
+
+Who may get what, and why not: roles/<name>/explain. Which roles are mine: vault list
+broker/creds. What lives now: grants. What was killed, and on whose word: kills.
 `
 
 // broker is the engine of one mount. It is safe for concurrent use.

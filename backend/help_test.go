@@ -10,6 +10,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 )
 
 // helped is what the help of a path answers: its text, and its part of OpenAPI as it comes
@@ -63,6 +65,38 @@ func TestHelpShowsDefaultsAndValues(t *testing.T) {
 		}
 	}
 	require.Empty(t, valuesOf(&framework.FieldSchema{Type: framework.TypeBool, Description: "x"}))
+}
+
+// exampleField is a name that a command in a help text writes.
+var exampleField = regexp.MustCompile(`\s([a-z_]+)=`)
+
+// A type's help shows a stranger how a provider of it is written, with fields that it has,
+// and says how its parent is changed.
+func TestHelpShowsHowToBegin(t *testing.T) {
+	m := newInputMount(t)
+	for _, typ := range m.b.types {
+		path := "providers/" + typ.Name() + "/p"
+		help, _ := helped(t, m, path)
+		_, example, found := strings.Cut(help, "\n  vault write broker/providers/"+typ.Name()+"/")
+		require.True(t, found, "%s has no example", path)
+		example, _, _ = strings.Cut(example, "\n\n")
+		fields := m.b.Route(path).Fields
+		names := exampleField.FindAllStringSubmatch(example, -1)
+		require.NotEmpty(t, names, path)
+		for _, name := range names {
+			require.Contains(t, fields, name[1], "the example of %s", path)
+		}
+		rotation, _ := helped(t, m, path+"/rotate")
+		require.Contains(t, rotation, strings.TrimSpace(downstream.GuideOf(typ).Rotation), path)
+		require.NotEmpty(t, downstream.GuideOf(typ).Rotation, path)
+	}
+	for path, want := range map[string]string{
+		"frozen": "vault list -detailed broker/frozen", "issuers/i": "vault write broker/issuers/", "roles/r": "vault write broker/roles/",
+		"creds/r": "vault read broker/creds/", "revoke/role/r": "vault write broker/revoke/",
+	} {
+		help, _ := helped(t, m, path)
+		require.Contains(t, help, want, path)
+	}
 }
 
 // eachContent calls visit with every schema of a body in an OpenAPI document.

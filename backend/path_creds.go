@@ -23,7 +23,13 @@ Hands out a child token of the role's provider: leased, and killed at the
 provider when the lease ends. The parameters can only narrow what the role
 allows; without any, the caller gets default_scopes, or else the role's whole
 ceiling. Members of the provider's answer that its extra_members names stand in
-the answer beside the fields that are documented here.
+the answer beside the fields that are documented here. A token (subject_token, actor_token,
+dpop_proof) comes by update alone, in the body.
+
+  vault list -detailed broker/creds
+  vault read broker/creds/deploy scopes=repo:read
+  vault write broker/creds/release subject_token=@id_token.jwt
+  vault lease revoke <lease_id>
 `
 
 func (b *broker) pathCreds() []*framework.Path {

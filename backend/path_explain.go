@@ -25,6 +25,8 @@ Says what a creds request would get, or every reason against it at once. It runs
 the same code as creds up to the decision; it mints nothing, calls no provider and
 uses up no subject token. It tells about others' identities: give it a policy of
 its own.
+
+  vault write broker/roles/deploy/explain entity_id=<entity_id> scopes=repo:read
 `
 
 func (b *broker) pathExplain() []*framework.Path {

@@ -21,7 +21,14 @@ import (
 const issuersHelp = `
 An issuer is somebody whose subject tokens are trusted: a CI system, a cluster, an
 identity provider. A role names in subject_issuers whose tokens it takes. The keys
-of one issuer never vouch for another.
+of one issuer never vouch for another. The keys are found by oidc_discovery_url, at jwks_url,
+or are those of jwks_pem.
+
+  vault write broker/issuers/github bound_audiences=vault \
+      oidc_discovery_url=https://token.actions.githubusercontent.com
+  vault write broker/roles/release provider=oauth2/acme scopes=repo:write subject_issuers=github \
+      bound_subject_claims='{"repository":"acme/api","ref":"refs/heads/main"}'
+  vault write broker/creds/release subject_token=@id_token.jwt
 `
 
 // issuerFields are the fields of an issuer beside its name.

@@ -46,8 +46,8 @@ func (b *broker) pathProviders() []*framework.Path {
 	return append(paths, &framework.Path{
 		Pattern:         "providers/" + framework.MatchAllRegex("type"),
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "provider-of-unknown-type"},
-		HelpSynopsis:    "Answers for provider types that this version does not have.",
-		HelpDescription: "Known types: " + strings.Join(b.types.Names(), ", ") + ".",
+		HelpSynopsis:    "Refuses types of provider that this version does not have.",
+		HelpDescription: "The types are " + strings.Join(b.types.Names(), ", ") + ": vault path-help <mount>/providers/<type>/x shows what one needs.",
 		Fields: map[string]*framework.FieldSchema{
 			"type": {Type: framework.TypeString, Description: "The type that does not exist, and what follows it."},
 		},
@@ -151,23 +151,25 @@ type typeWords struct{ manages, help, checks, checkHelp, rotates, rotateHelp str
 
 // wordsOf says nothing of a parent credential where there is none.
 func wordsOf(t provider.Type) typeWords {
+	guide := downstream.GuideOf(t)
+	about, rotation := strings.TrimSpace(guide.About)+"\n\n", strings.TrimSpace(guide.Rotation)
 	if len(downstream.SecretNames(t)) == 0 {
 		return typeWords{
 			manages:    "Manages a provider of type " + t.Name() + ", whose tokens the broker signs itself: it has no parent credential.",
-			help:       keylessHelp,
+			help:       about + strings.TrimSpace(keylessHelp),
 			checks:     "Proves that what the broker signs verifies.",
 			checkHelp:  "Signs a token, which nobody gets, and verifies it as a service would. There is no parent credential to be proven.",
 			rotates:    "Refuses: there is no parent credential to rotate.",
-			rotateHelp: "The keys by which the broker signs rotate by themselves, and with issuer/rotate.",
+			rotateHelp: rotation,
 		}
 	}
 	return typeWords{
 		manages:    "Manages a provider of type " + t.Name() + " and its parent credential.",
-		help:       providersHelp,
+		help:       about + strings.TrimSpace(providersHelp),
 		checks:     "Proves live that the parent credential works.",
 		checkHelp:  "Calls the provider with the parent credential and says what it can grant. A token that the check has to mint is killed at once.",
 		rotates:    "Rotates the parent credential.",
-		rotateHelp: "Changes the parent credential without a moment in which neither the old nor the new one works.",
+		rotateHelp: strings.TrimSpace("Changes the parent credential without a moment in which neither the old nor the new one works.\n\n" + rotation),
 	}
 }
 

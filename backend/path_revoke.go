@@ -23,18 +23,35 @@ import (
 const revokeWait = 25 * time.Second
 
 const revokeHelp = `
-Kills live grants now, at the provider. revoked counts the tokens that are dead,
-pending those whose revocation has not succeeded yet and is being retried,
-expiry_only those that nothing can kill, bystanders the grants of others that died
-because only something larger than the token can be killed; residual_exposure_seconds is for how long
-one of them may still be accepted somewhere. With freeze=true nothing new is
-granted from now on, a mint in flight included; freeze=false thaws and kills
-nothing; without it, freezing stays as it is; frozen says how it is now. A name of which
-neither the thing itself nor a grant is known is answered with unknown=true and a
+Kills live grants now, at the provider, and answers how many were
+
+  revoked      are dead now
+  pending      not dead yet: their revocation is retried until they are
+  expiry_only  nothing can kill these before they expire
+  bystanders   grants of others, dead because only something larger than the token can be killed
+
+residual_exposure_seconds is for how long one of them may still be accepted somewhere. A large
+kill goes on after the answer: ask again, or read kills/<kill_id>, to see how far it is.
+
+With freeze=true nothing new is granted from now on, a mint in flight included; freeze=false
+thaws and kills nothing; without it, freezing stays as it is; frozen says how it is now. A name
+of which neither the thing itself nor a grant is known is answered with unknown=true and a
 warning, and is frozen only if it is an entity's, or a subject's whose issuer is known.
+
 What is killed by an issuer's name are the grants for which a subject or actor token of the
-issuer was brought; by a subject, those for which a token about it was. A large kill goes on after the
-answer: ask again, or read kills/<kill_id>, to see how far it is.
+issuer was brought; by a subject, those for which a token about it was.
+
+  vault write -f broker/revoke/grant/<grant_id>
+  vault write broker/revoke/entity/<entity_id> freeze=true
+`
+
+const frozenHelp = `
+What is frozen gets no new grants until it is thawed: an entity, a role, an issuer, a provider,
+a subject or a person. revoke/ of its kind freezes with freeze=true and thaws with freeze=false;
+a security event can freeze, too.
+
+  vault list -detailed broker/frozen
+  vault write broker/revoke/entity/<entity_id> freeze=false
 `
 
 func (b *broker) pathRevoke() []*framework.Path {
@@ -69,7 +86,7 @@ func (b *broker) pathRevoke() []*framework.Path {
 			Pattern:         "frozen/?$",
 			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "frozen"},
 			HelpSynopsis:    "Lists what is frozen, since when and by whom.",
-			HelpDescription: strings.TrimSpace(revokeHelp),
+			HelpDescription: strings.TrimSpace(frozenHelp),
 			Fields:          pageFields(nil),
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ListOperation: &framework.PathOperation{Callback: b.listFrozen, Summary: "List what is frozen.", Responses: listResponses("since", "by", "and of a subject its issuer and subject, of a person what was named and what ties the person's identities")},
@@ -79,10 +96,14 @@ func (b *broker) pathRevoke() []*framework.Path {
 }
 
 func revokePath(pattern, kind, what string, fields map[string]*framework.FieldSchema, callback framework.OperationFunc) *framework.Path {
+	synopsis := "Kills " + what + ", at the provider."
+	if fields["freeze"] != nil {
+		synopsis = "Kills " + what + ", at the provider; freezes and thaws."
+	}
 	return &framework.Path{
 		Pattern:         pattern,
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "revoke", OperationSuffix: kind},
-		HelpSynopsis:    "Kills " + what + " at the provider.",
+		HelpSynopsis:    synopsis,
 		HelpDescription: strings.TrimSpace(revokeHelp),
 		Fields:          fields,
 		Operations: map[logical.Operation]framework.OperationHandler{

@@ -26,6 +26,9 @@ A role is the ceiling and the conditions under which a Vault identity may obtain
 a child token from a provider. Nothing beyond its ceilings is ever granted, and a
 dimension without a ceiling cannot be asked for. An update is partial; an empty
 value unsets a field.
+
+  vault write broker/roles/deploy provider=oauth2/acme scopes=repo:read,repo:write \
+      bound_group_names=deployers require_entity=true ttl=10m max_ttl=1h
 `
 
 // roleFields are the fields of a role beside its name.

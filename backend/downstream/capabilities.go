@@ -186,3 +186,11 @@ func loanIn(t provider.Type, cfg provider.Config) *provider.Loan {
 	}
 	return nil
 }
+
+// GuideOf is what a type tells a stranger; empty if it says nothing.
+func GuideOf(t provider.Type) provider.Guide {
+	if guided, ok := t.(provider.Guided); ok {
+		return guided.Guide()
+	}
+	return provider.Guide{}
+}

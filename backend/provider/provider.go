@@ -50,6 +50,20 @@ type Compound interface {
 	Parts(secrets map[string]secret.Text) []secret.Text
 }
 
+// Guided is a Type that tells a stranger how to begin.
+type Guided interface {
+	Guide() Guide
+}
+
+// Guide is what the help says of a type beside its fields.
+type Guide struct {
+	// About is what a provider of the type is, and after an empty line, indented, a command
+	// that writes one.
+	About string
+	// Rotation is how its parent credential is changed.
+	Rotation string
+}
+
 // Presetting is a Type that has named systems as data, by its field preset.
 type Presetting interface {
 	// Presets are all of them, sorted by their names.

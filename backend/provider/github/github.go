@@ -63,6 +63,20 @@ var (
 	_ provider.Reserving = Type{}
 )
 
+// Guide implements provider.Guided.
+func (Type) Guide() provider.Guide {
+	return provider.Guide{
+		About: `
+A GitHub App in an account. Its children are installation tokens, for some repositories
+(resources) with some permissions.
+
+  vault write broker/providers/github/acme client_id=Iv23li private_key=@app.pem organization=acme`,
+		Rotation: `
+Puts private_key_next in the place of private_key, once GitHub has known the App by it. Then
+the former key can be deleted at GitHub.`,
+	}
+}
+
 // Name implements provider.Type.
 func (Type) Name() string { return TypeName }
 

@@ -62,6 +62,20 @@ type Type struct{}
 
 var _ provider.Type = Type{}
 
+// Guide implements provider.Guided.
+func (Type) Guide() provider.Guide {
+	return provider.Guide{
+		About: `
+A GitLab. Its children are tokens of projects, groups, service accounts or users: a role says
+which, as parameters={"kind":"project"}.
+
+  vault write broker/providers/gitlab/main base_url=https://gitlab.acme.example \
+      token=@token.txt token_next=@next.txt rotation_period=30d`,
+		Rotation: `
+Has GitLab replace token_next while token works; then the two change places. It needs both.`,
+	}
+}
+
 // Name implements provider.Type.
 func (Type) Name() string { return TypeName }
 

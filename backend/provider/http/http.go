@@ -41,6 +41,21 @@ var (
 	_ provider.Shows      = Type{}
 )
 
+// Guide implements provider.Guided.
+func (Type) Guide() provider.Guide {
+	return provider.Guide{
+		About: `
+Any system with a token API, as a definition says it, or a preset by its name
+(vault list broker/presets).
+
+  vault write broker/providers/http/gitea preset=gitea base_url=https://git.acme.example/api/v1 \
+      username=bot password=@bot.txt`,
+		Rotation: `
+Refuses: a write brings the next credential, which is proven before it takes the place of
+the current one.`,
+	}
+}
+
 // Name implements provider.Type.
 func (Type) Name() string { return TypeName }
 

@@ -46,6 +46,19 @@ type Type struct{}
 
 var _ provider.Type = Type{}
 
+// Guide implements provider.Guided.
+func (Type) Guide() provider.Guide {
+	return provider.Guide{
+		About: `
+Services that trust the broker's own issuer (config issuer): it signs their tokens itself.
+
+  vault write broker/providers/jwt/own claims='{"team":"{{identity.entity.metadata.team}}"}'`,
+		Rotation: `
+Refuses: there is no parent credential. The keys by which the broker signs rotate by
+themselves, and with issuer/rotate.`,
+	}
+}
+
 // Name implements provider.Type.
 func (Type) Name() string { return TypeName }
 

@@ -36,6 +36,23 @@ type Type struct{}
 
 var _ provider.Type = Type{}
 
+// Guide implements provider.Guided.
+func (Type) Guide() provider.Guide {
+	return provider.Guide{
+		About: `
+An authorization server, which gives children by client credentials, by a refresh token that
+is the parent, or for a caller's own token (exchange, forward).
+
+  vault write broker/providers/oauth2/acme issuer=https://login.acme.example \
+      client_id=broker client_secret=@secret.txt verify=introspect`,
+		Rotation: `
+Proves what comes next (client_secret_next, private_key_next, client_certificate_next) and puts it in the
+place of the current one. Where the broker makes the key itself the first call makes the next
+one, to be registered at the server, and the second changes to it. A refresh token is changed
+by a write.`,
+	}
+}
+
 // Name implements provider.Type.
 func (Type) Name() string { return TypeName }
 

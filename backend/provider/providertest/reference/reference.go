@@ -53,6 +53,18 @@ var (
 	_ provider.Reserving = Type{}
 )
 
+// Guide implements provider.Guided.
+func (Type) Guide() provider.Guide {
+	return provider.Guide{
+		About: `
+A system that makes each child of several pieces, and knows the broker by a key.
+
+  vault write broker/providers/reference/acme base_url=https://reference.example/v1 \
+      client_id=broker private_key=@key.pem`,
+		Rotation: "Refuses: a write brings the next key.",
+	}
+}
+
 // Name implements provider.Type.
 func (Type) Name() string { return TypeName }
 
