@@ -424,10 +424,15 @@ func TestAKillThatIsRepeatedIsOneRecord(t *testing.T) {
 	require.Len(t, ids, 1)
 	require.Equal(t, "under_way", m.killNamed(ids[0])["state"])
 	m.heal()
-	require.NoError(t, m.periodic())
-	m.waitForKills()
+	m.periodicallyUntil(func() bool {
+		m.clock.advance(time.Minute) // what is in the outbox becomes due
+		m.waitForKills()
+		return m.killNamed(ids[0])["state"] == "complete"
+	})
 	require.Equal(t, ids, m.keys("kills", nil))
 	record := m.killNamed(ids[0])
-	require.Equal(t, []any{"complete", 3, 3, false}, []any{record["state"], record["grants"], record["revoked"], record["interrupted"]}, "%v", record["report"])
+	require.Equal(t, []any{3, false}, []any{record["grants"], record["interrupted"]}, "%v", record["report"])
+	dead, _ := record["dead"].(int) // whose record could not be read when they died
+	require.Equal(t, 3, record["revoked"].(int)+dead, "%v", record["report"])
 	require.Empty(t, m.server.Live())
 }
