@@ -366,6 +366,31 @@ func TestOneEventKillsAThousandAtOnce(t *testing.T) {
 	}
 }
 
+// Who has the answer to a kill of one grant has its record, whatever happens next; and the
+// answer all the same where storage hangs.
+func TestTheRecordOfOneGrantIsThereBeforeTheAnswer(t *testing.T) {
+	m := newMount(t, setup{})
+	for range 5 {
+		l := m.to(alice)
+		answer := m.must(m.write("revoke/grant/"+l.grantID, nil))
+		entry, err := m.storage.InmemStorage.Get(t.Context(), kills.StoragePrefix+answer.Data["kill_id"].(string))
+		require.NoError(t, err)
+		require.NotNil(t, entry)
+		require.Contains(t, string(entry.Value), `"tried"`)
+	}
+	l, release := m.to(alice), make(chan struct{})
+	m.storage.on(func(op, key string) error {
+		if op == "put" && strings.HasPrefix(key, kills.StoragePrefix) {
+			<-release
+		}
+		return nil
+	})
+	answer := m.must(m.write("revoke/grant/"+l.grantID, nil))
+	require.Equal(t, 1, answer.Data["revoked"])
+	close(release)
+	require.Equal(t, "complete", m.recordOf(answer)["state"])
+}
+
 // An order of a build that did not ask on whose word has a record all the same, always
 // the same one.
 func TestAnOrderOfBeforeLeavesARecord(t *testing.T) {

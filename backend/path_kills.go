@@ -20,7 +20,9 @@ import (
 const killsHelp = `
 What was killed on whose word: one record for each kill that an operator (revoke/*, the
 deletion of a provider with force, issuer/rotate emergency=true, another config issuer), a
-signal, or the end of an entity has caused. The end of a lease leaves none. A record says
+signal, or the end of an entity has caused. The end of a lease leaves none, nor does
+oauth/revoke, which is its holder's own word, nor a signal or a sweep that found nothing to
+kill: metrics and the log tell of these. A record says
 who asked, when that happened to which the kill is the answer, which grants were meant, what
 their providers answered and when, and for how long one of the tokens was accepted
 somewhere. report is the same to be read, as in

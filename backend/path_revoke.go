@@ -246,7 +246,10 @@ func (b *broker) revokeOne(ctx context.Context, req *logical.Request, d *framewo
 	if err != nil {
 		return nil, err
 	}
-	t, _ := run.Wait(ctx, revokeWait)
+	t, complete := run.Wait(ctx, revokeWait)
+	if complete {
+		b.awaitRecord(ctx)
+	}
 	resp := &logical.Response{Data: tallyData(t)}
 	tellRecord(resp, run)
 	resp.Data["frozen"] = false
@@ -254,6 +257,25 @@ func (b *broker) revokeOne(ctx context.Context, req *logical.Request, d *framewo
 		resp.AddWarning("the grant is not dead yet: its revocation failed, or its mint may be under way; that is tried again")
 	}
 	return resp, nil
+}
+
+// recordWait is how long the answer to a kill of one grant, which is over, waits for its
+// record: no order tells of it after a crash, as one does of a kill of many.
+const recordWait = time.Second
+
+func (b *broker) awaitRecord(ctx context.Context) {
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_ = b.records.Flush(context.WithoutCancel(ctx)) // it says so itself, and is tried again
+	}()
+	timer := time.NewTimer(recordWait)
+	defer timer.Stop()
+	select {
+	case <-written:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 func (b *broker) listFrozen(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
