@@ -172,6 +172,11 @@ func (l *logoffs) load(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for key, off := range l.by { // what was added while it was read; the sweep forgets what is over
+		if read, known := by[key]; !known || off.UpTo.After(read.UpTo) {
+			by[key] = off
+		}
+	}
 	l.by = by
 	l.loaded = l.generation == generation
 	return nil

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/person"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/signal"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/transmitter"
 )
@@ -600,4 +602,40 @@ func TestAnEventWithANameThatManyShare(t *testing.T) {
 	record := m.must(m.read("kills/" + ids[0])).Data
 	require.Contains(t, record["note"], "was left out")
 	require.Equal(t, 1, record["grants"])
+}
+
+// The end of a session that comes while those that were known are read again is known after
+// that.
+func TestAnEndedSessionIsKnownWhateverIsReadMeanwhile(t *testing.T) {
+	m := newMount(t, setup{})
+	l, now := m.b.logoffs, m.clock.Now()
+	known, comes := person.Subject("https://idp.example.com", "known"), person.Subject("https://idp.example.com", "comes")
+	add := func(tie person.Tie) {
+		full, err := l.add(t.Context(), tie, now, now.Add(time.Hour))
+		require.NoError(t, err)
+		require.False(t, full)
+	}
+	add(known)
+	listed, added, read := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	m.storage.on(func(op, key string) error {
+		switch {
+		case op == "put" && key == logoffPrefix+logoffKey(comes):
+			l.Invalidate(logoffPrefix + logoffKey(known)) // by another node
+			go func() { read <- l.load(context.Background()) }()
+			<-listed
+		case op == "get" && key == logoffPrefix+logoffKey(known):
+			close(listed)
+			<-added
+		}
+		return nil
+	})
+	add(comes)
+	close(added)
+	require.NoError(t, <-read)
+	m.storage.on(nil)
+	for _, sub := range []string{"known", "comes"} {
+		refusals, err := l.check(t.Context(), &subject.Token{Issuer: "https://idp.example.com", Subject: sub, IssuedAt: now})
+		require.NoError(t, err)
+		require.Len(t, refusals, 1, sub)
+	}
 }
