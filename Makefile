@@ -89,7 +89,7 @@ lint: ## golangci-lint with .golangci.yml
 	bin/golangci-lint run
 	cd cmd/tokenbroker && ../../bin/golangci-lint run
 
-vulns: ## fail if the plugin calls what the pinned Go vulnerability database knows
+vulns: ## fail if what is shipped calls what the pinned Go vulnerability database knows
 	@$(PROVISION) govulncheck
 	@go run ./scripts/vulns
 

@@ -1,4 +1,4 @@
-// Command vulns fails if the plugin calls code with a known vulnerability. It asks
+// Command vulns fails if the plugin or tokenbroker calls code with a known vulnerability. It asks
 // govulncheck, with the Go vulnerability database that bootstrap/vulndb pins as a module:
 // so the answer changes with a commit only, and nothing is needed but a module proxy.
 //
@@ -22,11 +22,11 @@ import (
 	"strings"
 )
 
-const (
-	database = "golang.org/x/vulndb"
-	// shipped is what users get; what only the tests run is no danger to them.
-	shipped = "./cmd/..."
-)
+const database = "golang.org/x/vulndb"
+
+// shipped is what users get, by the folder of its module; what only the tests run is no
+// danger to them.
+var shipped = map[string]string{".": "./cmd/...", filepath.Join("cmd", "tokenbroker"): "."}
 
 func main() {
 	latest := flag.Bool("latest", false, "say what the newest database would add, and fail for none of it")
@@ -58,7 +58,7 @@ func run(latest bool) error {
 		fmt.Println("vulns: WARNING:", w)
 	}
 	if len(failures) > 0 {
-		return fmt.Errorf("the plugin calls what is known to be vulnerable:\n%s", strings.Join(failures, "\n"))
+		return fmt.Errorf("what is shipped calls what is known to be vulnerable:\n%s", strings.Join(failures, "\n"))
 	}
 	beside := ""
 	if len(warnings) > 0 {
@@ -149,13 +149,25 @@ func (v vulnerability) String() string {
 
 // scan returns what is called, by id and module.
 func scan(db *module) (map[string]vulnerability, error) {
-	cmd := exec.Command(filepath.Join("bin", "govulncheck"), "-db=file://"+filepath.Join(db.Dir, "data", "osv"), "-format=json", shipped)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
+	found := map[string]vulnerability{}
+	program, err := filepath.Abs(filepath.Join("bin", "govulncheck"))
 	if err != nil {
-		return nil, fmt.Errorf("govulncheck: %w", err)
+		return nil, err
 	}
-	return parse(bytes.NewReader(out))
+	for _, dir := range slices.Sorted(maps.Keys(shipped)) {
+		cmd := exec.Command(program, "-db=file://"+filepath.Join(db.Dir, "data", "osv"), "-format=json", shipped[dir])
+		cmd.Dir, cmd.Stderr = dir, os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return nil, fmt.Errorf("govulncheck in %s: %w", dir, err)
+		}
+		called, err := parse(bytes.NewReader(out))
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(found, called)
+	}
+	return found, nil
 }
 
 // message is one of those that govulncheck writes one after the other.

@@ -226,7 +226,7 @@ func gcp(t *testing.T, role string) (configuration []byte, asked *[]string) {
 func TestGoogleLibraries(t *testing.T) {
 	for name, token := range map[string]func(ctx context.Context, configuration []byte) (string, error){
 		"cloud.google.com/go/auth": func(ctx context.Context, configuration []byte) (string, error) {
-			found, err := credentials.DetectDefault(&credentials.DetectOptions{CredentialsJSON: configuration, Scopes: []string{"x"}})
+			found, err := credentials.NewCredentialsFromJSON(credentials.ExternalAccount, configuration, &credentials.DetectOptions{Scopes: []string{"x"}})
 			if err != nil {
 				return "", err
 			}

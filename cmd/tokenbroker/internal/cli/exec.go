@@ -121,6 +121,7 @@ func (e *execution) run(roles, command []string) error {
 	if err != nil {
 		return err
 	}
+	e.warnOfLogin()
 	e.command = exec.Command(path, command[1:]...) //nolint:gosec,noctx // that is what it is for; it ends by signals
 	e.command.Args[0] = command[0]
 	e.command.Env, e.command.Stdin, e.command.Stdout, e.command.Stderr = environ, os.Stdin, os.Stdout, os.Stderr
@@ -163,6 +164,22 @@ func (e *execution) child(ask vault.Ask) (*vault.Child, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	return e.client.Get(ctx, ask)
+}
+
+// loginTimeout bounds a question that nothing hangs on.
+const loginTimeout = 3 * time.Second
+
+// warnOfLogin tells of a login that ends before the leases that were got with it do.
+func (e *execution) warnOfLogin() {
+	ctx, cancel := context.WithTimeout(context.Background(), loginTimeout)
+	defer cancel()
+	ends := e.client.LoginEnds(ctx)
+	for _, l := range e.leases {
+		if !ends.IsZero() && ends.Before(l.Ends()) {
+			e.app.say("your login ends at %s, and every token that was got with it: renew it meanwhile (vault token renew), or use one that lives longer", soon(ends))
+			return
+		}
+	}
 }
 
 // asked is a signal that came before the command has begun and wants an end.

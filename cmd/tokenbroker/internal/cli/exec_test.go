@@ -235,6 +235,17 @@ func TestALeaseThatMayNotBeRevokedIsCutShort(t *testing.T) {
 	require.Contains(t, r.stderr, "its token works until")
 }
 
+func TestALoginThatEndsFirstIsTold(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.SetLogin(2 * time.Hour)
+	require.Equal(t, result{}, s.run(t, "exec", "deploy", "--", "true"))
+	s.SetLogin(10 * time.Minute)
+	r := s.run(t, "exec", "deploy", "cloud", "--", "true")
+	require.Zero(t, r.code)
+	require.Equal(t, 1, strings.Count(r.stderr, "your login ends at"), r.stderr)
+}
+
 func TestAWrappedAnswerIsUnwrapped(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

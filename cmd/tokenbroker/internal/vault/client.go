@@ -157,6 +157,21 @@ func (c *Client) Revoke(ctx context.Context, leaseID string) error {
 // atOnce is how many seconds a lease may have that has been cut short.
 const atOnce = 3
 
+// LoginEnds is when the token ends with which all is asked; zero if it does not, or if that
+// cannot be told. What was got with it ends then, too.
+func (c *Client) LoginEnds(ctx context.Context) time.Time {
+	asked := time.Now()
+	answer, err := c.api.Auth().Token().LookupSelfWithContext(ctx)
+	if err != nil || answer == nil {
+		return time.Time{}
+	}
+	left, err := answer.TokenTTL()
+	if err != nil || left <= 0 {
+		return time.Time{}
+	}
+	return asked.Add(left)
+}
+
 // RevokeGrant ends a grant by the operators' path and returns what that says.
 func (c *Client) RevokeGrant(ctx context.Context, id string) (map[string]any, error) {
 	path := c.mount + "/revoke/grant/" + id

@@ -52,7 +52,8 @@ type Server struct {
 	wrapped  map[string]map[string]any
 	requests []Request
 	sealed   bool
-	renews   bool // and revokes nothing, as by Vault's default policy
+	login    time.Duration // what is left of the token's life; 0: it does not end
+	renews   bool          // and revokes nothing, as by Vault's default policy
 	issued   int
 }
 
@@ -81,6 +82,13 @@ func (s *Server) Seal(sealed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sealed = sealed
+}
+
+// SetLogin says how long the token lives.
+func (s *Server) SetLogin(left time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.login = left
 }
 
 // OnlyRenew takes away what revokes leases, as in Vault's default policy.
@@ -179,6 +187,8 @@ func (s *Server) answer(r Request, raw *http.Request) (int, any) {
 		return s.list()
 	case isCreds:
 		return s.creds(name)
+	case r.Path == "auth/token/lookup-self":
+		return http.StatusOK, data(map[string]any{"ttl": int(s.login / time.Second), "renewable": true})
 	case r.Path == "sys/leases/renew":
 		return s.renew(r)
 	case strings.HasPrefix(r.Path, "sys/leases/revoke/") && s.renews:
