@@ -169,6 +169,9 @@ func (a *app) revokeCommand() *cobra.Command {
 					var said map[string]any
 					said, err = client.RevokeGrant(ctx, id)
 					pending = said["pending"]
+					if unknown, _ := said["unknown"].(bool); unknown {
+						err = fail.New(fail.Config, "no such grant is known: is its id right?")
+					}
 				}
 				cancel()
 				switch {

@@ -49,6 +49,10 @@ func TestLeasesAndGrantsAreRevoked(t *testing.T) {
 	require.Zero(t, r.code, r.stderr)
 	require.Len(t, s.Requests("sys/leases/revoke/broker/creds/deploy/lease1"), 1)
 	require.Len(t, s.Requests("broker/revoke/grant/none.123"), 1)
+	r = s.run(t, "revoke", "unknown", "none.123")
+	require.Equal(t, 78, r.code)
+	require.Contains(t, r.stderr, "unknown: no such grant is known")
+	require.Len(t, s.Requests("broker/revoke/grant/none.123"), 2, "the others are revoked all the same")
 }
 
 // Where BAO_ and VAULT_ stand, BAO_ counts; without a token a helper or ~/.vault-token.

@@ -200,6 +200,9 @@ func (s *Server) answer(r Request, raw *http.Request) (int, any) {
 		}
 		return http.StatusNoContent, nil
 	case strings.HasPrefix(r.Path, "broker/revoke/grant/"):
+		if strings.HasSuffix(r.Path, "/unknown") {
+			return http.StatusOK, data(map[string]any{"revoked": 0, "pending": 0, "unknown": true})
+		}
 		return http.StatusOK, data(map[string]any{"revoked": 1, "pending": 0})
 	case strings.HasSuffix(r.Path, "/explain"):
 		role := strings.TrimSuffix(strings.TrimPrefix(r.Path, "broker/roles/"), "/explain")
