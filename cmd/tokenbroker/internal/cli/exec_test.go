@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -233,6 +234,30 @@ func TestALeaseThatMayNotBeRevokedIsCutShort(t *testing.T) {
 	require.Zero(t, r.code)
 	require.Contains(t, r.stderr, "no policy of yours allows it on sys/leases/revoke/broker/creds/deploy/*")
 	require.Contains(t, r.stderr, "its token works until")
+}
+
+// Whoever is killed revokes nothing: the leases' own time ends the tokens, as nobody renews
+// them, and the command runs on.
+func TestAfterSIGKILLTheLeasesTimeEndsTheTokens(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.SetRole("short", vaulttest.Role{Provider: "oauth2/acme", Fields: map[string]any{"access_token": "short-%"}, TTL: 2 * time.Second})
+	command := s.command(t, "exec", "short", "--", "sh", "-c", "echo $$ >$HOME/new; mv $HOME/new $HOME/pid; exec sleep 300")
+	require.NoError(t, command.Start())
+	var pid int
+	eventually(t, "the command runs", func() bool {
+		content, err := os.ReadFile(filepath.Join(s.home, "pid"))
+		if err == nil {
+			pid, err = strconv.Atoi(strings.TrimSpace(string(content)))
+		}
+		return err == nil
+	})
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	require.NoError(t, command.Process.Kill())
+	_ = command.Wait()
+	eventually(t, "the lease has ended", func() bool { return len(s.Live()) == 0 })
+	require.Zero(t, s.Revoked())
+	require.NoError(t, syscall.Kill(pid, 0), "the command runs on")
 }
 
 func TestALoginThatEndsFirstIsTold(t *testing.T) {
