@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"sync"
 	"testing"
 	"time"
@@ -434,10 +435,10 @@ func TestAKillThatIsRepeatedIsOneRecord(t *testing.T) {
 	for range 3 {
 		m.to(alice)
 	}
-	reads := 0
+	var reads atomic.Int32
 	m.storage.on(func(op, key string) error {
 		if op == "get" && strings.HasPrefix(key, "grant/") {
-			if reads++; reads > 4 {
+			if reads.Add(1) > 4 {
 				return errors.New("not now")
 			}
 		}
