@@ -340,22 +340,7 @@ func TestOneEventKillsAThousandAtOnce(t *testing.T) {
 		_, err := m.credsBy(call{path: "creds/q", entity: alice})
 		require.NoError(t, err)
 	}
-	var mu sync.Mutex
-	there, most, released := 0, 0, false
-	all := make(chan struct{})
-	m.server.Break(authserver.EndpointRevoke, authserver.Before(func() {
-		mu.Lock()
-		there++
-		if most = max(most, there); most == 2*atOnce && !released {
-			released = true
-			close(all)
-		}
-		mu.Unlock()
-		<-all
-		mu.Lock()
-		there--
-		mu.Unlock()
-	}))
+	m.untilAtOnce(2 * atOnce)
 	answer := m.must(m.write("revoke/entity/"+alice, nil))
 	require.Equal(t, []any{2 * each, 0}, []any{answer.Data["revoked"], answer.Data["pending"]})
 	require.Empty(t, m.server.Live())
@@ -365,6 +350,26 @@ func TestOneEventKillsAThousandAtOnce(t *testing.T) {
 	for _, ref := range []string{"oauth2/p", "oauth2/q"} {
 		require.Contains(t, metrics, fmt.Sprintf(`broker_time_to_death_seconds_count{cause="revoke/entity",provider=%q} %d`, ref, each))
 	}
+}
+
+// untilAtOnce has the server answer no revocation before there are so many under way: a
+// kill that is serial anywhere does not end.
+func (m *mount) untilAtOnce(want int) {
+	var mu sync.Mutex
+	there, released := 0, false
+	all := make(chan struct{})
+	m.server.Break(authserver.EndpointRevoke, authserver.Before(func() {
+		mu.Lock()
+		if there++; there == want && !released {
+			released = true
+			close(all)
+		}
+		mu.Unlock()
+		<-all
+		mu.Lock()
+		there--
+		mu.Unlock()
+	}))
 }
 
 // Who has the answer to a kill of one grant has its record, whatever happens next; and the

@@ -98,6 +98,33 @@ func TestASecurityEventEndsWhatItsSubjectHas(t *testing.T) {
 	}
 }
 
+// From a security event on, too, all die and nothing is serial: a thousand tokens of one
+// user, of two providers, and the record says of each when.
+func TestASecurityEventKillsAThousandAtOnce(t *testing.T) {
+	const each, atOnce = 500, 32
+	m, s := signalling(t, transmitter.Options{}, nil)
+	m.must(m.write("providers/oauth2/q", m.providerFields(nil)))
+	m.must(m.write("roles/q", map[string]any{"provider": "oauth2/q", "scopes": "read", "mode": "exchange", "subject_issuers": "i"}))
+	token := m.subjectToken("a", map[string]any{"sub": "user-1"})
+	m.server.Trust(token, authserver.Bearer{Subject: "user-1"})
+	for i := range 2 * each {
+		_, err := m.credsBy(call{path: "creds/" + []string{"r", "q"}[i%2], entity: []string{alice, bob}[i/each], data: map[string]any{"subject_token": token, "scopes": "read"}})
+		require.NoError(t, err)
+	}
+	m.untilAtOnce(2 * atOnce)
+	m.clock.advance(time.Second)
+	s.Send(transmitter.SessionRevoked(m.user("user-1")))
+	m.poll()
+	m.waitForKills()
+	require.Empty(t, m.allGrants())
+	require.Eventually(t, func() bool { return len(m.keys("kills", nil)) == 1 }, promptly, time.Millisecond)
+	record := m.killNamed(m.keys("kills", nil)[0])
+	require.Equal(t, []any{"complete", 2 * each, 2 * each}, []any{record["state"], record["grants"], record["revoked"]}, "%v", record["report"])
+	for _, ref := range []string{"oauth2/p", "oauth2/q"} {
+		require.Contains(t, m.metrics(), fmt.Sprintf(`broker_time_to_death_seconds_count{cause="signal/session-revoked",provider=%q} %d`, ref, each))
+	}
+}
+
 // Whoever still has a token of a session that has ended cannot exchange it again, on the
 // next leader neither; one that was issued since is another session's.
 func TestATokenOfASessionThatHasEndedIsNotTaken(t *testing.T) {
