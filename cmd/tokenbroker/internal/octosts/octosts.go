@@ -295,6 +295,10 @@ func alternatives(pattern string) ([]string, bool) {
 	if err != nil {
 		return nil, false
 	}
+	// A quote without an end, say, is none any more between anchors.
+	if _, err := syntax.Parse("^(?:"+pattern+")$", syntax.Perl); err != nil {
+		return nil, false
+	}
 	// Anchors are there anyway.
 	if tree.Op == syntax.OpConcat && len(tree.Sub) > 0 && tree.Sub[0].Op == syntax.OpBeginText {
 		tree.Sub = tree.Sub[1:]

@@ -107,7 +107,7 @@ func TestWhatARoleCannotSayIsRefused(t *testing.T) {
 
 // What an expression is turned into matches what the expression does, anchored.
 func FuzzAlternatives(f *testing.F) {
-	for _, pattern := range []string{"a", "a|b", "x(a|b)?y", "^a$", "a.b", `a\.b`, "(?i)a", "[ab]c", ""} {
+	for _, pattern := range []string{"a", "a|b", "x(a|b)?y", "^a$", "a.b", `a\.b`, "(?i)a", "[ab]c", `\Qa`, `\Qa|b\E`, ""} {
 		f.Add(pattern, "ab")
 	}
 	f.Fuzz(func(t *testing.T, pattern, text string) {
