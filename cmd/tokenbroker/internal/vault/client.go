@@ -144,14 +144,31 @@ func (c *Client) Renew(ctx context.Context, child *Child) (ends time.Time, renew
 func (c *Client) Revoke(ctx context.Context, leaseID string) error {
 	err := c.api.Sys().RevokeWithOptionsWithContext(ctx, &api.RevokeOptions{LeaseID: leaseID, Sync: true})
 	var answered *api.ResponseError
-	if errors.As(err, &answered) && answered.StatusCode == http.StatusForbidden {
-		short, failed := c.api.Sys().RenewWithContext(ctx, leaseID, 1)
-		if failed == nil && short != nil && short.LeaseDuration <= atOnce {
-			return nil
-		}
+	if errors.As(err, &answered) && answered.StatusCode == http.StatusForbidden && c.cutShort(ctx, leaseID) {
+		return nil
 	}
 	role, _ := path.Split(leaseID)
 	return c.why(err, "revoke the lease", "sys/leases/revoke/"+role+"*")
+}
+
+// cutShort reports whether the lease ends in a moment. What failed is tried again: a busy
+// Vault may not have got to it.
+func (c *Client) cutShort(ctx context.Context, leaseID string) bool {
+	const tries = 5
+	for tried := 1; ; tried++ {
+		short, err := c.api.Sys().RenewWithContext(ctx, leaseID, 1)
+		if err == nil && short != nil && short.LeaseDuration <= atOnce {
+			return true
+		}
+		if tried == tries {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
 }
 
 // atOnce is how many seconds a lease may have that has been cut short.
