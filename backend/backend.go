@@ -129,24 +129,7 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 			SealWrapStorage: []string{downstream.StoragePrefix, downstream.SuccessorPrefix, issuerPrefix, signalPrefix, signingKeysKey}, // an issuer may have a proxy's password
 			Unauthenticated: []string{discoveryPath, jwksPath},
 		},
-		Paths: withValues(framework.PathAppend(
-			b.pathPresets(),
-			b.pathProviders(),
-			b.pathRoles(),
-			b.pathExplain(),
-			b.pathIssuers(),
-			b.pathSignals(),
-			append(b.pathCreds(), b.pathCredsList()),
-			b.pathGrants(),
-			b.pathRevoke(),
-			b.pathPerson(),
-			b.pathKills(),
-			b.pathSweep(),
-			b.pathOAuth(),
-			b.pathMetrics(),
-			b.pathConfig(),
-			b.pathOwnIssuer(),
-		)),
+		Paths:   withValues(b.paths()),
 		Secrets: []*framework.Secret{b.childToken()},
 		InitializeFunc: func(ctx context.Context, _ *logical.InitializationRequest) error {
 			b.loadLedger(0)
@@ -163,6 +146,28 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 		Invalidate: b.invalidate,
 	}
 	return b
+}
+
+// paths are all that the engine serves, in the order in which help shows them.
+func (b *broker) paths() []*framework.Path {
+	return framework.PathAppend(
+		b.pathPresets(),
+		b.pathProviders(),
+		b.pathRoles(),
+		b.pathExplain(),
+		b.pathIssuers(),
+		b.pathSignals(),
+		append(b.pathCreds(), b.pathCredsList()),
+		b.pathGrants(),
+		b.pathRevoke(),
+		b.pathPerson(),
+		b.pathKills(),
+		b.pathSweep(),
+		b.pathOAuth(),
+		b.pathMetrics(),
+		b.pathConfig(),
+		b.pathOwnIssuer(),
+	)
 }
 
 // downstreamDeps is what the providers need of the rest.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -209,17 +210,9 @@ func (m *making) grantedFinely(answer map[string]any, child *provider.Child) err
 			permissions[name] = true
 		}
 	}
-	child.Granted.Scopes, child.Granted.Resources = access.Exactly(keys(permissions)...), access.Exactly(keys(projects)...)
+	child.Granted.Scopes, child.Granted.Resources = access.Exactly(slices.Collect(maps.Keys(permissions))...), access.Exactly(slices.Collect(maps.Keys(projects))...)
 	child.Confirmed = access.Dimensions{access.DimScopes: true, access.DimResources: true}
 	return nil
-}
-
-func keys(set map[string]bool) []string {
-	all := make([]string, 0, len(set))
-	for name := range set {
-		all = append(all, name)
-	}
-	return all
 }
 
 // texts is a list of texts; false for anything else.
