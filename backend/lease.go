@@ -55,35 +55,39 @@ func (b *broker) revokeLease(ctx context.Context, req *logical.Request, _ *frame
 }
 
 // renewLease judges holder and role again, over what was recorded at the issue,
-// and moves the lease's end within what issue allowed.
+// and moves the lease's end within what issue allowed. The record is read once: the hold
+// on it sees to it that the end is moved of what was judged, and no kill is undone.
 func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	id, err := grantIDOf(req)
 	if err != nil {
 		return nil, err
 	}
-	g, err := b.ledger.Get(ctx, id)
-	if errors.Is(err, grant.ErrGone) {
-		return nil, fault.New(fault.AccessDenied, "the token of this lease is dead: read creds again")
+	change := b.changeShared
+	share, shared := req.Secret.InternalData["share"].(string)
+	var g *grant.Grant
+	if !shared { // else the hold is that of the shared token
+		hold := b.ledger.Hold(id)
+		defer b.ledger.EndHold(id)
+		change = func(ctx context.Context, _ string, edit func(*grant.Grant) error) error {
+			return b.ledger.UpdateSeen(ctx, hold, g, edit)
+		}
 	}
-	if err != nil {
-		return nil, stored.Fault(err)
+	if g, err = b.ledger.Get(ctx, id); err != nil {
+		return nil, renewFault(err)
 	}
-	role, err := b.roles.compiled(ctx, g.Role)
-	if errors.Is(err, errNoRole) {
-		return nil, fault.New(fault.AccessDenied, "the role of this lease does not exist any more, and its token is killed soon: read creds of another role")
-	}
+	ends, err := b.judgeRenewal(ctx, g, req.Secret.Increment)
 	if err != nil {
 		return nil, err
 	}
-	ends, err := b.renewedEnd(role, g, req.Secret.Increment)
-	if err != nil {
-		return nil, err
+	if err := change(ctx, id, moveEnd(share, ends)); err != nil {
+		return nil, renewFault(err)
 	}
-	if err := b.mayRenew(ctx, role, g, ends.Sub(b.now())); err != nil {
-		return nil, err
-	}
-	share, _ := req.Secret.InternalData["share"].(string)
-	if err := b.changeShared(ctx, id, func(g *grant.Grant) error {
+	return &logical.Response{Secret: renewed(req.Secret, g.IssuedAt, b.now(), ends)}, nil
+}
+
+// moveEnd moves the end of a grant's lease, or of a share of it, unless it is to die.
+func moveEnd(share string, ends time.Time) func(*grant.Grant) error {
+	return func(g *grant.Grant) error {
 		_, shares := g.Shares[share]
 		switch {
 		case g.Doom != nil || g.Released:
@@ -96,10 +100,22 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 			return grant.ErrGone
 		}
 		return nil
-	}); err != nil {
-		return nil, renewFault(err)
 	}
-	return &logical.Response{Secret: renewed(req.Secret, g.IssuedAt, b.now(), ends)}, nil
+}
+
+// judgeRenewal says until when a grant's lease may be renewed.
+func (b *broker) judgeRenewal(ctx context.Context, g *grant.Grant, increment time.Duration) (ends time.Time, err error) {
+	role, err := b.roles.compiled(ctx, g.Role)
+	if errors.Is(err, errNoRole) {
+		return ends, fault.New(fault.AccessDenied, "the role of this lease does not exist any more, and its token is killed soon: read creds of another role")
+	}
+	if err != nil {
+		return ends, err
+	}
+	if ends, err = b.renewedEnd(role, g, increment); err != nil {
+		return ends, err
+	}
+	return ends, b.mayRenew(ctx, role, g, ends.Sub(b.now()))
 }
 
 // renewed is the secret whose lease ends then. Core prefers the caller's increment to our

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -8,6 +9,8 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
 // askedView counts what it is asked.
@@ -87,6 +90,23 @@ func TestVaultIsAskedAboutTheNodeNowAndThen(t *testing.T) {
 	require.Equal(t, consts.ReplicationPerformanceStandby, view.ReplicationState())
 }
 
+// callsOf are the storage calls of f, which asks Vault nothing else.
+func (m *mount) callsOf(f func()) (calls []string) {
+	m.t.Helper()
+	var mu sync.Mutex
+	m.storage.on(func(op, _ string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		calls = append(calls, op)
+		return nil
+	})
+	defer m.storage.on(nil)
+	require.Empty(m.t, m.vault.whileAsked(f))
+	mu.Lock()
+	defer mu.Unlock()
+	return slices.Clone(calls)
+}
+
 // TestAnIssueIsOneCallToVault: on a warm path the record is written, nothing is read
 // and nothing is asked, by the broker or by the framework.
 func TestAnIssueIsOneCallToVault(t *testing.T) {
@@ -102,20 +122,28 @@ func TestAnIssueIsOneCallToVault(t *testing.T) {
 				require.NoError(t, err)
 			}
 			issue()
-			var mu sync.Mutex
-			var stored []string
-			m.storage.on(func(op, _ string) error {
-				mu.Lock()
-				defer mu.Unlock()
-				stored = append(stored, op)
-				return nil
-			})
-			asked := m.vault.whileAsked(issue)
-			mu.Lock()
-			defer mu.Unlock()
-			require.Equal(t, []string{"put"}, stored)
-			require.Empty(t, asked)
-			m.storage.on(nil)
+			require.Equal(t, []string{"put"}, m.callsOf(issue))
 		})
 	}
+}
+
+// TestARenewalReadsItsRecordOnce: what was judged is what is written.
+func TestARenewalReadsItsRecordOnce(t *testing.T) {
+	m := newMount(t, setup{})
+	l := m.mustCreds(nil)
+	renew := func() {
+		_, err := m.renew(l, time.Minute)
+		require.NoError(t, err)
+	}
+	renew()
+	require.Equal(t, []string{"get", "put"}, m.callsOf(renew))
+}
+
+// TestTheEndOfALeaseReadsItsRecordOnce: beside the one request to the provider it is one
+// read and one deletion.
+func TestTheEndOfALeaseReadsItsRecordOnce(t *testing.T) {
+	m := newMount(t, setup{})
+	l := m.mustCreds(nil)
+	require.Equal(t, []string{"get", "delete"}, m.callsOf(func() { require.NoError(t, m.revoke(l)) }))
+	require.Equal(t, 1, m.server.Counts().Requests[authserver.EndpointRevoke])
 }

@@ -13,13 +13,14 @@ var ErrChanged = errors.New("the grant was changed or is to die")
 // writes it without reading: until it is over, nobody else has written the grant, removed it or
 // wants it dead. A write that was decided on what is known of the grant fails after
 // that, so that it undoes nothing. It is in memory only, as what it protects is.
+// There is one on each grant, the last that was begun.
 type Hold struct {
 	id   string
 	over atomic.Bool
 }
 
-// Hold begins a hold, for a grant that is not on record yet: whatever happens to it
-// from its first moment on record ends the hold.
+// Hold begins a hold, for a grant that is not on record yet, or is about to be read:
+// whatever happens to it from that moment on ends the hold.
 func (l *Ledger) Hold(id string) *Hold {
 	h := &Hold{id: id}
 	l.mu.Lock()
@@ -73,4 +74,18 @@ func (l *Ledger) Rewrite(ctx context.Context, h *Hold, before, after *Grant) err
 		return ErrChanged
 	}
 	return l.write(ctx, after, before)
+}
+
+// UpdateSeen is Update of a grant as it was read under a hold, which is not read again:
+// what was judged is what is changed. If the hold is over by then it is Update.
+func (l *Ledger) UpdateSeen(ctx context.Context, h *Hold, seen *Grant, change func(*Grant) error) error {
+	after := seen.Clone()
+	if err := change(after); err != nil {
+		return err
+	}
+	err := l.Rewrite(ctx, h, seen, after)
+	if errors.Is(err, ErrChanged) {
+		_, err = l.Update(ctx, seen.ID, change)
+	}
+	return err
 }

@@ -60,3 +60,40 @@ func TestAHoldIsOnOneGrant(t *testing.T) {
 	l.EndHold(one.ID)
 	require.Empty(t, l.holds)
 }
+
+// What was judged is what is changed, without being read again, but never what has become
+// something else since.
+func TestAnUpdateOfWhatWasSeen(t *testing.T) {
+	l, _ := emptyLedger(t)
+	g, other := newGrant(t, "alice"), newGrant(t, "alice")
+	require.NoError(t, l.Record(t.Context(), g))
+	require.NoError(t, l.Record(t.Context(), other))
+	renew := func(g *Grant, between func()) error {
+		h := l.Hold(g.ID)
+		defer l.EndHold(g.ID)
+		seen, err := l.Get(t.Context(), g.ID)
+		require.NoError(t, err)
+		between()
+		return l.UpdateSeen(t.Context(), h, seen, func(g *Grant) error {
+			if g.Doom != nil {
+				return errDying
+			}
+			g.LeaseEnds = g.LeaseEnds.Add(time.Minute)
+			return nil
+		})
+	}
+	require.NoError(t, renew(g, func() {}))
+	require.NoError(t, renew(g, func() { require.NoError(t, renew(g, func() {})) }), "each minute counts")
+	got, err := l.Get(t.Context(), g.ID)
+	require.NoError(t, err)
+	require.Equal(t, g.LeaseEnds.Add(3*time.Minute), got.LeaseEnds)
+
+	doom := func() { require.NoError(t, l.Doom(t.Context(), g, func(d *Doom) { d.Cause = "c" })) }
+	require.ErrorIs(t, renew(g, doom), errDying)
+	require.ErrorIs(t, renew(other, func() { require.NoError(t, l.Remove(t.Context(), other)) }), ErrGone)
+	_, err = l.Get(t.Context(), other.ID)
+	require.ErrorIs(t, err, ErrGone)
+	require.Empty(t, l.holds)
+}
+
+var errDying = errors.New("it is to die")

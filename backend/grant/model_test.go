@@ -204,9 +204,34 @@ func (h *history) renew() {
 		return
 	}
 	ends := h.later("renewal", time.Hour)
-	got, err := h.l.Update(context.Background(), g.ID, func(g *Grant) error { g.LeaseEnds = ends; return nil })
+	move := func(g *Grant) error { g.LeaseEnds = ends; return nil }
+	if rapid.Bool().Draw(h.T, "seen") {
+		h.renewSeen(g, move)
+		return
+	}
+	got, err := h.l.Update(context.Background(), g.ID, move)
 	require.NoError(h.T, err)
 	h.grants[g.ID] = got
+}
+
+// renewSeen renews what was read before something else happened, to that grant perhaps.
+func (h *history) renewSeen(g *Grant, move func(*Grant) error) {
+	delete(h.holds, g.ID)
+	hold := h.l.Hold(g.ID)
+	defer h.l.EndHold(g.ID)
+	seen, err := h.l.Get(context.Background(), g.ID)
+	require.NoError(h.T, err)
+	rapid.SampledFrom([]func(){func() {}, h.renew, h.doom, h.remove, h.release}).Draw(h.T, "meanwhile")()
+	now, lives := h.grants[g.ID]
+	err = h.l.UpdateSeen(context.Background(), hold, seen, move)
+	if !lives {
+		require.ErrorIs(h.T, err, ErrGone)
+		return
+	}
+	require.NoError(h.T, err)
+	after := now.Clone()
+	require.NoError(h.T, move(after))
+	h.grants[g.ID] = after
 }
 
 func (h *history) doom() {
