@@ -250,7 +250,7 @@ func TestAPullThatFailsIsTriedOnceForAll(t *testing.T) {
 	m.waitForKills()
 	revokes, _ := r.called()
 	require.Equal(t, 1, revokes)
-	require.Contains(t, m.metrics(), "broker_outbox_depth 40\n", "each waits for a kill of its own")
+	require.Contains(t, m.metrics(), "broker_outbox_depth{provider=\"rack/p\"} 40\n", "each waits for a kill of its own")
 	require.NoError(t, m.periodic())
 	m.waitForKills()
 	revokes, _ = r.called()
@@ -285,7 +285,7 @@ func TestWhoHasLeftIsNotTriedForEverySweep(t *testing.T) {
 		m.waitForKills()
 		revokes, _ := r.called()
 		require.Equal(t, want, revokes)
-		require.Contains(t, m.metrics(), "broker_outbox_depth 3\n")
+		require.Contains(t, m.metrics(), "broker_outbox_depth{provider=\"rack/p\"} 3\n")
 	}
 	r.set(func(r *rack) { r.stuck = nil })
 	m.clock.advance(time.Minute)

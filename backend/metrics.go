@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
@@ -75,7 +76,9 @@ func newMeters() *meters {
 	}
 	m.signalEvents = counter("signal_events_total", "Security events that came, by their kind (other: one that cannot be acted upon, or is not known yet) and by what became of them.", "signal", "event", "outcome")
 	m.signalFailures = counter("signal_polls_failed_total", "Polls for security events that failed, by the health that they left.", "signal", "state")
-	m.registry.MustRegister(m.signalEvents, m.signalFailures, m.issued, m.joined, m.refused, m.killed, m.expired, m.deaths, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo())
+	m.registry.MustRegister(m.signalEvents, m.signalFailures, m.issued, m.joined, m.refused, m.killed, m.expired, m.deaths, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo(),
+		// Of the plugin's process, which several mounts may share.
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{Namespace: "broker"}))
 	return m
 }
 
@@ -132,7 +135,7 @@ func (b *broker) pathMetrics() []*framework.Path {
 }
 
 func (b *broker) readMetrics(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx), b.gateGauges(), b.healthGauges(ctx), b.signingGauges(ctx), b.signalGauges(ctx)}.Gather()
+	families, err := prometheus.Gatherers{b.meters.registry, b.ledgerGauges(ctx), b.gateGauges(), b.healthGauges(ctx), b.keyGauges(), b.signingGauges(ctx), b.signalGauges(ctx)}.Gather()
 	if err != nil {
 		return nil, stored.Fault(err)
 	}
@@ -183,14 +186,16 @@ const metricsPatience = 5 * time.Second
 // ledgerGauges are what the ledger counts, and what is under way.
 func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 	live := gauge("grants_live", "Grants that are not known to be dead.", "provider", "revocable")
-	depth := gauge("outbox_depth", "Grants whose revocation failed and is being retried.")
-	age := gauge("outbox_oldest_seconds", "For how long the one of these that has waited longest has been due.")
+	depth := gauge("outbox_depth", "Grants whose revocation failed and is being retried.", "provider")
+	age := gauge("outbox_oldest_seconds", "For how long the one of these that has waited longest has been due.", "provider")
+	exposure := gauge("residual_exposure_seconds", "For how long a token that was to die on an operator's, a signal's or the sweep's word may be accepted somewhere all the same: its kill is pending, nothing can kill it, or it is verified offline. The longest of what the records of kills say.")
 	registry := prometheus.NewRegistry()
 	queued := gauge("kills_queued", "Grants that a kill of many has yet to try.")
 	loaded := gauge("ledger_loaded", "1 once every record of a grant has been read after a start; until then the counts are too low.")
 	unreadable := gauge("grants_unreadable", "Records of grants that cannot be decoded: their tokens live until they expire.")
 	unwritten := gauge("kill_records_unwritten", "Records of kills of which something is in memory only, because storage failed or the kill is at it. The kills themselves do not wait for them.")
-	registry.MustRegister(live, depth, age, queued, loaded, unreadable, unwritten)
+	registry.MustRegister(live, depth, age, exposure, queued, loaded, unreadable, unwritten)
+	exposure.WithLabelValues().Set(max(0, b.records.ExposedUntil().Sub(b.now()).Seconds()))
 	unwritten.WithLabelValues().Set(float64(b.records.Unwritten()))
 	_, waiting := b.killer.UnderWay()
 	queued.WithLabelValues().Set(float64(waiting))
@@ -201,9 +206,14 @@ func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 	if err := b.ledger.Load(patient); err != nil {
 		loaded.WithLabelValues().Set(0) // the counts are of what has been read so far
 	}
-	outbox := 0
+	since, now := b.ledger.OutboxSince(), b.now()
+	for ref := range b.providers.States() {
+		depth.WithLabelValues(ref).Set(0)
+		age.WithLabelValues(ref).Set(0)
+	}
 	for _, c := range b.ledger.Totals() {
-		outbox += c.Outbox
+		depth.WithLabelValues(c.Provider).Add(float64(c.Outbox))
+		age.WithLabelValues(c.Provider).Set(0)
 		if c.Revocable > 0 {
 			live.WithLabelValues(c.Provider, "true").Add(float64(c.Revocable))
 		}
@@ -211,10 +221,8 @@ func (b *broker) ledgerGauges(ctx context.Context) *prometheus.Registry {
 			live.WithLabelValues(c.Provider, "false").Add(float64(rest))
 		}
 	}
-	depth.WithLabelValues().Set(float64(outbox))
-	age.WithLabelValues().Set(0)
-	if since := b.ledger.OutboxSince(); !since.IsZero() {
-		age.WithLabelValues().Set(b.now().Sub(since).Seconds())
+	for ref, at := range since {
+		age.WithLabelValues(ref).Set(max(0, now.Sub(at).Seconds()))
 	}
 	return registry
 }

@@ -26,9 +26,10 @@ func buildInfo() prometheus.Collector {
 func (b *broker) healthGauges(ctx context.Context) *prometheus.Registry {
 	health := gauge("provider_health", "1 for the health that the provider has, as a read of it says, 0 for the others. refused: it does not take the parent credential, and an operator must act.", "provider", "state")
 	ends := gauge("client_certificate_end_timestamp_seconds", "When the certificate by which the broker authenticates at the provider ends, as a Unix time, by the field that holds it.", "provider", "field")
+	parents := gauge("parent_end_timestamp_seconds", "When the parent credential itself ends, as a Unix time, where the provider has said so when it was last written, checked or rotated.", "provider")
 	frozen := gauge("frozen", "How many entities, roles, providers and issuers get no new grants.", "kind")
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(health, ends, frozen)
+	registry.MustRegister(health, ends, parents, frozen)
 	refs, err := b.providers.Refs(ctx)
 	if err != nil {
 		b.Logger().Warn("the providers' health could not be read for the metrics", "error", err)
@@ -46,6 +47,9 @@ func (b *broker) healthGauges(ctx context.Context) *prometheus.Registry {
 				is = 1
 			}
 			health.WithLabelValues(ref, state).Set(is)
+		}
+		if !entry.ParentEnds.IsZero() {
+			parents.WithLabelValues(ref).Set(float64(entry.ParentEnds.Unix()))
 		}
 		b.certificateEnds(ctx, ref, ends)
 	}
@@ -87,6 +91,20 @@ func (b *broker) countFrozen(ctx context.Context, frozen *prometheus.GaugeVec) {
 		kind, _, _ := strings.Cut(thing.Name, "/")
 		frozen.WithLabelValues(kind).Inc()
 	}
+}
+
+// keyGauges are of the keys of the issuers whose subject tokens are trusted, as far as
+// somebody has needed them since the start.
+func (b *broker) keyGauges() *prometheus.Registry {
+	fetched := gauge("issuer_keys_timestamp_seconds", "When the keys of a trusted issuer of subject tokens were last had of it, as a Unix time; about an hour ago at most, while it answers. Left out before somebody needs them, and where they were written.", "issuer")
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(fetched)
+	for _, i := range b.issuers.open.Values() {
+		if at := i.Keys().Fetched(); !at.IsZero() {
+			fetched.WithLabelValues(i.Name()).Set(float64(at.Unix()))
+		}
+	}
+	return registry
 }
 
 // signingGauges are of the broker's own keys.

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/gitlab/fake"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
 
@@ -63,4 +65,82 @@ func TestMetricsShowWhatEndsAndWhatIsFrozen(t *testing.T) {
 	require.Contains(t, shown, `broker_build_info{version="`+Version+`"} 1`)
 	require.Contains(t, shown, `broker_client_certificate_end_timestamp_seconds{field="client_certificate",provider="oauth2/tls"} `)
 	require.Regexp(t, `broker_signing_key_rotation_timestamp_seconds\{purpose="[a-z_-]+"\} \S+`, shown)
+}
+
+// At three in the morning the first question is whose tokens live on.
+func TestTheOutboxIsShownByProvider(t *testing.T) {
+	r := &rack{stuck: errors.New("down")}
+	m := newRack(t, r, "", nil)
+	m.must(m.write("providers/rack/q", map[string]any{"account": "one"}))
+	require.Contains(t, m.metrics(), `broker_outbox_oldest_seconds{provider="rack/p"} 0`+"\n")
+	l := m.to(alice)
+	require.Error(t, m.revoke(l))
+	m.clock.advance(90 * time.Second)
+	shown := m.metrics()
+	require.Contains(t, shown, `broker_outbox_depth{provider="rack/p"} 1`+"\n")
+	require.Contains(t, shown, `broker_outbox_oldest_seconds{provider="rack/p"} 90`+"\n")
+	require.Contains(t, shown, `broker_outbox_depth{provider="rack/q"} 0`+"\n")
+	require.Contains(t, shown, `broker_outbox_oldest_seconds{provider="rack/q"} 0`+"\n")
+	r.set(func(r *rack) { r.stuck = nil })
+	require.NoError(t, m.periodic())
+	m.waitForKills()
+	shown = m.metrics()
+	require.Contains(t, shown, `broker_outbox_depth{provider="rack/p"} 0`+"\n")
+	require.Contains(t, shown, `broker_outbox_oldest_seconds{provider="rack/p"} 0`+"\n")
+}
+
+// The end of a lease exposes nobody; what a kill leaves is shown until it is over, after a
+// restart too.
+func TestMetricsShowForHowLongTheDeadAreAccepted(t *testing.T) {
+	m := newJWTMount(t, map[string]any{"revocation": "expiry"})
+	shows := func(seconds string) {
+		t.Helper()
+		require.Contains(t, m.metrics(), "broker_residual_exposure_seconds "+seconds+"\n")
+	}
+	require.NoError(t, m.revoke(m.signedTo(alice, "j", nil)))
+	shows("0")
+	m.signedTo(alice, "j", nil)
+	m.must(m.write("revoke/entity/"+alice, nil))
+	m.waitForKills()
+	shows("600")
+	m.clock.advance(time.Minute)
+	m.start()
+	require.NoError(t, m.periodic())
+	shows("540")
+	m.clock.advance(9 * time.Minute)
+	shows("0")
+}
+
+func TestMetricsShowWhenAParentEnds(t *testing.T) {
+	m, server, _, spare := newGitLabMount(t) // the spare ends before the other
+	ends := `broker_parent_end_timestamp_seconds{provider="gitlab/p"} `
+	shown := ends + scientific(server.Get(spare).Ends) + "\n"
+	require.Contains(t, m.metrics(), shown, "the write has proven it")
+	m.start()
+	require.Contains(t, m.metrics(), shown, "it is on record")
+	m.must(m.write("providers/gitlab/p", map[string]any{"timeout": "9s"}))
+	require.Contains(t, m.metrics(), shown, "it is the same parent")
+	m.clock.advance(48 * time.Hour)
+	m.must(m.write("providers/gitlab/p/rotate", nil))
+	require.Contains(t, m.metrics(), ends)
+	require.NotContains(t, m.metrics(), shown, "it has another one")
+	m.must(m.write("providers/gitlab/p", map[string]any{"token": m.hide(server.Personal(fake.Maintainer, 5, "api")), "verify_connection": false}))
+	require.NotContains(t, m.metrics(), ends, "nobody has said it of this one")
+	m.must(m.write("providers/gitlab/p/check", nil))
+	require.Contains(t, m.metrics(), ends)
+}
+
+func TestMetricsShowHowOldAnIssuersKeysAre(t *testing.T) {
+	m := newTrustingMount(t)
+	require.NotContains(t, m.metrics(), "broker_issuer_keys_timestamp_seconds{")
+	m.resting()
+	shown := m.metrics()
+	for _, name := range []string{"idp", "agents"} {
+		require.Contains(t, shown, fmt.Sprintf("broker_issuer_keys_timestamp_seconds{issuer=%q} %s\n", name, scientific(m.clock.Now())))
+	}
+	require.NotContains(t, shown, `issuer="pem"`, "they are written")
+}
+
+func TestMetricsTellOfTheProcess(t *testing.T) {
+	require.Contains(t, newMount(t, setup{}).metrics(), "broker_process_start_time_seconds ")
 }

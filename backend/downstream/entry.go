@@ -43,6 +43,9 @@ type Entry struct {
 	// RotatedAt is when the parent was last written or replaced; zero if an earlier
 	// version stored it.
 	RotatedAt time.Time `json:"rotated_at,omitzero"`
+	// ParentEnds is when the parent itself ends, as the provider has said of it last; zero if
+	// it did not, or earlier versions were told it, who did not store that.
+	ParentEnds time.Time `json:"parent_ends,omitzero"`
 	// Spent are fingerprints of what was written and a proof has spent, by field: whoever
 	// writes that again means what has followed it.
 	Spent map[string]string `json:"spent,omitempty"`
@@ -422,6 +425,7 @@ func (e *Entry) followRotation(current *Entry) {
 	}
 	if !e.moved {
 		e.Refused, e.Refusal, e.Unproven = current.Refused, current.Refusal, current.Unproven
+		e.ParentEnds = current.ParentEnds
 	}
 }
 
@@ -458,6 +462,7 @@ func (r *Registry) saveParent(ctx context.Context, ref string, p provider.Parent
 		after = entry.Secrets
 		if !maps.Equal(present(before), present(after)) {
 			entry.RotatedAt, replaced = r.deps.Now(), true
+			entry.ParentEnds = time.Time{} // nobody has said it of this one
 		}
 		return entry, nil
 	})

@@ -77,6 +77,21 @@ func (p *Provider) proven(ctx context.Context) {
 	p.record(ctx, standsProven, func(e *Entry) { e.Unproven, e.Refusal = false, nil })
 }
 
+// ends notes when the parent itself ends, as its provider says.
+func (p *Provider) ends(ctx context.Context, at time.Time) {
+	r := p.registry
+	err := r.entries.ChangeQuietly(ctx, p.Ref, func(e *Entry) (*Entry, error) {
+		if e == nil || e.Serial != p.serial || e.ParentEnds.Equal(at) {
+			return nil, stored.ErrUnchanged
+		}
+		e.ParentEnds = at
+		return e, nil
+	})
+	if err != nil {
+		r.deps.Logger().Warn("when a parent credential ends could not be stored", "provider", p.Ref, "error", err)
+	}
+}
+
 // refused notes that the provider refuses the parent, of which that is certain. Where the
 // type has put it on record itself, there is nothing more to note.
 func (p *Provider) refused(ctx context.Context, why error) {

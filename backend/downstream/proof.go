@@ -55,6 +55,9 @@ type Proof struct {
 // time, and within the rate limit. It changes the entry as the provider has it, and the
 // Proof's children are the caller's to kill, also beside an error.
 func (r *Registry) Prove(ctx context.Context, ref string, before, entry *Entry) (Proof, error) {
+	if entry.moved {
+		entry.ParentEnds = time.Time{}
+	}
 	if entry.Settings.WriteAhead || !entry.moved {
 		return Proof{}, nil
 	}
@@ -111,7 +114,7 @@ func (p *Provider) prove(ctx context.Context, entry *Entry, known bool) (Proof, 
 	case err == nil && health.Untold:
 		proof.Unproven = health.Detail
 	case err == nil:
-		entry.Unproven = false
+		entry.Unproven, entry.ParentEnds = false, health.Ends
 	}
 	return proof, err
 }

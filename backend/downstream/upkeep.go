@@ -109,6 +109,7 @@ func (u *Upkeep) call(ctx context.Context, what string, do func(context.Context)
 	switch {
 	case err == nil && !health.Untold:
 		u.Provider.proven(ctx)
+		u.Provider.ends(ctx, health.Ends)
 	case what == CallCheck && fault.CodeOf(err) == fault.ParentRefused: // a rotation's is about the next parent
 		u.Provider.refused(ctx, err)
 	}

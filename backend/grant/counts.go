@@ -55,17 +55,17 @@ func (l *Ledger) Totals() []Count {
 	return out
 }
 
-// OutboxSince is since when the oldest grant in the outbox is there, to the second;
-// zero if it is empty.
-func (l *Ledger) OutboxSince() time.Time {
+// OutboxSince is since when the oldest grant in the outbox is there, to the second, by
+// provider; those of which none is there are not in it.
+func (l *Ledger) OutboxSince() map[string]time.Time {
 	x := l.current()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var oldest time.Time
-	for second := range x.outbox {
-		since := time.Unix(second, 0)
-		if oldest.IsZero() || since.Before(oldest) {
-			oldest = since
+	oldest := map[string]time.Time{}
+	for at := range x.outbox {
+		since := time.Unix(at.second, 0)
+		if known, ok := oldest[at.provider]; !ok || since.Before(known) {
+			oldest[at.provider] = since
 		}
 	}
 	return oldest

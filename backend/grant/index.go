@@ -26,8 +26,8 @@ type index struct {
 
 	mu      sync.Mutex
 	holders map[string]*holding
-	// outbox counts the grants in the outbox by the second since which they are.
-	outbox     map[int64]int
+	// outbox counts the grants in the outbox by provider and the second since which they are.
+	outbox     map[outboxAt]int
 	unreadable map[string]struct{}
 	newer      error // of a record that only a newer version of the plugin reads
 	scan       [buckets]progress
@@ -37,6 +37,12 @@ type index struct {
 	levers
 	parties parties
 	live    map[liveKey]*liveSet
+}
+
+// outboxAt is a provider and a second since which some of its grants are in the outbox.
+type outboxAt struct {
+	provider string
+	second   int64
 }
 
 // holding is how many grants a holder has.
@@ -71,7 +77,7 @@ type progress struct {
 
 func newIndex(run string, room int) *index {
 	x := &index{
-		run: run, holders: map[string]*holding{}, outbox: map[int64]int{}, unreadable: map[string]struct{}{},
+		run: run, holders: map[string]*holding{}, outbox: map[outboxAt]int{}, unreadable: map[string]struct{}{},
 		live: map[liveKey]*liveSet{}, agenda: newAgenda(room), levers: newLevers(), parties: newParties(),
 	}
 	for i := range x.scan {
@@ -253,9 +259,9 @@ func (x *index) move(s *Summary, from, to countedAs) {
 			continue
 		}
 		counts[i].Outbox += move.n
-		second := move.since / time.Second.Milliseconds()
-		if x.outbox[second] += move.n; x.outbox[second] == 0 {
-			delete(x.outbox, second)
+		at := outboxAt{counts[i].Provider, move.since / time.Second.Milliseconds()}
+		if x.outbox[at] += move.n; x.outbox[at] == 0 {
+			delete(x.outbox, at)
 		}
 	}
 }

@@ -181,6 +181,14 @@ func (s *Set) KeepFresh(ctx context.Context) {
 	}
 }
 
+// Fetched is when the keys were last had of the issuer; zero if they never were, or were
+// written.
+func (s *Set) Fetched() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fetched
+}
+
 // trusted returns the keys, and whether they may still serve.
 func (s *Set) trusted() ([]key, bool) {
 	s.mu.Lock()

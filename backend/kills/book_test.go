@@ -301,3 +301,13 @@ func TestManyPendingAreLookedForInParts(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []any{Complete, many}, []any{h.State(), h.Counts[Dead]})
 }
+
+// What nobody knows an end of must not alarm anybody for as long as records are kept.
+func TestAnExposureWithoutAnEndEnds(t *testing.T) {
+	ordered := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	h := &Head{Ordered: ordered, Tried: ordered}
+	h.Exposure.end(&Entry{State: ExpiryOnly})
+	require.Equal(t, ordered.Add(grant.EndlessLife), h.accepted())
+	h.Exposure.end(&Entry{State: ExpiryOnly, Expires: ordered.Add(48 * time.Hour)})
+	require.Equal(t, ordered.Add(48*time.Hour), h.accepted())
+}

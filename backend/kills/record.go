@@ -227,6 +227,16 @@ func (h *Head) Until() Until {
 	return until
 }
 
+// accepted is Until where a token of which nobody knows an end is taken to live for as long
+// as its record is kept.
+func (h *Head) accepted() time.Time {
+	until := h.Until()
+	if until.Endless {
+		until.reach(h.Ordered.Add(grant.EndlessLife))
+	}
+	return until.At
+}
+
 func (h *Head) open() bool { return h.State() != Complete }
 
 // shift counts a grant in another state than before; "" is in none.

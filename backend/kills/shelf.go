@@ -37,8 +37,10 @@ type shelf struct {
 }
 
 type item struct {
-	bytes  int
-	open   bool
+	bytes int
+	open  bool
+	// until is the head's.
+	until  time.Time
 	looked time.Time
 	// after is the grant that was looked for last, where not all were.
 	after string
@@ -50,7 +52,7 @@ func (s *shelf) put(h *Head) {
 	if s.items == nil {
 		s.items = map[string]item{}
 	}
-	s.items[h.ID] = item{bytes: h.Bytes + size(h.Rest) + maxLine, open: h.open(), looked: s.items[h.ID].looked, after: s.items[h.ID].after}
+	s.items[h.ID] = item{bytes: h.Bytes + size(h.Rest) + maxLine, open: h.open(), until: h.accepted(), looked: s.items[h.ID].looked, after: s.items[h.ID].after}
 }
 
 func (s *shelf) has(id string) bool {
@@ -84,6 +86,18 @@ func (s *shelf) complete() {
 	s.whole = true
 }
 
+// latest is the latest until of all.
+func (s *shelf) latest() (until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, of := range s.items {
+		if of.until.After(until) {
+			until = of.until
+		}
+	}
+	return until
+}
+
 func (s *shelf) snapshot() map[string]item {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,6 +117,10 @@ func (s *shelf) looked(id, after string, now time.Time) {
 	}
 	s.items[id] = of
 }
+
+// ExposedUntil is until when a token that was to die may be accepted somewhere all the same,
+// as the records say that have been read, or written, since the start.
+func (b *Book) ExposedUntil() time.Time { return b.shelf.latest() }
 
 // Invalidate forgets what is in memory of the records: another node has written key. It
 // reports whether key is one of theirs.
