@@ -65,6 +65,19 @@ func TestTheKeyFollowsTheRecipe(t *testing.T) {
 			t.Errorf("the key ignores %s", file)
 		}
 	}
+	older := func(r *recipe) { r.requires = "v0" }
+	write(t, filepath.Join(root, "m", "v0", "go.mod"), "module m")
+	write(t, filepath.Join(root, "m", "v0", "go.sum"), "x")
+	its, other := key(older), key(same)
+	write(t, filepath.Join(root, "m", "v0", "go.sum"), "y")
+	if key(older) == its || key(same) != other {
+		t.Error("the key does not follow the go.sum that it requires, and that one alone")
+	}
+	its = key(older)
+	write(t, filepath.Join(root, "m", "go.sum"), "y")
+	if key(older) != its || key(same) == other {
+		t.Error("the key follows a go.sum that stands for nothing")
+	}
 	before := key(same)
 	write(t, filepath.Join(root, "m", "node_modules", "x.mjs"), "x")
 	if key(same) != before {

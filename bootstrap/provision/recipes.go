@@ -19,6 +19,7 @@ type recipe struct {
 	name      string
 	version   string
 	module    string // folder below bootstrap/
+	requires  string // folder of module whose go.mod and go.sum stand for the module's own
 	pkg       string
 	tags      string
 	ldflags   string // beyond those that all have
@@ -38,7 +39,27 @@ var recipes = []recipe{
 		module:    "vault",
 		pkg:       "github.com/hashicorp/vault",
 		tags:      "minimal",
-		sources:   vaultSources,
+		sources:   vaultNewest.sources(),
+	},
+	{
+		name:      "vault-1.20",
+		megabytes: 47,
+		version:   "v1.20.4",
+		module:    "vault",
+		requires:  "v1.20",
+		pkg:       "github.com/hashicorp/vault",
+		tags:      "minimal",
+		sources:   vault120.sources(),
+	},
+	{
+		name:      "vault-1.19",
+		megabytes: 47,
+		version:   "v1.19.5",
+		module:    "vault",
+		requires:  "v1.19",
+		pkg:       "github.com/hashicorp/vault",
+		tags:      "minimal",
+		sources:   vault119.sources(),
 	},
 	{
 		name:      "hydra",
@@ -141,7 +162,7 @@ func (r recipe) key(bootstrap string) (string, error) {
 		return "", err
 	}
 	for _, name := range files {
-		content, err := os.ReadFile(filepath.Join(bootstrap, r.module, name))
+		content, err := os.ReadFile(r.file(filepath.Join(bootstrap, r.module), name))
 		if err != nil {
 			return "", err
 		}
@@ -171,6 +192,14 @@ func (r recipe) files(module string) ([]string, error) {
 		return nil
 	})
 	return names, err
+}
+
+// file is where one of files lies.
+func (r recipe) file(module, name string) string {
+	if name == "go.mod" || name == "go.sum" {
+		return filepath.Join(module, r.requires, name)
+	}
+	return filepath.Join(module, name)
 }
 
 // program is the file that the build leaves in its folder of the cache.

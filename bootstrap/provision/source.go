@@ -44,7 +44,7 @@ func (r recipe) prepare(module, work string, report *progress) (string, error) {
 		return "", err
 	}
 	for _, name := range files {
-		if err := copyFile(filepath.Join(module, name), filepath.Join(build, name)); err != nil {
+		if err := copyFile(r.file(module, name), filepath.Join(build, name)); err != nil {
 			return "", err
 		}
 	}
