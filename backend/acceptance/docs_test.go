@@ -216,7 +216,7 @@ func (d *desk) openShell(t *testing.T, plugins string) {
 	cmd := exec.Command("sh")
 	cmd.Dir = d.dir
 	cmd.Env = []string{
-		"PATH=" + filepath.Dir(harness.VaultPath(t)) + ":" + filepath.Dir(harness.PluginPath(t)) + ":" + os.Getenv("PATH"), "HOME=" + d.dir, "XDG_RUNTIME_DIR=" + d.dir, "VAULT_ADDR=" + d.vault.Addr, "VAULT_MAX_RETRIES=0",
+		"PATH=" + harness.PathWithVault(t, filepath.Dir(harness.PluginPath(t))), "HOME=" + d.dir, "XDG_RUNTIME_DIR=" + d.dir, "VAULT_ADDR=" + d.vault.Addr, "VAULT_MAX_RETRIES=0",
 	}
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)

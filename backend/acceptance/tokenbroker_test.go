@@ -26,7 +26,7 @@ func (s *scene) tokenbroker(t *testing.T, session *harness.Session, args ...stri
 	c := exec.Command(path, args...)
 	c.Dir = t.TempDir()
 	c.Env = []string{
-		"PATH=" + filepath.Dir(harness.VaultPath(t)) + ":" + os.Getenv("PATH"), "HOME=" + c.Dir, "TOKENBROKER_AGENT=off",
+		"PATH=" + harness.PathWithVault(t), "HOME=" + c.Dir, "TOKENBROKER_AGENT=off",
 		"VAULT_ADDR=" + s.vault.Addr, "VAULT_TOKEN=" + session.Token, "TOKENBROKER_MOUNT=" + s.Path,
 	}
 	return c

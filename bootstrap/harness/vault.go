@@ -223,6 +223,18 @@ func VaultPath(t TB) string {
 	return executable(t, "VAULT", "vault", "vault")
 }
 
+// PathWithVault is a PATH on which `vault` is that of VaultPath, also if its file is called
+// otherwise; the programs in dirs come before those of the machine.
+func PathWithVault(t TB, dirs ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Symlink(VaultPath(t), filepath.Join(dir, "vault")); err != nil {
+		t.Fatalf("vault on a PATH: %v", err)
+	}
+	dirs = append([]string{dir}, append(dirs, os.Getenv("PATH"))...)
+	return strings.Join(dirs, string(os.PathListSeparator))
+}
+
 func (v *Vault) registerPlugin(t TB) {
 	t.Helper()
 	if v.options.Before != "" {

@@ -14,6 +14,9 @@ func (v *Vault) configuration(t TB) map[string]any {
 		"ui":            false,
 		"log_level":     v.options.LogLevel,
 		"api_addr":      v.Addr,
+		// OpenBao wants that said before it lets the API enable an audit device. Vault has
+		// no such setting, and only warns of it.
+		"unsafe_allow_api_audit_creation": true,
 	}
 	if !v.options.WithoutPlugin {
 		config["plugin_directory"] = filepath.Dir(PluginPath(t))
