@@ -173,6 +173,16 @@ upgrade: ## what BEFORE's plugin has granted lives and dies under this one
 	@scripts/before $(BEFORE) bin/$(PLUGIN)-before
 	BROKER_BEFORE=$(CURDIR)/bin/$(PLUGIN)-before go test -count=1 -v ./backend/acceptance -run '^TestPromisesOutliveAnUpgrade$$'
 
+# SERVERS are commands of Vaults, or of what takes their place. Those called bin/vault-… are built.
+SERVERS ?= bin/vault-1.19 bin/vault-1.20 bin/vault
+olderVaults = $(patsubst bin/%,%,$(filter bin/vault-%,$(SERVERS)))
+
+.PHONY: compatibility
+compatibility: counterparts bench-tools ## the stories of acceptance in each of SERVERS=; writes docs/compatibility.md; many minutes, outside CI
+	$(if $(olderVaults),@$(PROVISION) $(olderVaults))
+	@scripts/before $(BEFORE) bin/$(PLUGIN)-before
+	BROKER_BEFORE=$(CURDIR)/bin/$(PLUGIN)-before go run ./scripts/compatibility $(SERVERS)
+
 golden: ## rewrite the golden files under testdata from what the code does now
 	UPDATE_GOLDEN=1 go test -short -count=1 ./...
 

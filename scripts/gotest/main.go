@@ -3,11 +3,12 @@
 // end, if something failed, all that the failed tests said, and as the very last thing
 // the name of the one that failed first with its last lines.
 //
-//	go run ./scripts/gotest [-passed] -- -race ./...
+//	go run ./scripts/gotest [-passed] [-events file] -- -race ./...
 //
 // What passed is quiet, but for its package's line; with -passed each test has a line,
 // below which stands what it logged. Tests that were skipped are counted by their
-// reason. The lines of servers' logs, which bootstrap/harness marks with the server's
+// reason. With -events all that go test -json says is kept in a file, for programs. The
+// lines of servers' logs, which bootstrap/harness marks with the server's
 // name, are shown for tests that failed and for no others, at most two hundred for each.
 package main
 
@@ -24,12 +25,22 @@ import (
 
 func main() {
 	passed := flag.Bool("passed", false, "a line for each test that passed, and what it logged")
+	events := flag.String("events", "", "a file for what go test -json says")
 	flag.Parse()
-	os.Exit(run(os.Stdout, "", *passed, flag.Args()))
+	keep := io.Discard
+	if *events != "" {
+		file, err := os.Create(*events)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "gotest:", err)
+			os.Exit(1)
+		}
+		keep = file
+	}
+	os.Exit(run(os.Stdout, keep, "", *passed, flag.Args()))
 }
 
-// run is go test in dir with those arguments; it returns the exit status.
-func run(out io.Writer, dir string, passed bool, args []string) int {
+// run is go test in dir with those arguments; it returns the exit status. Its events go to keep.
+func run(out, keep io.Writer, dir string, passed bool, args []string) int {
 	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	events, err := cmd.StdoutPipe()
@@ -56,6 +67,7 @@ func run(out io.Writer, dir string, passed bool, args []string) int {
 		line, err := lines.ReadBytes('\n')
 		if len(line) > 0 {
 			r.line(line)
+			_, _ = keep.Write(line)
 		}
 		if err != nil {
 			break

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -30,7 +31,7 @@ func toy(t *testing.T, packages map[string]string) (dir string) {
 func tested(t *testing.T, dir string, passed bool, args ...string) (status int, lines []string) {
 	t.Helper()
 	out := &strings.Builder{}
-	status = run(out, dir, passed, append(args, "-count=1", "-vet=off", "./..."))
+	status = run(out, io.Discard, dir, passed, append(args, "-count=1", "-vet=off", "./..."))
 	t.Log(out)
 	text := regexp.MustCompile(`\d+\.\d+s`).ReplaceAllString(out.String(), "0s")
 	return status, strings.Split(strings.TrimSuffix(text, "\n"), "\n")
@@ -159,4 +160,11 @@ func TestFine(*testing.T) {}
 `}), false)
 	require.Equal(t, 1, status)
 	require.Equal(t, []string{"a secret stands in the log", "FAILED FIRST: toy/leaking"}, lines[len(lines)-2:])
+}
+
+func TestEventsAreKept(t *testing.T) {
+	dir, kept := toy(t, map[string]string{"fine": wellBehaved}), &strings.Builder{}
+	require.Equal(t, 0, run(io.Discard, kept, dir, false, []string{"-count=1", "-vet=off", "./..."}))
+	require.Contains(t, kept.String(), `"Action":"pass","Package":"toy/fine","Test":"TestFine"`)
+	require.True(t, strings.HasSuffix(kept.String(), "\n"), "each is a line")
 }
