@@ -27,6 +27,7 @@ type keyServer struct {
 	made   int
 	answer func(key map[string]any) // changes what a mint answers
 	hangUp bool                     // instead of the answer to a mint
+	bearer func(token string) bool  // takes tokens, too; nil for none
 }
 
 func newKeyServer(t *testing.T) *keyServer {
@@ -40,7 +41,8 @@ func newKeyServer(t *testing.T) *keyServer {
 func (s *keyServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r.Header.Get("X-Api-Key") != s.apiKey || r.Header.Get("X-App-Key") != s.appKey {
+	keys := r.Header.Get("X-Api-Key") == s.apiKey && r.Header.Get("X-App-Key") == s.appKey
+	if token, has := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); !keys && (!has || s.bearer == nil || !s.bearer(token)) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}

@@ -475,19 +475,23 @@ func (m *mount) end() {
 	}
 	m.balance()
 	unkillable := 0
-	own := m.own() // last, because others may die by them
-	others := slices.DeleteFunc(m.allGrants(), func(id string) bool { return slices.Contains(own, id) })
-	for _, id := range append(others, own...) {
-		g, err := m.b.ledger.Get(context.Background(), id)
-		if errors.Is(err, grant.ErrGone) {
-			continue // it hung on the lever of one before it
+	kill := func(ids []string) {
+		for _, id := range ids {
+			g, err := m.b.ledger.Get(context.Background(), id)
+			if errors.Is(err, grant.ErrGone) {
+				continue // it hung on the lever of one before it
+			}
+			require.NoError(m.t, err)
+			if g.Handle.Empty() && strings.HasPrefix(g.Provider, "oauth2/") {
+				unkillable++
+			}
+			require.NoError(m.t, m.b.killer.Kill(context.Background(), id, "the test ended"), "every grant can be killed")
 		}
-		require.NoError(m.t, err)
-		if g.Handle.Empty() && strings.HasPrefix(g.Provider, "oauth2/") {
-			unkillable++
-		}
-		require.NoError(m.t, m.b.killer.Kill(context.Background(), id, "the test ended"), "every grant can be killed")
 	}
+	own := m.own() // last, because others may die by them, or by those that are got for that
+	kill(slices.DeleteFunc(m.allGrants(), func(id string) bool { return slices.Contains(own, id) }))
+	m.settled()
+	kill(m.own())
 	require.Len(m.t, m.server.Live(), m.lost+unkillable)
 	m.clean("the log", m.log.String())
 	m.checkStorage()

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"flag"
 	"maps"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
@@ -44,6 +42,8 @@ type oldMount struct {
 	// Ordered are the tokens of the kill that was under way, Doomed those in the outbox.
 	Ordered []string `json:"ordered"`
 	Doomed  []string `json:"doomed"`
+	// Systems are the others.
+	Systems *oldSystems `json:"systems,omitempty"`
 }
 
 // oldLease is what Vault kept of a creds response.
@@ -65,30 +65,34 @@ type oldAsk struct {
 	Code string `json:"code,omitempty"`
 }
 
-// namespaced is an entity of a namespace, as OpenBao names it.
-const namespaced = "33333333-cccc-4ccc-8ccc-333333333333.Nsp1x"
-
 type mountMaker struct {
 	*mount
-	made oldMount
+	made    oldMount
+	systems *counterparts
+	old     oldSystems
 }
 
 func TestMakeAnOldMount(t *testing.T) {
 	if *makeMount == "" {
 		t.Skip("only with -make-mount=<name>")
 	}
-	m := &mountMaker{mount: newEmptyMount(t, setup{server: authserver.Options{TLS: true, MutualTLS: true, RotateRefresh: true}})}
+	m := &mountMaker{}
+	m.systems = startSystems(t, func() *mount { return m.mount }, nil)
+	m.mount = newEmptyMount(t, setup{server: authserver.Options{TLS: true, MutualTLS: true, RotateRefresh: true}})
 	m.clock.mu.Lock()
 	m.clock.at = time.Date(2026, 11, 28, 4, 0, 0, 0, time.UTC)
 	m.clock.mu.Unlock()
-	m.vault.change(func(v *vaultView) { v.entities[namespaced] = &logical.Entity{ID: namespaced, Name: "carol"} })
+	m.peopleOfBefore()
 	m.start()
 	m.makeConfiguration()
+	m.makeSystems()
 	m.makeGrants()
 	m.makeEnds()
+	m.makeIntents()
 	m.takeReads()
 	m.makeOutbox()
 	m.makeOrder()
+	m.takeSystems()
 	m.made.Build, m.made.At, m.made.Server = *makeMount, m.clock.Now(), m.server.Snapshot(t)
 	m.made.Storage = map[string]string{}
 	for _, key := range m.allKeysBelow("") {
@@ -104,6 +108,7 @@ func TestMakeAnOldMount(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist, "what a build has stored is never made again")
 	require.NoError(t, os.WriteFile(file, append(raw, '\n'), 0o600))
 	m.server.Break(authserver.EndpointRevoke, nil)
+	m.deadline() // so that the mount can end
 }
 
 // client registers a client with the server, as a peer of the first one.
@@ -236,6 +241,7 @@ func (m *mountMaker) makeGrants() {
 		m.lease(one.name, one.role, one.entity, one.data)
 		m.made.Asks = append(m.made.Asks, oldAsk{Name: one.name, Role: one.role, Entity: one.entity, Data: one.data})
 	}
+	m.makeSystemGrants()
 	m.lease("used up", "once", alice, subject("used"))
 	m.made.Asks = append(m.made.Asks, oldAsk{Name: "a token not used yet", Role: "once", Entity: alice, Data: subject("unused")})
 	renewed := m.lease("renewed", "plain", alice, nil)
@@ -259,14 +265,13 @@ func (m *mount) forwardable(jti string) string {
 // makeEnds freezes, and uses up what can be.
 func (m *mountMaker) makeEnds() {
 	m.lease("of what is frozen", "frozen", alice, nil)
-	frozenUser := "44444444-dddd-4ddd-8ddd-444444444444"
 	for _, what := range []string{"provider/oauth2/stopped", "entity/" + frozenUser} {
 		m.must(m.write("revoke/"+what, map[string]any{"freeze": true}))
 	}
 	// Frozen, and its grant not killed yet: as if the node had gone in between.
 	require.NoError(m.t, m.b.freezer.Freeze(m.t.Context(), thingOf("role/frozen"), "test"))
 	used := m.signed("used", nil)
-	m.made.Refused = []oldAsk{
+	m.made.Refused = append(m.makeSystemEnds(), []oldAsk{
 		{Name: "a used token", Role: "once", Entity: alice, Data: map[string]any{"subject_token": used}, Code: "invalid_grant"},
 		{Name: "a frozen role", Role: "frozen", Entity: alice, Code: "access_denied"},
 		{Name: "a frozen provider", Role: "stopped", Entity: alice, Code: "access_denied"},
@@ -275,7 +280,7 @@ func (m *mountMaker) makeEnds() {
 		{Name: "too many within a minute", Role: "rated", Entity: alice, Code: "slow_down"},
 		{Name: "an entity that is not bound", Role: "bound", Entity: bob, Code: "access_denied"},
 		{Name: "a disabled provider", Role: "leaving", Entity: alice, Code: "access_denied"},
-	}
+	}...)
 	for _, ask := range m.made.Refused[:len(m.made.Refused)-1] {
 		_, err := m.credsBy(call{path: "creds/" + ask.Role, entity: ask.Entity, data: ask.Data, addr: "10.1.2.3"})
 		require.Error(m.t, err, ask.Name)
@@ -287,7 +292,7 @@ func (m *mountMaker) makeEnds() {
 func (m *mountMaker) takeReads() {
 	m.made.Reads = map[string]map[string]any{}
 	paths := []string{"config"}
-	for _, folder := range []string{"roles", "issuers", "providers/oauth2", "providers/jwt"} {
+	for _, folder := range []string{"roles", "issuers", "signals", "kills", "providers/oauth2", "providers/jwt", "providers/github", "providers/gitlab", "providers/http"} {
 		for _, name := range m.keys(folder, nil) {
 			paths = append(paths, folder+"/"+name)
 		}
@@ -300,9 +305,9 @@ func (m *mountMaker) takeReads() {
 			continue // it is about to change
 		}
 		m.made.Reads[path] = throughJSON(m.t, m.must(m.read(path)).Data)
-		for _, long := range []string{"ca_pem", "client_jwks"} {
-			delete(m.made.Reads[path], long)
-		}
+		maps.DeleteFunc(m.made.Reads[path], func(name string, _ any) bool {
+			return slices.Contains([]string{"ca_pem", "client_jwks", "stream_status"}, name) || strings.HasPrefix(name, "health") || strings.HasPrefix(name, "last_")
+		})
 	}
 }
 
@@ -312,7 +317,7 @@ func (m *mountMaker) makeOutbox() {
 	before := m.server.Live()
 	twice := m.lease("doomed", "plain", alice, nil)
 	m.lease("of a provider that goes", "leaving", alice, nil)
-	m.server.Break(authserver.EndpointRevoke, authserver.Answer(http.StatusServiceUnavailable, "text/plain", "later"))
+	m.breakRevocation()
 	for range 2 {
 		require.Error(m.t, m.revoke(twice))
 	}
@@ -332,12 +337,16 @@ func (m *mountMaker) makeOutbox() {
 	require.Len(m.t, m.made.Doomed, 3)
 }
 
-// makeOrder leaves a kill of a role whose first attempts failed and could not be put
+// makeOrder leaves kills of a role, a subject and a person whose first attempts failed and could not be put
 // into the outbox: the order alone stands for them.
 func (m *mountMaker) makeOrder() {
 	for range 3 {
 		m.made.Ordered = append(m.made.Ordered, m.lease("ordered to die", "ordered", alice, nil).token)
 	}
+	for user, entity := range map[string]string{"user-ordered": bob, "erin": bob} {
+		m.made.Ordered = append(m.made.Ordered, m.lease("of a subject who is to lose it", "delegated", entity, m.behalfOf(user, "ordered-"+user)).token)
+	}
+	m.made.Ordered = append(m.made.Ordered, m.lease("of a person who is to lose it", "plain", erin, nil).token)
 	m.storage.on(func(op, key string) error {
 		if op == "put" && strings.HasPrefix(key, "grant/") {
 			return errStorage
@@ -345,7 +354,9 @@ func (m *mountMaker) makeOrder() {
 		return nil
 	})
 	m.must(m.write("revoke/role/ordered", nil))
+	m.must(m.write("revoke/subject", map[string]any{"issuer": "idp", "subject": "user-ordered"}))
+	m.person(map[string]any{"alias_name": "erin", "alias_mount": loginMount})
 	m.waitForKills()
 	m.storage.on(nil)
-	require.Len(m.t, m.allKeysBelow(ending.OrderPrefix), 1)
+	require.Len(m.t, m.allKeysBelow(ending.OrderPrefix), 3)
 }

@@ -22,7 +22,8 @@ import (
 // oldScene is a mount that this build has found in storage.
 type oldScene struct {
 	*mount
-	old oldMount
+	old     oldMount
+	systems *counterparts
 }
 
 // openOldMount gives this build what an earlier one has left, at the time and with the
@@ -38,23 +39,33 @@ func openOldMount(t *testing.T, file string) *oldScene {
 	require.NotEmpty(t, old.Leases)
 	require.NotEmpty(t, old.Asks)
 	require.NotEmpty(t, old.Refused)
+	scene := &oldScene{old: old}
 	m := &mount{t: t, storage: &flakyStorage{}, clock: &clock{at: old.At}, log: &lockedBuffer{}, vault: newVaultView()}
 	m.secrets = []string{parentSecret}
-	m.vault.change(func(v *vaultView) { v.entities[namespaced] = &logical.Entity{ID: namespaced, Name: "carol"} })
+	m.peopleOfBefore()
 	m.server = authserver.Resume(t, old.Server, authserver.Options{Now: m.clock.Now})
-	move := func(text string) string {
-		return strings.NewReplacer(old.Server.URL, m.server.URL, inJSON(t, old.Server.CAPEM), inJSON(t, m.server.CAPEM)).Replace(text)
+	moved := []string{old.Server.URL, m.server.URL, inJSON(t, old.Server.CAPEM), inJSON(t, m.server.CAPEM)}
+	if old.Systems != nil {
+		scene.systems = startSystems(t, func() *mount { return m }, old.Systems)
+		moved = append(moved, scene.systems.moved(old.Systems)...)
 	}
+	move := strings.NewReplacer(moved...).Replace
 	for key, value := range old.Storage {
 		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte(move(value))}))
 	}
 	shown, err := json.Marshal(old.Reads)
 	require.NoError(t, err)
-	old.Reads = nil
-	require.NoError(t, json.Unmarshal([]byte(move(string(shown))), &old.Reads))
+	scene.old.Reads = nil
+	require.NoError(t, json.Unmarshal([]byte(move(string(shown))), &scene.old.Reads))
 	m.start()
-	t.Cleanup(m.end)
-	return &oldScene{mount: m, old: old}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			m.deadline()
+			m.end()
+		}
+	})
+	scene.mount = m
+	return scene
 }
 
 // inJSON is text as it stands within a JSON string.
@@ -85,6 +96,11 @@ func isJWT(token string) bool { return strings.HasPrefix(token, "eyJ") }
 func (s *oldScene) lives(token string) bool {
 	if _, known := s.server.Lookup(token); known {
 		return s.server.Active(token)
+	}
+	if s.systems != nil {
+		if lives, known := s.systems.lives(token); known {
+			return lives
+		}
 	}
 	return s.introspected(token)["active"] == true
 }
@@ -123,6 +139,9 @@ func TestMountsFromBefore(t *testing.T) {
 			"is killed by entity":    (*oldScene).isKilledByEntity,
 			"the mount is disabled":  (*oldScene).isDisabled,
 			"the keys go on":         (*oldScene).keysGoOn,
+			"is of persons":          (*oldScene).isOfPersons,
+			"is told of events":      (*oldScene).isToldOfEvents,
+			"keeps records":          (*oldScene).keepsRecords,
 			"all is over in the end": (*oldScene).endsByItself,
 		} {
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".json")+"/"+name, func(t *testing.T) {
@@ -155,8 +174,11 @@ func (s *oldScene) showsTheSame() {
 		}
 	}
 	frozen := s.keys("frozen", nil)
-	for _, what := range []string{"role/frozen", "provider/oauth2/stopped", "entity/44444444-dddd-4ddd-8ddd-444444444444"} {
+	for _, what := range []string{"role/frozen", "provider/oauth2/stopped", "entity/" + frozenUser} {
 		require.Contains(s.t, frozen, what)
+	}
+	if s.systems != nil {
+		require.Equal(s.t, s.old.Systems.Frozen, frozen)
 	}
 }
 
@@ -183,6 +205,7 @@ func (s *oldScene) refuses() {
 	for _, what := range []string{"role/frozen", "provider/oauth2/stopped"} {
 		s.must(s.write("revoke/"+what, map[string]any{"freeze": false}))
 	}
+	s.thaws()
 	for _, l := range s.old.Leases {
 		if l.Name == "limited" {
 			require.NoError(s.t, s.revoke(l.lease()))
@@ -190,7 +213,8 @@ func (s *oldScene) refuses() {
 	}
 	s.clock.advance(time.Minute)
 	for _, a := range s.old.Refused {
-		if slices.Contains([]string{"frozen", "stopped", "limited", "rated"}, a.Role) {
+		thawed := a.Entity == dave || slices.Contains([]string{"a frozen subject", "on a frozen person's behalf"}, a.Name)
+		if thawed || slices.Contains([]string{"frozen", "stopped", "limited", "rated"}, a.Role) {
 			_, err := s.ask(a)
 			require.NoError(s.t, err, a.Name)
 		}
@@ -221,6 +245,8 @@ func (s *oldScene) isWrittenAgain() {
 			s.must(s.write(path, map[string]any{"max_ttl": "3h"}))
 		case folder == "issuers":
 			s.must(s.write(path, map[string]any{"clock_skew": 29}))
+		case folder == "signals":
+			s.must(s.write(path, map[string]any{"poll_interval": 29}))
 		case folder == "config":
 			s.must(s.write(path, map[string]any{"max_token_ttl": "23h"}))
 		}
@@ -253,6 +279,7 @@ func (s *oldScene) isSwitchedOff() {
 	}
 	require.Equal(s.t, 2, live)
 	s.start()
+	s.must(s.write("providers/oauth2/p", map[string]any{"disabled": false})) // whoever borrows of it needs it to kill
 	s.leasesEnd()
 }
 
@@ -278,6 +305,13 @@ func (s *oldScene) leasesEnd() {
 func (s *oldScene) requireAllDead() {
 	s.t.Helper()
 	s.waitForKills()
+	if s.systems != nil {
+		s.deadline() // what only an intent knows of
+		s.sweep()
+		s.must(s.write("revoke/entity/broker", nil)) // what is borrowed has no lease
+		s.waitForKills()
+		require.Zero(s.t, s.systems.living())
+	}
 	for _, l := range s.old.Leases {
 		require.True(s.t, !s.lives(l.Token) || s.unkillable(l.Token), l.Name)
 	}
@@ -329,7 +363,7 @@ func (s *oldScene) isKilledByRole() {
 }
 
 func (s *oldScene) isKilledByProvider() {
-	for _, typ := range []string{"oauth2", "jwt"} {
+	for _, typ := range []string{"github", "gitlab", "http", "oauth2", "jwt"} {
 		for _, name := range s.keys("providers/"+typ, nil) {
 			s.must(s.write("revoke/provider/"+typ+"/"+name, nil))
 		}
@@ -345,6 +379,7 @@ func (s *oldScene) isKilledByEntity() {
 }
 
 func (s *oldScene) isDisabled() {
+	s.deadline() // until then a mint may be under way
 	s.vault.change(func(v *vaultView) { v.tainted = true })
 	require.NoError(s.t, s.periodic(), "each is killed, by the kind of provider that it is of")
 	s.waitForKills()
@@ -388,4 +423,5 @@ func (s *oldScene) endsByItself() {
 	for _, prefix := range []string{grant.StoragePrefix, usedPrefix, ratePrefix, ending.OrderPrefix} {
 		require.Empty(s.t, s.allKeysBelow(prefix), prefix)
 	}
+	s.endsOfBefore()
 }

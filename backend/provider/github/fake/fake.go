@@ -6,7 +6,9 @@ package fake
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	_ "embed"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"maps"
@@ -121,6 +123,70 @@ func New(t testing.TB, o Options) *GitHub {
 	server := httptest.NewServer(http.HandlerFunc(g.serve))
 	t.Cleanup(server.Close)
 	g.URL = server.URL + o.Base
+	return g
+}
+
+// Snapshot is what a GitHub remembers, so that one of another test can go on with it: its
+// Apps, each with the one key that it was made with, where they are installed, and their
+// tokens. The address is another one then.
+type Snapshot struct {
+	URL           string
+	Apps          []*App
+	Installations []SnapshotOfInstallation
+	Tokens        map[string]SnapshotOfToken
+	LastID        int64
+}
+
+// SnapshotOfInstallation is an Installation, of the App that the number says.
+type SnapshotOfInstallation struct {
+	Installation
+	App int
+}
+
+// SnapshotOfToken is a token of the installation with that id.
+type SnapshotOfToken struct {
+	Installation string
+	Permissions  map[string]string
+	Repositories map[string]int64
+	Ends         time.Time
+}
+
+// Snapshot is what it remembers now.
+func (g *GitHub) Snapshot() Snapshot {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	taken := Snapshot{URL: g.URL, Apps: slices.Clone(g.apps), Tokens: map[string]SnapshotOfToken{}, LastID: g.lastID}
+	for _, in := range g.installations {
+		taken.Installations = append(taken.Installations, SnapshotOfInstallation{*in, slices.Index(g.apps, in.app)})
+	}
+	for text, t := range g.tokens {
+		taken.Tokens[text] = SnapshotOfToken{t.in.ID, t.permissions, t.repositories, t.ends}
+	}
+	return taken
+}
+
+// Resume starts a GitHub that remembers what the snapshot holds.
+func Resume(t testing.TB, from Snapshot, o Options) *GitHub {
+	t.Helper()
+	g := New(t, o)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.apps, g.lastID = from.Apps, from.LastID
+	for _, a := range g.apps {
+		block, _ := pem.Decode([]byte(a.PrivateKey))
+		private, err := x509.ParsePKCS1PrivateKey(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.keys, a.jwts = []*rsa.PublicKey{&private.PublicKey}, map[string]bool{}
+	}
+	for _, in := range from.Installations {
+		in.app = g.apps[in.App]
+		g.installations[in.ID] = &in.Installation
+	}
+	for text, of := range from.Tokens {
+		g.tokens[text] = &token{g.installations[of.Installation], of.Permissions, of.Repositories, of.Ends}
+	}
 	return g
 }
 

@@ -108,6 +108,43 @@ func New(t testing.TB, now func() time.Time) *Server {
 	return s
 }
 
+// Snapshot is what an instance remembers of its tokens, so that one of another test, at
+// another address, can go on with it.
+type Snapshot struct {
+	URL    string
+	Tokens []SnapshotOfToken
+}
+
+// SnapshotOfToken is a Token with its family.
+type SnapshotOfToken struct {
+	Token
+	Family int64
+}
+
+// Snapshot is what it remembers now.
+func (s *Server) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	taken := Snapshot{URL: s.URL}
+	for _, t := range s.tokens {
+		taken.Tokens = append(taken.Tokens, SnapshotOfToken{*t, t.family})
+	}
+	return taken
+}
+
+// Resume starts an instance that remembers what the snapshot holds.
+func Resume(t testing.TB, from Snapshot, now func() time.Time) *Server {
+	t.Helper()
+	s := New(t, now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, of := range from.Tokens {
+		of.family = of.Family
+		s.tokens = append(s.tokens, &of.Token)
+	}
+	return s
+}
+
 // Personal makes a token of a user's, with an end in so many days, 0 for none.
 func (s *Server) Personal(user int64, days int, scopes ...string) string {
 	s.mu.Lock()
