@@ -90,6 +90,9 @@ const largest = int64(1e18)
 // which is cut off and never rounded up, as floating point would do. What is beyond
 // 10^18 is 10^18.
 func WholeNumber(text string) (int64, bool) {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && text[0] != '+' { // the usual one
+		return max(-largest, min(n, largest)), true
+	}
 	d, ok := parseDecimal(text)
 	n := d.whole()
 	if d.negative {

@@ -54,20 +54,31 @@ func Object(raw []byte, depth int) (map[string]any, error) {
 // twice are the names that stand in it more than once, of which members has the last:
 // whether that matters is for those to say who know what rests on them.
 func Members(raw []byte) (members map[string]json.RawMessage, twice []string, err error) {
-	r := reader{rest: raw}
-	if !json.Valid(raw) || r.next() != '{' {
-		return nil, nil, ErrNotObject
-	}
 	members = map[string]json.RawMessage{}
-	_ = r.each('}', func() error { // which finds nothing wrong
-		name := r.name()
+	err = EachMember(raw, func(name string, value json.RawMessage) {
 		if _, known := members[name]; known {
 			twice = append(twice, name)
 		}
-		members[name] = r.skip()
+		members[name] = value
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return members, twice, nil
+}
+
+// EachMember calls read with each member of the object that raw is, in their order and as
+// often as they stand there; never, if raw is no object.
+func EachMember(raw []byte, read func(name string, value json.RawMessage)) error {
+	r := reader{rest: raw}
+	if !json.Valid(raw) || r.next() != '{' {
+		return ErrNotObject
+	}
+	return r.each('}', func() error { // which finds nothing wrong
+		name := r.name()
+		read(name, r.skip())
 		return nil
 	})
-	return members, twice, nil
 }
 
 // UniqueMembers is Members for an object in which every name must mean one thing.

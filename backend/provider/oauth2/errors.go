@@ -33,11 +33,17 @@ func errorCode(body []byte) string {
 	if err != nil {
 		return ""
 	}
+	return codeIn(members, twice)
+}
+
+// codeIn is errorCode of a body that has been taken apart.
+func codeIn(members map[string]json.RawMessage, twice []string) string {
 	if slices.Contains(twice, "error") {
 		return codeUnreadable // that there is none is not said by one of them alone
 	}
 	var code string
-	if json.Unmarshal(members["error"], &code) != nil || code == "" {
+	raw := present(members["error"])
+	if !isText(raw) || json.Unmarshal(raw, &code) != nil || code == "" {
 		return ""
 	}
 	code = strings.TrimSpace(code) // RFC 6749 5.2 has space in it, and no code has it around it

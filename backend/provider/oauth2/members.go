@@ -79,12 +79,17 @@ type optionalSeconds struct {
 
 // numberIn is the text of a number, also of one that many servers have as a string.
 func numberIn(raw json.RawMessage) string {
+	raw = present(raw)
 	var quoted string
-	if json.Unmarshal(raw, &quoted) == nil {
+	if isText(raw) && json.Unmarshal(raw, &quoted) == nil {
 		return strings.TrimSpace(quoted)
 	}
 	return string(raw)
 }
+
+// isText reports whether raw, which is JSON or nothing, is a string. To try to read one, and
+// to drop the error, costs more than all else that is done with a member.
+func isText(raw json.RawMessage) bool { return len(raw) > 0 && raw[0] == '"' }
 
 // wholeSeconds is a number of seconds, cut off.
 func wholeSeconds(raw json.RawMessage) (int64, bool) {

@@ -195,12 +195,12 @@ var denials = []string{"ok", "success"}
 // which code if that can be read: an error of any form, one of denials that says no, or a
 // status that is a failure's.
 func failureIn(body []byte, denials ...string) (code string, failed bool) {
-	if code := errorCode(body); code != "" {
-		return code, true
-	}
 	members, twice, err := form.Members(body)
 	if err != nil {
 		return "", false // the body says nothing (RFC 7009 2.2)
+	}
+	if code := codeIn(members, twice); code != "" {
+		return code, true
 	}
 	if slices.Contains(twice, "errors") {
 		return "", true

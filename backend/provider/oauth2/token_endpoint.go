@@ -126,6 +126,10 @@ func document(resp *httpclient.Response) []byte {
 // readMembers collects from the top level of one JSON object, as far as it goes; what its
 // values have inside goes to inner.
 func (s *seen) readMembers(body []byte, inner *seen) {
+	whole := form.EachMember(body, func(name string, value json.RawMessage) { s.readValue(name, value, inner) })
+	if whole == nil {
+		return
+	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
 		return
@@ -139,24 +143,30 @@ func (s *seen) readMembers(body []byte, inner *seen) {
 		if dec.Decode(&value) != nil {
 			return
 		}
-		if value[0] == '{' || value[0] == '[' {
-			var v any
-			_ = json.Unmarshal(value, &v) // which Decode has found to be JSON
-			inner.inside(v)
-			continue
-		}
-		s.readMember(name, value, inner)
+		text, _ := name.(string)
+		s.readValue(text, value, inner)
 	}
+}
+
+// readValue collects from one member; value is JSON.
+func (s *seen) readValue(name string, value json.RawMessage, inner *seen) {
+	if value[0] == '{' || value[0] == '[' {
+		var v any
+		_ = json.Unmarshal(value, &v)
+		inner.inside(v)
+		return
+	}
+	s.readMember(name, value, inner)
 }
 
 // readMember collects a token from the top. In another spelling of its name it is none of
 // RFC 6749's, and lives all the same.
-func (s *seen) readMember(name json.Token, value json.RawMessage, inner *seen) {
-	text, _ := name.(string)
+func (s *seen) readMember(text string, value json.RawMessage, inner *seen) {
 	exact := text == memberAccess || text == memberRefresh
 	var token string
 	switch {
-	case json.Unmarshal(value, &token) == nil:
+	case isText(value):
+		_ = json.Unmarshal(value, &token)
 	case exact && len(value) >= shortestNumber && digits(value):
 		token = string(value)
 	}
