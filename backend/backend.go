@@ -151,13 +151,14 @@ func newBroker(types catalog.Catalog, storage logical.Storage, now func() time.T
 // paths are all that the engine serves, in the order in which help shows them.
 func (b *broker) paths() []*framework.Path {
 	return framework.PathAppend(
+		// First what is asked for most: the framework tries one expression after the other.
+		append(b.pathCreds(), b.pathCredsList()),
 		b.pathPresets(),
 		b.pathProviders(),
 		b.pathRoles(),
 		b.pathExplain(),
 		b.pathIssuers(),
 		b.pathSignals(),
-		append(b.pathCreds(), b.pathCredsList()),
 		b.pathGrants(),
 		b.pathRevoke(),
 		b.pathPerson(),
