@@ -349,6 +349,26 @@ var (
 	errOtherKind   = fmt.Errorf("%w: the key that it names is of another kind", ErrUnknownKey)
 )
 
+// errUnsupported is of an algorithm for which there is no verifier.
+var errUnsupported = fmt.Errorf("%w: its algorithm is not supported", ErrInvalid)
+
+// verify is nil if k has signed t, once k serves.
+func (k key) verify(t *Token) error {
+	seen := t.digest()
+	if k.good.has(seen) {
+		return nil
+	}
+	verifier, err := jws.NewVerifier(t.Header.Algorithm)
+	if err != nil {
+		return errUnsupported
+	}
+	if err := verifier.Verify(t.signed, t.signature, k.public); err != nil {
+		return err
+	}
+	k.good.add(seen)
+	return nil
+}
+
 // verifyWith tries the keys that t may be signed with: those of its key id, and
 // those without one.
 func (t *Token) verifyWith(keys []key) error {
@@ -359,12 +379,9 @@ func (t *Token) verifyWith(keys []key) error {
 			continue
 		}
 		found = true
-		verifier, err := jws.NewVerifier(t.Header.Algorithm)
-		if err != nil {
-			return fmt.Errorf("%w: %s is not supported", ErrInvalid, t.Header.Algorithm)
-		}
-		if verifier.Verify(t.signed, t.signature, k.public) == nil {
-			return nil
+		err := k.verify(t)
+		if err == nil || errors.Is(err, errUnsupported) {
+			return err
 		}
 	}
 	switch {

@@ -25,6 +25,7 @@ type key struct {
 	id     string                 // kid, "" if it has none
 	alg    jwa.SignatureAlgorithm // its own alg, "" if it names none
 	public any                    // *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey
+	good   *good                  // signatures of public's
 }
 
 // serves reports whether k may have signed a token with that header: right id,
@@ -58,6 +59,9 @@ func parseDocument(document []byte, strict bool) (keys []key, err error) {
 	}
 	if len(keys) == 0 {
 		return nil, errors.New("the document holds no usable signature key")
+	}
+	for i := range keys {
+		keys[i].good = &good{}
 	}
 	return keys, nil
 }
