@@ -11,7 +11,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/api"
-	"github.com/hashicorp/vault/sdk/plugin"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend"
 )
@@ -40,20 +39,18 @@ func main() {
 		fmt.Print(script)
 		return
 	}
-	if err := serve(os.Args[1:]); err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		hclog.New(&hclog.LoggerOptions{}).Error("plugin shutting down", "error", err)
 		os.Exit(1)
 	}
 }
 
-func serve(args []string) error {
+func run(args []string) error {
 	meta := &api.PluginAPIClientMeta{}
 	if err := meta.FlagSet().Parse(args); err != nil {
 		return err
 	}
-	return plugin.ServeMultiplex(&plugin.ServeOpts{
-		BackendFactoryFunc: backend.Factory,
-		// Vault unwraps the TLS material of the plugin's connection with this.
-		TLSProviderFunc: api.VaultPluginTLSProvider(meta.GetTLSConfig()),
-	})
+	paceCollector()
+	// Vault unwraps the TLS material of the plugin's connection with this.
+	return serve(api.VaultPluginTLSProvider(meta.GetTLSConfig()))
 }
