@@ -18,7 +18,7 @@ GOTEST     := go run ./scripts/gotest
 STAGES := fmt-check vet lint vulns unit conformance fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench bench-chart chaos release reproduce upgrade golden fmt clean
+.PHONY: help build tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench profile bench-chart chaos release reproduce upgrade golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -129,6 +129,13 @@ BASE  ?=
 bench: build vault bench-tools ## the decision's cost, and the engine's as a ratio to the floor: BENCH='-quick' BASE=<earlier plugin>
 	$(if $(BASE),,go test -run '^$$' -bench . -benchmem ./backend/...)
 	@mkdir -p bin && go build -o bin/bench ./scripts/bench && bin/bench $(if $(BASE),-base $(BASE) -json bin/bench-base.json) $(BENCH)
+
+# The profiles are of whole turns, and none of a busy machine's times: go tool pprof -top bin/profiles/jwt-*broker-*.cpu
+profile: vault bench-tools ## bin/profiles/: what takes the plugin's and Vault's time, and what is allocated: BENCH='-run ^jwt$$'
+	@mkdir -p bin/profiled bin/profiles && rm -f bin/profiles/*
+	$(GOBUILD) -tags profile -o bin/profiled/$(PLUGIN) ./cmd/$(PLUGIN)
+	@cp bin/vault-plugin-secrets-floor bin/profiled/ && go build -o bin/bench ./scripts/bench
+	BROKER_PLUGIN=$(CURDIR)/bin/profiled/$(PLUGIN) bin/bench -profiles bin/profiles -json bin/profiles/bench.json -rounds 3 $(BENCH)
 
 bench-chart: ## docs/bench.svg, drawn from what make bench has found
 	@go run ./scripts/bench/chart bin/bench.json docs/bench.svg

@@ -30,12 +30,14 @@ import (
 
 // settings are how long and how much. The zero value is not usable.
 type settings struct {
-	only   *regexp.Regexp // names of the cases
-	base   string         // file of a plugin to compare with, if any
-	quick  bool
-	rounds int
-	turn   time.Duration // of one engine in a round
-	warmUp time.Duration // of one engine before the rounds
+	only *regexp.Regexp // names of the cases
+	base string         // file of a plugin to compare with, if any
+	// profiles is where profiles of the turns are written, "" for none.
+	profiles string
+	quick    bool
+	rounds   int
+	turn     time.Duration // of one engine in a round
+	warmUp   time.Duration // of one engine before the rounds
 	// The cases with a full ledger have fewer rounds, and longer turns.
 	longRounds int
 	longTurn   time.Duration
@@ -75,6 +77,7 @@ func main() {
 	flag.IntVar(&s.grants, "grants", s.grants, "grants in a full ledger")
 	flag.IntVar(&s.holders, "holders", s.holders, "entities that hold them")
 	base := flag.String("base", "", "`file` of an earlier build of the plugin, which takes turns with this one and is compared with it")
+	flag.StringVar(&s.profiles, "profiles", "", "`directory` for profiles of each turn: of Vault, and of a plugin that is built with -tags profile")
 	short := flag.Bool("quick", false, "a minute that shows that it works; its figures mean nothing, and it has settings of its own")
 	flag.Parse()
 	if *short {

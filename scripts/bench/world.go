@@ -55,6 +55,7 @@ type world struct {
 	subjects map[string]int
 
 	connections []*load.Connection
+	profiled    int // turns
 }
 
 // engine is one side of a case.
@@ -221,7 +222,9 @@ func (w *world) takeTurns(t harness.TB, c benchCase, engines []engine) [][]repor
 	}
 	for round := range rounds {
 		for _, i := range order {
+			stop := w.profile(t, c, engines[i])
 			turns[i][round] = w.turnOf(t, c, engines[i], much)
+			stop()
 		}
 		// Whoever is later has more leases beside it: nobody always is.
 		slices.Reverse(order)
