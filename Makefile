@@ -113,6 +113,10 @@ trials: tokenbroker ## tokenbroker with the tools that it answers, and with thei
 fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 
+.PHONY: recipes
+recipes: counterparts ## docs/recipes as they stand there, with the tools themselves
+	$(GOTEST) -passed -- -count=1 -timeout 30m ./backend/acceptance -run '^(TestAgent|TestProxy|TestAJobOf|TestAPodsAgent|TestATokenEndsWith|TestAProgramThatHeeds)'
+
 # They wait for servers more than they compute, so all four packages run at once.
 acceptance: counterparts bench-tools ## the built plugin in a real Vault against real servers, also under fire
 	$(GOTEST) -passed -- -count=1 -p 4 -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./scripts/chaos ./scripts/bench

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 )
 
 // notRun is how many commands of the documents are not run. Each says why.
-const notRun = 4
+const notRun = 8
 
 // documents are the pages in the order in which a newcomer meets them: what a page needs
 // stands on one before. The runbook comes last, since it ends by removing the mount.
@@ -32,7 +33,7 @@ func documents(t *testing.T) []string {
 	t.Helper()
 	ordered := []string{"../../README.md", "../../docs/operating.md", "../../docs/roles.md", "../../docs/agents.md"}
 	const last = "../../docs/runbook.md"
-	for _, pattern := range []string{"../../docs/*.md", "../../docs/coming-from/*.md"} {
+	for _, pattern := range []string{"../../docs/*.md", "../../docs/coming-from/*.md", "../../docs/recipes/*.md"} {
 		found, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, name := range found {
@@ -55,7 +56,8 @@ func TestTheDocumentsRun(t *testing.T) {
 	for _, name := range documents {
 		content, err := os.ReadFile(name)
 		require.NoError(t, err)
-		for _, b := range blocksOf(t, filepath.Base(name), string(content)) {
+		d.keepFiles(t, name)
+		for _, b := range blocksOf(t, strings.TrimPrefix(name, "../../"), string(content)) {
 			if !b.never {
 				d.sit(t, b)
 			}
@@ -152,15 +154,15 @@ func newDesk(t *testing.T) *desk {
 	}
 	d.audit = d.vault.EnableAudit(t)
 	d.vault.Login(t, harness.Agent{Name: "operator"})
-	d.keepFiles(t)
+	d.bringFiles(t)
 	d.keepPolicies(t)
 	d.arrive(t)
 	d.openShell(t, plugins)
 	return d
 }
 
-// keepFiles writes the files that commands read.
-func (d *desk) keepFiles(t *testing.T) {
+// bringFiles writes the files that commands read and no page shows.
+func (d *desk) bringFiles(t *testing.T) {
 	t.Helper()
 	hour := time.Now().Add(time.Hour).Unix()
 	user := d.acme.SignClaims("JWT", map[string]any{
@@ -187,20 +189,34 @@ func (d *desk) keepFiles(t *testing.T) {
 	}
 }
 
-var policyBlock = regexp.MustCompile("(?ms)^```hcl\n(# ([a-z]+)\\.hcl: .*?)^```$")
+// keepFiles writes the files that a page shows.
+func (d *desk) keepFiles(t *testing.T, page string) {
+	t.Helper()
+	for name, content := range harness.PageFiles(t, page) {
+		for _, written := range slices.Sorted(maps.Keys(d.values)) {
+			content = strings.ReplaceAll(content, written, d.values[written])
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o600))
+	}
+}
 
-// keepPolicies writes the policies of docs/operating.md, as files and, so that none of its commands is
-// run by root, in Vault.
+// keepPolicies writes the policies that the documents show, so that none of their commands is
+// run by root.
 func (d *desk) keepPolicies(t *testing.T) {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/operating.md")
 	require.NoError(t, err)
-	found := policyBlock.FindAllStringSubmatch(string(page), -1)
-	require.Len(t, found, strings.Count(string(page), "```hcl\n"), "each policy begins with the name of its file")
-	for _, f := range found {
-		require.NoError(t, os.WriteFile(filepath.Join(d.dir, f[2]+".hcl"), []byte(f[1]), 0o600))
-		require.NoError(t, d.vault.Client(t).Sys().PutPolicy("broker-"+f[2], f[1]))
-		d.policies[f[2]] = f[1]
+	require.Len(t, harness.PageFiles(t, "../../docs/operating.md"), strings.Count(string(page), "```hcl\n"), "each policy begins with the name of its file")
+	for _, name := range documents(t) {
+		for file, content := range harness.PageFiles(t, name) {
+			policy, isHCL := strings.CutSuffix(file, ".hcl")
+			if !isHCL || !strings.Contains(content, "\npath ") {
+				continue
+			}
+			require.Empty(t, d.policies[policy], "%s shows the policy %s again", name, policy)
+			require.NoError(t, d.vault.Client(t).Sys().PutPolicy("broker-"+policy, content))
+			d.policies[policy] = content
+		}
 	}
 }
 
@@ -213,11 +229,13 @@ func (d *desk) openShell(t *testing.T, plugins string) {
 	d.values["https://git.acme.example"] = d.gitea.URL
 	d.values["https://ghe.acme.example/api/v3"], d.values["https://gitlab.acme.example"] = d.github.URL, d.gitlab.URL
 	d.values["https://token.actions.githubusercontent.com"], d.values["<issuer>"] = d.ci.URL, d.ci.URL
+	d.values["https://gitlab.com"] = d.ci.URL
 	cmd := exec.Command("sh")
 	cmd.Dir = d.dir
 	cmd.Env = []string{
 		"PATH=" + harness.PathWithVault(t, filepath.Dir(harness.PluginPath(t))), "HOME=" + d.dir, "XDG_RUNTIME_DIR=" + d.dir, "VAULT_ADDR=" + d.vault.Addr, "VAULT_MAX_RETRIES=0",
 	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	output, err := cmd.StdoutPipe()
@@ -236,7 +254,7 @@ func (d *desk) openShell(t *testing.T, plugins string) {
 		keeps.Env = cmd.Env
 		_ = keeps.Run() // if a command has failed before it came to that
 		_ = stdin.Close()
-		_ = cmd.Process.Kill()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // with what it has left running
 		_ = cmd.Wait()
 	})
 	d.shell, d.lines = stdin, lines
@@ -291,7 +309,7 @@ func (d *desk) login(t *testing.T, name string, policies ...string) string {
 // that it needs, or else an operator's.
 func (d *desk) sit(t *testing.T, b block) {
 	t.Helper()
-	if strings.HasPrefix(b.where, "runbook.md") {
+	if strings.HasPrefix(b.where, "docs/runbook.md") {
 		d.arrive(t)
 	}
 	who := "operator"
@@ -354,13 +372,17 @@ func (d *desk) enter(t *testing.T, c command) {
 	if lease := leaseLine.FindStringSubmatch(output); lease != nil {
 		d.values["<lease_id>"] = lease[1]
 	}
+	if grant := grantLine.FindStringSubmatch(output); grant != nil {
+		d.values["<grant_id>"] = grant[1]
+	}
 	if kill := killLine.FindStringSubmatch(output); kill != nil {
 		d.values["<kill_id>"] = kill[1]
 	}
 }
 
 var (
-	leaseLine   = regexp.MustCompile(`(?m)^lease_id\s+(\S+)$`)
+	leaseLine   = regexp.MustCompile(`(?m)(?:^lease_id\s+|"lease_id":")([^\s"]+)`)
+	grantLine   = regexp.MustCompile(`(?m)^grant_id\s+(\S+)$`)
 	killLine    = regexp.MustCompile(`(?m)^kill_id\s+(\S+)$`)
 	named       = regexp.MustCompile(`(providers?/oauth2|issuers?|roles?)/<name>`)
 	placeholder = regexp.MustCompile(`<[a-z_]+>`)
