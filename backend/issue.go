@@ -168,14 +168,12 @@ func (t *ticket) name() (err error) {
 }
 
 func (t *ticket) newID() (string, error) {
-	if t.d.borrower != "" {
-		return grant.NewOwnID()
+	d := t.d
+	of := grant.Told{Role: d.role.name, Provider: d.provider.Ref, Parties: partiesOf(d.subject, d.actor)}
+	if d.borrower != "" {
+		return t.b.ledger.NewOwnID(of)
 	}
-	var parties []string
-	for _, p := range partiesOf(t.d.subject, t.d.actor) {
-		parties = append(parties, p.ID)
-	}
-	return grant.NewIDFor(t.d.caller.EntityID, parties...)
+	return t.b.ledger.NewID(d.caller.EntityID, of)
 }
 
 // close ends the mint, by what has become of it: err is nil for a grant that is on record

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 )
 
 func TestTheEndOfALeaseSparesALeverThatOthersHold(t *testing.T) {
@@ -231,9 +232,35 @@ func TestWhileTheRecordsAreReadAnOperatorsKillDoesNotWait(t *testing.T) {
 	_, err := m.do(call{op: logical.UpdateOperation, path: "revoke/entity/" + alice, ctx: ctx})
 	require.NoError(t, err)
 	require.Empty(t, r.live())
-	release()
 	m.waitForKills()
-	require.Empty(t, m.allGrants(), "what has died with it is known in the end")
+	require.Empty(t, m.allKeysBelow(grant.StoragePrefix), "what has died with it is looked for")
+	require.False(t, m.b.ledger.Loaded())
+}
+
+// TestWhileTheRecordsAreReadOneSearchSettlesManyPulls: no pull waits for the scan, nor does
+// each look for its bystanders by itself.
+func TestWhileTheRecordsAreReadOneSearchSettlesManyPulls(t *testing.T) {
+	r := &rack{}
+	m := newRack(t, r, "login", nil)
+	const logins = 100 // more than a kill pulls at once
+	for i := range logins {
+		m.rackRole("r", fmt.Sprint("login-", i), nil)
+		m.rackRole("s", fmt.Sprint("login-", i), nil)
+		m.to(alice)
+		_, err := m.credsBy(call{entity: bob, path: "creds/s"})
+		require.NoError(t, err)
+	}
+	m.start()
+	release, count := m.haltAndCount(isScan)
+	defer release()
+	resp := m.must(m.write("revoke/role/r", nil))
+	require.EqualValues(t, logins, resp.Data["revoked"])
+	require.EqualValues(t, logins, resp.Data["bystanders"])
+	require.Empty(t, r.live())
+	require.LessOrEqual(t, count("list"), 2*(16+2*2*16), "a search for what is meant, and one for the others")
+	require.False(t, m.b.ledger.Loaded())
+	release()
+	require.Empty(t, m.allGrants())
 }
 
 func TestAPullThatFailsIsTriedOnceForAll(t *testing.T) {

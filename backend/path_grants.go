@@ -191,7 +191,7 @@ func (b *broker) listGrantsOfSubject(ctx context.Context, req *logical.Request, 
 	resp, err := b.grantPage(ctx, req, grantsPage{
 		holders: from(holders, after), after: after, limit: limit, chosen: means, more: "more follow: read on with after=",
 		walk: func(ctx context.Context, holder, after string, visit func(*grant.Summary) bool) error {
-			return b.ledger.WalkWith(ctx, holder, sub, after, visit)
+			return b.ledger.WalkWith(ctx, holder, grant.OfParty(sub), after, visit)
 		},
 	})
 	if err != nil || len(resp.Data) > 0 {

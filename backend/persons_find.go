@@ -212,7 +212,7 @@ func (b *broker) grantsOfSubject(ctx context.Context, what ending.Thing) (alive 
 	_, sub, _ := what.Subject()
 	read := 0
 	for _, holder := range holders {
-		err := b.ledger.WalkWith(ctx, holder, sub, "", func(s *grant.Summary) bool {
+		err := b.ledger.WalkWith(ctx, holder, grant.OfParty(sub), "", func(s *grant.Summary) bool {
 			if !means(s) {
 				return true
 			}

@@ -68,7 +68,7 @@ func describe(g *grant.Grant, child *provider.Child, flat []string) {
 
 // checkGrant is the grant for a child that a live check had to mint: nobody's.
 func (b *broker) checkGrant(p *downstream.Provider, child *provider.Child) *grant.Grant {
-	id, err := grant.NewID("")
+	id, err := b.ledger.NewID("", grant.Told{Provider: p.Ref})
 	if err != nil {
 		id = fmt.Sprintf("%s.check%d", grant.NoHolder, b.now().UnixNano())
 	}

@@ -427,7 +427,7 @@ func TestAKillOfASubjectIsDurable(t *testing.T) {
 	m := withSubjects(t)
 	hers, his := m.on(alice, m.server.URL, "user-1"), m.on(bob, elsewhere, "user-1")
 	m.start()
-	release := m.haltScan()
+	release := m.haltSearch()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	resp, err := m.do(call{op: logical.UpdateOperation, path: "revoke/subject", ctx: ctx, data: map[string]any{"issuer": "idp", "subject": "user-1"}})

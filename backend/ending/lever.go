@@ -155,18 +155,22 @@ func (k *Killer) pull(ctx context.Context, lever grant.Lever, g *grant.Grant, at
 		return err
 	}
 	// They are dead: what fails now makes no kill that has failed.
+	if !k.ledger.Loaded() { // nobody knows yet whose they are
+		in.settleLater(lever, died{g.ID, at, in})
+		return nil
+	}
 	if err := k.settleAll(ctx, lever, g, at, in); err != nil {
-		k.logger().Warn("grants that have died with another one may stay on record until their leases end", "grant_id", g.ID, "provider", g.Provider, "error", err)
+		k.warnUnsettled(g.Provider, err)
 	}
 	return nil
 }
 
+func (k *Killer) warnUnsettled(ref string, err error) {
+	k.logger().Warn("grants that have died with another one may stay on record until their leases end", "provider", ref, "error", err)
+}
+
 // settleAll removes what has died with a grant.
 func (k *Killer) settleAll(ctx context.Context, lever grant.Lever, g *grant.Grant, at *pull, in meant) error {
-	// Whose grants they are is known once all records have been read.
-	if err := k.ledger.Load(ctx); err != nil {
-		return err
-	}
 	if alone, err := k.ledger.AloneOn(ctx, lever, g.ID); err != nil || alone {
 		return err
 	}
@@ -181,6 +185,29 @@ func (k *Killer) settleAll(ctx context.Context, lever grant.Lever, g *grant.Gran
 		return true
 	})
 	return errors.Join(err, group.Wait())
+}
+
+// settlePulled removes what has died with the levers that a kill has pulled while the records
+// were still being read: it is looked for once, at each of their providers. So is what came
+// with them, and a kill does not wait for the scan.
+func (k *Killer) settlePulled(ctx context.Context, p *pulls) {
+	for ref, pulled := range p.takeUnsettled() {
+		group := errgroup.Group{}
+		group.SetLimit(killParallel)
+		err := k.ledger.Find(ctx, grant.OfProvider(ref), func(s *grant.Summary) bool {
+			lever, hangs := s.On()
+			with, dead := pulled[lever]
+			if !hangs || !dead || s.ID == with.id || with.at.since.Has(s.ID) || p.spares(s) {
+				return true
+			}
+			also := *s
+			group.Go(func() error { return k.settle(ctx, &also, with.in) })
+			return true
+		})
+		if err := errors.Join(err, group.Wait()); err != nil {
+			k.warnUnsettled(ref, err)
+		}
+	}
 }
 
 // settle forgets a grant that has died with its lever.

@@ -285,34 +285,41 @@ func (k *Killer) startOrder(ctx context.Context, o *order, record *kills.Record)
 	return run
 }
 
-// chosen finds the grants of an order. Those of one holder are found at once;
-// those of a role, a provider or a subject once the ledger knows who has any. Which issuers a grant
-// rests on its record alone tells: memory would grow with issuers and holders, for what
-// is asked once in a blue moon. So all records are read, one after the other.
+// chosen finds the grants of an order. Those of one holder are found at once; those of a
+// role, a provider, an issuer or a subject among the holders that have any, by what the
+// grants' ids tell, and by these alone while the ledger does not know yet who has any. Which
+// issuers a holder's grants rest on it never knows: memory would grow with issuers and
+// holders, for what is asked once in a blue moon.
 func (k *Killer) chosen(o *order) walk {
-	w := walk{matches: func(s *grant.Summary) string {
+	w := walk{holders: func(context.Context) ([]string, error) { return nil, nil }}
+	w.matches = func(s *grant.Summary) string {
 		if o.matches(s, k.now()) {
 			return o.cause()
 		}
 		return ""
-	}}
+	}
 	switch o.Kind {
 	case KindEntity:
 		w.holders = func(context.Context) ([]string, error) { return []string{o.Name}, nil }
 		w.concerns = func(grant.Count) bool { return true }
-	case KindIssuer:
-		w.whole, w.holders = true, k.ledger.Holders // how many there are nobody knows
-	case KindSubject:
-		w.whole = true
-		_, w.party, _ = Thing{o.Kind, o.Name}.Subject()
-		w.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersWith(ctx, w.party) }
+		return w
 	case kindWithdrawn:
 		return k.ofWithdrawn(o)
+	case KindIssuer:
+		w.clue, w.holders = grant.OfIssuer(o.Name), k.ledger.Holders // how many there are nobody knows
+	case KindSubject:
+		_, party, _ := Thing{o.Kind, o.Name}.Subject()
+		w.clue = grant.OfParty(party)
+		w.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersWith(ctx, party) }
+	case KindRole:
+		w.clue, w.concerns = grant.OfRole(o.Name), func(c grant.Count) bool { return c.Role == o.Name }
+	case KindProvider:
+		w.clue, w.concerns = grant.OfProvider(o.Name), func(c grant.Count) bool { return c.Provider == o.Name }
 	default:
-		w.whole = true
-		w.concerns = func(c grant.Count) bool {
-			return (o.Kind == KindRole && c.Role == o.Name) || (o.Kind == KindProvider && c.Provider == o.Name)
-		}
+		return w // a person's are found part by part
+	}
+	w.whole, w.unloaded = true, true
+	if w.concerns != nil {
 		w.holders = func(ctx context.Context) ([]string, error) { return k.ledger.HoldersOf(ctx, w.concerns) }
 	}
 	return w
@@ -338,34 +345,21 @@ func (k *Killer) ofWithdrawn(o *order) walk {
 	return w
 }
 
-// HasAny reports whether a grant of a thing is on record. For an issuer it reads one
-// record after the other until it finds one.
+// HasAny reports whether a grant of a thing is on record.
 func (k *Killer) HasAny(ctx context.Context, what Thing) (found bool, err error) {
 	o := &order{Kind: what.Kind, Name: what.Name, Until: k.now()}
 	if err := k.about(ctx, o); err != nil {
 		return false, err
 	}
 	w := k.chosen(o)
-	holders, err := w.holders(ctx)
-	if err != nil {
-		return false, err
+	err = k.visit(ctx, w, func(int) {}, func(s *grant.Summary) bool {
+		found = w.means(s)
+		return !found
+	})
+	if found {
+		err = nil
 	}
-	for _, holder := range holders {
-		if w.whole && w.concerns != nil {
-			return true, nil // it was chosen because it has some
-		}
-		err = k.read(ctx, w, holder, func(s *grant.Summary) bool {
-			found = w.means(s)
-			return !found
-		})
-		if found || err != nil {
-			return found, err
-		}
-	}
-	if w.whole {
-		err = k.ledger.Newer()
-	}
-	return false, err
+	return found, err
 }
 
 // resumeOrders goes on with what a crash or a change of leader interrupted.

@@ -21,6 +21,16 @@ type pulls struct {
 
 	mu         sync.Mutex
 	bystanders int
+	// unsettled are levers that were pulled and on which others may have hung, by their
+	// providers.
+	unsettled map[string]map[grant.Lever]died
+}
+
+// died is with which grant a lever's others have died, by which pull.
+type died struct {
+	id string
+	at *pull
+	in meant
 }
 
 // made are pulls that have begun, the last one of each lever, while somebody may join them.
@@ -147,6 +157,27 @@ func (p *pull) refused() bool {
 }
 
 func (p *pulls) spares(s *grant.Summary) bool { return p.chosen != nil && p.chosen(s) }
+
+// settleLater leaves what has died with a grant to settlePulled.
+func (p *pulls) settleLater(lever grant.Lever, with died) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unsettled == nil {
+		p.unsettled = map[string]map[grant.Lever]died{}
+	}
+	if p.unsettled[lever.Provider] == nil {
+		p.unsettled[lever.Provider] = map[grant.Lever]died{}
+	}
+	p.unsettled[lever.Provider][lever] = with
+}
+
+func (p *pulls) takeUnsettled() map[string]map[grant.Lever]died {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	taken := p.unsettled
+	p.unsettled = nil
+	return taken
+}
 
 func (p *pulls) bystander() {
 	p.mu.Lock()

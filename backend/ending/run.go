@@ -52,6 +52,7 @@ func (k *Killer) startKill(ctx context.Context, from source, in *pulls) *Run {
 			close(queue)
 		}
 		all.Wait()
+		k.settlePulled(ctx, in)
 	}()
 	return run
 }

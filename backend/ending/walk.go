@@ -2,6 +2,7 @@ package ending
 
 import (
 	"context"
+	"errors"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/kills"
@@ -27,10 +28,13 @@ type walk struct {
 	holders func(ctx context.Context) ([]string, error)
 	// concerns says which counts of theirs may hold something; nil if nobody asks.
 	concerns func(grant.Count) bool
-	// party is the id of the subject or actor whose grants alone are read; "" reads all.
-	party string
+	// clue is what all that is meant have; the others' records are not read.
+	clue grant.Clue
 	// matches is why a grant must die, or "".
 	matches func(*grant.Summary) string
+	// unloaded says that the clue alone finds all that is meant, so that nobody need wait
+	// for the scan after a start.
+	unloaded bool
 	// whole says that the holders were chosen by what is in memory. There it is not known
 	// whose the records are that only a newer version reads: if there are any, the walk
 	// fails.
@@ -43,36 +47,43 @@ func (w walk) means(s *grant.Summary) bool { return w.matches(s) != "" }
 // along is the source that reads the records of a walk.
 func (k *Killer) along(w walk) source {
 	return func(ctx context.Context, expect func(int), yield func(target)) error {
-		holders, err := w.holders(ctx)
-		if err != nil {
-			return err
-		}
-		expect(k.expected(w, holders))
-		var problems error
-		for _, holder := range holders {
-			err := k.read(ctx, w, holder, func(s *grant.Summary) bool {
-				if cause := w.matches(s); cause != "" {
-					yield(target{Summary: *s, cause: cause})
-				}
-				return true
-			})
-			if problems == nil { // the others say the same
-				problems = err
+		return k.visit(ctx, w, expect, func(s *grant.Summary) bool {
+			if cause := w.matches(s); cause != "" {
+				yield(target{Summary: *s, cause: cause})
 			}
-		}
-		if problems == nil && w.whole {
-			problems = k.ledger.Newer()
-		}
-		return problems
+			return true
+		})
 	}
 }
 
-// read visits what a walk may mean of a holder's.
-func (k *Killer) read(ctx context.Context, w walk, holder string, visit func(*grant.Summary) bool) error {
-	if w.party != "" {
-		return k.ledger.WalkWith(ctx, holder, w.party, "", visit)
+// visit reads what a walk may mean, until one says that it is enough.
+func (k *Killer) visit(ctx context.Context, w walk, expect func(int), one func(*grant.Summary) bool) error {
+	if w.unloaded && !k.ledger.Loaded() {
+		return errors.Join(k.ledger.Find(ctx, w.clue, one), k.ledger.Newer())
 	}
-	return k.ledger.Walk(ctx, holder, "", visit)
+	holders, err := w.holders(ctx)
+	if err != nil {
+		return err
+	}
+	expect(k.expected(w, holders))
+	var problems error
+	more := true
+	for _, holder := range holders {
+		err := k.ledger.WalkWith(ctx, holder, w.clue, "", func(s *grant.Summary) bool {
+			more = one(s)
+			return more
+		})
+		if !more {
+			return err
+		}
+		if problems == nil { // the others say the same
+			problems = err
+		}
+	}
+	if problems == nil && w.whole {
+		problems = k.ledger.Newer()
+	}
+	return problems
 }
 
 // expected is how many grants of the holders may be meant.

@@ -29,9 +29,10 @@
 // word they got something, not with grants: how many grants of which role and provider
 // each holder has, and how many of which party, and of each grant due next its id and
 // when. The rest of these ids lies in storage, in pages of some thousand (see
-// agenda.go). Whoever needs a holder's grants reads the holder's records. All of
-// it is made anew from the records after a start, in the background; the pages
-// protect nothing and are deleted then.
+// agenda.go). Whoever needs a holder's grants reads the holder's records, and only those
+// whose ids may be of what is looked for (see Clue). All of it is made anew from the
+// records after a start, in the background; the pages protect nothing and are deleted
+// then. Kills do not wait for that: see Find.
 //
 // The counts err to one side only: while storage fails, a holder may be counted
 // with a grant that is gone, never without one that lives.
@@ -102,7 +103,7 @@ const ExpiryGrace = time.Minute
 type Grant struct {
 	// ID is "<holder>.<random>", so the record is found without an index. Nothing is
 	// known of the holder's alphabet but that it can stand in a storage key. The random part
-	// tells a little of the parties (see NewIDFor).
+	// tells a little of the grant (see Told).
 	ID string `json:"id"`
 	// Holder is the entity's id, NoHolder or OwnHolder.
 	Holder   string `json:"holder"`
@@ -245,22 +246,37 @@ func (g *Grant) Revocation() provider.Class {
 	return g.Class
 }
 
-// NewID makes the id of a grant to an entity ("" is NoHolder). No entity may be NoHolder or
-// OwnHolder, about whom the sweep never asks.
+// NewID makes an id of a grant to an entity ("" is NoHolder) that tells nothing of the grant,
+// as those of early builds. No entity may be NoHolder or OwnHolder, about whom the sweep never
+// asks.
 func NewID(entity string) (string, error) {
+	holder, err := holderOf(entity)
+	if err != nil {
+		return "", err
+	}
+	random, err := newRandom(holder)
+	if err != nil {
+		return "", err
+	}
+	return holder + "." + random, nil
+}
+
+// holderOf is whose the grants to an entity are.
+func holderOf(entity string) (string, error) {
 	switch entity {
 	case NoHolder, OwnHolder:
 		return "", ErrHolder
 	case "":
-		return newID(NoHolder)
+		return NoHolder, nil
 	}
-	return newID(entity)
+	return entity, nil
 }
 
-// NewOwnID makes the id of a grant of the broker's own.
-func NewOwnID() (string, error) { return newID(OwnHolder) }
-
-func newID(holder string) (string, error) {
+// newRandom is the random part of an id.
+func newRandom(holder string) (string, error) {
+	if !IsHolder(holder) {
+		return "", ErrHolder
+	}
 	random, err := uuid.GenerateUUID()
 	if err != nil {
 		return "", fmt.Errorf("cannot make a grant id: %w", err)
@@ -269,11 +285,7 @@ func newID(holder string) (string, error) {
 	if strings.Contains(holder, ".") {
 		random = dottedMark + random
 	}
-	id := holder + "." + random
-	if _, ok := HolderOf(id); !ok {
-		return "", ErrHolder
-	}
-	return id, nil
+	return random, nil
 }
 
 // ErrHolder means that a holder's id cannot be a part of a storage key.

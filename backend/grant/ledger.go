@@ -39,10 +39,11 @@ type Ledger struct {
 
 	scanning sync.Mutex
 	scan     *scanRun
-	// busy counts the writes under way, waiters those who wait for the scan.
-	busy, waiters atomic.Int64
-	spilling      sync.Mutex // one writer of pages at a time
-	making        atomic.Bool
+	// busy counts the writes under way, waiters those who wait for the scan, finding what
+	// a Find has under way in storage.
+	busy, waiters, finding atomic.Int64
+	spilling               sync.Mutex // one writer of pages at a time
+	making                 atomic.Bool
 
 	mu    sync.RWMutex
 	index *index

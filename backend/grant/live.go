@@ -2,11 +2,8 @@ package grant
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"time"
-
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/form"
 )
 
 // liveKey names the grants that one quota counts.
@@ -81,7 +78,7 @@ func (l *Ledger) readLive(ctx context.Context, x *index, k liveKey, set *liveSet
 		defer lock.Unlock()
 		g, err := l.Get(ctx, id)
 		switch {
-		case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable) && !errors.Is(err, form.ErrNewer):
+		case passedOver(err):
 			return true, nil
 		case err != nil:
 			return false, err

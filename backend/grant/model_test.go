@@ -45,12 +45,12 @@ var modelHolders = []string{"alice", "bob", "carol", NoHolder, "alice.0ns", "ali
 // history is a ledger and what must be true of it: grants are those that live.
 type history struct {
 	*rapid.T
-	l       *Ledger
-	s       *interleaved
-	now     time.Time
-	made    int
-	grants  map[string]*Grant
-	parties map[string][2]string // subject and actor
+	l      *Ledger
+	s      *interleaved
+	now    time.Time
+	made   int
+	grants map[string]*Grant
+	told   map[string]Told // of each id; the parties are the subject and the actor
 	// holds are those of intents that nobody has touched since they were recorded.
 	holds map[string]*Hold
 }
@@ -97,24 +97,54 @@ func (h *history) name() (id, holder string) {
 	}
 	// Few shards, so that the scan meets several records in one.
 	random := fmt.Sprintf("%s%x%031x", mark, rapid.IntRange(0, 2).Draw(h.T, "shard"), h.made)
-	parties := [2]string{rapid.SampledFrom(modelParties).Draw(h.T, "subject"), rapid.SampledFrom(modelParties).Draw(h.T, "actor")}
-	id = holder + "." + random
-	if rapid.Bool().Draw(h.T, "told") { // else it is of a build of before
-		id += told(random, parties[:])
+	party := func(name string) Party {
+		return Party{ID: rapid.SampledFrom(modelParties).Draw(h.T, name), Issuer: rapid.SampledFrom(modelIssuers).Draw(h.T, name+"'s issuer")}
 	}
-	h.parties[id] = parties
+	of := Told{
+		Role: rapid.SampledFrom([]string{"r", "s"}).Draw(h.T, "role"), Provider: "oauth2/p",
+		Parties: []Party{party("subject"), party("actor")},
+	}
+	id = holder + "." + random
+	switch rapid.IntRange(0, 3).Draw(h.T, "told") {
+	case 0: // of an early build
+	case 1: // of a later one
+		id += toldBefore(random, of)
+	default:
+		id += of.text(random)
+	}
+	h.told[id] = of
 	return id, holder
 }
 
-var modelParties = []string{"", "ann", "ben"}
+// toldBefore is what stood behind the random part when ids told of the parties alone.
+func toldBefore(random string, of Told) string {
+	text := []byte(partyMark)
+	for i, p := range of.Parties {
+		if p.ID != "" && (i == 0 || of.Parties[0].ID != p.ID) {
+			text = OfParty(p.ID).digest(text, random)
+		}
+	}
+	return string(text)
+}
+
+var (
+	modelParties = []string{"", "ann", "ben"}
+	modelIssuers = []string{"", "idp", "hr"}
+)
+
+// draft is a grant of which is known what its id tells.
+func (h *history) draft(id, holder string) *Grant {
+	of := h.told[id]
+	return &Grant{
+		ID: id, Holder: holder, Role: of.Role, Provider: of.Provider, IssuedAt: h.now,
+		Subject: of.Parties[0].ID, SubjectIssuer: of.Parties[0].Issuer, Actor: of.Parties[1].ID, ActorIssuer: of.Parties[1].Issuer,
+	}
+}
 
 // child is a grant that has been minted.
 func (h *history) child(id, holder string) *Grant {
-	g := &Grant{
-		ID: id, Holder: holder, Role: rapid.SampledFrom([]string{"r", "s"}).Draw(h.T, "role"),
-		Provider: "oauth2/p", IssuedAt: h.now, LeaseEnds: h.later("lease", time.Hour), ExpiresAt: h.later("expiry", 2*time.Hour),
-	}
-	g.Subject, g.Actor = h.parties[id][0], h.parties[id][1]
+	g := h.draft(id, holder)
+	g.LeaseEnds, g.ExpiresAt = h.later("lease", time.Hour), h.later("expiry", 2*time.Hour)
 	if rapid.IntRange(0, 5).Draw(h.T, "kind") > 0 {
 		g.Handle = secret.New("h")
 		g.Lever = rapid.SampledFrom([]string{"", "", "l", "m"}).Draw(h.T, "lever")
@@ -125,8 +155,8 @@ func (h *history) child(id, holder string) *Grant {
 // intend records an intent, whose answer may come, or get lost.
 func (h *history) intend() {
 	id, holder := h.name()
-	g := &Grant{ID: id, Holder: holder, Role: "r", Provider: "oauth2/p", IssuedAt: h.now, Intent: h.later("deadline", 2*time.Minute)}
-	g.Subject, g.Actor = h.parties[id][0], h.parties[id][1]
+	g := h.draft(id, holder)
+	g.Intent = h.later("deadline", 2*time.Minute)
 	hold := h.l.Hold(id)
 	if h.lie(func() error { return h.l.Record(context.Background(), g) }) != nil {
 		gone, err := h.l.Withdraw(context.Background(), id) // nothing was asked of the provider
@@ -144,7 +174,6 @@ func (h *history) answer() {
 		return
 	}
 	g := h.child(intent.ID, intent.Holder)
-	g.Role = intent.Role
 	hold := h.holds[g.ID]
 	delete(h.holds, g.ID)
 	if hold == nil {
@@ -370,7 +399,7 @@ func (h *history) checkParties(settled bool) {
 		require.Equal(h.T, slices.Sorted(maps.Keys(having)), holders, party)
 		got := []string{}
 		for _, holder := range holders {
-			require.NoError(h.T, h.l.WalkWith(context.Background(), holder, party, "", func(s *Summary) bool {
+			require.NoError(h.T, h.l.WalkWith(context.Background(), holder, OfParty(party), "", func(s *Summary) bool {
 				got = append(got, s.ID)
 				return true
 			}))
@@ -427,7 +456,7 @@ func (h *history) checkLevers(settled bool) {
 // little memory, over a storage that fails at times, against a plain map.
 func TestNothingIsMissedAndNothingComesEarly(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := &history{T: t, s: &interleaved{}, now: noon, grants: map[string]*Grant{}, parties: map[string][2]string{}, holds: map[string]*Hold{}}
+		h := &history{T: t, s: &interleaved{}, now: noon, grants: map[string]*Grant{}, told: map[string]Told{}, holds: map[string]*Hold{}}
 		h.l = h.ledger()
 		require.NoError(t, h.l.Load(context.Background()))
 		t.Repeat(map[string]func(*rapid.T){
@@ -441,15 +470,75 @@ func TestNothingIsMissedAndNothingComesEarly(t *testing.T) {
 				h.holds = map[string]*Hold{}
 				require.NoError(t, h.l.Load(context.Background()))
 			},
+			"find": func(*rapid.T) { h.find() },
 			"time": func(*rapid.T) { h.now = h.later("time", 30*time.Minute) },
 			"": func(*rapid.T) {
 				h.check(false)
 				require.NoError(t, h.l.Flush(context.Background()))
 				h.check(true)
 				h.walked()
+				h.found()
 			},
 		})
 	})
+}
+
+var modelClues = []Clue{{}, OfRole("r"), OfRole("s"), OfProvider("oauth2/p"), OfProvider("oauth2/q"), OfIssuer("idp"), OfIssuer("hr"), OfParty("ann"), OfParty("ben")}
+
+// having are the ids of the grants that have a clue.
+func (h *history) having(of Clue) []string {
+	ids := []string{}
+	for id, g := range h.grants {
+		if s := g.Summary(); of.IsOf(&s) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// find looks for a clue while others write, in a ledger that may know nothing yet: what was
+// there before and is there afterwards must be found, whatever storage did.
+func (h *history) find() {
+	if rapid.Bool().Draw(h.T, "storage is down") { // and some are in memory only
+		g := h.child(h.name())
+		require.Error(h.T, h.s.lying(false, func() error { return h.l.Keep(context.Background(), g) }))
+		h.grants[g.ID] = g
+	}
+	of, l := rapid.SampledFrom(modelClues).Draw(h.T, "clue"), h.l
+	before := h.having(of)
+	steps, found := make(chan chan struct{}), make(chan []string, 1)
+	h.s.steps.Store(&steps)
+	go func() {
+		ids := []string{}
+		_ = l.Find(context.Background(), of, func(s *Summary) bool { ids = append(ids, s.ID); return true })
+		found <- ids
+	}()
+	for {
+		select {
+		case done := <-steps:
+			h.write()
+			close(done)
+		case got := <-found:
+			h.s.steps.Store(nil)
+			for _, id := range before {
+				if _, lives := h.grants[id]; lives {
+					require.Contains(h.T, got, id)
+				}
+			}
+			return
+		}
+	}
+}
+
+// found holds what is found by a clue against the truth, by this ledger and by one that has
+// read nothing, as after a crash.
+func (h *history) found() {
+	of := rapid.SampledFrom(modelClues).Draw(h.T, "found")
+	for _, l := range []*Ledger{h.l, h.ledger()} {
+		got := []string{}
+		require.NoError(h.T, l.Find(context.Background(), of, func(s *Summary) bool { got = append(got, s.ID); return true }))
+		require.ElementsMatch(h.T, h.having(of), got, "%v", of)
+	}
 }
 
 // walked holds what is read from storage, from any place on, against the truth.

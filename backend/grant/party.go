@@ -2,8 +2,6 @@ package grant
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"hash/maphash"
 	"maps"
 	"slices"
@@ -198,68 +196,4 @@ func (l *Ledger) HoldersWith(ctx context.Context, party string) ([]string, error
 	}
 	slices.Sort(holders)
 	return holders, nil
-}
-
-// WalkWith is Walk among those of the holder's grants that have a party with this id. It
-// reads no record of another grant, but for the few whose ids look like it and for those
-// whose ids say nothing, which builds of before have made.
-func (l *Ledger) WalkWith(ctx context.Context, holder, party, after string, visit func(*Summary) bool) error {
-	shards := l.current().shards(holder, party)
-	such := selected{
-		unit: func(at address) bool { return shards&shardBit(at) != 0 },
-		id:   func(id string) bool { return mayHave(id, party) },
-	}
-	return l.walk(ctx, holder, after, such, func(s *Summary) bool {
-		return !slices.Contains(s.ids(), party) || visit(s)
-	})
-}
-
-// A grant's id ends with what finds it among very many of its holder's: partyMark, and for
-// each of its parties a few digits of a digest. The random part before it goes into that, so
-// that two ids of one party have nothing in common for who does not know the party, and so
-// few digits say little to who guesses.
-const (
-	partyMark   = "s" // no digit looks like it
-	partyDigits = 4
-	randomPart  = 32
-)
-
-// NewIDFor is NewID for a grant of which the ids of the parties are known: there are no
-// others.
-func NewIDFor(holder string, parties ...string) (string, error) {
-	id, err := NewID(holder)
-	if err != nil {
-		return "", err
-	}
-	return id + told(id[strings.LastIndexByte(id, '.')+1:], parties), nil
-}
-
-// told is what stands behind the random part.
-func told(random string, parties []string) string {
-	text := partyMark
-	for i, party := range parties {
-		if party != "" && !slices.Contains(parties[:i], party) {
-			text += partyDigest(random, party)
-		}
-	}
-	return text
-}
-
-func partyDigest(random, party string) string {
-	sum := sha256.Sum256([]byte(random + party))
-	return hex.EncodeToString(sum[:])[:partyDigits]
-}
-
-// mayHave is false for the id of a grant that surely has no party with this id.
-func mayHave(id, party string) bool {
-	random, told, marked := strings.Cut(id[strings.LastIndexByte(id, '.')+1:], partyMark)
-	if !marked || len(random) < randomPart || len(told)%partyDigits != 0 {
-		return true
-	}
-	for digest := partyDigest(random, party); told != ""; told = told[partyDigits:] {
-		if told[:partyDigits] == digest {
-			return true
-		}
-	}
-	return false
 }

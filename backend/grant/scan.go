@@ -19,6 +19,7 @@ import (
 const (
 	scanParallel = 4
 	scanYield    = 300 * time.Microsecond // per record while requests are under way
+	findYield    = 20 * time.Millisecond  // the same while a Find is
 	// maxPasses is how often Load begins again because of an Invalidate.
 	maxPasses = 10
 )
@@ -175,7 +176,10 @@ func (x *index) come(unit address) {
 }
 
 func (l *Ledger) readOne(ctx context.Context, x *index, id string) error {
-	if l.busy.Load() > 0 && l.waiters.Load() == 0 {
+	switch {
+	case l.finding.Load() > 0: // a kill; what else waits for the scan waits for that
+		time.Sleep(findYield)
+	case l.busy.Load() > 0 && l.waiters.Load() == 0:
 		time.Sleep(scanYield)
 	}
 	full, err := l.countOne(ctx, x, id)

@@ -33,7 +33,7 @@ func (l *Ledger) walk(ctx context.Context, holder, after string, such selected, 
 	err := l.ids(ctx, holder, after, such, func(id string) (bool, error) {
 		g, err := l.Get(ctx, id)
 		switch {
-		case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable) && !errors.Is(err, form.ErrNewer):
+		case passedOver(err):
 			return true, nil
 		case err != nil:
 			if problems == nil { // the others say the same
@@ -45,6 +45,12 @@ func (l *Ledger) walk(ctx context.Context, holder, after string, such selected, 
 		return visit(&s), nil
 	})
 	return errors.Join(err, problems)
+}
+
+// passedOver reports whether who looks for grants goes on as if there were none: it is gone,
+// or nobody can decode its record.
+func passedOver(err error) bool {
+	return errors.Is(err, ErrGone) || errors.Is(err, ErrUnreadable) && !errors.Is(err, form.ErrNewer)
 }
 
 // ids visits such ids of the holder's grants, those in memory only included.
