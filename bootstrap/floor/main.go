@@ -3,6 +3,9 @@
 // asks nobody and judges nothing, so what it costs is Vault's own work: the
 // request, the call into a plugin, the lease. The benchmark measures the broker
 // against it, in the same Vault.
+//
+// At put it stores what it is given, as it is. So a mount's storage is filled as fast as a
+// plugin can write, and the mount is then given to the broker.
 package main
 
 import (
@@ -16,6 +19,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/hashicorp/vault/sdk/plugin"
+	"golang.org/x/sync/errgroup"
 )
 
 // The lease is as long as that of the roles which the benchmark writes.
@@ -56,12 +60,29 @@ func factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 			Pattern:    "creds/" + framework.GenericNameRegex("role") + "$",
 			Fields:     map[string]*framework.FieldSchema{"role": {Type: framework.TypeString}},
 			Operations: map[logical.Operation]framework.OperationHandler{logical.ReadOperation: issue, logical.UpdateOperation: issue},
+		}, {
+			Pattern:    "put$",
+			Fields:     map[string]*framework.FieldSchema{"entries": {Type: framework.TypeKVPairs}},
+			Operations: map[logical.Operation]framework.OperationHandler{logical.UpdateOperation: &framework.PathOperation{Callback: put}},
 		}},
 	}
 	if err := b.Setup(ctx, conf); err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+// putParallel is how many entries are written at once.
+const putParallel = 8
+
+func put(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(putParallel)
+	entries, _ := d.Get("entries").(map[string]string)
+	for key, value := range entries {
+		group.Go(func() error { return req.Storage.Put(ctx, &logical.StorageEntry{Key: key, Value: []byte(value)}) })
+	}
+	return nil, group.Wait()
 }
 
 func renew(_ context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {

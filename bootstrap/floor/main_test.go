@@ -33,3 +33,19 @@ func TestFloor(t *testing.T) {
 	require.Equal(t, leaseTTL, ask(logical.RenewOperation, "creds/x", one.Secret).Secret.TTL)
 	require.Nil(t, ask(logical.RevokeOperation, "creds/x", one.Secret))
 }
+
+// TestPut: what it is given is stored as it is.
+func TestPut(t *testing.T) {
+	storage := &logical.InmemStorage{}
+	b, err := factory(t.Context(), &logical.BackendConfig{StorageView: storage, System: &logical.StaticSystemView{}})
+	require.NoError(t, err)
+	_, err = b.HandleRequest(t.Context(), &logical.Request{
+		Operation: logical.UpdateOperation, Path: "put", Storage: storage, Data: map[string]any{"entries": map[string]any{"a/b": `{"c":"d=e"}`, "a/f": "g"}},
+	})
+	require.NoError(t, err)
+	for key, value := range map[string]string{"a/b": `{"c":"d=e"}`, "a/f": "g"} {
+		entry, err := storage.Get(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, value, string(entry.Value))
+	}
+}

@@ -285,6 +285,24 @@ func (v *Vault) Register(t TB, name string) {
 	v.register(t, name, filepath.Join(filepath.Dir(PluginPath(t)), name), "")
 }
 
+// DataSize is how many bytes a file of the storage's has.
+func (v *Vault) DataSize(t TB, name string) int64 {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(v.Dir, v.nodeID+"-data", name))
+	if err != nil {
+		t.Fatalf("the storage's file: %v", err)
+	}
+	return info.Size()
+}
+
+// RegisterAs has a plugin, by the version that it has, stand for another program, which lies
+// beside it: its mounts run that once the plugin has been reloaded.
+func (v *Vault) RegisterAs(t TB, name, program string) {
+	t.Helper()
+	dir := filepath.Dir(PluginPath(t))
+	v.register(t, name, filepath.Join(dir, program), pluginVersion(t, filepath.Join(dir, name)))
+}
+
 func (v *Vault) register(t TB, name, path, version string) {
 	t.Helper()
 	content, err := os.ReadFile(path)

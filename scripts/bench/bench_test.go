@@ -52,6 +52,12 @@ func TestQuick(t *testing.T) {
 	require.Less(t, listed.Own.Get, perSubject+1.5, "the records of others are not read")
 	require.Less(t, killed.Own.Get, 3*perSubject+1.5, "nor to kill")
 
+	for _, what := range []string{"a role's", "a provider's"} {
+		killed := byName[what+" grants killed after a start, full ledger"].Broker
+		require.Positive(t, killed.Provider)
+		require.Less(t, killed.Provider, float64(quick().grants)/killedAfterStart, "no other grants died")
+	}
+
 	full := byName["oauth2, full ledger"]
 	require.Equal(t, quick().grants, full.Grants)
 	require.Len(t, full.Notes, 2)
@@ -109,7 +115,7 @@ func TestGrouped(t *testing.T) {
 		return groups
 	}
 	require.Equal(t, []string{"oauth2 on raft, 16 clients"}, names("raft"))
-	require.Equal(t, []string{"oauth2, full ledger, 16 clients + oauth2, empty ledger beside a full one, 16 clients + oauth2, full ledger, sweeping, 16 clients + a subject's grants listed, full ledger, 1 client + a subject's grants killed, full ledger, 1 client"}, names("full"))
+	require.Equal(t, []string{"oauth2, full ledger, 16 clients + oauth2, empty ledger beside a full one, 16 clients + oauth2, full ledger, sweeping, 16 clients + a subject's grants listed, full ledger, 1 client + a subject's grants killed, full ledger, 1 client + a role's grants killed after a start, full ledger, 1 client + a provider's grants killed after a start, full ledger, 1 client"}, names("full"))
 	require.Equal(t, []string{"oauth2, 16 clients", "oauth2, 1 client", "oauth2, 64 clients", "oauth2, 256 clients"}, names("^oauth2$"))
 	require.Empty(t, names("nothing"))
 }
@@ -196,4 +202,17 @@ func TestParseWorked(t *testing.T) {
 		_, err := parseWorked(stat)
 		require.Error(t, err, stat)
 	}
+}
+
+// TestCosts tells what grants cost, briefly: that there is a figure for each.
+func TestCosts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs what `make build vault bench-tools` makes")
+	}
+	out := &strings.Builder{}
+	s := quick()
+	require.NoError(t, tellCosts(out, s, "floor|oauth2"))
+	t.Log(out)
+	require.Regexp(t, `(?m)^\| floor +\| [0-9]+ +\| [0-9]+ +\| 0 +\| [1-9]`, out.String(), "the floor keeps nothing but its lease")
+	require.Regexp(t, `(?m)^\| oauth2 +\| [0-9]+ +\| [0-9]+ +\| [1-9][0-9]+ +\| [1-9]`, out.String())
 }

@@ -18,6 +18,7 @@ type benchCase struct {
 	role    roleWriter
 	do      operation
 	sweeps  bool // one after the other during the broker's turns
+	raw     bool // what is in storage is looked at
 }
 
 // usual is how many clients the targets are for.
@@ -50,6 +51,8 @@ func cases(grants int) []benchCase {
 		{name: "oauth2, full ledger, sweeping", base: "oauth2, full ledger", clients: usual, grants: grants, role: mintRole, do: issue, sweeps: true},
 		{name: "a subject's grants listed, full ledger", clients: 1, grants: grants, role: subjectsRole, do: listSubject},
 		{name: "a subject's grants killed, full ledger", clients: 1, grants: grants, role: subjectsRole, do: killSubject},
+		{name: "a role's grants killed after a start, full ledger", clients: 1, grants: grants, role: startsRole, do: killRoleAfterStart},
+		{name: "a provider's grants killed after a start, full ledger", clients: 1, grants: grants, role: startsRole, do: killProviderAfterStart},
 	}
 }
 

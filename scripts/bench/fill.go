@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
+
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/load"
@@ -18,31 +20,40 @@ import (
 
 const (
 	fillers = 16
-	// ledgerKeeps is how many records a ledger of the filler's may hold in its index.
-	ledgerKeeps   = 10_000
+	// batch is how many records are written by one request.
+	batch         = 500
 	progressEvery = 10 * time.Second
 	// loadPatience bounds how long a plugin may take to read a full ledger.
 	loadPatience = 20 * time.Minute
 )
 
 // fill puts as many grants into the broker's ledger as the settings say. The
-// product has no path for that, and gets none: the records are written from
-// outside, through sys/raw, by the ledger's own code, after the pattern of one that
-// the broker has made. Their holders are entities, or the sweep would kill them, and
-// they outlive the benchmark. The plugin learns of them when it is started again,
-// as it would after a fail-over.
+// product has no path for that, and gets none: the records are made here, by the
+// ledger's own code, after the pattern of one that the broker has made, and written by
+// the floor, which has the broker's mount meanwhile. Their holders are entities, or the
+// sweep would kill them, and they outlive the benchmark. The broker learns of them when
+// it gets its mount back, as it would after a fail-over.
 func (w *world) fill(t harness.TB, at *site) {
 	w.connect(fillers)
-	pattern, uuid := w.pattern(t, at), w.mountUUID(t, at)
-	holders := w.makeHolders(t, at)
-	fillers := make([]*filler, fillers)
-	for i := range fillers {
-		fillers[i] = &filler{
-			pattern: pattern, holders: holders,
-			storage: &rawStorage{connection: w.connections[i], token: w.vault.Token, mountUUID: uuid},
+	for n := range killedAfterStart {
+		if err := w.write(t, at, "providers/"+providerOf(n), w.fast()); err != nil {
+			t.Fatalf("%v", err)
 		}
 	}
-	elapsed := w.inBulk(t, "grants", w.grants, func(ctx context.Context, client, n int) error { return fillers[client].write(ctx, n) })
+	pattern := w.pattern(t, at)
+	holders := w.makeHolders(t, at)
+	w.giveTo(t, at, floorPlugin)
+	elapsed := w.inBulk(t, "batches of grants", (w.grants+batch-1)/batch, func(ctx context.Context, client, n int) error {
+		f := &filler{pattern: pattern, holders: holders, each: w.grants / w.holders, roles: w.roles()}
+		return f.write(ctx, n*batch, min(w.grants, (n+1)*batch), func(entries map[string]string) error {
+			body, err := json.Marshal(map[string]any{"entries": entries})
+			if err == nil {
+				_, err = w.connections[client].Do(ctx, w.vault.Token, http.MethodPut, at.path+"/put", body)
+			}
+			return err
+		})
+	})
+	w.giveTo(t, at, at.plugin)
 	note := fmt.Sprintf("%d grants of %d holders were written in %s, %.0f/s", w.grants, w.holders, elapsed.Round(time.Second), float64(w.grants)/elapsed.Seconds())
 	t.Logf("  %s", note)
 	w.notes = append(w.notes, note, w.reload(t, at, holders[0]))
@@ -66,7 +77,7 @@ func (w *world) pattern(t harness.TB, at *site) *grant.Grant {
 	if err := json.Unmarshal(answer, &child); err != nil {
 		t.Fatalf("the first grant: %v", err)
 	}
-	storage := &rawStorage{connection: w.connections[0], token: w.vault.Token, mountUUID: w.mountUUID(t, at)}
+	storage := &rawStorage{connection: w.connections[0], token: w.vault.Token, below: ofMount(w.mountUUID(t, at))}
 	g, err := grant.NewLedger(storage).Get(context.Background(), child.Data.GrantID)
 	if err != nil {
 		t.Fatalf("the first grant's record: %v", err)
@@ -134,41 +145,71 @@ func every(interval time.Duration, f func()) (stop func()) {
 	return func() { close(quit); <-done }
 }
 
-// filler writes records after the pattern. It is not safe for concurrent use.
+// giveTo has the site's mount served by a program.
+func (w *world) giveTo(t harness.TB, at *site, program string) {
+	w.vault.RegisterAs(t, at.plugin, program)
+	if program != at.plugin {
+		w.restart(t, at)
+	}
+}
+
+// restart starts the site's engine again.
+func (w *world) restart(t harness.TB, at *site) {
+	if _, err := w.vault.Client(t).Logical().Write("sys/plugins/reload/backend", harness.Fields{"plugin": at.plugin}); err != nil {
+		t.Fatalf("reloading %s: %v", at.plugin, err)
+	}
+}
+
+// filler makes records after the pattern.
 type filler struct {
 	pattern *grant.Grant
 	holders []string
-	storage *rawStorage
-	ledger  *grant.Ledger
-	written int
+	each    int // grants of a holder
+	roles   int
 }
 
-// write makes the n-th record. The holders take turns.
-func (f *filler) write(ctx context.Context, n int) error {
-	if f.written%ledgerKeeps == 0 {
-		f.ledger = grant.NewLedger(f.storage)
+// write makes the records from one to another, and has them written. The holders take turns.
+func (f *filler) write(ctx context.Context, from, to int, put func(entries map[string]string) error) error {
+	made := &collector{entries: map[string]string{}}
+	ledger := grant.NewLedger(made)
+	for n := from; n < to; n++ {
+		g := *f.pattern
+		g.Holder = f.holders[n%len(f.holders)]
+		g.Subject, g.SubjectIssuer = subjectOf(n), subjectName
+		g.Facts.SubjectClaims = map[string]any{"iss": subjectIssuer, "sub": g.Subject}
+		if role := roleOf(n, f.roles); role > 0 {
+			g.Role, g.Provider = roleName(role), providerOf(role)
+		}
+		s := g.Summary()
+		id, err := grant.NewIDBeside(g.Holder, f.each, grant.Told{Role: g.Role, Provider: g.Provider, Parties: s.Parties()})
+		if err != nil {
+			return err
+		}
+		// There is no lease: its end must not come while the benchmark runs.
+		g.ID, g.LeaseEnds = id, g.MaxLease
+		if err := ledger.Record(ctx, &g); err != nil {
+			return err
+		}
 	}
-	f.written++
-	g := *f.pattern
-	g.Holder = f.holders[n%len(f.holders)]
-	g.Subject, g.SubjectIssuer = subjectOf(n), subjectName
-	g.Facts.SubjectClaims = map[string]any{"iss": subjectIssuer, "sub": g.Subject}
-	id, err := grant.NewIDFor(g.Holder, g.Subject)
-	if err != nil {
-		return err
-	}
-	// There is no lease: its end must not come while the benchmark runs.
-	g.ID, g.LeaseEnds = id, g.MaxLease
-	return f.ledger.Record(ctx, &g)
+	return put(made.entries)
+}
+
+// collector is a storage that takes what is written.
+type collector struct {
+	logical.InmemStorage
+	entries map[string]string
+}
+
+func (c *collector) Put(_ context.Context, e *logical.StorageEntry) error {
+	c.entries[e.Key] = string(e.Value)
+	return nil
 }
 
 // reload starts the broker's engine again and waits until it knows its ledger. It
 // returns in words how long that took.
 func (w *world) reload(t harness.TB, at *site, holder string) string {
 	started := time.Now()
-	if _, err := w.vault.Client(t).Logical().Write("sys/plugins/reload/backend", harness.Fields{"plugin": at.plugin}); err != nil {
-		t.Fatalf("reloading the broker: %v", err)
-	}
+	w.restart(t, at)
 	at.mount.Read(t, "roles/mint")
 	serving := time.Since(started)
 	stop := every(progressEvery, func() { t.Logf("  the broker reads its ledger") })

@@ -78,12 +78,20 @@ func main() {
 	flag.IntVar(&s.holders, "holders", s.holders, "entities that hold them")
 	base := flag.String("base", "", "`file` of an earlier build of the plugin, which takes turns with this one and is compared with it")
 	flag.StringVar(&s.profiles, "profiles", "", "`directory` for profiles of each turn: of Vault, and of a plugin that is built with -tags profile")
+	costs := flag.Bool("costs", false, "tell instead what an issue and a live grant cost, of each kind, by as many -leases")
 	short := flag.Bool("quick", false, "a minute that shows that it works; its figures mean nothing, and it has settings of its own")
 	flag.Parse()
 	if *short {
 		s = quick()
 	}
 	s.base = *base
+	if *costs {
+		if err := tellCosts(os.Stdout, s, *only); err != nil {
+			fmt.Fprintln(os.Stderr, "bench failed:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(os.Stdout, s, *only, *json); err != nil {
 		fmt.Fprintln(os.Stderr, "bench failed:", err)
 		os.Exit(1)

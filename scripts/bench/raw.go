@@ -11,16 +11,19 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/scripts/bench/load"
 )
 
-// rawStorage is a mount's storage as seen from outside: through sys/raw, which a
-// Vault has that is started with raw_storage_endpoint, and which goes through the
-// barrier as the plugin's own calls do. It is not safe for concurrent use.
+// rawStorage is storage as seen from outside, all that is below a path of it: through
+// sys/raw, which a Vault has that is started with raw_storage_endpoint, and which goes
+// through the barrier as the plugin's own calls do. It is not safe for concurrent use.
 type rawStorage struct {
 	connection *load.Connection
 	token      string
-	mountUUID  string
+	below      string
 }
 
-func (s *rawStorage) path(key string) string { return "sys/raw/logical/" + s.mountUUID + "/" + key }
+// ofMount is where a mount's storage lies.
+func ofMount(uuid string) string { return "logical/" + uuid + "/" }
+
+func (s *rawStorage) path(key string) string { return "sys/raw/" + s.below + key }
 
 // ask decodes the answer's data into data, unless that is nil. Nothing there is no
 // error, and leaves data as it is.

@@ -53,6 +53,8 @@ type world struct {
 	notes   []string // about the ledger's filling
 	// subjects is how many had their turn, by the path.
 	subjects map[string]int
+	// killed is how many roles or providers were killed after a start, by the path.
+	killed map[string]int
 
 	connections []*load.Connection
 	profiled    int // turns
@@ -84,11 +86,11 @@ func newWorld(t harness.TB, s settings, c benchCase) *world {
 	config := map[string]any{
 		"telemetry": map[string]any{"prometheus_retention_time": "24h", "disable_hostname": true},
 	}
-	if c.grants > 0 {
+	if c.grants > 0 || c.raw {
 		config["raw_storage_endpoint"] = true
 	}
 	w := &world{
-		settings: s, subjects: map[string]int{},
+		settings: s, subjects: map[string]int{}, killed: map[string]int{},
 		vault: harness.StartVault(t, harness.VaultOptions{Storage: c.storage, Config: config, LogLevel: "warn"}),
 		auth:  harness.StartFastAuth(t),
 	}
