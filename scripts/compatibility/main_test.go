@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,41 @@ import (
 )
 
 const root = "../.."
+
+// Whoever edits a result in the page, or a table by hand, or takes another Vault for the
+// tests without having tried it, fails here.
+func TestThePageSaysWhatWasRun(t *testing.T) {
+	all, err := read(filepath.Join(root, record))
+	require.NoError(t, err)
+	written, err := os.ReadFile(filepath.Join(root, page))
+	require.NoError(t, err)
+	copied := filepath.Join(t.TempDir(), "page.md")
+	require.NoError(t, os.WriteFile(copied, written, 0o600))
+	require.NoError(t, rewrite(copied, all))
+	made, err := os.ReadFile(copied)
+	require.NoError(t, err)
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		require.NoError(t, os.WriteFile(filepath.Join(root, page), made, 0o600))
+		return
+	}
+	require.Equal(t, string(made), string(written), "%s is not what %s says: UPDATE_GOLDEN=1 go test ./scripts/compatibility", page, record)
+
+	names := make([]string, len(all))
+	for i, r := range all {
+		names[i] = r.Server
+		require.Empty(t, r.Failed, "%s: what differs belongs into the plugin or into the page", r.Server)
+		require.NotContains(t, r.Plugin, "changed", "%s was run with what is in no commit", r.Server)
+	}
+	modules, err := filepath.Glob(filepath.Join(root, "bootstrap", "vault", "*", "go.mod"))
+	require.NoError(t, err)
+	for _, file := range append(modules, filepath.Join(root, "bootstrap", "vault", "go.mod")) {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		version := regexp.MustCompile(`github.com/hashicorp/vault v(\S+)`).FindSubmatch(content)
+		require.NotNil(t, version, file)
+		require.Contains(t, names, "Vault "+string(version[1]), "%s: run make compatibility", file)
+	}
+}
 
 func TestEveryQuestionHasItsStories(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(root, "backend", "acceptance", "*_test.go"))
