@@ -18,16 +18,17 @@ GOTEST     := go run ./scripts/gotest
 STAGES := fmt-check vet lint vulns unit conformance fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench profile bench-chart chaos release reproduce upgrade golden fmt clean
+.PHONY: help build plugin tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench profile bench-chart chaos release reproduce upgrade golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## bin/vault-plugin-secrets-broker and bin/tokenbroker, the same bytes on every machine
+build: plugin tokenbroker ## bin/vault-plugin-secrets-broker and bin/tokenbroker, the same bytes on every machine
+
+plugin: ## bin/vault-plugin-secrets-broker
 	$(GOBUILD) \
 		-ldflags "-s -w -X $(MODULE)/backend.Version=$(VERSION)" \
 		-o $(BIN)/$(PLUGIN) ./cmd/$(PLUGIN)
-	@$(MAKE) --no-print-directory tokenbroker
 
 tokenbroker: ## bin/tokenbroker, the command for those who use tokens
 	cd cmd/tokenbroker && $(GOBUILD) -ldflags "-s -w -X main.version=$(VERSION)" -o $(abspath $(BIN))/tokenbroker .
@@ -44,8 +45,8 @@ oidc-provider: ## bin/oidc-provider, if there is Node.js; with CI set there must
 toxiproxy: ## bin/toxiproxy, the bad network of acceptance and chaos
 	@$(PROVISION) toxiproxy
 
-counterparts: ## all of these and the plugin, side by side: what acceptance needs
-	@$(PROVISION) toxiproxy op oidc-provider etcd plugin vault hydra kube-apiserver gitea
+counterparts: ## all of these, the plugin and tokenbroker, side by side: what acceptance needs
+	@$(PROVISION) toxiproxy op oidc-provider etcd plugin tokenbroker vault hydra kube-apiserver gitea
 
 kube: ## bin/kube-apiserver and bin/etcd, the Kubernetes of acceptance
 	@$(PROVISION) etcd kube-apiserver

@@ -10,7 +10,7 @@
 // results live in the user's cache directory, keyed by version and recipe; bin/ holds
 // links. VAULT=/path/to/vault links an installed Vault instead of building one.
 //
-// The names plugin and demo stand for programs of this repository that make builds
+// The names plugin, tokenbroker and demo stand for programs of this repository that make builds
 // into bin/, so that they are compiled while others are still downloaded.
 package main
 
@@ -205,7 +205,7 @@ func (m *maker) buildTarget(r recipe, report *progress) error {
 	target.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -v")
 	list := func() *exec.Cmd {
 		cmd := exec.Command("go", r.listArgs()...)
-		cmd.Dir, cmd.Env = m.root, append(os.Environ(), "CGO_ENABLED=0")
+		cmd.Dir, cmd.Env = filepath.Join(m.root, r.module), append(os.Environ(), "CGO_ENABLED=0")
 		return cmd
 	}
 	if err := m.compile(list, target, report); err != nil {

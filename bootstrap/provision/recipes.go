@@ -14,7 +14,8 @@ import (
 
 // A recipe says how one program is made from the module in bootstrap/<module>: a Go
 // program from pkg, or, with script, an npm package installed around that script.
-// With target it is one of this repository, which make builds from pkg.
+// With target it is one of this repository, which make builds from pkg; its module is a
+// folder of the repository.
 type recipe struct {
 	name      string
 	version   string
@@ -131,7 +132,8 @@ var recipes = []recipe{
 		module:    "govulncheck",
 		pkg:       "golang.org/x/vuln/cmd/govulncheck",
 	},
-	{name: "plugin", target: "build", megabytes: 36, pkg: "./cmd/vault-plugin-secrets-broker"},
+	{name: "plugin", target: "plugin", megabytes: 36, pkg: "./cmd/vault-plugin-secrets-broker"},
+	{name: "tokenbroker", target: "tokenbroker", megabytes: 17, module: "cmd/tokenbroker", pkg: "."},
 	{name: "demo", target: "bin/demo", megabytes: 15, pkg: "./scripts/demo"},
 }
 
