@@ -18,7 +18,7 @@ GOTEST     := go run ./scripts/gotest
 STAGES := fmt-check vet lint vulns unit conformance fuzz acceptance
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugin tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench profile bench-chart chaos release reproduce upgrade golden fmt clean
+.PHONY: help build plugin tokenbroker vault servers oidc-provider toxiproxy kube gitea counterparts demo dev test $(STAGES) vulns-latest race busy bench-tools bench profile bench-chart chaos release reproduce first-hour upgrade golden fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -176,6 +176,11 @@ release: ## dist/, all that is published of VERSION: PLATFORMS= KEY= IMAGE=
 
 reproduce: ## a second release, made elsewhere with nothing in Go's cache, is the same bytes: PLATFORMS=
 	@scripts/reproduce $(VERSION) '$(PLATFORMS)'
+
+# A key of its own signs it: the page checks the signature.
+first-hour: ## from a release's files to a first token in a Vault, as docs/first-hour.md has it; prints the times
+	@$(PROVISION) vault hydra
+	@scripts/first-hour
 
 # BEFORE is a commit; its plugin calls itself v0.0.1.
 BEFORE ?= 3a070a5
