@@ -206,19 +206,8 @@ func (d *desk) keepFiles(t *testing.T, page string) {
 // run by root.
 func (d *desk) keepPolicies(t *testing.T) {
 	t.Helper()
-	d.policies = policiesOf(t)
-	for name, policy := range d.policies {
-		require.NoError(t, os.WriteFile(filepath.Join(d.dir, name+".hcl"), []byte(policy), 0o600))
-		require.NoError(t, d.vault.Client(t).Sys().PutPolicy("broker-"+name, policy))
-	}
-}
-
-// policiesOf are the policies of docs/operating.md, by name.
-func policiesOf(t *testing.T) map[string]string {
-	t.Helper()
 	page, err := os.ReadFile("../../docs/operating.md")
 	require.NoError(t, err)
-<<<<<<< HEAD
 	require.Len(t, harness.PageFiles(t, "../../docs/operating.md"), strings.Count(string(page), "```hcl\n"), "each policy begins with the name of its file")
 	for _, name := range documents(t) {
 		for file, content := range harness.PageFiles(t, name) {
@@ -230,15 +219,7 @@ func policiesOf(t *testing.T) map[string]string {
 			require.NoError(t, d.vault.Client(t).Sys().PutPolicy("broker-"+policy, content))
 			d.policies[policy] = content
 		}
-=======
-	found := policyBlock.FindAllStringSubmatch(string(page), -1)
-	require.Len(t, found, strings.Count(string(page), "```hcl\n"), "each policy begins with the name of its file")
-	policies := map[string]string{}
-	for _, f := range found {
-		policies[f[2]] = f[1]
->>>>>>> 8020907 (Lead from a release's files to a first token, and run the page that does)
 	}
-	return policies
 }
 
 // know is what stands here for what the documents write.
@@ -250,15 +231,7 @@ func (d *desk) know(plugins string) {
 	d.values["https://git.acme.example"] = d.gitea.URL
 	d.values["https://ghe.acme.example/api/v3"], d.values["https://gitlab.acme.example"] = d.github.URL, d.gitlab.URL
 	d.values["https://token.actions.githubusercontent.com"], d.values["<issuer>"] = d.ci.URL, d.ci.URL
-<<<<<<< HEAD
 	d.values["https://gitlab.com"] = d.ci.URL
-	cmd := exec.Command("sh")
-	cmd.Dir = d.dir
-	cmd.Env = []string{
-		"PATH=" + harness.PathWithVault(t, filepath.Dir(harness.PluginPath(t))), "HOME=" + d.dir, "XDG_RUNTIME_DIR=" + d.dir, "VAULT_ADDR=" + d.vault.Addr, "VAULT_MAX_RETRIES=0",
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-=======
 }
 
 // openShell has a shell read what is entered, until the test ends.
@@ -266,7 +239,7 @@ func (d *desk) openShell(t *testing.T, env ...string) {
 	t.Helper()
 	cmd := exec.Command("sh")
 	cmd.Dir, cmd.Env = d.dir, env
->>>>>>> 8020907 (Lead from a release's files to a first token, and run the page that does)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	output, err := cmd.StdoutPipe()

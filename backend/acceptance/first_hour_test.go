@@ -35,14 +35,12 @@ func TestTheFirstHour(t *testing.T) {
 	}
 	hydra := sharedHydra(t)
 	client := hydra.CreateClient(t, harness.HydraClient{Scopes: []string{"repo:read", "repo:write"}, Audiences: []string{"https://api.acme.example"}})
-	d := &desk{dir: t.TempDir(), values: map[string]string{}, policies: map[string]string{}}
+	d := &desk{dir: t.TempDir(), values: map[string]string{}}
 	plugins := filepath.Join(d.dir, "plugins")
 	require.NoError(t, os.Mkdir(plugins, 0o700))
 	d.vault = harness.StartVault(t, harness.VaultOptions{WithoutPlugin: true, Storage: harness.File, Config: map[string]any{"plugin_directory": plugins}})
-	files := map[string]string{"secret.txt": client.Secret + "\n", ".vault-token": d.vault.Token}
-	for name, policy := range policiesOf(t) {
-		files[name+".hcl"] = policy
-	}
+	files := harness.PageFiles(t, "../../docs/operating.md")
+	files["secret.txt"], files[".vault-token"] = client.Secret+"\n", d.vault.Token
 	for name, content := range files {
 		require.NoError(t, os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o600))
 	}
