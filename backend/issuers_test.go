@@ -267,6 +267,7 @@ func TestAnIssuersKillSurvivesACrash(t *testing.T) {
 		m.signedTo(holder, "s", map[string]any{"subject_token": m.of(m.server.URL, fmt.Sprint("user-", i))})
 	}
 	own := m.mustCreds(nil)
+	m.pushOut()
 	m.storage.on(func(op, key string) error {
 		if op == "get" && strings.HasPrefix(key, grant.StoragePrefix) {
 			return errStorage // nothing can be found now

@@ -145,6 +145,7 @@ func TestARecordThatCannotBeReadHidesNoKill(t *testing.T) {
 	m := newRack(t, r, "login", nil)
 	hers := m.to(alice)
 	m.to(bob)
+	m.pushOut()
 	gets := 0
 	m.storage.on(func(op, key string) error {
 		if op == "get" && strings.Contains(key, alice) {

@@ -136,6 +136,22 @@ func (m *mount) start() {
 	}))
 }
 
+// pushOut has the ledger forget what it remembers of records as it wrote them: so many
+// bytes are written after them. They are read from storage from now on.
+func (m *mount) pushOut() {
+	m.t.Helper()
+	long := make([]*grant.Grant, 17)
+	for i := range long {
+		id, err := grant.NewID("")
+		require.NoError(m.t, err)
+		long[i] = &grant.Grant{ID: id, Holder: grant.NoHolder, Where: strings.Repeat("x", 1<<20)}
+		require.NoError(m.t, m.b.ledger.Record(m.t.Context(), long[i]))
+	}
+	for _, g := range long {
+		require.NoError(m.t, m.b.ledger.Remove(m.t.Context(), g))
+	}
+}
+
 // call is one request.
 type call struct {
 	op     logical.Operation

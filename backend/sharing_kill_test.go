@@ -108,6 +108,7 @@ func TestATokenThatNothingCanKillIsNotJoinedOnceItWasToDie(t *testing.T) {
 func TestAKillThatStorageKeepsFromItsRecordEndsTheJoining(t *testing.T) {
 	m := newSharingMount(t, nil)
 	first := m.together(1)[0]
+	m.pushOut()
 	m.storage.on(func(op, key string) error {
 		if op == "get" && strings.HasPrefix(key, grant.StoragePrefix) {
 			return errStorage

@@ -453,6 +453,7 @@ func TestARecordThatCannotBeReadHidesNoneOfTheSubjects(t *testing.T) {
 			key = k
 		}
 	}
+	m.pushOut()
 	m.storage.on(func(op, at string) error {
 		if op == "get" && strings.HasSuffix(at, key) {
 			return errors.New("storage is down")

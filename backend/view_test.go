@@ -127,23 +127,29 @@ func TestAnIssueIsOneCallToVault(t *testing.T) {
 	}
 }
 
-// TestARenewalReadsItsRecordOnce: what was judged is what is written.
-func TestARenewalReadsItsRecordOnce(t *testing.T) {
-	m := newMount(t, setup{})
-	l := m.mustCreds(nil)
-	renew := func() {
-		_, err := m.renew(l, time.Minute)
-		require.NoError(t, err)
+// TestTheLifeOfALeaseReadsNothing: to renew it is one write, and to end it one deletion
+// beside the one request to the provider, where this process has written its record last;
+// else that is read once.
+func TestTheLifeOfALeaseReadsNothing(t *testing.T) {
+	for name, pushedOut := range map[string]bool{"remembered": false, "read": true} {
+		t.Run(name, func(t *testing.T) {
+			m := newMount(t, setup{})
+			l := m.mustCreds(nil)
+			renew := func() {
+				_, err := m.renew(l, time.Minute)
+				require.NoError(t, err)
+			}
+			renew()
+			want := func(calls ...string) []string {
+				if pushedOut {
+					m.pushOut()
+					return append([]string{"get"}, calls...)
+				}
+				return calls
+			}
+			require.Equal(t, want("put"), m.callsOf(renew))
+			require.Equal(t, want("delete"), m.callsOf(func() { require.NoError(t, m.revoke(l)) }))
+			require.Equal(t, 1, m.server.Counts().Requests[authserver.EndpointRevoke])
+		})
 	}
-	renew()
-	require.Equal(t, []string{"get", "put"}, m.callsOf(renew))
-}
-
-// TestTheEndOfALeaseReadsItsRecordOnce: beside the one request to the provider it is one
-// read and one deletion.
-func TestTheEndOfALeaseReadsItsRecordOnce(t *testing.T) {
-	m := newMount(t, setup{})
-	l := m.mustCreds(nil)
-	require.Equal(t, []string{"get", "delete"}, m.callsOf(func() { require.NoError(t, m.revoke(l)) }))
-	require.Equal(t, 1, m.server.Counts().Requests[authserver.EndpointRevoke])
 }

@@ -150,6 +150,7 @@ func TestFewGrantsNeedNoShards(t *testing.T) {
 func TestFindTellsWhatItCouldNotRead(t *testing.T) {
 	s := &failingLists{}
 	l := NewLedger(s)
+	l.index.lately = newLately(0)
 	var ids []string
 	for i := range 40 {
 		g := newGrant(t, fmt.Sprintf("holder-%d", i))

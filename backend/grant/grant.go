@@ -32,7 +32,8 @@
 // agenda.go). Whoever needs a holder's grants reads the holder's records, and only those
 // whose ids may be of what is looked for (see Clue). All of it is made anew from the
 // records after a start, in the background; the pages protect nothing and are deleted
-// then. Kills do not wait for that: see Find.
+// then. Kills do not wait for that: see Find. Beside it are the records that were written
+// last, as many as there is room for (see lately.go).
 //
 // The counts err to one side only: while storage fails, a holder may be counted
 // with a grant that is gone, never without one that lives.

@@ -37,6 +37,8 @@ type index struct {
 	levers
 	parties parties
 	live    map[liveKey]*liveSet
+
+	lately *lately // has a lock of its own
 }
 
 // outboxAt is a provider and a second since which some of its grants are in the outbox.
@@ -78,7 +80,7 @@ type progress struct {
 func newIndex(run string, room int) *index {
 	x := &index{
 		run: run, holders: map[string]*holding{}, outbox: map[outboxAt]int{}, unreadable: map[string]struct{}{},
-		live: map[liveKey]*liveSet{}, agenda: newAgenda(room), levers: newLevers(), parties: newParties(),
+		live: map[liveKey]*liveSet{}, agenda: newAgenda(room), levers: newLevers(), parties: newParties(), lately: newLately(latelyRoom),
 	}
 	for i := range x.scan {
 		x.scan[i].late = map[string]struct{}{}

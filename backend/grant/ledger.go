@@ -297,14 +297,18 @@ func (l *Ledger) read(ctx context.Context, id string) (*Grant, error) {
 	if !ok {
 		return nil, ErrGone
 	}
-	entry, err := l.storage.Get(ctx, at.key())
-	if err != nil {
-		return nil, fmt.Errorf("cannot read a grant's record: %w", err)
+	record := l.current().lately.get(id)
+	if record == nil {
+		entry, err := l.storage.Get(ctx, at.key())
+		if err != nil {
+			return nil, fmt.Errorf("cannot read a grant's record: %w", err)
+		}
+		if entry == nil {
+			return nil, ErrGone
+		}
+		record = entry.Value
 	}
-	if entry == nil {
-		return nil, ErrGone
-	}
-	g, err := decode(entry.Value)
+	g, err := decode(record)
 	if err != nil {
 		return nil, err
 	}
@@ -327,12 +331,15 @@ func (l *Ledger) write(ctx context.Context, g, before *Grant) error {
 		return fmt.Errorf("cannot encode a grant's record: %w", err)
 	}
 	l.comes(g, before)
+	lately := l.current().lately // which is nobody's any more if another node writes meanwhile
+	lately.drop(g.ID)
 	if err := l.storage.Put(ctx, &logical.StorageEntry{Key: at.key(), Value: raw}); err != nil {
 		if before != nil {
 			l.doubt(before)
 		}
 		return fmt.Errorf("cannot write a grant's record: %w", err)
 	}
+	lately.put(g.ID, raw)
 	l.enter(g, before)
 	l.settle(g.ID)
 	return nil

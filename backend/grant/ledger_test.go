@@ -500,6 +500,7 @@ func TestWhatIsKeptLosesNoKill(t *testing.T) {
 			g := newGrant(t, "alice")
 			require.NoError(t, l.Record(t.Context(), g))
 			require.NoError(t, l.Doom(t.Context(), g, func(d *Doom) { d.Cause, d.Attempts = "revoke/entity", 2 }))
+			l.index.lately = newLately(0)
 			s.FailGet(unread)
 			kept := g.Clone()
 			require.Equal(t, unread, l.Keep(t.Context(), kept) != nil)

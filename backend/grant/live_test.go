@@ -55,6 +55,7 @@ func TestAQuotaIsGivenUpWhenIdle(t *testing.T) {
 func TestAQuotaThatCannotBeReadIsTriedAgain(t *testing.T) {
 	l, s := emptyLedger(t)
 	require.NoError(t, l.Record(t.Context(), newGrant(t, "alice")))
+	l.index.lately = newLately(0)
 	s.FailGet(true)
 	require.Error(t, l.Watch(t.Context(), "alice", "r", noon))
 	s.FailGet(false).FailList(true)

@@ -300,6 +300,7 @@ func (h *history) remove() {
 func (h *history) ledger() *Ledger {
 	l := newLedger(h.s, 6, 1)
 	l.background = func(f func()) { f() }
+	l.index.lately = newLately(2000) // a few records
 	return l
 }
 
@@ -478,6 +479,7 @@ func TestNothingIsMissedAndNothingComesEarly(t *testing.T) {
 				h.check(true)
 				h.walked()
 				h.found()
+				h.remembered()
 			},
 		})
 	})
@@ -538,6 +540,20 @@ func (h *history) found() {
 		got := []string{}
 		require.NoError(h.T, l.Find(context.Background(), of, func(s *Summary) bool { got = append(got, s.ID); return true }))
 		require.ElementsMatch(h.T, h.having(of), got, "%v", of)
+	}
+}
+
+// remembered holds what is in memory of the records against storage.
+func (h *history) remembered() {
+	stranger := h.ledger()
+	for _, generation := range []map[string][]byte{h.l.current().lately.young, h.l.current().lately.old} {
+		for id := range generation {
+			got, err := h.l.Get(context.Background(), id)
+			require.NoError(h.T, err)
+			want, err := stranger.Get(context.Background(), id)
+			require.NoError(h.T, err, "what is gone is not remembered")
+			require.Equal(h.T, want, got)
+		}
 	}
 }
 

@@ -47,6 +47,7 @@ func (l *Ledger) remove(ctx context.Context, g *Grant) error {
 	if err != nil {
 		return err
 	}
+	l.current().lately.drop(g.ID)
 	if err := l.storage.Delete(ctx, at.key()); err != nil {
 		if counted {
 			l.doubt(g)
