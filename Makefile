@@ -115,8 +115,9 @@ fuzz: ## every fuzz target with FUZZINPUTS inputs
 	@./scripts/fuzz $(FUZZINPUTS)
 
 .PHONY: recipes
-recipes: counterparts ## docs/recipes as they stand there, with the tools themselves
-	$(GOTEST) -passed -- -count=1 -timeout 30m ./backend/acceptance -run '^(TestAgent|TestProxy|TestAJobOf|TestAPodsAgent|TestATokenEndsWith|TestAProgramThatHeeds)'
+recipes: counterparts ## docs/recipes as they stand there, with the tools themselves; minutes to compile, outside CI
+	@$(PROVISION) tofu actionlint
+	RECIPES=1 $(GOTEST) -passed -- -count=1 -timeout 30m ./backend/acceptance -run '^(TestTheDocumentsRun|TestAgent|TestProxyHands|TestAJobOf|TestAPodsAgent|TestATokenEndsWith|TestAProgramThatHeeds|TestTheWorkflow|TestNoTokenInTheState|TestTheOperators)'
 
 # They wait for servers more than they compute, so all four packages run at once.
 acceptance: counterparts bench-tools ## the built plugin in a real Vault against real servers, also under fire

@@ -168,39 +168,52 @@ func TestAJobOfGitLab(t *testing.T) {
 	}
 }
 
+// cluster is an API server whose service accounts Vault knows, as docs/recipes/kubernetes.md
+// has it.
+func (k *kitchen) cluster(t *testing.T) *harness.Kubernetes {
+	t.Helper()
+	cluster := harness.StartKubernetes(t, harness.KubernetesOptions{})
+	const binding = "kubectl create clusterrolebinding issuer-discovery \\\n    --clusterrole=system:service-account-issuer-discovery --group=system:unauthenticated"
+	require.Contains(t, harness.PageCommands(t, recipes+"kubernetes.md"), binding)
+	create(t, cluster, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", map[string]any{
+		"metadata": map[string]any{"name": "issuer-discovery"},
+		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:service-account-issuer-discovery"},
+		"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:unauthenticated"}},
+	})
+	ca := filepath.Join(t.TempDir(), "cluster.crt")
+	require.NoError(t, os.WriteFile(ca, cluster.CA, 0o600))
+	k.setUp(t, "kubernetes.md", "vault auth enable", "-path=cluster", "-path="+k.local("cluster"))
+	k.setUp(t, "kubernetes.md", "vault write auth/", "https://kubernetes.default.svc.cluster.local", cluster.URL, "@cluster.crt", "@"+ca, "broker-build", k.policy())
+	return cluster
+}
+
+// create creates an object, of which nothing may be unknown.
+func create(t *testing.T, cluster *harness.Kubernetes, path string, object map[string]any) map[string]any {
+	t.Helper()
+	status, answer := cluster.Do(t, cluster.Admin, http.MethodPost, path+"?fieldValidation=Strict", object)
+	require.Equal(t, http.StatusCreated, status, "%v", answer)
+	return answer
+}
+
+const namespace = "/api/v1/namespaces/default/"
+
 // docs/recipes/kubernetes.md: a real API server takes the objects and signs for the service
 // account, and Agent does with its configuration what it would do in the pod. There is no
 // kubelet: the pod itself does not run.
 func TestAPodsAgent(t *testing.T) {
 	t.Parallel()
 	k := newKitchen(t)
-	cluster := harness.StartKubernetes(t, harness.KubernetesOptions{})
-	const binding = "kubectl create clusterrolebinding issuer-discovery \\\n    --clusterrole=system:service-account-issuer-discovery --group=system:unauthenticated"
-	require.Contains(t, harness.PageCommands(t, recipes+"kubernetes.md"), binding)
-	status, answer := cluster.Do(t, cluster.Admin, http.MethodPost, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", map[string]any{
-		"metadata": map[string]any{"name": "issuer-discovery"},
-		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:service-account-issuer-discovery"},
-		"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:unauthenticated"}},
-	})
-	require.Equal(t, http.StatusCreated, status, "%v", answer)
-	ca := filepath.Join(t.TempDir(), "cluster.crt")
-	require.NoError(t, os.WriteFile(ca, cluster.CA, 0o600))
-	k.setUp(t, "kubernetes.md", "vault auth enable", "-path=cluster", "-path="+k.local("cluster"))
-	k.setUp(t, "kubernetes.md", "vault write auth/", "https://kubernetes.default.svc.cluster.local", cluster.URL, "@cluster.crt", "@"+ca, "broker-build", k.policy())
-
+	cluster := k.cluster(t)
 	agent := ""
-	for _, object := range objects(t, "kubernetes.md", "pod.yaml") {
-		path := map[string]string{"ServiceAccount": "serviceaccounts", "ConfigMap": "configmaps", "Pod": "pods"}[object.kind]
-		status, answer := cluster.Do(t, cluster.Admin, http.MethodPost, "/api/v1/namespaces/default/"+path+"?fieldValidation=Strict", object.all)
-		require.Equal(t, http.StatusCreated, status, "%v", answer)
-		if data, ok := object.all["data"].(map[string]any); ok {
+	for _, o := range objects(t, "kubernetes.md", "pod.yaml") {
+		create(t, cluster, namespace+map[string]string{"ServiceAccount": "serviceaccounts", "ConfigMap": "configmaps", "Pod": "pods"}[o.kind], o.all)
+		if data, ok := o.all["data"].(map[string]any); ok {
 			agent, _ = data["agent.hcl"].(string)
 		}
 	}
-	status, answer = cluster.Do(t, cluster.Admin, http.MethodPost, "/api/v1/namespaces/default/serviceaccounts/build/token", map[string]any{
+	answer := create(t, cluster, namespace+"serviceaccounts/build/token", map[string]any{
 		"spec": map[string]any{"audiences": []string{"vault"}, "expirationSeconds": 600},
 	})
-	require.Equal(t, http.StatusCreated, status, "%v", answer)
 	identity, _ := answer["status"].(map[string]any)["token"].(string)
 
 	dir := t.TempDir()

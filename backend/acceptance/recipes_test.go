@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -141,19 +140,7 @@ func (k *kitchen) run(t *testing.T, dir, what, config string) *exec.Cmd {
 	t.Helper()
 	c := exec.Command(harness.VaultPath(t), what, "-config="+config)
 	c.Dir, c.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	require.NoError(t, err)
-	c.Stdout, c.Stderr = log, log
-	require.NoError(t, c.Start())
-	t.Cleanup(func() {
-		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
-		_ = c.Wait()
-		_ = log.Close()
-		if content, err := os.ReadFile(log.Name()); t.Failed() && err == nil {
-			t.Logf("%s", content)
-		}
-	})
+	background(t, c)
 	return c
 }
 

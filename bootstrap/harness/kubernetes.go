@@ -141,7 +141,7 @@ func (k *Kubernetes) LogFile() string { return k.process.log }
 func (k *Kubernetes) Do(t TB, token, method, path string, body any) (status int, object map[string]any) {
 	t.Helper()
 	status, answer, err := k.send(context.Background(), token, method, path, body)
-	if err == nil {
+	if err == nil && !(status == http.StatusNotFound && !json.Valid(answer)) { // of a path, not of an object
 		err = json.Unmarshal(answer, &object)
 	}
 	if err != nil {

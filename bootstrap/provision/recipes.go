@@ -119,6 +119,20 @@ var recipes = []recipe{
 		data:      []string{"options", "public", "templates"},
 	},
 	{
+		name:      "tofu",
+		megabytes: 150,
+		version:   "v1.12.6",
+		module:    "tofu",
+		pkg:       "github.com/opentofu/opentofu/cmd/tofu",
+	},
+	{
+		name:      "actionlint",
+		megabytes: 8,
+		version:   "v1.7.12",
+		module:    "actionlint",
+		pkg:       "github.com/rhysd/actionlint/cmd/actionlint",
+	},
+	{
 		name:      "golangci-lint",
 		megabytes: 39,
 		version:   "v2.15.0",
