@@ -13,7 +13,8 @@ const without = "github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/va
 // release that can be had as a module. Each has a go.mod of its own (recipe.requires).
 type vaultRelease struct {
 	vault, sdk, authJWT, discover published
-	patches                       []patch
+	patches, sdkPatches           []patch
+	sdkSQL                        bool // the SDK imports what it knows of databases
 }
 
 // published is a module as there is one: path@version, and its sum as in go.sum.
@@ -25,6 +26,7 @@ var (
 		sdk:      published{"github.com/hashicorp/vault/sdk@v0.21.0", "h1:3gDqdKLhHY2ekmCEE9EeesoNpgsReq2bo/SpMqvBYdw="},
 		authJWT:  published{"github.com/hashicorp/vault-plugin-auth-jwt@v0.25.0", "h1:YdrZ+fGutoaaF/Hiw3+xtmcRalmqGH8sXRKIrkr5dsk="},
 		discover: published{"github.com/hashicorp/go-discover@v1.1.1-0.20250922102917-55e5010ad859", "h1:CYvtQfS6WBZdva446zuZEpHxDfI3GTenOM4SCmGWUR8="},
+		sdkSQL:   true,
 		// Its own go.mod replaces the SDK by the unpublished one that lies next to it.
 		// Against the published v0.21.0 three calls do not fit.
 		patches: []patch{
@@ -54,6 +56,7 @@ var (
 		sdk:      published{"github.com/hashicorp/vault/sdk@v0.19.0", "h1:cpjxJ5qnEEX7xtVXaFpXpqfiFTs2hzyQiHS7oJRrvMM="},
 		authJWT:  published{"github.com/hashicorp/vault-plugin-auth-jwt@v0.24.1", "h1:SsSHcbmoMFz3cZDr+HyVZ1oppPFOjfjSHt+U10gT1p0="},
 		discover: vaultNewest.discover,
+		sdkSQL:   true,
 		// The unpublished SDK beside it lies between v0.18.0, which lacks more, and v0.19.0,
 		// which wants a method that this Vault does not have, and lacks one that it calls.
 		patches: []patch{
@@ -81,10 +84,42 @@ func (d dynamicSystemView) RegisterRotationJob(`,
 	}
 	vault119 = vaultRelease{
 		vault:    published{"github.com/hashicorp/vault@v1.19.5", "h1:19wLqRe9MagoARp1nqayb0erZ4TAgGG6URMA+WoB8J0="},
-		sdk:      published{"github.com/hashicorp/vault/sdk@v0.18.0", "h1:8RWVn4P4HOU5lct0GDeZS9fysJHyOJwR+Ulb5n8NPnI="},
+		sdk:      published{"github.com/hashicorp/vault/sdk@v0.15.2", "h1:Rp5Yp4lyBhlWgq24ZVb2n/YN47RKOAvmx/jlMfS9ku4="},
 		authJWT:  published{"github.com/hashicorp/vault-plugin-auth-jwt@v0.23.2", "h1:5QDHC0u5HsqjE2YJPVUQJIede9UTbPTfV8PPuEY4K7o="},
 		discover: published{"github.com/hashicorp/go-discover@v0.0.0-20210818145131-c573d69da192", "h1:eje2KOX8Sf7aYPiAsLnpWdAIrGRMcpFjN/Go/Exb7Zo="},
 		patches:  []patch{fileStorage},
+		// The unpublished SDK beside it knows who stands behind a plugin; no published one
+		// has that without all of v0.17.0, whose protocol is a newer one.
+		sdkPatches: []patch{
+			{
+				File: "helper/consts/plugin_types.go",
+				Old:  "type PluginType uint32\n",
+				New: `type PluginType uint32
+
+// PluginTier is who stands behind a plugin.
+type PluginTier string
+
+// PluginTierOfficial is HashiCorp.
+const PluginTierOfficial PluginTier = "official"
+
+// String returns it.
+func (p PluginTier) String() string { return string(p) }
+`,
+			},
+			{
+				File: "helper/pluginutil/runner.go",
+				Old:  "\tTmpdir         string                      `json:\"-\" structs:\"-\"`\n}",
+				New:  "\tTmpdir         string                      `json:\"-\" structs:\"-\"`\n\tTier           consts.PluginTier           `json:\"tier\" structs:\"tier\"`\n}",
+			},
+			{
+				File: "helper/pluginutil/runner.go",
+				Old:  "// SetPluginInput is only used",
+				New: `// ConfigPluginTier is what the tier is called in a backend's configuration.
+const ConfigPluginTier = "plugin_tier"
+
+// SetPluginInput is only used`,
+			},
+		},
 	}
 )
 
@@ -109,6 +144,10 @@ func extendAddonHandlers(handlers *vaultHandlers) {
 }
 
 func (v vaultRelease) sources() []patchedModule {
+	sdkInstead := map[string]string{"github.com/hashicorp/go-secure-stdlib/plugincontainer": without + "containers"}
+	if v.sdkSQL {
+		sdkInstead["github.com/hashicorp/vault/sdk/database/helper/connutil"] = without + "sqlfields"
+	}
 	return []patchedModule{
 		{
 			Module: v.vault.module,
@@ -146,13 +185,11 @@ func (v vaultRelease) sources() []patchedModule {
 			Patches: v.patches,
 		},
 		{
-			Module: v.sdk.module,
-			Sum:    v.sdk.sum,
-			Dir:    "sdk",
-			Instead: map[string]string{
-				"github.com/hashicorp/go-secure-stdlib/plugincontainer":   without + "containers",
-				"github.com/hashicorp/vault/sdk/database/helper/connutil": without + "sqlfields",
-			},
+			Module:  v.sdk.module,
+			Sum:     v.sdk.sum,
+			Dir:     "sdk",
+			Instead: sdkInstead,
+			Patches: v.sdkPatches,
 		},
 		{
 			Module: v.authJWT.module,
