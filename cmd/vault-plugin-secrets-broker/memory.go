@@ -36,7 +36,7 @@ func percentFor(lives uint64) int {
 	if lives >= room {
 		return goPercent
 	}
-	return 100 * room / int(max(lives, least)) //nolint:gosec // less than room
+	return 100 * room / int(max(lives, least))
 }
 
 // scanned is what GOGC is a percentage of: what the last collection has left, and what it had
