@@ -163,12 +163,14 @@ func lengthOf(raw []byte) int {
 		}
 		return n
 	}
-	for i := 1; ; i++ {
-		switch raw[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
+	for end := 1; ; end++ {
+		end += bytes.IndexByte(raw[end:], '"')
+		escaped := false
+		for i := end - 1; raw[i] == '\\'; i-- {
+			escaped = !escaped
+		}
+		if !escaped {
+			return end + 1
 		}
 	}
 }

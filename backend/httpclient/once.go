@@ -39,8 +39,8 @@ var repeating = map[string]string{"Idempotency-Key": "idempotency-key", "X-Idemp
 // it says itself, Host and Content-Length for two, and otherwise only what would make it
 // repeat the request. A server reads all spellings as one (RFC 9110 5.1).
 func spelled(headers http.Header) http.Header {
-	if headers == nil {
-		return nil
+	if inOrder(headers) {
+		return headers
 	}
 	sent := make(http.Header, len(headers))
 	for name, values := range headers {
@@ -51,6 +51,16 @@ func spelled(headers http.Header) http.Header {
 		sent[name] = values
 	}
 	return sent
+}
+
+// inOrder reports whether headers are spelled so already, as they mostly are.
+func inOrder(headers http.Header) bool {
+	for name := range headers {
+		if _, other := repeating[name]; other || http.CanonicalHeaderKey(name) != name {
+			return false
+		}
+	}
+	return true
 }
 
 // twice reports whether a header is there in two spellings: which one a server believes

@@ -161,8 +161,8 @@ func (s *seen) readValue(name string, value json.RawMessage, inner *seen) {
 
 // readMember collects a token from the top. In another spelling of its name it is none of
 // RFC 6749's, and lives all the same.
-func (s *seen) readMember(text string, value json.RawMessage, inner *seen) {
-	exact := text == memberAccess || text == memberRefresh
+func (s *seen) readMember(name string, value json.RawMessage, inner *seen) {
+	exact := name == memberAccess || name == memberRefresh
 	var token string
 	switch {
 	case isText(value):
@@ -174,12 +174,12 @@ func (s *seen) readMember(text string, value json.RawMessage, inner *seen) {
 	switch {
 	case token == "":
 	case exact:
-		s.add(text, token)
-		if text == memberRefresh {
+		s.add(name, token)
+		if name == memberRefresh {
 			s.next = token
 		}
 	default:
-		inner.add(text, token)
+		inner.add(name, token)
 	}
 }
 
