@@ -34,13 +34,13 @@ const deathCase = "time to death of 1,000 grants"
 
 func cases(grants int) []benchCase {
 	return []benchCase{
-		{name: "oauth2", clients: usual, target: 0.50, role: mintRole, do: issue},
+		{name: "oauth2", clients: usual, target: 0.80, role: mintRole, do: issue},
 		{name: "oauth2", clients: 1, role: mintRole, do: issue},
 		{name: "oauth2", clients: 64, role: mintRole, do: issue},
 		{name: "oauth2", clients: 256, role: mintRole, do: issue},
-		{name: "jwt", clients: usual, target: 0.65, role: jwtRole, do: issue},
-		{name: "github", clients: usual, target: 0.60, role: githubRole, do: issue},
-		{name: "exchange", clients: usual, target: 0.45, role: exchangeRole, do: issue},
+		{name: "jwt", clients: usual, target: 0.90, role: jwtRole, do: issue},
+		{name: "github", clients: usual, target: 0.80, role: githubRole, do: issue},
+		{name: "exchange", clients: usual, target: 0.65, role: exchangeRole, do: issue},
 		{name: "sharing=entity", clients: usual, target: 0.68, role: sharingRole, do: issue},
 		{name: "renew", clients: usual, role: mintRole, do: renew},
 		{name: "revoke", clients: usual, role: mintRole, do: revoke},

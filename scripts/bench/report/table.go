@@ -11,7 +11,7 @@ import (
 )
 
 // p99Target is how much slower than the floor's the broker's p99 may be.
-const p99Target = 2.5
+const p99Target = 1.2
 
 const explanation = `
 rate: calls a second. ratio: to the floor in the same round, with the lowest and the highest
