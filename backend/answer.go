@@ -100,18 +100,21 @@ const handOver = 5 * time.Minute
 
 // show adds access to a response, empty members left out.
 func show(data map[string]any, v grant.Access, granted, stripped []string) {
-	for name, list := range map[string][]string{
-		"scopes": v.Scopes, "audiences": v.Audiences, "resources": v.Resources, "granted": granted, "stripped": stripped,
-	} {
-		if len(list) > 0 {
-			data[name] = list
+	list := func(name string, values []string) {
+		if len(values) > 0 {
+			data[name] = values
 		}
 	}
+	list("scopes", v.Scopes)
+	list("audiences", v.Audiences)
+	list("resources", v.Resources)
+	list("granted", granted)
+	list("stripped", stripped)
 	if len(v.Permissions) > 0 {
 		data["permissions"] = v.Permissions
 	}
 	var details []any
-	if json.Unmarshal(v.Details, &details) == nil && len(details) > 0 {
+	if len(v.Details) > 0 && json.Unmarshal(v.Details, &details) == nil && len(details) > 0 {
 		data["authorization_details"] = details
 	}
 }

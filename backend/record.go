@@ -18,7 +18,7 @@ func received(id string, d *decided, child *provider.Child) *minted {
 	if made.unfit == "" {
 		describe(g, child, flat)
 	} else if d.unrecordable(leverOf(child), nil) == "" {
-		g.Lever = leverOf(child).Lever // whose other grants must not die with this one
+		g.Lever = leverNameOf(child) // whose other grants must not die with this one
 	}
 	if child.Issuer != "" && made.unfit == "" {
 		g.Issuer, g.KeyID = child.Issuer, keyring.KeyID(child.Token().Reveal())
@@ -28,11 +28,15 @@ func received(id string, d *decided, child *provider.Child) *minted {
 
 // leverOf is of a child what its lever is judged by.
 func leverOf(child *provider.Child) *provider.Child {
-	alone := &provider.Child{Secrets: child.Secrets}
+	return &provider.Child{Secrets: child.Secrets, Lever: leverNameOf(child)}
+}
+
+// leverNameOf is the lever's name, "" if there is none that can be recorded.
+func leverNameOf(child *provider.Child) string {
 	if child.Revocation() == provider.ClassLever && provider.CanBeLever(child.Lever) {
-		alone.Lever = child.Lever
+		return child.Lever
 	}
-	return alone
+	return ""
 }
 
 // expected is what is known of a grant before there is a child: whose it will be, and on
@@ -63,7 +67,7 @@ func complete(g *grant.Grant, child *provider.Child) {
 
 // describe adds what the provider itself said of the child, flat being what it granted.
 func describe(g *grant.Grant, child *provider.Child, flat []string) {
-	g.Access, g.Granted, g.Lever = values(child.Granted), flat, leverOf(child).Lever
+	g.Access, g.Granted, g.Lever = values(child.Granted), flat, leverNameOf(child)
 }
 
 // checkGrant is the grant for a child that a live check had to mint: nobody's.
