@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,12 @@ func FuzzTokenResponse(f *testing.F) {
 		resp := &httpclient.Response{Status: http.StatusOK, Header: http.Header{}, Body: body}
 		before := seeTokens(resp)
 		checkForm(t, body)
+		var whole, piecemeal, inner, inside seen
+		whole.readMembers(body, &inner)
+		piecemeal.readAsFarAsItGoes(body, &inside)
+		if !reflect.DeepEqual(whole, piecemeal) || len(inner.access) != len(inside.access) || len(inner.refresh) != len(inside.refresh) {
+			t.Fatalf("%q is read as %+v and %+v, or as %+v and %+v", body, whole, inner, piecemeal, inside)
+		}
 		resp.Body = document(resp)
 		tokens := seeTokens(resp)
 		for _, token := range before.access {

@@ -127,9 +127,13 @@ func document(resp *httpclient.Response) []byte {
 // values have inside goes to inner.
 func (s *seen) readMembers(body []byte, inner *seen) {
 	whole := form.EachMember(body, func(name string, value json.RawMessage) { s.readValue(name, value, inner) })
-	if whole == nil {
-		return
+	if whole != nil {
+		s.readAsFarAsItGoes(body, inner)
 	}
+}
+
+// readAsFarAsItGoes is readMembers of what is no object, or not all of one.
+func (s *seen) readAsFarAsItGoes(body []byte, inner *seen) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
 		return
