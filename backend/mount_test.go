@@ -484,6 +484,28 @@ func tokensIn(t testing.TB, handle string) []string {
 	return tokens
 }
 
+// isFound holds what a grant's id tells against its record: no kill must pass it over.
+func (m *mount) isFound(g *grant.Grant) {
+	s := g.Summary()
+	clues := []grant.Clue{grant.OfRole(s.Role), grant.OfProvider(s.Provider)}
+	for _, p := range s.Parties() {
+		clues = append(clues, grant.OfParty(p.ID))
+	}
+	for _, p := range []grant.Party{s.Subject, s.Actor} {
+		if p.Issuer != "" {
+			clues = append(clues, grant.OfIssuer(p.Issuer))
+		}
+	}
+	for _, clue := range clues {
+		found := false
+		require.NoError(m.t, m.b.ledger.WalkWith(context.Background(), g.Holder, clue, "", func(s *grant.Summary) bool {
+			found = s.ID == g.ID
+			return !found
+		}))
+		require.True(m.t, found, "%s by %v", g.ID, clue)
+	}
+}
+
 // end holds the books against each other and then kills all that can be killed.
 func (m *mount) end() {
 	if m.t.Failed() {
@@ -492,12 +514,15 @@ func (m *mount) end() {
 	m.balance()
 	unkillable := 0
 	kill := func(ids []string) {
-		for _, id := range ids {
+		for i, id := range ids {
 			g, err := m.b.ledger.Get(context.Background(), id)
 			if errors.Is(err, grant.ErrGone) {
 				continue // it hung on the lever of one before it
 			}
 			require.NoError(m.t, err)
+			if i < 10 {
+				m.isFound(g)
+			}
 			if g.Handle.Empty() && strings.HasPrefix(g.Provider, "oauth2/") {
 				unkillable++
 			}

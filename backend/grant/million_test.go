@@ -153,8 +153,9 @@ func heap() int64 {
 // then holds in memory.
 func BenchmarkRebuild(b *testing.B) {
 	for _, c := range []struct{ holders, each, subjects int }{
-		{1_000, 100, 0}, {10_000, 100, 0}, {100_000, 10, 0}, {100, 10_000, 0},
-		{10_000, 100, 100_000},
+		{1_000, 10, 0}, {10_000, 10, 0}, {10_000, 100, 0}, // as docs/capacity.md has it
+		{1_000, 10, 1_000}, {10_000, 10, 10_000}, {10_000, 100, 100_000},
+		{1_000, 100, 0}, {100_000, 10, 0}, {100, 10_000, 0},
 	} {
 		b.Run(fmt.Sprintf("holders=%d/each=%d/subjects=%d", c.holders, c.each, c.subjects), func(b *testing.B) {
 			for b.Loop() {
@@ -173,6 +174,23 @@ func BenchmarkRebuild(b *testing.B) {
 				b.ReportMetric(float64(s.pages.Load()), "pages")
 				b.ReportMetric(float64(s.calls.Load())/grants, "storage-calls/grant")
 				runtime.KeepAlive(l)
+			}
+		})
+	}
+}
+
+// BenchmarkFind looks right after a start for the grants of one role of a thousand, and says
+// what that asks of storage.
+func BenchmarkFind(b *testing.B) {
+	for _, c := range []struct{ holders, each int }{{1_000, 100}, {10_000, 100}, {100_000, 10}, {100, 10_000}} {
+		b.Run(fmt.Sprintf("holders=%d/each=%d", c.holders, c.each), func(b *testing.B) {
+			for b.Loop() {
+				s := &imagined{holders: c.holders, each: c.each, roles: 1_000}
+				found := 0
+				require.NoError(b, NewLedger(s).Find(b.Context(), OfRole("role-7"), func(*Summary) bool { found++; return true }))
+				b.ReportMetric(float64(found), "found")
+				b.ReportMetric(float64(s.reads.Load()), "reads")
+				b.ReportMetric(float64(s.calls.Load()-s.reads.Load()), "lists")
 			}
 		})
 	}

@@ -36,7 +36,11 @@ const (
 func (w *world) fill(t harness.TB, at *site) {
 	w.connect(fillers)
 	for n := range killedAfterStart {
-		if err := w.write(t, at, "providers/"+providerOf(n), w.fast()); err != nil {
+		err := w.write(t, at, "providers/"+providerOf(n), w.fast())
+		if err == nil { // or the sweep would kill what is of no role
+			_, err = w.role(t, at, roleName(n), harness.Fields{"provider": providerOf(n)})
+		}
+		if err != nil {
 			t.Fatalf("%v", err)
 		}
 	}
