@@ -54,6 +54,11 @@ func BenchmarkIssue(b *testing.B) {
 // benchBackend is an engine with both providers, and a token of a user's.
 func benchBackend(b *testing.B) (backend logical.Backend, user string) {
 	b.Helper()
+	return benchBackendOn(b, &logical.InmemStorage{})
+}
+
+func benchBackendOn(b *testing.B, storage logical.Storage) (backend logical.Backend, user string) {
+	b.Helper()
 	var serial atomic.Int64
 	as := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -63,7 +68,7 @@ func benchBackend(b *testing.B) (backend logical.Backend, user string) {
 	b.Cleanup(as.Close)
 	var err error
 	backend, err = Factory(context.Background(), &logical.BackendConfig{
-		StorageView: &logical.InmemStorage{}, System: newVaultView(), Logger: hclog.NewNullLogger(), BackendUUID: "bench",
+		StorageView: storage, System: newVaultView(), Logger: hclog.NewNullLogger(), BackendUUID: "bench",
 	})
 	require.NoError(b, err)
 	require.NoError(b, backend.Initialize(context.Background(), &logical.InitializationRequest{}))

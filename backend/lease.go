@@ -88,13 +88,12 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 // moveEnd moves the end of a grant's lease, or of a share of it, unless it is to die.
 func moveEnd(share string, ends time.Time) func(*grant.Grant) error {
 	return func(g *grant.Grant) error {
-		_, shares := g.Shares[share]
 		switch {
 		case g.Doom != nil || g.Released:
 			return fault.New(fault.AccessDenied, "the token of this lease is being killed: read creds again")
 		case share == "":
 			g.LeaseEnds = ends
-		case shares:
+		case g.HasShare(share):
 			g.SetShare(share, ends)
 		default:
 			return grant.ErrGone

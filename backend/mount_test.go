@@ -797,6 +797,7 @@ type flakyStorage struct {
 
 	mu   sync.Mutex
 	hook func(op, key string) error
+	then func(op, key string) error
 	// limit is the longest entry that it takes, as integrated storage has one; 0: any.
 	limit int
 }
@@ -806,6 +807,13 @@ func (s *flakyStorage) on(f func(op, key string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hook = f
+}
+
+// after calls f when a write is done; an error of f is its answer all the same.
+func (s *flakyStorage) after(f func(op, key string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.then = f
 }
 
 // fail makes every operation of the given kinds fail.
@@ -820,6 +828,7 @@ func (s *flakyStorage) fail(ops ...string) {
 
 func (s *flakyStorage) heal() {
 	s.on(nil)
+	s.after(nil)
 	s.FailGet(false).FailPut(false).FailDelete(false).FailList(false)
 }
 
@@ -849,7 +858,14 @@ func (s *flakyStorage) Put(ctx context.Context, entry *logical.StorageEntry) err
 	if s.limit > 0 && len(entry.Value) > s.limit {
 		return fmt.Errorf("put failed due to value being too large: %s", entry.Key)
 	}
-	return s.InmemStorage.Put(ctx, entry)
+	err := s.InmemStorage.Put(ctx, entry)
+	s.mu.Lock()
+	then := s.then
+	s.mu.Unlock()
+	if then != nil && err == nil {
+		err = then("put", entry.Key)
+	}
+	return err
 }
 
 // Delete implements logical.Storage.

@@ -39,6 +39,7 @@ type compiledRole struct {
 	name   string
 	policy *decision.Policy
 	traits provider.Traits // of its children
+	says   string          // all that is written in it, as whatItSays
 }
 
 func newRoles(storage logical.Storage, types catalog.Catalog, providers *downstream.Registry, issuers *issuers) *roles {
@@ -76,7 +77,11 @@ func (r *roles) compiled(ctx context.Context, name string) (*compiledRole, error
 		if err != nil {
 			return nil, err
 		}
-		return &compiledRole{Role: entry, name: name, policy: policy, traits: traits}, nil
+		says, err := whatItSays(entry)
+		if err != nil {
+			return nil, fault.New(fault.TemporarilyUnavailable, "the role %q cannot be told from others", name).Because(err)
+		}
+		return &compiledRole{Role: entry, name: name, policy: policy, traits: traits, says: says}, nil
 	})
 }
 

@@ -2,12 +2,8 @@ package backend
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -18,10 +14,8 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/keyring"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/subject"
 )
 
 // With sharing=entity one child serves one entity's identical requests. Each of them
@@ -39,8 +33,6 @@ import (
 const (
 	// maxShares bounds the shares of one child, and so the size of its record.
 	maxShares = 128
-	// shareLength keeps the shares of one child apart: 60 bits.
-	shareLength = 12
 	// maxShared bounds how many children can be joined, and so what they hold in memory.
 	maxShared = 4096
 	// maxJoins bounds how often a request finds a child that ends before it joined;
@@ -53,9 +45,16 @@ var (
 	errShareOver = errors.New("the shared token cannot be joined any more")
 	// errLastShare means that nobody is left to whom the child belongs.
 	errLastShare = errors.New("the last share of the token has ended")
+	// errSame means that a grant is as it should be already.
+	errSame = errors.New("there is nothing to change")
 )
 
 // sharedChild is a child that further requests may join.
+//
+// What several want to change of its record at once is written at once: whoever comes
+// while a write is under way waits for it, and goes with all others who wait for it into
+// the next one. So a child that many ask for at the same time costs a write for each round
+// of storage, and one that nobody else asks for a write for each lease.
 type sharedChild struct {
 	key, id    string
 	child      *provider.Child
@@ -63,40 +62,110 @@ type sharedChild struct {
 	ledger     *grant.Ledger
 	hold       *grant.Hold
 
-	mu     sync.Mutex // over storage, never over a provider's call
-	grant  *grant.Grant
-	closed bool
+	mu   sync.Mutex
+	next *batch // for the next write; nil if nobody waits
+
+	writing sync.Mutex // over storage, never over a provider's call
+	grant   *grant.Grant
+	joined  int64 // how many leases there were
+	closed  bool
 }
 
-// change alters the grant as one step towards all others who share it.
+// batch is what one write carries.
+type batch struct {
+	changes []*change
+	done    chan struct{}
+}
+
+// change is what one of them wants of the grant. Its edit is called once, by whoever
+// writes; one that returns an error has left the grant as it was.
+type change struct {
+	edit func(*grant.Grant) error
+	err  error // to be read when the batch is done
+}
+
+// change alters the grant as one step towards all others who share it, and returns when
+// that is on record. An edit that refuses is left out of the write alone; a write that
+// fails fails for all who are in it, who do not know then what is on record.
 func (s *sharedChild) change(ctx context.Context, edit func(*grant.Grant) error) error {
+	mine := &change{edit: edit}
+	b, first := s.enter(mine)
+	if first {
+		s.write(context.WithoutCancel(ctx), b) // it is the others' too
+	}
+	<-b.done
+	return mine.err
+}
+
+// enter takes a change into the next write. Whoever is the first of that has to do it.
+func (s *sharedChild) enter(c *change) (b *batch, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return errShareOver
+	if first = s.next == nil; first {
+		s.next = &batch{done: make(chan struct{})}
 	}
+	s.next.changes = append(s.next.changes, c)
+	return s.next, first
+}
+
+// write writes a batch when the one before it is written; whoever comes later is too late
+// for it.
+func (s *sharedChild) write(ctx context.Context, b *batch) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	defer close(b.done)
+	s.mu.Lock()
+	s.next = nil
+	s.mu.Unlock()
 	after := s.grant.Clone()
-	if err := edit(after); err != nil {
-		s.closed = errors.Is(err, errLastShare)
-		return err
+	in, differs := s.edit(after, b.changes)
+	if !differs {
+		return
 	}
 	err := s.ledger.Rewrite(ctx, s.hold, s.grant, after)
 	switch {
+	case err == nil:
+		s.grant = after
 	case errors.Is(err, grant.ErrChanged):
-		s.closed = true
-		return errShareOver
-	case err != nil:
-		return err
+		s.closed, err = true, errShareOver
 	}
-	s.grant = after
-	return nil
+	for _, c := range in {
+		c.err = err
+	}
+}
+
+// edit makes the changes of the grant. It returns those that have to be on record for
+// their answer, and whether there is anything to write.
+func (s *sharedChild) edit(g *grant.Grant, changes []*change) (in []*change, differs bool) {
+	for _, c := range changes {
+		c.err = errShareOver
+		if s.closed {
+			continue
+		}
+		switch c.err = c.edit(g); {
+		case c.err == nil:
+			in, differs = append(in, c), true
+		case errors.Is(c.err, errSame):
+			in, c.err = append(in, c), nil
+		case errors.Is(c.err, errLastShare):
+			s.closed = true
+		}
+	}
+	return in, differs
+}
+
+// name is the next share's. A child is joined by nobody but this process, so none is
+// given twice. The caller is an edit.
+func (s *sharedChild) name() string {
+	s.joined++
+	return grant.ShareName(s.joined)
 }
 
 // close keeps everybody from joining, and waits for who is joining now.
 func (s *sharedChild) close() {
 	s.ledger.EndHold(s.id)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	s.closed = true
 }
 
@@ -179,71 +248,6 @@ func (h *shares) closeAll() {
 	}
 }
 
-// shareKey tells identical requests by everything that decides what the child is, and
-// on whose behalf: what is asked of the provider, but for the grant's id and the time,
-// and what else a child of today is made from. Whatever of it changes ends the joining,
-// because nobody asks for the former child any more. "" is for a request that shares
-// with nobody.
-func (b *broker) shareKey(ctx context.Context, d *decided) (string, error) {
-	if !d.role.SharesByEntity() || d.caller.EntityID == "" || len(d.ask.proofs) > 0 {
-		return "", nil
-	}
-	r := d.request("")
-	made, err := b.ingredients(ctx, d.provider, r)
-	if err != nil {
-		return "", err
-	}
-	tokens := sha256.Sum256([]byte(d.ask.subjectToken.Reveal() + "\n" + d.ask.actorToken.Reveal()))
-	raw, err := json.Marshal([]any{
-		d.caller.EntityID, d.role.name, d.role.Role, values(r.Access), tokens[:], named(r.Subject), named(r.Actor), vouching(d.subject), vouching(d.actor), made,
-	})
-	if err != nil {
-		return "", fault.New(fault.TemporarilyUnavailable, "the request cannot be told from others").Because(err)
-	}
-	sum := sha256.Sum256(raw)
-	return string(sum[:]), nil
-}
-
-// ingredients are what a child of the provider is made from beside what the request
-// asks for: the provider as it was last written or rotated, with its account and
-// parent; the broker's own issuer and signing keys, also the next one, so that a
-// rotation is seen at once; and as much of the caller as the provider puts into it.
-func (b *broker) ingredients(ctx context.Context, p *downstream.Provider, r provider.Request) ([]any, error) {
-	s, err := b.own.state(ctx)
-	if err != nil {
-		return nil, err
-	}
-	signs, _ := s.ring.Active(keyring.Child, b.now())
-	next, _ := s.ring.Newest(keyring.Child)
-	made := []any{p.Ref, p.Opening, s.config.Issuer, signs.ID, next.ID}
-	if said, ok, err := p.Ingredients(ctx, r); ok {
-		return append(made, said), err
-	}
-	if p.Traits.NeedsEntity {
-		made = append(made, r.Identity.Name, r.Identity.Metadata, r.Identity.Aliases)
-	}
-	if p.Traits.NeedsGroups {
-		made = append(made, slices.Sorted(slices.Values(r.Identity.Groups)))
-	}
-	return made, nil
-}
-
-// vouching is who has verified a party's token: what a renewal wants to be the same.
-func vouching(t *subject.Token) []string {
-	if t == nil {
-		return nil
-	}
-	return []string{t.IssuerName, t.IssuerPrint}
-}
-
-// named is who a party is.
-func named(p *provider.Party) []string {
-	if p == nil {
-		return nil
-	}
-	return []string{p.Issuer, p.ID}
-}
-
 // share serves a request by a child that the entity's identical requests share, and
 // mints one where there is none that lives long enough. Requests that come together
 // wait for one mint.
@@ -308,15 +312,16 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 	if joined.Lifetime.TTL < time.Second {
 		return nil, errShareOver
 	}
-	share, ends := rand.Text()[:shareLength], now.Add(joined.Lifetime.TTL)
+	ends := now.Add(joined.Lifetime.TTL)
 	ctx = context.WithoutCancel(ctx)
+	var share string
 	var g *grant.Grant
 	err := s.change(ctx, func(changed *grant.Grant) error {
 		if len(changed.Shares) >= maxShares {
 			return errShareOver
 		}
+		share, g = s.name(), changed
 		changed.SetShare(share, ends)
-		g = changed
 		return nil
 	})
 	if errors.Is(err, errShareOver) {
@@ -337,10 +342,14 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 // endShare ends one lease's share, and the child with the last one.
 func (b *broker) endShare(ctx context.Context, id, share string) error {
 	err := b.changeShared(ctx, id, func(g *grant.Grant) error {
-		g.EndShare(share)
-		if len(g.Shares) == 0 {
+		has := g.HasShare(share)
+		switch {
+		case len(g.Shares) == 0, has && len(g.Shares) == 1:
 			return errLastShare
+		case !has:
+			return errSame
 		}
+		g.EndShare(share)
 		return nil
 	})
 	switch {
@@ -363,5 +372,8 @@ func (b *broker) changeShared(ctx context.Context, id string, edit func(*grant.G
 		}
 	}
 	_, err := b.ledger.Update(ctx, id, edit)
+	if errors.Is(err, errSame) {
+		return nil
+	}
 	return err
 }

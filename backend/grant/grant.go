@@ -71,7 +71,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -143,11 +142,9 @@ type Grant struct {
 	LeaseEnds time.Time `json:"lease_ends"`
 	MaxLease  time.Time `json:"max_lease"`
 
-	// Shares are the leases that share the token, with each one's end in Unix
-	// milliseconds; nil for a token of one lease. LeaseEnds is then the last of them.
-	// Numbers, because every lease that is added writes all of them
-	// (BenchmarkIssue/sharing).
-	Shares map[string]int64 `json:"shares,omitempty"`
+	// Shares are the leases that share the token; none for a token of one lease. LeaseEnds is
+	// the last one's end. On record they are storedShares.
+	Shares []Share `json:"-"`
 
 	Class         provider.Class `json:"class"`
 	SelfContained bool           `json:"self_contained,omitempty"`
@@ -310,32 +307,6 @@ func HolderOf(id string) (string, bool) {
 	return id[:at], true
 }
 
-// SetShare notes a lease that shares the token, or its new end.
-func (g *Grant) SetShare(share string, ends time.Time) {
-	if g.Shares == nil {
-		g.Shares = map[string]int64{}
-	}
-	g.Shares[share] = ends.UnixMilli()
-	g.endWithShares()
-}
-
-// EndShare forgets a lease that shared the token. Forgetting one that is unknown is
-// no error: Vault may repeat it.
-func (g *Grant) EndShare(share string) {
-	delete(g.Shares, share)
-	g.endWithShares()
-}
-
-func (g *Grant) endWithShares() {
-	var last int64
-	for _, ends := range g.Shares {
-		last = max(last, ends)
-	}
-	if last > 0 {
-		g.LeaseEnds = time.UnixMilli(last).UTC()
-	}
-}
-
 // Clone is a copy that can be changed; nil of nil. What a grant refers to beside
 // its doom and its shares is never changed.
 func (g *Grant) Clone() *Grant {
@@ -343,7 +314,7 @@ func (g *Grant) Clone() *Grant {
 		return nil
 	}
 	copied := *g
-	copied.Shares = maps.Clone(g.Shares)
+	copied.Shares = slices.Clone(g.Shares)
 	if g.Doom != nil {
 		doom := *g.Doom
 		copied.Doom = &doom
@@ -368,11 +339,12 @@ func (g *Grant) inherit(before *Grant) {
 // the handle is written out.
 type stored struct {
 	*Grant
+	storedShares
 	Handle string `json:"handle,omitempty"`
 }
 
 func (g *Grant) encode() ([]byte, error) {
-	return recordForm.Encode(stored{Grant: g, Handle: g.Handle.Reveal()})
+	return recordForm.Encode(stored{Grant: g, storedShares: storeShares(g.Shares), Handle: g.Handle.Reveal()})
 }
 
 // recordForm is the form of records. One that is newer is ErrUnreadable, and ErrNewer
@@ -387,6 +359,10 @@ func decode(raw []byte) (*Grant, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber() // claims compare by their exact numbers
 	if err := dec.Decode(&s); err != nil {
+		return nil, errors.Join(ErrUnreadable, err)
+	}
+	var err error
+	if s.Shares, err = s.shares(); err != nil {
 		return nil, errors.Join(ErrUnreadable, err)
 	}
 	s.Grant.Handle = secret.New(s.Handle)
