@@ -272,6 +272,10 @@ func (b *broker) share(ctx context.Context, d *decided, key string) (*logical.Re
 // mintShared mints once for all who ask for the same at the same time.
 func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*sharedChild, error) {
 	minted := b.shares.flights.DoChan(key+d.Lifetime.TTL.String(), func() (any, error) {
+		// Whoever looked before the last flight's child was there comes here after it.
+		if s := b.shares.find(key, b.now().Add(d.Lifetime.TTL)); s != nil {
+			return s, nil
+		}
 		// Nobody's hanging up takes the child from the others.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downstream.MaxPatience+downstream.MintBudget)
 		defer cancel()

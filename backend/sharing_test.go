@@ -65,6 +65,22 @@ func TestAHundredIdenticalRequestsShareOneToken(t *testing.T) {
 	require.NotEqual(t, leases[0].token, m.together(1)[0].token)
 }
 
+// Whoever found no token to join, and comes to mint one when somebody else has just done so,
+// joins that.
+func TestWhoComesTooLateForAMintJoinsWhatItBrought(t *testing.T) {
+	m := newSharingMount(t, nil)
+	d, err := m.b.decide(t.Context(), ask{role: "r", entityID: alice})
+	require.NoError(t, err)
+	key, err := m.b.shareKey(t.Context(), d)
+	require.NoError(t, err)
+	first, err := m.b.mintShared(t.Context(), d, key)
+	require.NoError(t, err)
+	second, err := m.b.mintShared(t.Context(), d, key)
+	require.NoError(t, err)
+	require.Same(t, first, second)
+	require.Equal(t, 1, m.minted())
+}
+
 func TestWhatIsNotShared(t *testing.T) {
 	m := newSharingMount(t, nil)
 	m.must(m.write("roles/other", map[string]any{"provider": "oauth2/p", "scopes": "read,write", "sharing": "entity", "ttl": "10m"}))
