@@ -158,7 +158,19 @@ busy: counterparts bench-tools ## acceptance and unit tests beside SPIN processe
 
 chaos: build vault servers toxiproxy ## the long fault run: SEED= DURATION= CLIENTS= NODES=
 	go test -count=1 -v -timeout 0 ./scripts/chaos -run '^TestFaultRun$$' \
-		-args -seed=$(SEED) -duration=$(DURATION) -clients=$(CLIENTS) -storage=$(STORAGE) -nodes=$(NODES)
+		-args -seed=$(SEED) -duration=$(DURATION) -clients=$(CLIENTS) -storage=$(STORAGE) -nodes=$(NODES) $(if $(SCRAPES),-scrapes=$(abspath $(SCRAPES)))
+
+.PHONY: monitoring monitoring-picture
+# What operators load into Prometheus and Grafana. Compiling Prometheus takes minutes, so this
+# is outside CI; unit has what can be told without it.
+monitoring: build vault ## docs/monitoring's rules and dashboard, evaluated by Prometheus' own engine; minutes to compile, outside CI
+	cd bootstrap/monitoring && go vet ./... && go test -count=1 ./...
+
+PICTURE ?= $(or $(TMPDIR),/tmp)/tokenbroker-chaos.prom
+
+monitoring-picture: ## docs/monitoring/chaos.svg, the dashboard over a fault run: DURATION= SEED=
+	@$(MAKE) --no-print-directory chaos SCRAPES='$(PICTURE)'
+	cd bootstrap/monitoring && go run ./picture -scrapes '$(PICTURE)' -dashboard ../../docs/monitoring/grafana.json -to ../../docs/monitoring/chaos.svg
 
 # A release is made of a commit, for PLATFORMS. KEY is an Ed25519 private key that signs it;
 # IMAGE is what the plugin's image is called where it will be published. docs/release.md

@@ -24,7 +24,7 @@ func (b *broker) issue(ctx context.Context, a ask) (*logical.Response, error) {
 	resp, err := b.grant(ctx, a)
 	if err != nil {
 		role, ref := b.roleOf(ctx, a.role, err)
-		b.meters.refused.WithLabelValues(string(fault.CodeOf(err)), ref, role).Inc()
+		b.meters.refuse(fault.CodeOf(err), ref, role)
 	}
 	return resp, err
 }

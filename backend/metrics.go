@@ -29,6 +29,7 @@ type meters struct {
 	deaths    *prometheus.HistogramVec
 	failed    *prometheus.CounterVec
 	lost      *prometheus.CounterVec
+	violated  *prometheus.CounterVec
 	spared    *prometheus.CounterVec
 	calls     *prometheus.HistogramVec
 	sweep     prometheus.Histogram
@@ -54,9 +55,10 @@ func newMeters() *meters {
 			Namespace: "broker", Name: "time_to_death_seconds", Help: "From the event to which a kill is the answer (a signal's own time, or when an operator or the sweep has ordered it) to the provider's confirmation that a token is dead, by the kill's cause. The ends of leases are not among them.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600},
 		}, []string{"provider", "cause"}),
-		failed: counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
-		lost:   counter("lost_answers_total", "Mints whose answer never arrived: a token may live until the provider's own expiry.", "provider"),
-		spared: counter("mints_spared_total", "Mints refused without asking the provider: it does not answer, asked to be left alone, or has no room in time.", "provider"),
+		failed:   counter("revocations_failed_total", "Attempts to kill a token that failed.", "provider"),
+		lost:     counter("lost_answers_total", "Mints whose answer never arrived: a token may live until the provider's own expiry.", "provider"),
+		violated: counter("provider_violations_total", "Answers of the provider that were not handed out, such as a token with more than was allowed.", "provider"),
+		spared:   counter("mints_spared_total", "Mints refused without asking the provider: it does not answer, asked to be left alone, or has no room in time.", "provider"),
 		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "broker", Name: "provider_call_duration_seconds", Help: "How long calls to providers took, by what they were for and how they ended (ok, or the error's code).",
 			Buckets: []float64{.005, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
@@ -76,10 +78,25 @@ func newMeters() *meters {
 	}
 	m.signalEvents = counter("signal_events_total", "Security events that came, by their kind (other: one that cannot be acted upon, or is not known yet) and by what became of them.", "signal", "event", "outcome")
 	m.signalFailures = counter("signal_polls_failed_total", "Polls for security events that failed, by the health that they left.", "signal", "state")
-	m.registry.MustRegister(m.signalEvents, m.signalFailures, m.issued, m.joined, m.refused, m.killed, m.expired, m.deaths, m.failed, m.lost, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo(),
+	m.registry.MustRegister(m.signalEvents, m.signalFailures, m.issued, m.joined, m.refused, m.killed, m.expired, m.deaths, m.failed, m.lost, m.violated, m.spared, m.calls, m.sweep, m.sweepFail, m.sweepLast, m.unknown, buildInfo(),
 		// Of the plugin's process, which several mounts may share.
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{Namespace: "broker"}))
 	return m
+}
+
+// refuse counts a request for creds that was refused or failed.
+func (m *meters) refuse(code fault.Code, ref, role string) {
+	m.refused.WithLabelValues(string(code), ref, role).Inc()
+	if code == fault.ProviderViolation && ref != "" {
+		m.violated.WithLabelValues(ref).Inc()
+	}
+}
+
+// know has what is counted seldom stand at 0 from the first reading on: Prometheus takes
+// no notice of the first one of a series that begins with it.
+func (m *meters) know(ref string) {
+	m.lost.WithLabelValues(ref)
+	m.violated.WithLabelValues(ref)
 }
 
 // Killed implements ending.Meters.

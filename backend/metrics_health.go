@@ -35,6 +35,7 @@ func (b *broker) healthGauges(ctx context.Context) *prometheus.Registry {
 		b.Logger().Warn("the providers' health could not be read for the metrics", "error", err)
 	}
 	for _, ref := range refs {
+		b.meters.know(ref)
 		entry, err := b.providers.Read(ctx, ref)
 		if err != nil {
 			continue

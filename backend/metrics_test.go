@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider/gitlab/fake"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/authserver"
 )
@@ -143,4 +144,23 @@ func TestMetricsShowHowOldAnIssuersKeysAre(t *testing.T) {
 
 func TestMetricsTellOfTheProcess(t *testing.T) {
 	require.Contains(t, newMount(t, setup{}).metrics(), "broker_process_start_time_seconds ")
+}
+
+// A counter that begins with its first event hides that from Prometheus.
+func TestSeldomCountersBeginAtZero(t *testing.T) {
+	m := newMount(t, setup{})
+	violations, lost := `broker_provider_violations_total{provider="oauth2/p"} `, `broker_lost_answers_total{provider="oauth2/p"} `
+	shown := m.metrics()
+	require.Contains(t, shown, violations+"0\n")
+	require.Contains(t, shown, lost+"0\n")
+	m.server.Break(authserver.EndpointToken, authserver.Set("scope", "read admin"))
+	_, err := m.creds(nil)
+	requireCode(t, err, fault.ProviderViolation, "granted more")
+	m.server.Break(authserver.EndpointToken, authserver.Hangup())
+	_, err = m.creds(nil)
+	require.Error(t, err)
+	m.lost++
+	shown = m.metrics()
+	require.Contains(t, shown, violations+"1\n")
+	require.Contains(t, shown, lost+"1\n")
 }

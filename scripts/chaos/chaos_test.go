@@ -19,6 +19,7 @@ var (
 	nodes    = flag.Int("nodes", 1, "Vault's nodes: 1, or 3 on raft")
 	leaseTTL = flag.Duration("lease-ttl", 0, "life of a lease; by default it fits the duration")
 	pace     = flag.Duration("pace", 0, "pause between two requests of a client, on average")
+	scrapes  = flag.String("scrapes", "", "a file for what the metrics are each second")
 )
 
 // TestFaultRun is short by default, with a seed that has faults of most kinds in
@@ -32,7 +33,7 @@ func TestFaultRun(t *testing.T) {
 	}
 	t.Setenv("BROKER_PLUGIN", ownPlugin(t))
 	Run(t, Options{
-		Seed: *seed, Duration: *duration, Clients: *clients, Storage: harness.Storage(*storage), Nodes: *nodes, LeaseTTL: *leaseTTL, Pace: *pace,
+		Seed: *seed, Duration: *duration, Clients: *clients, Storage: harness.Storage(*storage), Nodes: *nodes, LeaseTTL: *leaseTTL, Pace: *pace, Scrapes: *scrapes,
 	})
 }
 

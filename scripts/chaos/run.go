@@ -18,6 +18,11 @@ func Run(t harness.TB, o Options) *Report {
 	t.Logf("fault run: seed %d, %s, %d clients, %s storage, %d node(s), leases of %s",
 		o.Seed, o.Duration, o.Clients, o.Storage, o.Nodes, o.LeaseTTL)
 	w := newWorld(t, o)
+	endScrapes, err := w.keepScrapes(o.Scrapes)
+	if err != nil {
+		t.Fatalf("scrapes: %v", err)
+	}
+	defer endScrapes()
 	t.Logf("ready; the faults begin")
 
 	hold, release := context.WithCancel(context.Background())

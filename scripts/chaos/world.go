@@ -29,6 +29,7 @@ type Options struct {
 	Nodes    int // 1, or 3 with raft
 	LeaseTTL time.Duration
 	Pace     time.Duration // between two requests of one client, on average
+	Scrapes  string        // a file for what the metrics are each second; "" for none
 }
 
 func (o Options) withDefaults() Options {
