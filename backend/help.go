@@ -92,6 +92,7 @@ func (b *broker) describeTruly(req *logical.Request, resp *logical.Response) {
 			if route := b.Route(strings.TrimPrefix(path, "/")); route != nil && route.Operations[method] != nil {
 				describeRaw(document, op, route.Operations[method].Properties().Responses)
 			}
+			trueTypes(document, op)
 			if req.Path == "" {
 				inPlace(document, op)
 			}
@@ -136,6 +137,33 @@ func describeRaw(document *framework.OASDocument, op *framework.OASOperation, de
 			raw = media.Schema
 		}
 		op.Responses[status].Content = framework.OASContent{cmp.Or(answers[0].MediaType, "application/json"): {Schema: raw}}
+	}
+}
+
+// trueTypes says of durations in answers that they are numbers, of seconds, while they may be
+// written as text; and of what comes in a query what its elements are, or that it is text: JSON
+// where it is no list of texts.
+func trueTypes(document *framework.OASDocument, op *framework.OASOperation) {
+	for _, response := range op.Responses {
+		for _, media := range response.Content {
+			schema := cmp.Or(document.Components.Schemas[referred(media.Schema)], media.Schema)
+			if schema == nil {
+				continue
+			}
+			for _, property := range schema.Properties {
+				if property.Format == "duration" {
+					property.Type, property.Format = "integer", ""
+				}
+			}
+		}
+	}
+	for _, parameter := range op.Parameters {
+		switch schema := parameter.Schema; {
+		case schema.Type == "object", parameter.Name == "authorization_details":
+			schema.Type, schema.Format = "string", ""
+		case schema.Type == "array" && schema.Items == nil:
+			schema.Items = &framework.OASSchema{Type: "string"}
+		}
 	}
 }
 

@@ -1,0 +1,62 @@
+package backend
+
+import (
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+)
+
+// The document of a mount, and of one path, says what answers really hold, and what a
+// generator of clients needs: durations are read as numbers, and lists in a query have
+// elements.
+func TestTheDocumentSaysWhatAnswersHold(t *testing.T) {
+	m := newEmptyMount(t, setup{})
+	numbers, lists := 0, 0
+	for _, path := range []string{"", "roles/r", "config", "creds/r"} {
+		resp, err := m.b.HandleRequest(t.Context(), &logical.Request{Operation: logical.HelpOperation, Path: path, Storage: m.storage})
+		require.NoError(t, err)
+		document := resp.Data["openapi"].(*framework.OASDocument)
+		for name, item := range document.Paths {
+			for _, op := range []*framework.OASOperation{item.Get, item.Post, item.Delete} {
+				if op == nil {
+					continue
+				}
+				for _, parameter := range op.Parameters {
+					require.NotEqual(t, "object", parameter.Schema.Type, "%s: %s", name, parameter.Name)
+					if parameter.Schema.Type == "array" {
+						require.NotNil(t, parameter.Schema.Items, "%s: %s", name, parameter.Name)
+						lists++
+					}
+				}
+				for _, response := range op.Responses {
+					for _, media := range response.Content {
+						schema := media.Schema
+						if referred(schema) != "" {
+							schema = document.Components.Schemas[referred(schema)]
+						}
+						for field, property := range schema.Properties {
+							require.NotEqual(t, "duration", property.Format, "%s: %s", name, field)
+							if field == "max_ttl" && name == "/roles/{name}" {
+								require.Equal(t, "integer", property.Type)
+								numbers++
+							}
+						}
+					}
+				}
+				if op.RequestBody != nil && name == "/roles/{name}" {
+					for _, media := range op.RequestBody.Content {
+						schema := media.Schema
+						if referred(schema) != "" {
+							schema = document.Components.Schemas[referred(schema)]
+						}
+						require.Equal(t, "duration", schema.Properties["max_ttl"].Format, "it may be written as 1h")
+					}
+				}
+			}
+		}
+	}
+	require.Positive(t, numbers)
+	require.Positive(t, lists)
+}
