@@ -36,7 +36,7 @@ func (k *kitchen) setUp(t *testing.T, page, prefix string, here ...string) {
 	shell := exec.Command("sh", "-e")
 	shell.Dir = t.TempDir()
 	shell.Stdin = strings.NewReader(strings.Join(commands, "\n"))
-	shell.Env = []string{"PATH=" + filepath.Dir(harness.VaultPath(t)) + ":" + os.Getenv("PATH"), "HOME=" + shell.Dir, "VAULT_ADDR=" + k.vault.Addr, "VAULT_TOKEN=" + k.vault.Token}
+	shell.Env = []string{"PATH=" + harness.PathWithVault(t), "HOME=" + shell.Dir, "VAULT_ADDR=" + k.vault.Addr, "VAULT_TOKEN=" + k.vault.Token}
 	output, err := shell.CombinedOutput()
 	require.NoError(t, err, "%s", output)
 }
@@ -59,7 +59,7 @@ func (j *job) deploy(t *testing.T, k *kitchen, code string) (token, output strin
 	require.NoError(t, os.WriteFile(filepath.Join(j.dir, "deploy.sh"), []byte(work), 0o700))
 	c := exec.Command(j.shell[0], append(j.shell[1:], j.script)...)
 	c.Dir = j.dir
-	c.Env = append([]string{"PATH=" + filepath.Dir(harness.VaultPath(t)) + ":" + os.Getenv("PATH"), "HOME=" + j.dir, "VAULT_ADDR=" + k.vault.Addr}, j.env...)
+	c.Env = append([]string{"PATH=" + harness.PathWithVault(t), "HOME=" + j.dir, "VAULT_ADDR=" + k.vault.Addr}, j.env...)
 	said, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	defer said.Close()

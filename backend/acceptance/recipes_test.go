@@ -371,7 +371,7 @@ func TestAProgramThatHeedsAKill(t *testing.T) {
 		// What happens between the token and the call is the test's.
 		content := strings.Replace(string(script), "token\ncall", "token\n"+between+"\ncall", 1)
 		c := exec.Command("sh", "-c", content, "call.sh", service.URL)
-		c.Dir, c.Env = dir, []string{"PATH=" + filepath.Dir(harness.VaultPath(t)) + ":" + os.Getenv("PATH"), "HOME=" + dir, "VAULT_ADDR=" + addr, "VAULT_TOKEN=" + token, "VAULT_MAX_RETRIES=0", "ROOT=" + k.vault.Token}
+		c.Dir, c.Env = dir, []string{"PATH=" + harness.PathWithVault(t), "HOME=" + dir, "VAULT_ADDR=" + addr, "VAULT_TOKEN=" + token, "VAULT_MAX_RETRIES=0", "ROOT=" + k.vault.Token}
 		said, _ := c.CombinedOutput()
 		return c.ProcessState.ExitCode(), string(said)
 	}
