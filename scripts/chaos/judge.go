@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -240,7 +241,8 @@ func (v *verdict) checkRequests(e *evidence) {
 			}
 		}
 		if !active && !wanted && e.leases[r.Lease] {
-			v.violations = append(v.violations, fmt.Sprintf("%s is dead, its lease is alive, and nobody wanted that: grant %s", r.Scope, r.Grant))
+			v.violations = append(v.violations, fmt.Sprintf("%s is dead, its lease is alive, and nobody wanted that: asked %s, given %s, grant %s, %s",
+				r.Scope, r.Began.Format(clock), r.Ended.Format(clock), r.Grant, cmp.Or(e.logged.deaths[r.Grant], "of whose death the broker has said nothing")))
 		}
 	}
 }

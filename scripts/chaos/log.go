@@ -12,6 +12,8 @@ import (
 type logged struct {
 	// killedBy counts the grants that were killed, by cause.
 	killedBy map[string]int
+	// deaths are what was said of each grant that was killed, by its id.
+	deaths map[string]string
 	// lost are the mints whose answer never arrived.
 	lost []lostAnswer
 	// bad are lines that must not be there.
@@ -36,7 +38,7 @@ var fields = regexp.MustCompile(`(?:^| )([a-z_]+)=("(?:[^"\\]|\\.)*"|\S+)`)
 
 // readLogs reads whole logs.
 func readLogs(files []string) (*logged, error) {
-	l := &logged{killedBy: map[string]int{}}
+	l := &logged{killedBy: map[string]int{}, deaths: map[string]string{}}
 	for _, file := range files {
 		content, err := os.ReadFile(file)
 		if err != nil {
@@ -61,6 +63,7 @@ func (l *logged) add(line string) {
 			return
 		}
 		l.killedBy[said["cause"]]++
+		l.deaths[said["grant_id"]] = "killed at " + said["timestamp"] + " by " + said["cause"]
 	case eventLost:
 		at, err := time.Parse(time.RFC3339Nano, said["timestamp"])
 		if err != nil || said["provider"] == "" || said["role"] == "" {
