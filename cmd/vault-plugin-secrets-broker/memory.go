@@ -11,7 +11,7 @@ import (
 // 10 MiB in a plugin with few grants: Go, which waits for as much garbage as lives, would
 // collect many times a second, in a tenth of the plugin's time (make profile). From room on
 // nothing is different, so a plugin that has to remember a million grants takes no more.
-const room = 32 << 20
+const room = 16 << 20
 
 // goPercent is what Go does unasked.
 const goPercent = 100

@@ -11,8 +11,8 @@ import (
 func TestPercentFor(t *testing.T) {
 	const mib = 1 << 20
 	for lives, want := range map[uint64]int{
-		0: 800, 4 * mib: 800, // of 4 MiB, which is the least that Go takes it of
-		8 * mib: 400, 10 * mib: 320, 16 * mib: 200,
+		0: 400, 4 * mib: 400, // of 4 MiB, which is the least that Go takes it of
+		8 * mib: 200, 10 * mib: 160, 12 * mib: 133,
 		room: 100, 300 * mib: 100, 8 << 30: 100,
 	} {
 		require.Equal(t, want, percentFor(lives), lives)
