@@ -138,8 +138,7 @@ func (l *Ledger) Unwritten() []Summary {
 // flushOne writes an adopted grant if it is one still: it may have been killed
 // meanwhile, and must not come back.
 func (l *Ledger) flushOne(ctx context.Context, id string) error {
-	lock := l.lock(id)
-	defer lock.Unlock()
+	defer l.changing(id)()
 	g := l.adoptedGrant(id)
 	if g == nil {
 		return nil

@@ -55,6 +55,26 @@ func (l *Ledger) endHoldLocked(id string) {
 	}
 }
 
+// changing is lock for one who changes the grant, until done. It ends the hold on it twice:
+// one that has begun meanwhile may have read what is replaced.
+func (l *Ledger) changing(id string) (done func()) {
+	lock := l.lock(id)
+	l.EndHold(id)
+	return func() {
+		l.EndHold(id)
+		lock.Unlock()
+	}
+}
+
+// endOthers ends the hold on a grant that is written by right of another one.
+func (l *Ledger) endOthers(h *Hold) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.holds[h.id] != h {
+		l.endHoldLocked(h.id)
+	}
+}
+
 // endHolds is for when somebody has written records whose ids nobody knows.
 func (l *Ledger) endHolds() {
 	l.mu.Lock()
@@ -73,6 +93,7 @@ func (l *Ledger) Rewrite(ctx context.Context, h *Hold, before, after *Grant) err
 	if h.id != after.ID || h.over.Load() {
 		return ErrChanged
 	}
+	defer l.endOthers(h) // as in changing
 	return l.write(ctx, after, before)
 }
 

@@ -1,10 +1,12 @@
 package grant
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 )
 
@@ -59,6 +61,72 @@ func TestAHoldIsOnOneGrant(t *testing.T) {
 	require.NoError(t, l.Rewrite(t.Context(), h, one, one))
 	l.EndHold(one.ID)
 	require.Empty(t, l.holds)
+}
+
+type beforeWrite struct {
+	logical.Storage
+	do func()
+}
+
+func (s *beforeWrite) now() {
+	if do := s.do; do != nil {
+		s.do = nil
+		do()
+	}
+}
+
+func (s *beforeWrite) Put(ctx context.Context, e *logical.StorageEntry) error {
+	s.now()
+	return s.Storage.Put(ctx, e)
+}
+
+func (s *beforeWrite) Delete(ctx context.Context, key string) error {
+	s.now()
+	return s.Storage.Delete(ctx, key)
+}
+
+// Who begins a hold while somebody else's change of the grant is on its way to storage reads
+// the grant as it was before: nothing is written on the word of that hold.
+func TestAHoldThatBeginsWithinAWriteUndoesNothing(t *testing.T) {
+	for name, act := range map[string]func(l *Ledger, g *Grant) error{
+		"removed": func(l *Ledger, g *Grant) error { return l.Remove(t.Context(), g) },
+		"doomed":  func(l *Ledger, g *Grant) error { return l.Doom(t.Context(), g, func(d *Doom) { d.Cause = "c" }) },
+		"changed": func(l *Ledger, g *Grant) error {
+			_, err := l.Update(t.Context(), g.ID, func(g *Grant) error { g.Released = true; return nil })
+			return err
+		},
+		"kept": func(l *Ledger, g *Grant) error {
+			doomed := g.Clone()
+			doomed.Doom = &Doom{Cause: "c"}
+			return l.Keep(t.Context(), doomed)
+		},
+		"renewed": func(l *Ledger, g *Grant) error {
+			after := g.Clone()
+			after.MaxLease = after.MaxLease.Add(time.Hour)
+			return l.Rewrite(t.Context(), l.Hold(g.ID), g, after)
+		},
+	} {
+		s := &beforeWrite{Storage: &logical.InmemStorage{}}
+		l := NewLedger(s)
+		g := newGrant(t, "alice")
+		require.NoError(t, l.Record(t.Context(), g))
+		var h *Hold
+		var seen *Grant
+		s.do = func() {
+			h = l.Hold(g.ID)
+			var err error
+			seen, err = l.Get(t.Context(), g.ID)
+			require.NoError(t, err)
+		}
+		require.NoError(t, act(l, g), name)
+		was, errWas := l.Get(t.Context(), g.ID)
+		after := seen.Clone()
+		after.LeaseEnds = after.LeaseEnds.Add(time.Minute)
+		require.ErrorIs(t, l.Rewrite(t.Context(), h, seen, after), ErrChanged, name)
+		is, errIs := l.Get(t.Context(), g.ID)
+		require.Equal(t, was, is, name)
+		require.Equal(t, errWas, errIs, name)
+	}
 }
 
 // What was judged is what is changed, without being read again, but never what has become

@@ -148,9 +148,7 @@ func (l *Ledger) Record(ctx context.Context, g *Grant) error {
 // kept in memory, Flush writes it when storage works again, and the error says why.
 func (l *Ledger) Keep(ctx context.Context, g *Grant) error {
 	defer l.working()()
-	lock := l.lock(g.ID)
-	defer lock.Unlock()
-	l.EndHold(g.ID)
+	defer l.changing(g.ID)()
 	before, err := l.counted(ctx, g.ID)
 	switch {
 	case err == nil:
@@ -220,9 +218,7 @@ func (l *Ledger) adoptedGrant(id string) *Grant {
 // change is returned and nothing written.
 func (l *Ledger) Update(ctx context.Context, id string, change func(*Grant) error) (*Grant, error) {
 	defer l.working()()
-	lock := l.lock(id)
-	defer lock.Unlock()
-	l.EndHold(id)
+	defer l.changing(id)()
 	g, err := l.Get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -239,9 +235,7 @@ func (l *Ledger) Update(ctx context.Context, id string, change func(*Grant) erro
 // the record cannot be written, the grant is kept in memory, and the error says why.
 func (l *Ledger) Doom(ctx context.Context, g *Grant, mark func(*Doom)) error {
 	defer l.working()()
-	lock := l.lock(g.ID)
-	defer lock.Unlock()
-	l.EndHold(g.ID)
+	defer l.changing(g.ID)()
 	doomed, err := l.Get(ctx, g.ID)
 	if errors.Is(err, form.ErrNewer) {
 		return err // nothing takes its place

@@ -10,9 +10,7 @@ import (
 // gone is no error.
 func (l *Ledger) Remove(ctx context.Context, g *Grant) error {
 	defer l.working()()
-	lock := l.lock(g.ID)
-	defer lock.Unlock()
-	l.EndHold(g.ID)
+	defer l.changing(g.ID)()
 	return l.remove(ctx, g)
 }
 
@@ -20,9 +18,7 @@ func (l *Ledger) Remove(ctx context.Context, g *Grant) error {
 // nothing is on record. A Hold on the intent is over.
 func (l *Ledger) Withdraw(ctx context.Context, id string) (gone bool, err error) {
 	defer l.working()()
-	lock := l.lock(id)
-	defer lock.Unlock()
-	l.EndHold(id)
+	defer l.changing(id)()
 	g, err := l.Get(ctx, id)
 	if errors.Is(err, ErrGone) {
 		// It may be counted all the same, if storage left it in doubt.
