@@ -192,6 +192,27 @@ func TestAfterAStartANameThatNobodyKnowsIsTold(t *testing.T) {
 	require.False(t, m.b.ledger.Loaded())
 }
 
+// A record that cannot be read may be of what is killed or frozen: nobody is told of a name
+// that it is unknown while there is one, also before all is read.
+func TestAfterAStartWhatCannotBeReadMayBeMeant(t *testing.T) {
+	m := newMount(t, setup{})
+	m.mustCreds(nil)
+	key := m.allKeysBelow(grant.StoragePrefix)[0]
+	was, err := m.storage.Get(t.Context(), key)
+	require.NoError(t, err)
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte("{")}))
+	m.must(m.do(call{op: logical.DeleteOperation, path: "roles/r"}))
+	m.start()
+	release := m.haltScan()
+	defer release()
+	require.Nil(t, m.must(m.write("revoke/role/r", nil)).Data["unknown"])
+	resp, err := m.write("revoke/role/r", map[string]any{"freeze": true})
+	require.NoError(t, err)
+	require.Equal(t, true, resp.Data["frozen"])
+	require.False(t, m.b.ledger.Loaded())
+	require.NoError(t, m.storage.Put(t.Context(), was))
+}
+
 func TestTheOutboxGoesOnBeforeEverythingIsRead(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)

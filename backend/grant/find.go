@@ -134,9 +134,14 @@ func (f *finding) shard(ctx context.Context, unit address, adopted []address) bo
 	return ctx.Err() == nil
 }
 
-// read is one grant; nil if there is none that this version reads.
+// read is one grant; nil if there is none that this version reads. One that cannot be
+// decoded is noted, as by the scan: it may be what is looked for.
 func (f *finding) read(ctx context.Context, id string) *Summary {
+	x := f.ledger.current()
 	g, err := f.ledger.Get(ctx, id)
+	if errors.Is(err, ErrUnreadable) {
+		x.pass(id, err)
+	}
 	switch {
 	case passedOver(err):
 		return nil
