@@ -606,3 +606,25 @@ func TestTheQuotaCountsWhatWasReleased(t *testing.T) {
 	_, err := m.credsBy(call{entity: alice})
 	requireCode(t, err, fault.SlowDown)
 }
+
+// At the end of a mount each lease's end pulls at once: right after a start they wait for one
+// scan together, and none of them searches all records by itself.
+func TestLeasesThatEndWithTheirMountReadTheRecordsOnce(t *testing.T) {
+	r := &rack{}
+	m := newRack(t, r, "login", nil)
+	const logins = 60
+	leases := make([]*lease, logins)
+	for i := range leases {
+		m.rackRole("r", fmt.Sprint("login-", i), nil)
+		leases[i] = m.to(alice)
+	}
+	m.start()
+	m.taint(true)
+	_, count := m.haltAndCount(func(string) bool { return false })
+	for _, l := range leases {
+		require.NoError(t, m.revoke(l))
+	}
+	require.Empty(t, r.live())
+	require.Empty(t, m.allKeysBelow(grant.StoragePrefix))
+	require.LessOrEqual(t, count("get"), 10*logins)
+}

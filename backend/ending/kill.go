@@ -26,7 +26,7 @@ func (k *Killer) kill(ctx context.Context, id, cause string) (fate, error) {
 	in := meant{pulls: newPulls(nil, newMade())}
 	in.made.use()
 	defer in.made.drop()
-	defer k.settlePulled(ctx, in.pulls) // before the drop
+	defer k.settleOne(ctx, in.pulls) // before the drop
 	return k.try(ctx, id, cause, in)
 }
 

@@ -159,7 +159,7 @@ func (k *Killer) pull(ctx context.Context, lever grant.Lever, g *grant.Grant, at
 		in.settleLater(lever, died{g.ID, at, in})
 		return nil
 	}
-	if err := k.settleAll(ctx, lever, g, at, in); err != nil {
+	if err := k.settleAll(ctx, lever, died{g.ID, at, in}); err != nil {
 		k.warnUnsettled(g.Provider, err)
 	}
 	return nil
@@ -170,18 +170,18 @@ func (k *Killer) warnUnsettled(ref string, err error) {
 }
 
 // settleAll removes what has died with a grant.
-func (k *Killer) settleAll(ctx context.Context, lever grant.Lever, g *grant.Grant, at *pull, in meant) error {
-	if alone, err := k.ledger.AloneOn(ctx, lever, g.ID); err != nil || alone {
+func (k *Killer) settleAll(ctx context.Context, lever grant.Lever, with died) error {
+	if alone, err := k.ledger.AloneOn(ctx, lever, with.id); err != nil || alone {
 		return err
 	}
 	group := errgroup.Group{}
 	group.SetLimit(killParallel)
 	err := k.ledger.WalkLever(ctx, lever, func(s *grant.Summary) bool {
-		if s.ID == g.ID || at.since.Has(s.ID) || in.spares(s) {
+		if with.spares(s) {
 			return true
 		}
 		also := *s
-		group.Go(func() error { return k.settle(ctx, &also, in) })
+		group.Go(func() error { return k.settle(ctx, &also, with.in) })
 		return true
 	})
 	return errors.Join(err, group.Wait())
@@ -197,7 +197,7 @@ func (k *Killer) settlePulled(ctx context.Context, p *pulls) {
 		err := k.ledger.Find(ctx, grant.OfProvider(ref), func(s *grant.Summary) bool {
 			lever, hangs := s.On()
 			with, dead := pulled[lever]
-			if !hangs || !dead || s.ID == with.id || with.at.since.Has(s.ID) || p.spares(s) {
+			if !hangs || !dead || with.spares(s) {
 				return true
 			}
 			also := *s
@@ -205,6 +205,23 @@ func (k *Killer) settlePulled(ctx context.Context, p *pulls) {
 			return true
 		})
 		if err := errors.Join(err, group.Wait()); err != nil {
+			k.warnUnsettled(ref, err)
+		}
+	}
+}
+
+// settleOne is settlePulled for a kill of one. There may be many of these, such as of all
+// leases of a mount that ends, each of which would search by itself: they wait for the scan,
+// together.
+func (k *Killer) settleOne(ctx context.Context, p *pulls) {
+	for ref, pulled := range p.takeUnsettled() {
+		err := k.ledger.Load(ctx)
+		for lever, with := range pulled {
+			if err == nil {
+				err = k.settleAll(ctx, lever, with)
+			}
+		}
+		if err != nil {
 			k.warnUnsettled(ref, err)
 		}
 	}

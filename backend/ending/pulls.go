@@ -33,6 +33,12 @@ type died struct {
 	in meant
 }
 
+// spares reports whether a grant of the lever has not died with that one, or is somebody's to
+// forget by himself.
+func (d died) spares(s *grant.Summary) bool {
+	return s.ID == d.id || d.at.since.Has(s.ID) || d.in.spares(s)
+}
+
 // made are pulls that have begun, the last one of each lever, while somebody may join them.
 // It is safe for concurrent use.
 type made struct {
