@@ -83,6 +83,7 @@ vet: ## go vet, also for the other modules that have code
 	go vet ./...
 	cd bootstrap/op && go vet ./...
 	cd bootstrap/conformance && go vet ./...
+	cd bootstrap/client && go vet ./...
 	cd cmd/tokenbroker && go vet ./...
 
 lint: ## golangci-lint with .golangci.yml
@@ -122,6 +123,11 @@ recipes: counterparts ## docs/recipes as they stand there, with the tools themse
 # They wait for servers more than they compute, so all four packages run at once.
 acceptance: counterparts bench-tools ## the built plugin in a real Vault against real servers, also under fire
 	$(GOTEST) -passed -- -count=1 -p 4 -timeout 30m ./bootstrap/harness ./backend/acceptance/... ./scripts/chaos ./scripts/bench
+	@$(MAKE) --no-print-directory client
+
+.PHONY: client
+client: plugin vault ## a Go client generated from the OpenAPI document of a live mount, compiled and used
+	cd bootstrap/client && go test -count=1 ./...
 
 bench-tools: ## what the benchmark measures against: an engine that only leases, a server that answers at once
 	$(GOBUILD) -ldflags "-s -w" -o bin/vault-plugin-secrets-floor ./bootstrap/floor

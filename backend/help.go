@@ -94,6 +94,7 @@ func (b *broker) describeTruly(req *logical.Request, resp *logical.Response) {
 			}
 			trueTypes(document, op)
 			if req.Path == "" {
+				durationsAsText(document, op)
 				inPlace(document, op)
 			}
 		}
@@ -141,19 +142,20 @@ func describeRaw(document *framework.OASDocument, op *framework.OASOperation, de
 }
 
 // trueTypes says of durations in answers that they are numbers, of seconds, while they may be
-// written as text; and of what comes in a query what its elements are, or that it is text: JSON
-// where it is no list of texts.
+// written as text, and so is their default; and of what comes in a query what its elements are,
+// or that it is text: JSON where it is no list of texts.
 func trueTypes(document *framework.OASDocument, op *framework.OASOperation) {
 	for _, response := range op.Responses {
-		for _, media := range response.Content {
-			schema := cmp.Or(document.Components.Schemas[referred(media.Schema)], media.Schema)
-			if schema == nil {
-				continue
+		for _, property := range propertiesOf(document, response.Content) {
+			if property.Format == "duration" {
+				property.Type, property.Format = "integer", ""
 			}
-			for _, property := range schema.Properties {
-				if property.Format == "duration" {
-					property.Type, property.Format = "integer", ""
-				}
+		}
+	}
+	if op.RequestBody != nil {
+		for _, property := range propertiesOf(document, op.RequestBody.Content) {
+			if seconds, ok := property.Default.(int); ok && property.Format == "duration" {
+				property.Default = stored.InWords(time.Duration(seconds) * time.Second)
 			}
 		}
 	}
@@ -165,6 +167,35 @@ func trueTypes(document *framework.OASDocument, op *framework.OASOperation) {
 			schema.Items = &framework.OASSchema{Type: "string"}
 		}
 	}
+}
+
+// durationsAsText says of durations in a request no more than that they are text. To generators
+// the format duration is that of RFC 3339, such as PT10M, which Vault does not read; Vault's UI
+// takes it for a field of Vault's durations, but asks of one path.
+func durationsAsText(document *framework.OASDocument, op *framework.OASOperation) {
+	if op.RequestBody != nil {
+		for _, property := range propertiesOf(document, op.RequestBody.Content) {
+			if property.Format == "duration" {
+				property.Format = ""
+			}
+		}
+	}
+	for _, parameter := range op.Parameters {
+		if parameter.Schema.Format == "duration" {
+			parameter.Schema.Format = ""
+		}
+	}
+}
+
+// propertiesOf are those of the schemas of content, by name.
+func propertiesOf(document *framework.OASDocument, content framework.OASContent) map[string]*framework.OASSchema {
+	properties := map[string]*framework.OASSchema{}
+	for _, media := range content {
+		if schema := cmp.Or(document.Components.Schemas[referred(media.Schema)], media.Schema); schema != nil {
+			maps.Copy(properties, schema.Properties)
+		}
+	}
+	return properties
 }
 
 // inPlace puts the schemas that an operation refers to where they are referred to.

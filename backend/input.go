@@ -268,6 +268,9 @@ func fromJSONText(name string, t framework.FieldType, value any) (any, error) {
 		if t == framework.TypeMap || t == framework.TypeSlice {
 			return nil, want(name, t)
 		}
+		if t == framework.TypeKVPairs {
+			return value, onePairEach(name, []any{text})
+		}
 		return value, nil
 	}
 	decoded, err := form.Value([]byte(trimmed), maxDepth+1)
@@ -307,7 +310,10 @@ func rejectForeign(name string, t framework.FieldType, value any) (any, error) {
 	case framework.TypeCommaStringSlice:
 		fits = isTextList(value)
 	case framework.TypeKVPairs:
-		fits = isTextMap(value) || isTextList(value)
+		if isTextList(value) {
+			return value, onePairEach(name, value)
+		}
+		fits = isTextMap(value)
 	default:
 		fits = true
 	}
@@ -315,6 +321,29 @@ func rejectForeign(name string, t framework.FieldType, value any) (any, error) {
 		return nil, want(name, t)
 	}
 	return value, nil
+}
+
+// onePairEach refuses several pairs in one text, a=b,c=d, of which Vault makes one whose value is
+// b,c=d, where no value is meant to hold that.
+func onePairEach(name string, list any) error {
+	if !slices.Contains([]string{"events", "permissions", "entity_metadata"}, name) {
+		return nil
+	}
+	texts, _ := list.([]string)
+	anys, _ := list.([]any)
+	for _, element := range anys {
+		if text, ok := element.(string); ok {
+			texts = append(texts, text)
+		}
+	}
+	for _, text := range texts {
+		first, rest, several := strings.Cut(text, ",")
+		if several && strings.Contains(first, "=") && strings.Contains(rest, "=") {
+			pairs := strings.Split(text, ",")
+			return fmt.Errorf("several pairs in one: write %s=%s, or a JSON object of all", name, strings.Join(pairs, " "+name+"="))
+		}
+	}
+	return nil
 }
 
 // want says what a field takes, and what that looks like on the command line.
@@ -338,7 +367,7 @@ func want(name string, t framework.FieldType) error {
 	case framework.TypeKVPairs:
 		pair := cmp.Or(example, "name=value")
 		key, value, _ := strings.Cut(pair, "=")
-		return fmt.Errorf(`want a map of strings, such as %s=%s, or '{"%s":"%s"}' for several`, name, pair, key, value)
+		return fmt.Errorf(`want a map of strings, such as %s=%s once for each, or '{"%s":"%s"}'`, name, pair, key, value)
 	}
 	return fmt.Errorf("not a valid %s", t)
 }

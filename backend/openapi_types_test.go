@@ -9,11 +9,11 @@ import (
 )
 
 // The document of a mount, and of one path, says what answers really hold, and what a
-// generator of clients needs: durations are read as numbers, and lists in a query have
-// elements.
+// generator of clients needs: durations are read as numbers and written as text of Vault's form,
+// as their defaults are, and lists in a query have elements.
 func TestTheDocumentSaysWhatAnswersHold(t *testing.T) {
 	m := newEmptyMount(t, setup{})
-	numbers, lists := 0, 0
+	numbers, lists, durations := 0, 0, 0
 	for _, path := range []string{"", "roles/r", "config", "creds/r"} {
 		resp, err := m.b.HandleRequest(t.Context(), &logical.Request{Operation: logical.HelpOperation, Path: path, Storage: m.storage})
 		require.NoError(t, err)
@@ -45,13 +45,15 @@ func TestTheDocumentSaysWhatAnswersHold(t *testing.T) {
 						}
 					}
 				}
-				if op.RequestBody != nil && name == "/roles/{name}" {
-					for _, media := range op.RequestBody.Content {
-						schema := media.Schema
-						if referred(schema) != "" {
-							schema = document.Components.Schemas[referred(schema)]
+				if op.RequestBody != nil {
+					for field, property := range propertiesOf(document, op.RequestBody.Content) {
+						if property.Default != nil && property.Type == "string" {
+							require.IsType(t, "", property.Default, "%s: %s", name, field)
 						}
-						require.Equal(t, "duration", schema.Properties["max_ttl"].Format, "it may be written as 1h")
+						if field == "max_ttl" && name == "/roles/{name}" {
+							require.Equal(t, map[bool]string{true: "", false: "duration"}[path == ""], property.Format, "PT1H is not written for 1h")
+							durations++
+						}
 					}
 				}
 			}
@@ -59,4 +61,5 @@ func TestTheDocumentSaysWhatAnswersHold(t *testing.T) {
 	}
 	require.Positive(t, numbers)
 	require.Positive(t, lists)
+	require.Equal(t, 2, durations)
 }

@@ -56,7 +56,7 @@ var issuerFields = stored.Fields[subject.IssuerConfig]{
 func (b *broker) pathIssuers() []*framework.Path {
 	fields := issuerFields.Schema()
 	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the issuer."}
-	shown := issuerFields.Shown()
+	shown := issuerFields.ShownAll()
 	shown["name"] = fields["name"]
 	shown[fieldInWords] = inWordsField
 	shown["pinned_jwks_url"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Where the keys are fetched, fixed when the issuer was written."}

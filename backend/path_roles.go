@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -87,8 +86,8 @@ func conditionHelp() string {
 func (b *broker) pathRoles() []*framework.Path {
 	fields := roleFields.Schema()
 	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the role."}
-	shown := maps.Clone(fields)
-	shown[fieldInWords] = inWordsField
+	shown := roleFields.ShownAll()
+	shown["name"], shown[fieldInWords] = fields["name"], inWordsField
 	write := &framework.PathOperation{
 		Callback: b.writeRole, Summary: "Create or update a role.",
 		Responses:                   map[int][]framework.Response{http.StatusOK: {{Description: "Written, with warnings."}}, http.StatusNoContent: {{Description: "Written."}}},

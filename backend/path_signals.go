@@ -101,7 +101,7 @@ func signalHealthFields() map[string]*framework.FieldSchema {
 func (b *broker) pathSignals() []*framework.Path {
 	fields := signalFields.Schema()
 	fields["name"] = &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the signal."}
-	shown := signalFields.Shown()
+	shown := signalFields.ShownAll()
 	shown["name"], shown[fieldInWords] = fields["name"], inWordsField
 	shown["stream"] = &framework.FieldSchema{Type: framework.TypeMap, Description: "What was found or set up when the signal was written, and is used until it is written again."}
 	for name, schema := range signalHealthFields() {

@@ -254,9 +254,11 @@ func (d *desk) openShell(t *testing.T, env ...string) {
 		}
 	}()
 	t.Cleanup(func() {
-		keeps := exec.Command(filepath.Join(filepath.Dir(harness.PluginPath(t)), "tokenbroker"), "agent", "stop")
-		keeps.Env = cmd.Env
-		_ = keeps.Run() // if a command has failed before it came to that
+		if !slices.Contains(env, "TOKENBROKER_AGENT=off") {
+			keeps := exec.Command(filepath.Join(filepath.Dir(harness.PluginPath(t)), "tokenbroker"), "agent", "stop")
+			keeps.Env = cmd.Env
+			_ = keeps.Run() // if a command has failed before it came to that
+		}
 		_ = stdin.Close()
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // with what it has left running
 		_ = cmd.Wait()

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -103,6 +104,17 @@ func (f Fields[T]) ShowAll(from *T, data map[string]any) {
 			data[field.Name] = map[string]any{}
 		}
 	}
+}
+
+// ShownAll is the schema of what ShowAll adds.
+func (f Fields[T]) ShownAll() map[string]*framework.FieldSchema {
+	schema := f.Shown()
+	for _, field := range f {
+		if shown := schema[field.Name]; shown != nil && len(field.Allowed) > 0 && field.Default == nil {
+			shown.AllowedValues = append(slices.Clone(field.Allowed), "")
+		}
+	}
+	return schema
 }
 
 // Words are the durations, and the numbers that are unset, as a person says them.
