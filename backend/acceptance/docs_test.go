@@ -173,7 +173,7 @@ func (d *desk) bringFiles(t *testing.T) {
 	d.acme.Trust(user, authserver.Bearer{Subject: "carol"})
 	job := d.ci.SignClaims("JWT", map[string]any{
 		"iss": d.ci.URL, "sub": "repo:acme/api:ref:refs/heads/main", "aud": "vault", "iat": time.Now().Unix(), "exp": hour, "jti": "1",
-		"repository": "acme/api", "ref": "refs/heads/main",
+		"repository": "acme/api", "ref": "refs/heads/main", "workflow_ref": "acme/api/.github/workflows/deploy.yml@refs/heads/main",
 	})
 	bot := d.gitea.CreateUser(t, "bot")
 	app := d.github.NewApp("the-broker")

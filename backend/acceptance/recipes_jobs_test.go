@@ -19,7 +19,8 @@ import (
 	"github.com/tokenbroker/vault-plugin-secrets-broker/bootstrap/harness"
 )
 
-// setUp runs those commands of a page that begin with prefix, as root.
+// setUp runs those commands of a page that begin with prefix, or read from a pipe with it,
+// as root.
 func (k *kitchen) setUp(t *testing.T, page, prefix string, here ...string) {
 	t.Helper()
 	content, err := os.ReadFile(recipes + page)
@@ -27,7 +28,7 @@ func (k *kitchen) setUp(t *testing.T, page, prefix string, here ...string) {
 	var commands []string
 	for _, b := range blocksOf(t, page, string(content)) {
 		for _, c := range b.commands {
-			if strings.HasPrefix(c.text, prefix) {
+			if strings.HasPrefix(c.text, prefix) || strings.Contains(strings.Join(strings.Fields(c.text), " "), "| "+prefix) {
 				commands = append(commands, strings.NewReplacer(here...).Replace(k.told(c.text)))
 			}
 		}
@@ -78,6 +79,20 @@ func (j *job) deploy(t *testing.T, k *kitchen, code string) (token, output strin
 	return token, string(content), c.ProcessState.ExitCode()
 }
 
+// refused runs the job as somebody whom Vault must not let in.
+func (j *job) refused(t *testing.T, k *kitchen, who string) {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "deploy.sh"), []byte("#!/bin/sh\n>deployed\n"), 0o700))
+	c := exec.Command(j.shell[0], append(j.shell[1:], j.script)...)
+	c.Dir = dir
+	c.Env = append([]string{"PATH=" + harness.PathWithVault(t), "HOME=" + dir, "VAULT_ADDR=" + k.vault.Addr}, j.env...)
+	output, err := c.CombinedOutput()
+	require.Error(t, err, "%s got in: %s", who, output)
+	require.Contains(t, string(output), "400", who)
+	require.NoFileExists(t, filepath.Join(dir, "deployed"), who)
+}
+
 // yamlOf reads a file of a page.
 func yamlOf(t *testing.T, page, file string, into any) {
 	t.Helper()
@@ -96,7 +111,8 @@ func TestAJobOfGitHub(t *testing.T) {
 	k.setUp(t, "github-actions.md", "vault auth enable", "-path=github", "-path="+k.local("github"))
 	k.setUp(t, "github-actions.md", "vault write auth/github/", "https://token.actions.githubusercontent.com", ci.URL, "broker-build", k.policy())
 	const request = "the-runners-request-token"
-	ref := "refs/heads/main"
+	const main = "acme/api/.github/workflows/deploy.yml@refs/heads/main"
+	ref, workflow := "refs/heads/main", main
 	runner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+request || r.URL.Query().Get("api-version") == "" {
 			w.WriteHeader(http.StatusUnauthorized)
@@ -104,22 +120,22 @@ func TestAJobOfGitHub(t *testing.T) {
 		}
 		token := ci.SignClaims("JWT", map[string]any{
 			"iss": ci.URL, "sub": "repo:acme/api:ref:" + ref, "aud": r.URL.Query().Get("audience"), "iat": time.Now().Unix(),
-			"exp": time.Now().Add(5 * time.Minute).Unix(), "repository": "acme/api", "ref": ref,
+			"exp": time.Now().Add(5 * time.Minute).Unix(), "repository": "acme/api", "ref": ref, "workflow_ref": workflow,
 		})
 		_ = json.NewEncoder(w).Encode(map[string]any{"count": len(token), "value": confidential("token of the job", token)})
 	}))
 	t.Cleanup(runner.Close)
-	var workflow struct {
+	var deploy struct {
 		Permissions map[string]string
 		Jobs        map[string]struct {
 			Env   map[string]string
 			Steps []struct{ Run string }
 		}
 	}
-	yamlOf(t, "github-actions.md", "deploy.yml", &workflow)
-	require.Equal(t, "write", workflow.Permissions["id-token"])
-	require.Equal(t, "https://vault.example.com:8200", workflow.Jobs["deploy"].Env["VAULT_ADDR"])
-	steps := workflow.Jobs["deploy"].Steps
+	yamlOf(t, "github-actions.md", "deploy.yml", &deploy)
+	require.Equal(t, "write", deploy.Permissions["id-token"])
+	require.Equal(t, "https://vault.example.com:8200", deploy.Jobs["deploy"].Env["VAULT_ADDR"])
+	steps := deploy.Jobs["deploy"].Steps
 	j := job{
 		shell: []string{"bash", "-e", "-c"}, script: k.told(steps[len(steps)-1].Run), // as a runner starts it
 		env: []string{"ACTIONS_ID_TOKEN_REQUEST_URL=" + runner.URL + "/idtoken?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=" + request},
@@ -131,12 +147,12 @@ func TestAJobOfGitHub(t *testing.T) {
 		require.NotContains(t, strings.ReplaceAll(output, "::add-mask::"+token, ""), token)
 		soonInactive(t, k.hydra, token)
 	}
-	ref = "refs/heads/other"
-	c := exec.Command("bash", "-e", "-c", j.script)
-	c.Dir, c.Env = j.dir, append([]string{"PATH=" + os.Getenv("PATH"), "VAULT_ADDR=" + k.vault.Addr}, j.env...)
-	output, err := c.CombinedOutput()
-	require.Error(t, err, "another branch got in: %s", output)
-	require.Contains(t, string(output), "400")
+	require.NotRegexp(t, `-H "[^"]*\$`, j.script, "every user of the host sees the arguments of a command")
+	ref, workflow = "refs/heads/other", "acme/api/.github/workflows/deploy.yml@refs/heads/other"
+	j.refused(t, k, "another branch")
+	// What a stranger's pull request may start by pull_request_target runs as the default branch.
+	ref, workflow = "refs/heads/main", "acme/api/.github/workflows/label.yml@refs/heads/main"
+	j.refused(t, k, "another workflow")
 }
 
 // docs/recipes/gitlab-ci.md: the script as it stands there, with the token that GitLab would
@@ -154,18 +170,25 @@ func TestAJobOfGitLab(t *testing.T) {
 	yamlOf(t, "gitlab-ci.md", ".gitlab-ci.yml", &pipeline)
 	deploy := pipeline["deploy"]
 	j := job{shell: []string{"bash", "-e", "-c"}, script: k.told(strings.Join(deploy.Script, "\n"))}
-	for name, asked := range deploy.IDTokens {
-		j.env = append(j.env, name+"="+confidential("token of the job", ci.SignClaims("JWT", map[string]any{
-			"iss": ci.URL, "sub": "project_path:acme/api:ref_type:branch:ref:main", "aud": k.told(asked.Aud), "iat": time.Now().Unix(),
-			"exp": time.Now().Add(5 * time.Minute).Unix(), "project_path": "acme/api", "ref": "main",
-		})))
+	bring := func(protected string) {
+		j.env = nil
+		for name, asked := range deploy.IDTokens {
+			j.env = append(j.env, name+"="+confidential("token of the job", ci.SignClaims("JWT", map[string]any{
+				"iss": ci.URL, "sub": "project_path:acme/api:ref_type:branch:ref:main", "aud": k.told(asked.Aud), "iat": time.Now().Unix(),
+				"exp": time.Now().Add(5 * time.Minute).Unix(), "project_path": "acme/api", "ref": "main", "ref_protected": protected,
+			})))
+		}
 	}
+	bring("true")
 	for _, code := range []string{"0", "7"} {
 		token, output, ended := j.deploy(t, k, code)
 		require.Equal(t, code, strconv.Itoa(ended), output)
 		require.NotContains(t, output, token)
 		soonInactive(t, k.hydra, token)
 	}
+	// A merge request's pipeline has the name of the branch that it comes from, a fork's too.
+	bring("false")
+	j.refused(t, k, "a merge request from a branch of the same name")
 }
 
 // cluster is an API server whose service accounts Vault knows, as docs/recipes/kubernetes.md
