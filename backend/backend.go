@@ -39,7 +39,10 @@ what from which provider.
   vault write broker/revoke/entity/<entity_id> freeze=true
 
 Who may get what, and why not: roles/<name>/explain. Which roles are mine: vault list
-broker/creds. What lives now: grants. What was killed, and on whose word: kills.
+broker/creds. Whose tokens a caller may bring: issuers. What lives now: grants. What kills
+without an operator: signals. What was killed, and on whose word: kills.
+
+For the fields of a path below ask for one of its kind: vault path-help broker/roles/deploy.
 `
 
 // broker is the engine of one mount. It is safe for concurrent use.

@@ -11,16 +11,22 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
 )
 
 // withValues adds to the description of every field what Vault's help does not show by
-// itself: the values that it takes, and its default.
+// itself: the values that it takes, its default, and that a secret which is kept cannot be read.
 func withValues(paths []*framework.Path) []*framework.Path {
 	for _, path := range paths {
 		fields := maps.Clone(path.Fields) // which answers have, too, where no value is wanted
+		kept := path.Operations[logical.CreateOperation] != nil
 		for name, schema := range fields {
-			if values := valuesOf(schema); values != "" {
+			values := valuesOf(schema)
+			if kept && provider.IsSecret(schema) {
+				values = strings.TrimSpace(values + " Write-only.")
+			}
+			if values != "" {
 				told := *schema
 				told.Description = strings.TrimSpace(schema.Description + " " + values)
 				fields[name] = &told

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
+	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 )
 
 // helped is what the help of a path answers: its text, and its part of OpenAPI as it comes
@@ -97,6 +98,40 @@ func TestHelpShowsHowToBegin(t *testing.T) {
 		help, _ := helped(t, m, path)
 		require.Contains(t, help, want, path)
 	}
+}
+
+// What a stranger asks next stands in the help itself: that a secret which is kept cannot be
+// read, what a role's parameters can hold at a type, and of a kill what that path kills.
+func TestHelpAnswersWhatAStrangerAsksNext(t *testing.T) {
+	m := newInputMount(t)
+	secrets := 0
+	for _, path := range []string{"providers/oauth2/p", "providers/github/p", "providers/gitlab/p", "providers/http/p", "providers/jwt/p", "issuers/i", "signals/s"} {
+		for name, field := range m.b.Route(path).Fields {
+			if provider.IsSecret(field) {
+				require.Equal(t, 1, strings.Count(field.Description, "Write-only."), "%s of %s: %s", name, path, field.Description)
+				secrets++
+			}
+		}
+	}
+	require.Greater(t, secrets, 15)
+	for _, typ := range m.b.types {
+		help, _ := helped(t, m, "providers/"+typ.Name()+"/p")
+		for name, about := range typ.Parameters() {
+			require.Contains(t, help, name+": "+about, typ.Name())
+		}
+	}
+	for path, example := range map[string]string{
+		"revoke/grant/x": "revoke/grant/", "revoke/entity/x": "revoke/entity/", "revoke/role/x": "revoke/role/", "revoke/issuer/x": "revoke/issuer/",
+		"revoke/provider/oauth2/x": "revoke/provider/oauth2/", "revoke/subject": "revoke/subject issuer=",
+	} {
+		help, _ := helped(t, m, path)
+		_, described, _ := strings.Cut(help, "## DESCRIPTION")
+		require.Equal(t, path != "revoke/grant/x", strings.Contains(described, "freeze"), path)
+		require.Contains(t, described, "broker/"+example, path)
+		require.Equal(t, 1, strings.Count(described, "vault write"), path)
+	}
+	help, _ := helped(t, m, "signals/s/check")
+	require.Contains(t, help, "vault write -f broker/signals/")
 }
 
 // eachContent calls visit with every schema of a body in an OpenAPI document.

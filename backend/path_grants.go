@@ -38,7 +38,7 @@ func anyID(field string) string { return "(?P<" + field + ">[^/]+)" }
 func pageFields(extra map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	fields := map[string]*framework.FieldSchema{
 		"after": {Type: framework.TypeString, Query: true, Description: "List what comes after this entry, which need not exist any more."},
-		"limit": {Type: framework.TypeInt, Query: true, Default: maxPage, Description: "How many entries at the most, at most 1000."},
+		"limit": {Type: framework.TypeInt, Query: true, Default: maxPage, Description: "The most entries to answer with, up to 1000."},
 	}
 	for name, f := range extra {
 		fields[name] = f

@@ -12,11 +12,13 @@ import (
 
 func (b *broker) pathPresets() []*framework.Path {
 	return []*framework.Path{{
-		Pattern:         "presets/?$",
-		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "presets"},
-		HelpSynopsis:    "Lists the systems that a provider takes by name, and what each needs.",
-		HelpDescription: "A preset is what the plugin knows of a system: how its tokens are made, proven, ended and found again. It is listed as <type>/<name>, and a provider of that type takes it with preset=<name> and the fields that it needs.",
-		Fields:          map[string]*framework.FieldSchema{},
+		Pattern:      "presets/?$",
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "presets"},
+		HelpSynopsis: "Lists the systems that a provider takes by name, and what each needs.",
+		HelpDescription: "A preset is what the plugin knows of a system: how its tokens are made, proven, ended and\n" +
+			"found again. It is listed as <type>/<name>, and a provider of that type takes it with\n" +
+			"preset=<name> and the fields that it needs.\n\n  vault list -detailed broker/presets",
+		Fields: map[string]*framework.FieldSchema{},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
 				Callback: b.listPresets, Summary: "List all presets.",

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -155,22 +156,37 @@ func wordsOf(t provider.Type) typeWords {
 	about, rotation := strings.TrimSpace(guide.About)+"\n\n", strings.TrimSpace(guide.Rotation)
 	if len(downstream.SecretNames(t)) == 0 {
 		return typeWords{
-			manages:    "Manages a provider of type " + t.Name() + ", whose tokens the broker signs itself: it has no parent credential.",
-			help:       about + strings.TrimSpace(keylessHelp),
-			checks:     "Proves that what the broker signs verifies.",
-			checkHelp:  "Signs a token, which nobody gets, and verifies it as a service would. There is no parent credential to be proven.",
+			manages: "Manages a provider of type " + t.Name() + ", whose tokens the broker signs itself: it has no parent credential.",
+			help:    about + strings.TrimSpace(keylessHelp) + parametersHelp(t),
+			checks:  "Proves that what the broker signs verifies.",
+			checkHelp: "Signs a token, which nobody gets, and verifies it as a service would, by the keys that stand at\n" +
+				"the issuer's own URL. There is no parent credential to be proven.",
 			rotates:    "Refuses: there is no parent credential to rotate.",
 			rotateHelp: rotation,
 		}
 	}
 	return typeWords{
-		manages:    "Manages a provider of type " + t.Name() + " and its parent credential.",
-		help:       about + strings.TrimSpace(providersHelp),
-		checks:     "Proves live that the parent credential works.",
-		checkHelp:  "Calls the provider with the parent credential and says what it can grant. A token that the check has to mint is killed at once.",
+		manages: "Manages a provider of type " + t.Name() + " and its parent credential.",
+		help:    about + strings.TrimSpace(providersHelp) + parametersHelp(t),
+		checks:  "Proves live that the parent credential works.",
+		checkHelp: "Calls the provider with the parent credential and says what it can grant. A token that the\n" +
+			"check has to mint is killed at once.",
 		rotates:    "Rotates the parent credential.",
 		rotateHelp: strings.TrimSpace("Changes the parent credential without a moment in which neither the old nor the new one works.\n\n" + rotation),
 	}
+}
+
+// parametersHelp lists what a role's parameters can hold.
+func parametersHelp(t provider.Type) string {
+	var help strings.Builder
+	parameters := t.Parameters()
+	for i, name := range slices.Sorted(maps.Keys(parameters)) {
+		if i == 0 {
+			help.WriteString("\n\nA role's parameters can hold:\n")
+		}
+		fmt.Fprintf(&help, "\n  %s: %s", name, parameters[name])
+	}
+	return help.String()
 }
 
 const keylessHelp = `

@@ -33,17 +33,46 @@ Kills live grants now, at the provider, and answers how many were
 residual_exposure_seconds is for how long one of them may still be accepted somewhere. A large
 kill goes on after the answer: ask again, or read kills/<kill_id>, to see how far it is.
 
+`
+
+const freezeHelp = `
 With freeze=true nothing new is granted from now on, a mint in flight included; freeze=false
 thaws and kills nothing; without it, freezing stays as it is; frozen says how it is now. A name
 of which neither the thing itself nor a grant is known is answered with unknown=true and a
 warning, and is frozen only if it is an entity's, or a subject's whose issuer is known.
-
-What is killed by an issuer's name are the grants for which a subject or actor token of the
-issuer was brought; by a subject, those for which a token about it was.
-
-  vault write -f broker/revoke/grant/<grant_id>
-  vault write broker/revoke/entity/<entity_id> freeze=true
 `
+
+// killed is which grants a kill means, where its path does not say it all.
+var killed = map[string]string{
+	ending.KindIssuer:  "What is killed are the grants for which a subject or actor token of the issuer was brought.",
+	ending.KindSubject: "What is killed are the grants for which a token about the subject was brought.",
+}
+
+// revokeExamples are the commands that the help of each path shows.
+var revokeExamples = map[string]string{
+	"grant":             "vault write -f broker/revoke/grant/<grant_id>",
+	ending.KindEntity:   "vault write broker/revoke/entity/<entity_id> freeze=true",
+	ending.KindRole:     "vault write broker/revoke/role/deploy freeze=true",
+	ending.KindIssuer:   "vault write broker/revoke/issuer/github freeze=true",
+	ending.KindProvider: "vault write broker/revoke/provider/oauth2/acme freeze=true",
+	ending.KindSubject:  "vault write broker/revoke/subject issuer=github subject=<sub> freeze=true",
+}
+
+// revokeHelpOf is the help of the path that kills what kind names.
+func revokeHelpOf(kind string, freezes bool) string {
+	parts := []string{revokeHelp}
+	if freezes {
+		parts = append(parts, freezeHelp)
+	}
+	parts = append(parts, killed[kind])
+	help := ""
+	for _, part := range parts {
+		if part != "" {
+			help += strings.TrimSpace(part) + "\n\n"
+		}
+	}
+	return help + "  " + revokeExamples[kind]
+}
 
 const frozenHelp = `
 What is frozen gets no new grants until it is thawed: an entity, a role, an issuer, a provider,
@@ -104,7 +133,7 @@ func revokePath(pattern, kind, what string, fields map[string]*framework.FieldSc
 		Pattern:         pattern,
 		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "revoke", OperationSuffix: kind},
 		HelpSynopsis:    synopsis,
-		HelpDescription: strings.TrimSpace(revokeHelp),
+		HelpDescription: revokeHelpOf(kind, fields["freeze"] != nil),
 		Fields:          fields,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{

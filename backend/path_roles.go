@@ -32,14 +32,14 @@ value unsets a field.
 
 // roleFields are the fields of a role beside its name.
 var roleFields = slices.Concat(dimensions(
-	"The role's ceiling: ", " Patterns may be used: they are anchored, * crosses neither / nor :, ** does."), stored.Fields[role.Role]{
+	"The role's ceiling: ", " A pattern must fit the whole value: * stands for any text without / and :, ** for any text."), stored.Fields[role.Role]{
 	{Name: "provider", In: func(r *role.Role) any { return &r.Provider }, Description: "The provider as <type>/<name>. It must exist. Required."},
 	{Name: "mode", In: func(r *role.Role) any { return (*string)(&r.Mode) }, Default: string(provider.ModeMint), Allowed: []any{string(provider.ModeMint), string(provider.ModeExchange), string(provider.ModeForward)}, Description: "How a child comes about: mint, from the parent credential alone; exchange, for the caller's subject_token (RFC 8693); forward, the subject_token itself, handed on response-wrapped if it is narrow enough."},
 	{Name: "ttl", Unset: "the mount's", In: func(r *role.Role) any { return &r.TTL }, Description: "Life of a lease when the caller names none; also the longest one if max_ttl is unset. Default: the mount's."},
 	{Name: "max_ttl", Unset: "ttl, or else the mount's limit", In: func(r *role.Role) any { return &r.MaxTTL }, Description: "The longest life of a lease, renewals included. Default: ttl, or else the mount's limit."},
 	{Name: "default_scopes", In: func(r *role.Role) any { return &r.DefaultScopes }, Description: "The scopes for a caller who names none. Default: all of scopes."},
 	{Name: "on_excess", In: func(r *role.Role) any { return &r.OnExcess }, Default: role.Strip, Allowed: []any{role.Strip, role.Refuse}, Description: "What happens to a request beyond a ceiling: strip drops the excess and says so, refuse refuses the request."},
-	{Name: "parameters", In: func(r *role.Role) any { return &r.Parameters }, Description: "Fixed values that only this type of provider knows."},
+	{Name: "parameters", In: func(r *role.Role) any { return &r.Parameters }, Description: "Fixed values for what only this type of provider knows: the help of providers/<type>/<name> lists them, for http presets does."},
 	{Name: "require_entity", In: func(r *role.Role) any { return &r.RequireEntity }, Description: "Refuses a token that has no entity, such as an orphan token or root's: what it got could be found by no revoke/entity, and would not die with anybody. Recommended. Implied by every other term on who, and by max_grants_per_entity, max_issue_rate and sharing=entity."},
 	{Name: "bound_entity_ids", In: func(r *role.Role) any { return &r.BoundEntityIDs }, Description: "Ids of the entities that may use the role. Default: any."},
 	{Name: "bound_group_names", In: func(r *role.Role) any { return &r.BoundGroupNames }, Description: "Names of groups, one of which the entity must be in, inherited membership included. Default: any."},
@@ -52,7 +52,7 @@ var roleFields = slices.Concat(dimensions(
 	{Name: "required_amr", In: func(r *role.Role) any { return &r.RequiredAMR }, Description: "Authentication methods, all of which the subject's login must have used."},
 	{Name: "max_auth_age", Unset: "any", In: func(r *role.Role) any { return &r.MaxAuthAge }, Description: "How long ago the subject's login may be."},
 	{Name: "subject_single_use", In: func(r *role.Role) any { return &r.SubjectSingleUse }, Description: "A subject token, told by its jti, works once."},
-	{Name: "actor", In: func(r *role.Role) any { return &r.Actor }, Allowed: []any{role.ActorNone, role.ActorEntity, role.ActorToken}, Description: "Who acts for the subject of an exchange: none, the Vault entity, for which the broker vouches, or whoever the caller's actor_token is about. Default: the provider's; see its help."},
+	{Name: "actor", In: func(r *role.Role) any { return &r.Actor }, Allowed: []any{role.ActorNone, role.ActorEntity, role.ActorToken}, Description: "Who acts for the subject of an exchange: none, the Vault entity, for which the broker vouches, or whoever the caller's actor_token is about. Default: entity at a jwt provider, none at others."},
 	{Name: "actor_issuers", In: func(r *role.Role) any { return &r.ActorIssuers }, Description: "Names of the issuers whose actor tokens the role takes, for actor=token."},
 	{Name: "max_grants_per_entity", Unset: "any number", In: func(r *role.Role) any { return &r.MaxGrantsPerEntity }, Description: "How many live grants of this role one entity may hold. Default: any number. With it, a caller without an entity is refused."},
 	{Name: "max_issue_rate", Unset: "any number", In: func(r *role.Role) any { return &r.MaxIssueRate }, Description: "How many grants of this role one entity may get within any minute, at most 1000. Default: any number. With it, a caller without an entity is refused."},
@@ -67,7 +67,7 @@ func dimensions(lead, tail string) stored.Fields[role.Role] {
 		{Name: "scopes", In: func(r *role.Role) any { return &r.Scopes }, Description: lead + "OAuth scopes, as a list or comma-separated." + tail},
 		{Name: "audiences", In: func(r *role.Role) any { return &r.Audiences }, Description: lead + "audiences, the services that shall accept the token." + tail},
 		{Name: "resources", In: func(r *role.Role) any { return &r.Resources }, Description: lead + "resources (RFC 8707), or what the provider calls so." + tail},
-		{Name: "permissions", In: func(r *role.Role) any { return &r.Permissions }, Description: lead + "permissions as a map of name to level, for providers that have them."},
+		{Name: "permissions", In: func(r *role.Role) any { return &r.Permissions }, Description: lead + "permissions as a map of name to level, such as contents=read, for providers that have them."},
 		{Name: "authorization_details", In: func(r *role.Role) any { return details{&r.Details} }, Description: lead + "authorization details (RFC 9396), as a JSON array of objects."},
 	}
 }

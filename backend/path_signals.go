@@ -33,6 +33,14 @@ events says what each kind of event does to the grants of its subject: kill, fre
 also stops new ones, until revoke/subject is written with freeze=false) or note.
 `
 
+const signalCheckHelp = `
+Fetches the events that wait at the transmitter, does what they are there for, and says how
+the signal is: what is wrong, when the transmitter last answered, when the last event came.
+The sign of life that is asked for is an event, too: it comes with this poll or a later one.
+
+  vault write -f broker/signals/idp/check
+`
+
 // signalFields are the fields of a signal beside its name.
 var signalFields = stored.Fields[signal.Config]{
 	{Name: "issuer", In: func(c *signal.Config) any { return &c.Issuer }, Description: "The transmitter's name, which iss must equal. Without jwks_url and jwks_pem it is a URL, below which its metadata are found. This, or poll_url and audience."},
@@ -44,7 +52,7 @@ var signalFields = stored.Fields[signal.Config]{
 	{Name: "token", Secret: true, In: func(c *signal.Config) any { return &c.Token }, Description: "The bearer token of the receiver. It is sent to the transmitter's endpoints alone, and a write that changes these must bring it again."},
 	{Name: "token_provider", In: func(c *signal.Config) any { return &c.TokenProvider }, Description: "Another way to a token: a provider, as <type>/<name>, of which the broker gets one for itself, renews it and kills it. Whoever may write this can have a token of that provider sent to the transmitter."},
 	{Name: "token_request", In: func(c *signal.Config) any { return jsonObject{&c.TokenRequest} }, Description: "What is asked of token_provider, as a JSON object of scopes, audiences, resources, permissions, authorization_details and parameters, each as in a role and without patterns."},
-	{Name: "events", In: func(c *signal.Config) any { return &c.Events }, Description: "What each kind of event does, as session-revoked=kill: kill, freeze or note. Kinds: " + strings.Join(signal.Kinds(), ", ") + ". What is not named is noted; without any, see a read for what is usual."},
+	{Name: "events", In: func(c *signal.Config) any { return &c.Events }, Description: "What each kind of event does, as session-revoked=kill, once for each: kill, freeze or note. Kinds: " + strings.Join(signal.Kinds(), ", ") + ". What is not named is noted; without any, see a read for what is usual."},
 	{Name: "poll_interval", In: func(c *signal.Config) any { return &c.PollInterval }, Default: int(signal.DefaultPollInterval / time.Second), Description: "The pause between two polls that a transmitter answers at once. One that holds a poll until there is an event is asked again right away."},
 	{Name: "verification_interval", In: func(c *signal.Config) any { return &c.VerificationInterval }, Default: int(signal.DefaultVerificationInterval / time.Second), Description: "How often the transmitter is asked to send a sign of life; one that does not come is shown by health."},
 	{Name: "disabled", In: func(c *signal.Config) any { return &c.Disabled }, Description: "Stops the polls. Events wait at the transmitter for as long as that keeps them."},
@@ -144,7 +152,7 @@ func (b *broker) pathSignals() []*framework.Path {
 			Pattern:         one + "/check$",
 			DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "check", OperationSuffix: "signal"},
 			HelpSynopsis:    "Polls a transmitter of security events now, and asks it for a sign of life.",
-			HelpDescription: strings.TrimSpace(signalsHelp),
+			HelpDescription: strings.TrimSpace(signalCheckHelp),
 			Fields:          map[string]*framework.FieldSchema{"name": fields["name"]},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.UpdateOperation: &framework.PathOperation{

@@ -10,11 +10,13 @@ import (
 
 func (b *broker) pathSweep() []*framework.Path {
 	return []*framework.Path{{
-		Pattern:         "sweep$",
-		DisplayAttrs:    &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "sweep"},
-		HelpSynopsis:    "Looks after all grants now, as otherwise about every minute: kills, and retries kills.",
-		HelpDescription: "Judges the holders: grants of entities that are gone, disabled, or no longer meet their role are killed. Retries every failed revocation whatever its backoff, kills what outlived its lease, and forgets what has expired.",
-		Fields:          map[string]*framework.FieldSchema{},
+		Pattern:      "sweep$",
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "sweep"},
+		HelpSynopsis: "Looks after all grants now, as otherwise about every minute: kills, and retries kills.",
+		HelpDescription: "Judges the holders: grants of entities that are gone, disabled, or no longer meet their role\n" +
+			"are killed. Retries every failed revocation without waiting for its turn, kills what outlived\n" +
+			"its lease, and forgets what has expired.",
+		Fields: map[string]*framework.FieldSchema{},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback: b.runSweep, Summary: "Sweep now.",

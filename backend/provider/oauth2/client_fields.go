@@ -108,12 +108,12 @@ func (s settings) assertionAudience() string {
 
 func clientFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		fieldPrivateKey:         secretText("The private key of auth_method=private_key_jwt: PEM (PKCS#8, PKCS#1 or SEC 1) or a JWK. Absent or written empty, the broker makes one. Its public half is client_jwks in a read of the provider. Write-only."),
-		fieldPrivateKeyNext:     secretText("The private key that will follow. The rotate path makes it, and makes it the private_key once the server has taken it. It is tried when the server refuses private_key. Write-only."),
+		fieldPrivateKey:         secretText("The private key of auth_method=private_key_jwt: PEM (PKCS#8, PKCS#1 or SEC 1) or a JWK. Absent or written empty, the broker makes one. Its public half is client_jwks in a read of the provider."),
+		fieldPrivateKeyNext:     secretText("The private key that will follow. The rotate path makes it, and makes it the private_key once the server has taken it. It is tried when the server refuses private_key."),
 		fieldCertificate:        secretText("The client certificate of auth_method=tls_client_auth or self_signed_tls_client_auth in PEM, with the chain after it. It is shown by a read, and kept with its key, so that the two change together. For self_signed_tls_client_auth the broker makes both if there is no key. With auth_method=private_key_jwt it is optional, the certificate of private_key: assertions then name it by its thumbprints (x5t and x5t#S256, RFC 7515 4.1.7), for servers such as Entra that find the key by them."),
 		fieldCertificateNext:    secretText("The client certificate that will follow, with client_certificate_key_next, or with private_key_next."),
-		fieldCertificateKey:     secretText("The private key of client_certificate in PEM. Write-only."),
-		fieldCertificateKeyNext: secretText("The private key of client_certificate_next in PEM. It is tried when the server refuses client_certificate, and the rotate path makes the two the current ones. Write-only."),
+		fieldCertificateKey:     secretText("The private key of client_certificate in PEM."),
+		fieldCertificateKeyNext: secretText("The private key of client_certificate_next in PEM. It is tried when the server refuses client_certificate, and the rotate path makes the two the current ones."),
 		fieldClientKeyAlgorithm: choice("The kind of key that the broker makes for private_key_jwt and self_signed_tls_client_auth. An RSA private_key of your own signs with it too, if it is RS256 or PS256 and the key is no JWK that says otherwise.",
 			keyES256, keyRS256, keyPS256, keyEdDSA),
 		fieldAssertionAudience: text("The aud of client assertions. Default: issuer, or token_url where no issuer is written. Hydra and other servers on fosite want their token endpoint here. The revocation and introspection endpoints get it too, and if they refuse the client, assertions for their own URL, the issuer and the token endpoint."),
