@@ -156,6 +156,7 @@ func (l *Ledger) Keep(ctx context.Context, g *Grant) error {
 	case errors.Is(err, ErrGone), errors.Is(err, ErrUnreadable):
 		before = nil // counted once more than it is, if at all
 	default:
+		l.comes(g, nil) // as in write
 		l.adopt(g, nil)
 		return err
 	}
