@@ -213,6 +213,43 @@ func TestAfterAStartWhatCannotBeReadMayBeMeant(t *testing.T) {
 	require.NoError(t, m.storage.Put(t.Context(), was))
 }
 
+// Of many kills right after a start, such as a crash has left under way, a few search at once,
+// and the others wait for their turn or for the scan, whichever comes first.
+func TestAfterAStartAFloodOfKillsSearchesInTurn(t *testing.T) {
+	m := newMount(t, setup{})
+	var leases []*lease
+	for _, entity := range []string{alice, bob, ""} {
+		l, err := m.credsBy(call{entity: entity})
+		require.NoError(t, err)
+		leases = append(leases, l)
+	}
+	m.start()
+	lists, most, halted := atomic.Int64{}, atomic.Int64{}, make(chan struct{})
+	m.storage.on(func(op, key string) error {
+		if op == "list" && strings.HasPrefix(key, grant.StoragePrefix) {
+			now := lists.Add(1)
+			defer lists.Add(-1)
+			for was := most.Load(); was < now && !most.CompareAndSwap(was, now); was = most.Load() {
+			}
+			<-halted
+		}
+		return nil
+	})
+	for i := range 30 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		_, err := m.do(call{op: logical.UpdateOperation, path: "revoke/role/" + []string{"r", "s"}[i%2], ctx: ctx})
+		require.NoError(t, err)
+	}
+	atOnce := most.Load()
+	close(halted)
+	for _, l := range leases {
+		require.Eventually(t, func() bool { return !m.server.Active(l.token) }, promptly, time.Millisecond)
+	}
+	m.waitForKills()
+	require.LessOrEqual(t, atOnce, int64(3*4), "two searches and the scan, four lists each")
+}
+
 func TestTheOutboxGoesOnBeforeEverythingIsRead(t *testing.T) {
 	m := newMount(t, setup{})
 	l := m.mustCreds(nil)

@@ -39,6 +39,8 @@ type Killer struct {
 	looks   firstLooks // at holders whom Vault does not know
 	losing  losing
 	recent  recent // pulls of levers
+	// searches has one for each search of all records that is under way.
+	searches chan struct{}
 
 	// Drain is how long the end of a mount waits for the mints under way, LatePause comes
 	// before the first further try of a kill after the end. Tests shorten them.
@@ -107,6 +109,6 @@ func New(d Deps) *Killer {
 	return &Killer{
 		ledger: d.Ledger, storage: d.Storage, now: d.Now, logger: d.Logger, meters: d.Meters, reaper: d.Reaper,
 		freezer: d.Freezer, door: d.Door, standing: d.Standing, closeShare: d.CloseShare, tainted: d.Tainted, withdrawn: d.Withdrawn, namesOf: d.NamesOf,
-		records: d.Records, orders: newOrders(d.Storage), queue: newQueue(), looks: firstLooks{storage: d.Storage}, Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
+		records: d.Records, orders: newOrders(d.Storage), queue: newQueue(), searches: make(chan struct{}, maxSearches), looks: firstLooks{storage: d.Storage}, Drain: downstream.DrainBudget, LatePause: 2 * time.Second,
 	}
 }

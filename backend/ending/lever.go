@@ -191,6 +191,15 @@ func (k *Killer) settleAll(ctx context.Context, lever grant.Lever, with died) er
 // were still being read: it is looked for once, at each of their providers. So is what came
 // with them, and a kill does not wait for the scan.
 func (k *Killer) settlePulled(ctx context.Context, p *pulls) {
+	if !p.anyUnsettled() {
+		return
+	}
+	done, search := k.search(ctx)
+	if !search {
+		k.settleOne(ctx, p)
+		return
+	}
+	defer done()
 	for ref, pulled := range p.takeUnsettled() {
 		group := errgroup.Group{}
 		group.SetLimit(killParallel)

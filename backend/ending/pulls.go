@@ -177,6 +177,12 @@ func (p *pulls) settleLater(lever grant.Lever, with died) {
 	p.unsettled[lever.Provider][lever] = with
 }
 
+func (p *pulls) anyUnsettled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.unsettled) > 0
+}
+
 func (p *pulls) takeUnsettled() map[string]map[grant.Lever]died {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -58,8 +58,11 @@ func (k *Killer) along(w walk) source {
 
 // visit reads what a walk may mean, until one says that it is enough.
 func (k *Killer) visit(ctx context.Context, w walk, expect func(int), one func(*grant.Summary) bool) error {
-	if w.unloaded && !k.ledger.Loaded() {
-		return errors.Join(k.ledger.Find(ctx, w.clue, one), k.ledger.Newer())
+	if w.unloaded {
+		if done, search := k.search(ctx); search {
+			defer done()
+			return errors.Join(k.ledger.Find(ctx, w.clue, one), k.ledger.Newer())
+		}
 	}
 	holders, err := w.holders(ctx)
 	if err != nil {
@@ -84,6 +87,40 @@ func (k *Killer) visit(ctx context.Context, w walk, expect func(int), one func(*
 		problems = k.ledger.Newer()
 	}
 	return problems
+}
+
+// maxSearches is how many kills search all records at once while the scan after a start reads
+// them too: each lists what all holders have, and keeps the scan back.
+const maxSearches = 2
+
+// search waits for its turn to search the records by their ids, and then has to be done. It
+// is false where all have been read by then, so that memory tells who has what, or the
+// caller has no patience.
+func (k *Killer) search(ctx context.Context) (done func(), search bool) {
+	if k.ledger.Loaded() {
+		return nil, false
+	}
+	done = func() { <-k.searches }
+	select {
+	case k.searches <- struct{}{}:
+		return done, true
+	default:
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	loaded := make(chan struct{})
+	go func() {
+		if k.ledger.Load(ctx) == nil {
+			close(loaded)
+		}
+	}()
+	select {
+	case k.searches <- struct{}{}:
+		return done, true
+	case <-loaded:
+	case <-ctx.Done():
+	}
+	return nil, false
 }
 
 // expected is how many grants of the holders may be meant.

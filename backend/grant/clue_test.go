@@ -182,6 +182,16 @@ func TestFindTellsWhatItCouldNotRead(t *testing.T) {
 	require.ErrorIs(t, l.Find(ctx, Clue{}, visit), context.Canceled)
 }
 
+// A scan gives way to kills that search, but not for ever: in the end they wait for it.
+func TestTheScanGivesWayForAMinute(t *testing.T) {
+	s := &imagined{holders: 20, each: 5, roles: 1}
+	l := NewLedger(s)
+	l.finding.Add(1) // one that does not end
+	l.index.yields.Store(maxFindYields - 2)
+	require.NoError(t, l.Load(t.Context()))
+	require.EqualValues(t, maxFindYields-2+100, l.index.yields.Load(), "each record asks, and two waited")
+}
+
 // failingLists is a storage that does not list one prefix.
 type failingLists struct {
 	logical.InmemStorage

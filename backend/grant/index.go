@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unique"
 )
@@ -32,6 +33,7 @@ type index struct {
 	newer      error // of a record that only a newer version of the plugin reads
 	scan       [buckets]progress
 	scanned    bool
+	yields     atomic.Int64 // of the scan to a Find
 
 	agenda
 	levers

@@ -20,6 +20,9 @@ const (
 	scanParallel = 4
 	scanYield    = 300 * time.Microsecond // per record while requests are under way
 	findYield    = 20 * time.Millisecond  // the same while a Find is
+	// maxFindYields is how often: a minute in all, or kills without an end would keep the
+	// scan from its own, which they wait for in the end.
+	maxFindYields = scanParallel * int64(time.Minute/findYield)
 	// maxPasses is how often Load begins again because of an Invalidate.
 	maxPasses = 10
 )
@@ -177,7 +180,7 @@ func (x *index) come(unit address) {
 
 func (l *Ledger) readOne(ctx context.Context, x *index, id string) error {
 	switch {
-	case l.finding.Load() > 0: // a kill; what else waits for the scan waits for that
+	case l.finding.Load() > 0 && x.yields.Add(1) <= maxFindYields: // a kill; what else waits for the scan waits for that
 		time.Sleep(findYield)
 	case l.busy.Load() > 0 && l.waiters.Load() == 0:
 		time.Sleep(scanYield)
