@@ -98,7 +98,7 @@ func (b *broker) mintGrant(ctx context.Context, d *decided, keep bool) (*minted,
 		err = t.record(settling)
 	}
 	if err == nil && ctx.Err() != nil {
-		err = fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
+		err = hungUp()
 	}
 	return t.close(settling, err)
 }
@@ -270,6 +270,8 @@ func (d *decided) request(id string) provider.Request {
 }
 
 var errSubjectExpired = fault.New(fault.InvalidGrant, "the subject token expired meanwhile: get a new one")
+
+func hungUp() error { return fault.New(fault.TemporarilyUnavailable, "the caller has hung up") }
 
 // judge checks what came back and fixes how long it lives.
 func (t *ticket) judge() error {

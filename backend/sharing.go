@@ -12,7 +12,6 @@ import (
 
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/downstream"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/ending"
-	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/fault"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/grant"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/provider"
 	"github.com/tokenbroker/vault-plugin-secrets-broker/backend/stored"
@@ -45,6 +44,8 @@ var (
 	errShareOver = errors.New("the shared token cannot be joined any more")
 	// errLastShare means that nobody is left to whom the child belongs.
 	errLastShare = errors.New("the last share of the token has ended")
+	// errUnwritten means that whoever had to write a change has not come to its end.
+	errUnwritten = errors.New("the lease may not be on record")
 	// errSame means that a grant is as it should be already.
 	errSame = errors.New("there is nothing to change")
 )
@@ -81,14 +82,14 @@ type batch struct {
 // writes; one that returns an error has left the grant as it was.
 type change struct {
 	edit func(*grant.Grant) error
-	err  error // to be read when the batch is done
+	err  error // to be read when the batch is done; errUnwritten until more is known
 }
 
 // change alters the grant as one step towards all others who share it, and returns when
 // that is on record. An edit that refuses is left out of the write alone; a write that
 // fails fails for all who are in it, who do not know then what is on record.
 func (s *sharedChild) change(ctx context.Context, edit func(*grant.Grant) error) error {
-	mine := &change{edit: edit}
+	mine := &change{edit: edit, err: errUnwritten}
 	b, first := s.enter(mine)
 	if first {
 		s.write(context.WithoutCancel(ctx), b) // it is the others' too
@@ -119,10 +120,10 @@ func (s *sharedChild) write(ctx context.Context, b *batch) {
 	s.mu.Unlock()
 	after := s.grant.Clone()
 	in, differs := s.edit(after, b.changes)
-	if !differs {
-		return
+	var err error
+	if differs {
+		err = s.ledger.Rewrite(ctx, s.hold, s.grant, after)
 	}
-	err := s.ledger.Rewrite(ctx, s.hold, s.grant, after)
 	switch {
 	case err == nil:
 		s.grant = after
@@ -138,17 +139,18 @@ func (s *sharedChild) write(ctx context.Context, b *batch) {
 // their answer, and whether there is anything to write.
 func (s *sharedChild) edit(g *grant.Grant, changes []*change) (in []*change, differs bool) {
 	for _, c := range changes {
-		c.err = errShareOver
 		if s.closed {
+			c.err = errShareOver
 			continue
 		}
-		switch c.err = c.edit(g); {
-		case c.err == nil:
+		switch err := c.edit(g); {
+		case err == nil:
 			in, differs = append(in, c), true
-		case errors.Is(c.err, errSame):
-			in, c.err = append(in, c), nil
-		case errors.Is(c.err, errLastShare):
-			s.closed = true
+		case errors.Is(err, errSame):
+			in = append(in, c)
+		default:
+			c.err = err
+			s.closed = errors.Is(err, errLastShare)
 		}
 	}
 	return in, differs
@@ -295,7 +297,7 @@ func (b *broker) mintShared(ctx context.Context, d *decided, key string) (*share
 		s, _ := result.Val.(*sharedChild) // none beside an error
 		return s, result.Err
 	case <-ctx.Done():
-		return nil, fault.New(fault.TemporarilyUnavailable, "the caller has hung up")
+		return nil, hungUp()
 	}
 }
 
@@ -317,6 +319,7 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 		return nil, errShareOver
 	}
 	ends := now.Add(joined.Lifetime.TTL)
+	asks := ctx
 	ctx = context.WithoutCancel(ctx)
 	var share string
 	var g *grant.Grant
@@ -334,7 +337,11 @@ func (b *broker) join(ctx context.Context, d *decided, s *sharedChild) (*logical
 	if err != nil {
 		return nil, stored.Fault(err)
 	}
-	if err := b.stillServed(ctx, d, g); err != nil {
+	err = b.stillServed(ctx, d, g)
+	if err == nil && asks.Err() != nil { // nobody has the lease, so that nobody ends it
+		err = hungUp()
+	}
+	if err != nil {
 		return nil, errors.Join(err, b.endShare(ctx, g.ID, share))
 	}
 	b.meters.joined.WithLabelValues(g.Provider, g.Role).Inc()

@@ -163,6 +163,82 @@ func TestWhatIsWrittenTogetherFailsApart(t *testing.T) {
 	}
 }
 
+// Whoever hangs up while his lease waits for its write has none: Vault would never end it, and
+// the token would outlive the last of those who have it.
+func TestWhoHangsUpBeforeItIsWrittenHasNoLease(t *testing.T) {
+	m := newSharingMount(t, nil)
+	first := m.together(1)[0]
+	h := m.holdWrite()
+	var wg sync.WaitGroup
+	errs := make([]error, 3)
+	ctx, hangUp := context.WithCancel(t.Context())
+	wg.Go(func() { _, errs[0] = m.credsBy(call{entity: alice, ctx: ctx}) })
+	<-h.begun
+	for i := range errs[1:] {
+		wg.Go(func() { _, errs[i+1] = m.credsBy(call{entity: alice, ctx: ctx}) })
+	}
+	h.await(first.grantID, len(errs)-1)
+	hangUp()
+	h.letGo <- nil
+	wg.Wait()
+	m.storage.heal()
+	for _, err := range errs {
+		requireCode(t, err, fault.TemporarilyUnavailable, "hung up")
+	}
+	require.Equal(t, map[string]bool{first.share(): true}, m.recorded(first.grantID))
+	require.NoError(t, m.revoke(first))
+	require.False(t, m.server.Active(first.token))
+}
+
+// Whoever writes for the others may break down over it, which ends the plugin, though not at
+// once: until then nobody takes his lease for written.
+func TestNobodyIsAnsweredByAWriteThatBroke(t *testing.T) {
+	for name, breaks := range map[string]func(*mount){
+		"over a change": func(*mount) {},
+		"over storage": func(m *mount) {
+			m.storage.on(func(op, key string) error {
+				if op == "put" && strings.HasPrefix(key, grant.StoragePrefix) {
+					panic("a fault of the plugin's")
+				}
+				return nil
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newSharingMount(t, nil)
+			first := m.together(1)[0]
+			s := m.b.shares.of(first.grantID)
+			h := m.holdWrite()
+			var wg sync.WaitGroup
+			wg.Go(func() { _, _ = m.credsBy(call{entity: alice}) })
+			<-h.begun
+			wg.Go(func() {
+				defer func() { _ = recover() }()
+				_ = s.change(t.Context(), func(*grant.Grant) error {
+					if name == "over a change" {
+						panic("a fault of the plugin's")
+					}
+					return nil
+				})
+			})
+			h.await(first.grantID, 1)
+			var ends, joins error
+			wg.Go(func() { ends = s.change(t.Context(), func(*grant.Grant) error { return errSame }) })
+			wg.Go(func() {
+				joins = s.change(t.Context(), func(g *grant.Grant) error { g.SetShare(s.name(), m.clock.Now()); return nil })
+			})
+			h.await(first.grantID, 3)
+			m.storage.heal()
+			breaks(m)
+			h.letGo <- nil
+			wg.Wait()
+			m.storage.heal()
+			require.ErrorIs(t, ends, errUnwritten)
+			require.ErrorIs(t, joins, errUnwritten)
+		})
+	}
+}
+
 // A kill that comes while leases wait for their write ends the joining: they are on another
 // token.
 func TestAKillPassesThoseWhoWaitForAWrite(t *testing.T) {
