@@ -92,7 +92,8 @@ func TestHelpShowsHowToBegin(t *testing.T) {
 		require.NotEmpty(t, downstream.GuideOf(typ).Rotation, path)
 	}
 	for path, want := range map[string]string{
-		"frozen": "vault list -detailed broker/frozen", "issuers/i": "vault write broker/issuers/", "roles/r": "vault write broker/roles/",
+		"frozen": "vault list -detailed broker/frozen", "revoke/person": "vault write broker/revoke/person", "grants": "vault list -detailed broker/grants",
+		"config": "vault write broker/config", "issuer/rotate": "vault write -f broker/issuer/rotate", "issuers/i": "vault write broker/issuers/", "roles/r": "vault write broker/roles/",
 		"creds/r": "vault read broker/creds/", "revoke/role/r": "vault write broker/revoke/",
 	} {
 		help, _ := helped(t, m, path)

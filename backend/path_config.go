@@ -27,6 +27,8 @@ can be read.
 Another issuer: tokens that are signed already bear the old one, where nobody finds
 keys any more. An empty issuer stops the signing; the keys stay published until the
 last token has expired.
+
+  vault write broker/config issuer=https://vault.example.com:8200/v1/broker
 `
 
 var configFields = stored.Fields[config]{

@@ -29,6 +29,9 @@ A list says of each its state: live; pending (killed, and not dead yet: it is re
 expiry_only (killed, and works until it expires, because nothing can kill it); released
 (its lease has ended, and it dies with what others still hold); intent (its mint is under
 way, or the answer was lost). It ends after limit entries, with a warning how to read on.
+
+  vault list -detailed broker/grants/entity/<entity_id>
+  vault read broker/grants/<grant_id>
 `
 
 // anyID matches an entity's or a grant's id, of which nothing is known but that it is

@@ -34,6 +34,8 @@ once. The grants of these tokens are killed (cause keys_withdrawn), and the answ
 them as revoke/* does: their leases are not renewed, and oauth/introspect calls them
 inactive. A verifier that has cached the old set trusts it for five minutes at most if it
 heeds Cache-Control.
+
+  vault write -f broker/issuer/rotate
 `
 
 const wellKnownHelp = `

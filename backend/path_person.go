@@ -32,6 +32,8 @@ why, searched where it was looked: Vault gives a plugin no search, so an entity 
 if it holds a grant, or held one within a week and some issuer names what ties entities.
 dry_run=true says it all and writes nothing. With freeze=true whoever is or becomes that
 person gets nothing new, and freeze=false of the same person thaws.
+
+  vault write broker/revoke/person entity_id=<entity_id> dry_run=true
 `
 
 // The fields that name a person.
