@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -130,6 +131,10 @@ func TestNothingIsLeftOfHalfAStart(t *testing.T) {
 
 func TestSignalsReachTheCommandAndLeasesAreRevoked(t *testing.T) {
 	t.Parallel()
+	// Under nohup the processes of this test would ignore it: one that is caught here is not.
+	hungUp := make(chan os.Signal, 1)
+	signal.Notify(hungUp, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hungUp) })
 	for name, c := range map[string]struct {
 		script string
 		args   []string
