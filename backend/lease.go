@@ -62,6 +62,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	if err != nil {
 		return nil, err
 	}
+	asked := b.now()
 	change := b.changeShared
 	share, shared := req.Secret.InternalData["share"].(string)
 	var g *grant.Grant
@@ -82,7 +83,7 @@ func (b *broker) renewLease(ctx context.Context, req *logical.Request, _ *framew
 	if err := change(ctx, id, moveEnd(share, ends)); err != nil {
 		return nil, renewFault(err)
 	}
-	return &logical.Response{Secret: renewed(req.Secret, g.IssuedAt, b.now(), ends)}, nil
+	return &logical.Response{Secret: renewed(req.Secret, g.IssuedAt, asked, b.now(), ends)}, nil
 }
 
 // moveEnd moves the end of a grant's lease, or of a share of it, unless it is to die.
@@ -121,15 +122,16 @@ func (b *broker) judgeRenewal(ctx context.Context, g *grant.Grant, increment tim
 // TTL, and heeds only the cap, so that the lease does not outlive what was recorded. It
 // reckons in whole seconds: the TTL is rounded down to one, and the cap too where it
 // takes something from what the caller wanted, but else up, or core would warn of a
-// fraction of a second that the lease falls short.
-func renewed(s *logical.Secret, issued, now, ends time.Time) *logical.Secret {
+// fraction of a second that the lease falls short. Whether it does is told by when the caller
+// has asked: the record was written since.
+func renewed(s *logical.Secret, issued, asked, now, ends time.Time) *logical.Secret {
 	s.TTL = ends.Sub(now).Truncate(time.Second)
 	since := s.IssueTime
 	if since.IsZero() {
 		since = issued
 	}
 	last := ends.Truncate(time.Second)
-	if s.Increment <= ends.Sub(now) && last.Before(ends) {
+	if s.Increment <= ends.Sub(asked) && last.Before(ends) {
 		last = last.Add(time.Second)
 	}
 	s.MaxTTL = last.Sub(since.Truncate(time.Second))

@@ -562,8 +562,12 @@ func TestBadSubjectTokens(t *testing.T) {
 // Core reckons in whole seconds, and warns whoever renews if they fall short.
 func TestARenewalFallsShortOfNothing(t *testing.T) {
 	issued := time.Now().Add(-10 * time.Second).Truncate(time.Second).Add(999 * time.Millisecond)
-	for fraction := 1; fraction < 10; fraction++ {
-		now := time.Now().Truncate(time.Second).Add(time.Duration(fraction) * 100 * time.Millisecond)
+	for fraction := range 10 {
+		asked := time.Now().Truncate(time.Second).Add(time.Duration(fraction) * 100 * time.Millisecond)
+		if fraction == 0 { // core reckons in the next second
+			asked = asked.Add(-time.Millisecond)
+		}
+		now := asked.Add(3 * time.Millisecond) // the record was written meanwhile
 		for name, c := range map[string]struct {
 			increment time.Duration
 			left      time.Duration
@@ -574,9 +578,9 @@ func TestARenewalFallsShortOfNothing(t *testing.T) {
 			"until the token's end":    {0, 1234 * time.Millisecond, false},
 			"less than was wanted":     {time.Hour, time.Minute, true},
 		} {
-			ends := now.Add(c.left)
+			ends := asked.Add(c.left)
 			s := &logical.Secret{LeaseOptions: logical.LeaseOptions{IssueTime: issued, Increment: c.increment}}
-			s = renewed(s, issued, now, ends)
+			s = renewed(s, issued, asked, now, ends)
 			ttl, warnings, err := framework.CalculateTTL(newVaultView(), c.increment, s.TTL, 0, s.MaxTTL, 0, issued)
 			require.NoError(t, err)
 			require.Equal(t, c.warned, len(warnings) > 0, "%s, %d tenths: %q", name, fraction, warnings)
