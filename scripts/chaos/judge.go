@@ -167,7 +167,7 @@ func (e *evidence) explain(m *Mint, requests []*Request, next *Mint) Reason {
 		return ByDeath
 	case next != nil:
 		return "" // only a death makes Vault ask again
-	case r.Outcome != Failed && r.Outcome != GaveUp, !e.saidLost(r, m.Arrived, to):
+	case r.Outcome != Failed && r.Outcome != GaveUp, !e.saidLost(r, e.loseFrom(m), to):
 		return "" // a living plugin had the answer
 	case e.broken(m.Line, m.Arrived, to):
 		return ByNetwork
@@ -175,6 +175,15 @@ func (e *evidence) explain(m *Mint, requests []*Request, next *Mint) Reason {
 		return BySlowness
 	}
 	return ""
+}
+
+// loseFrom is from when on the broker may have lost the answer: a line that was cut while
+// the request was on it is noticed at both ends, and by the broker perhaps first.
+func (e *evidence) loseFrom(m *Mint) time.Time {
+	if e.broken(m.Line, m.Arrived, m.Arrived) {
+		return m.Arrived.Add(-slack)
+	}
+	return m.Arrived
 }
 
 func (e *evidence) died(from, to time.Time) bool {

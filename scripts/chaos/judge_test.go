@@ -119,6 +119,14 @@ func TestJudge(t *testing.T) {
 			},
 			explained: ByNetwork,
 		},
+		"cut off while the request was on its way": {
+			change:    func(s *scene) { s.fail(); s.logged.lost[0].at = at(0.995); s.window(Cut, "trusting", 0.99, 2.1) },
+			explained: ByNetwork,
+		},
+		"cut off, and an answer had been lost long before": {
+			change:      func(s *scene) { s.fail(); s.logged.lost[0].at = at(0.5); s.window(Cut, "trusting", 0.99, 2.1) },
+			unexplained: "active and nobody's",
+		},
 		"the server was slow": {
 			change:    func(s *scene) { s.fail(); s.mint.Left = s.mint.Arrived.Add(providerTimeout) },
 			explained: BySlowness,
