@@ -360,7 +360,7 @@ func (k key) verify(t *Token) error {
 	}
 	verifier, err := jws.NewVerifier(t.Header.Algorithm)
 	if err != nil {
-		return errUnsupported
+		return fmt.Errorf("%w: %s", errUnsupported, t.Header.Algorithm)
 	}
 	if err := verifier.Verify(t.signed, t.signature, k.public); err != nil {
 		return err
